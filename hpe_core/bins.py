@@ -1,0 +1,90 @@
+"""Angle bins for regression via classification (RvC): edges, centres, encode, decode, mirror, shift.
+
+A grid is symmetric about zero, so mirroring a distribution is exactly reversing its bins. Decoding is the
+expectation over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBins.covering(93, 3)`
+(62 bins); the offset paper +-99 with widths 1, 2, 3, 4. Width 4 does not divide 198, so it gets 50 bins over
++-100. Shared by the labels, the losses, the models and the exported ONNX graph; nobody else knows a bin centre.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+MIRROR_SIGN = (1.0, -1.0, -1.0)
+
+
+@dataclass(frozen=True)
+class AngleBins:
+    """`count` bins of `width` degrees over +-limit, limit = count * width / 2."""
+
+    width: float
+    count: int
+
+    @classmethod
+    def covering(cls, limit_deg: float, width_deg: float) -> "AngleBins":
+        """The smallest symmetric grid of this width that covers +-limit. Raises ValueError for a bad size."""
+        if not (0 < width_deg <= limit_deg <= 180):
+            raise ValueError(f"bins need 0 < width <= limit <= 180 degrees, got {width_deg} and {limit_deg}")
+        return cls(width=width_deg, count=math.ceil(2 * limit_deg / width_deg - 1e-9))
+
+    @property
+    def limit(self) -> float:
+        """Half range in degrees; poses outside +-limit cannot be encoded."""
+        return self.width * self.count / 2
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """(count + 1,) degrees."""
+        return (np.arange(self.count + 1) - self.count / 2) * self.width
+
+    @property
+    def centers(self) -> NDArray[np.float64]:
+        """(count,) degrees."""
+        return (np.arange(self.count) - (self.count - 1) / 2) * self.width
+
+    def encode(self, angles_deg: Tensor) -> Tensor:
+        """(...) degrees -> (...) int64 bin index; values beyond the range fall into the outermost bin."""
+        index = torch.floor((angles_deg + self.limit) / self.width).long()
+        return index.clamp(0, self.count - 1)
+
+    def decode(self, probs: Tensor) -> Tensor:
+        """(..., N) probabilities -> (...) degrees: the expectation over bin centres (offsets eq. 2)."""
+        return probs @ self.centers_like(probs)
+
+    def spread(self, probs: Tensor) -> Tensor:
+        """(..., N) probabilities -> (...) standard deviation in degrees."""
+        centers = self.centers_like(probs)
+        return (probs @ centers.square() - (probs @ centers).square()).clamp_min(0).sqrt()
+
+    def centers_like(self, probs: Tensor) -> Tensor:
+        return torch.as_tensor(self.centers, dtype=probs.dtype, device=probs.device)
+
+    def mirror(self, probs_B3N: Tensor) -> Tensor:
+        """Soft labels of the flipped picture: yaw and roll bins reversed, pitch kept. Works on logs too."""
+        return torch.cat([probs_B3N[:, :1], probs_B3N[:, 1:].flip(-1)], dim=1)
+
+    def shift(self, probs: Tensor, by_deg: Tensor) -> Tensor:
+        """Move each (..., N) distribution by (...) degrees, by linear interpolation between bins.
+
+        Mass that would leave the grid stays in the outermost bin, so a distribution remains one. The mean
+        moves by exactly `by_deg` as long as nothing reaches the border; the variance grows by at most
+        width^2 / 4. Used when an in-plane turn moves the hard label: the soft label follows it.
+        """
+        position = torch.arange(self.count, device=probs.device, dtype=probs.dtype) + (
+            by_deg / self.width
+        ).unsqueeze(-1)
+        position = position.clamp(0, self.count - 1)
+        low = position.floor()
+        weight_high = position - low
+        low_index = low.long()
+        out = torch.zeros_like(probs).scatter_add_(-1, low_index, probs * (1 - weight_high))
+        return out.scatter_add_(-1, (low_index + 1).clamp_max(self.count - 1), probs * weight_high)
+
+
+def in_range(angles_deg: ArrayLike, limit_deg: float) -> NDArray[np.bool_]:
+    """(..., 3) degrees -> (...) True where all three angles lie within +-limit."""
+    return np.all(np.abs(np.asarray(angles_deg, dtype=np.float64)) <= limit_deg, axis=-1)

@@ -1,0 +1,173 @@
+"""Picture and boxes -> poses, from a saved network (torch) or an ONNX file (onnxruntime, OpenCV and NumPy
+alone).
+
+    angles, spread = HeadPosePredictor.load("student.onnx").predict(image_rgb, [(x1, y1, x2, y2)])
+
+Both kinds carry their crop contract, and the pixels take the one way that training and evaluation take: the
+canonical crop with its margin, then its central window. Torch is imported only for a saved network, so that
+the ONNX file runs where there is no torch.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpe_core.crop import Box, Image, canonical_crop, window
+from hpe_core.spec import CropSpec, SpecError, build, to_dict
+
+CONTRACT_KEY, CONTRACT_VERSION = (
+    "hpe",
+    1,
+)  # the entry of an ONNX file's metadata; a version fixes the convention
+INPUT, OUTPUTS = "images", ("angles", "spread")
+BATCH = 64
+
+
+class Poses(NamedTuple):
+    """Degrees, (M, 3) float32 each: (pitch, yaw, roll), and the standard deviation of each predicted
+    distribution."""
+
+    angles: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+class Runner(ABC):
+    """A loaded network: its crop contract, its angle convention, and windows -> Poses."""
+
+    crop: CropSpec
+    convention: str
+
+    @abstractmethod
+    def __call__(self, windows_BHWC: Image) -> Poses:
+        """(B, size, size, 3) uint8 RGB -> Poses."""
+
+
+class HeadPosePredictor:
+    """Poses of the faces in a picture. Made by `load`."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int = 0) -> "HeadPosePredictor":
+        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows/export.py`.
+
+        `threads` limits the CPU threads of ONNX Runtime (0: its own choice); torch keeps its own setting.
+        Raises SpecError that names the path.
+        """
+        path = Path(path)
+        return cls(_OnnxRunner(path, threads) if path.suffix == ".onnx" else _TorchRunner(path))
+
+    @property
+    def crop(self) -> CropSpec:
+        """The crop contract: what the network's window shows of a box."""
+        return self._runner.crop
+
+    @property
+    def convention(self) -> str:
+        """The angle convention in one line."""
+        return self._runner.convention
+
+    def predict(self, image: Image, boxes: Sequence[Box] | ArrayLike) -> Poses:
+        """Poses of the faces in `boxes` (Box values or (M, 4) x1, y1, x2, y2 pixels, as annotated) of an
+        RGB picture.
+
+        Raises ValueError for a picture that is not (H, W, 3) uint8 and for a box without area.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        crops = [canonical_crop(image, box, self.crop).pixels for box in as_boxes(boxes)]
+        side = self.crop.stored_size
+        stacked = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
+        return self.predict_windows(window(stacked, self.crop.size))
+
+    def predict_windows(self, windows_BHWC: Image) -> Poses:
+        """Poses of windows that are cut already: (B, size, size, 3) uint8 RGB. Raises ValueError for
+        another shape."""
+        size = self.crop.size
+        if windows_BHWC.dtype != np.uint8 or windows_BHWC.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"windows must be (B, {size}, {size}, 3) uint8, got {windows_BHWC.shape} {windows_BHWC.dtype}"
+            )
+        starts = range(0, len(windows_BHWC), BATCH)
+        parts = [self._runner(np.ascontiguousarray(windows_BHWC[i : i + BATCH])) for i in starts]
+        if not parts:
+            return Poses(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32))
+        return Poses(np.concatenate([p.angles for p in parts]), np.concatenate([p.spread for p in parts]))
+
+
+def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
+    """Box values or (M, 4) corners -> Box values. Raises ValueError for another shape."""
+    if isinstance(boxes, Sequence) and all(isinstance(box, Box) for box in boxes):
+        return [box for box in boxes if isinstance(box, Box)]
+    corners = np.asarray(boxes, dtype=np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"boxes must be (M, 4): x1, y1, x2, y2; got an array of shape {corners.shape}")
+    return [Box(*map(float, row)) for row in corners]
+
+
+def angles_and_spread(probs_B3N: Any, centers_N: Any) -> tuple[Any, Any]:
+    """Expectation and standard deviation over bin centres, (B, 3) degrees each, of NumPy arrays or torch
+    tensors.
+
+    The spread is taken about the mean: E[x^2] - E[x]^2 loses a sharp distribution's digits in float32 (99^2
+    against a variance below 1). Torch, and the ONNX graph that is traced from it, share these lines.
+    """
+    angles = probs_B3N @ centers_N
+    return angles, (probs_B3N * (centers_N - angles[..., None]) ** 2).sum(-1) ** 0.5
+
+
+def contract_of(crop: CropSpec, convention: str) -> dict[str, str]:
+    """The metadata of an ONNX file that makes it a head-pose network of this project."""
+    contract = {"version": CONTRACT_VERSION, "convention": convention, "crop": to_dict(crop)}
+    return {CONTRACT_KEY: json.dumps(contract, sort_keys=True)}
+
+
+class _OnnxRunner(Runner):
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise SpecError(
+                f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}"
+            ) from None
+        stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+        if stored is None:
+            raise SpecError(f"{path} carries no crop contract: it was not written by workflows/export.py")
+        contract = json.loads(stored)
+        if contract["version"] != CONTRACT_VERSION:
+            raise SpecError(
+                f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}"
+            )
+        self.crop, self.convention = build(CropSpec, contract["crop"]), str(contract["convention"])
+
+    def __call__(self, windows_BHWC: Image) -> Poses:
+        return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
+
+
+class _TorchRunner(Runner):
+    def __init__(self, folder: Path) -> None:
+        from hpe_core.checkpoint import load_net
+        from hpe_core.rows import CONVENTION  # load_net has checked that the folder's is the same
+
+        saved = load_net(folder)
+        self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION
+
+    def __call__(self, windows_BHWC: Image) -> Poses:
+        import torch
+
+        with torch.inference_mode():
+            probs = self._net.predict(torch.from_numpy(windows_BHWC))
+            angles, spread = angles_and_spread(probs, self._net.main_bins.centers_like(probs))
+        return Poses(angles.numpy(), spread.numpy())

@@ -1,0 +1,111 @@
+"""THE angle convention: Euler <-> matrix <-> 6D, geodesic distance, mirror and in-plane turn.
+
+Order is always (pitch, yaw, roll), in degrees. Camera frame: x right, y down, z forward (away from the
+camera). A head that looks straight into the camera has R = I, and
+
+    R_cam = Rx(-pitch) Ry(yaw) Rz(roll)        (SciPy: Rotation.from_euler('XYZ', [-pitch, yaw, roll]))
+
+so positive pitch lifts the nose, positive yaw turns it to the left of the picture, positive roll turns the
+head clockwise on screen. It holds for `Pose_Para` of 300W-LP and AFLW2000 and for BIWI's stored matrix.
+
+Everything here is NumPy in float64: angles are small arrays, and one implementation cannot disagree with
+itself. `tests/test_rotation.py` checks it against SciPy and the BIWI fixture.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+PITCH, YAW, ROLL = 0, 1, 2
+ANGLE_NAMES = ("pitch", "yaw", "roll")
+
+
+def euler_to_matrix(angles_deg: ArrayLike) -> Floats:
+    """(..., 3) degrees (pitch, yaw, roll) -> (..., 3, 3) rotation, head frame to camera frame."""
+    angles = np.radians(np.asarray(angles_deg, dtype=np.float64))
+    a, b, c = -angles[..., PITCH], angles[..., YAW], angles[..., ROLL]
+    sa, ca, sb, cb, sc, cc = np.sin(a), np.cos(a), np.sin(b), np.cos(b), np.sin(c), np.cos(c)
+    rows = [
+        [cb * cc, -cb * sc, sb],
+        [ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb],
+        [sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def matrix_to_euler(rotation: ArrayLike) -> Floats:
+    """(..., 3, 3) rotation -> (..., 3) degrees with yaw in [-90, 90], pitch and roll in (-180, 180].
+
+    A triple with |yaw| > 90 names the same rotation as another one inside; this returns the inside one.
+    At |yaw| = 90 only pitch + roll is determined; roll is then put to zero.
+    """
+    r = np.asarray(rotation, dtype=np.float64)
+    yaw = np.arcsin(np.clip(r[..., 0, 2], -1.0, 1.0))
+    locked = np.hypot(r[..., 0, 0], r[..., 0, 1]) < 1e-7
+    a = np.where(locked, np.arctan2(r[..., 2, 1], r[..., 1, 1]), np.arctan2(-r[..., 1, 2], r[..., 2, 2]))
+    roll = np.where(locked, 0.0, np.arctan2(-r[..., 0, 1], r[..., 0, 0]))
+    return np.degrees(np.stack([-a, yaw, roll], axis=-1))
+
+
+def matrix_to_6d(rotation: ArrayLike) -> Floats:
+    """(..., 3, 3) -> (..., 6): the first two columns, one after the other (Zhou et al., CVPR 2019)."""
+    r = np.asarray(rotation, dtype=np.float64)
+    return np.concatenate([r[..., :, 0], r[..., :, 1]], axis=-1)
+
+
+def matrix_from_6d(six: ArrayLike) -> Floats:
+    """(..., 6) -> (..., 3, 3) by Gram-Schmidt. Raises ValueError where the two vectors are parallel."""
+    six = np.asarray(six, dtype=np.float64)
+    first, second = six[..., :3], six[..., 3:]
+    norm = np.linalg.norm(first, axis=-1, keepdims=True)
+    x = first / np.where(norm > 0, norm, 1.0)
+    second = second - np.sum(x * second, axis=-1, keepdims=True) * x
+    rest = np.linalg.norm(second, axis=-1, keepdims=True)
+    if np.any(norm < 1e-9) or np.any(rest < 1e-9):
+        raise ValueError("a 6D rotation needs two vectors that are neither zero nor parallel")
+    y = second / rest
+    return np.stack([x, y, np.cross(x, y)], axis=-1)
+
+
+def geodesic_deg(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Angle of the rotation from one (..., 3, 3) matrix to the other, degrees in [0, 180].
+
+    Taken from the chord |R1 - R2|_F = 2 sqrt(2) sin(angle / 2), which keeps its precision near zero, where
+    the usual arccos of the trace loses half of the digits.
+    """
+    chord = np.linalg.norm(np.asarray(first, np.float64) - np.asarray(second, np.float64), axis=(-2, -1))
+    return np.degrees(2.0 * np.arcsin(np.clip(chord / (2.0 * np.sqrt(2.0)), 0.0, 1.0)))
+
+
+def angle_error(first_deg: ArrayLike, second_deg: ArrayLike) -> Floats:
+    """Circular difference min(d, 360 - d), degrees in [0, 180]: a 170-degree miss scores 170, never 10."""
+    d = np.abs(np.asarray(first_deg, np.float64) - np.asarray(second_deg, np.float64)) % 360.0
+    return np.minimum(d, 360.0 - d)
+
+
+def mirror(angles_deg: ArrayLike) -> Floats:
+    """Labels of the horizontally flipped picture: (p, y, r) -> (p, -y, -r), exactly."""
+    return np.asarray(angles_deg, dtype=np.float64) * np.array([1.0, -1.0, -1.0])
+
+
+def turn(angles_deg: ArrayLike, clockwise_deg: ArrayLike) -> Floats:
+    """Labels after the picture is turned in its plane by (...,) degrees clockwise on screen.
+
+    R' = Rz(delta) R, decoded again: (20, 60, 0) turned by 15 is (39.65, 52.40, 23.49). Adding delta to roll
+    would be wrong off-frontal. A triple with |yaw| > 90 keeps its own branch, so that a turn of 0 is identity.
+    """
+    angles = np.asarray(angles_deg, dtype=np.float64)
+    delta = np.asarray(clockwise_deg, dtype=np.float64)
+    zeros = np.zeros(np.broadcast_shapes(delta.shape, angles.shape[:-1]))
+    spin = euler_to_matrix(np.stack([zeros, zeros, zeros + delta], axis=-1))
+    decoded = matrix_to_euler(spin @ euler_to_matrix(angles))
+    behind = np.abs(angles[..., YAW : YAW + 1]) > 90.0
+    return np.where(behind, other_branch(decoded), decoded)
+
+
+def other_branch(angles_deg: ArrayLike) -> Floats:
+    """The second Euler triple of the same rotation: (p +- 180, 180 - y, r +- 180), wrapped to (-180, 180]."""
+    angles = np.asarray(angles_deg, dtype=np.float64)
+    twin = np.stack([angles[..., 0] + 180.0, 180.0 - angles[..., 1], angles[..., 2] + 180.0], axis=-1)
+    return 180.0 - (180.0 - twin) % 360.0

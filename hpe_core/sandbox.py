@@ -1,0 +1,249 @@
+"""Loading faces from other people's files in a child process that may crash or hang without harm.
+
+A damaged .mat or picture can take the process down that decodes it (scipy and libtiff segfault), or keep it
+busy for ever. So a risky source is run in a child: it decodes, crops and sends the crop back, never the
+whole picture. References are answered one by one and in order, so the first one without an answer is the
+culprit. The child is replaced, the culprit gets a second try (the first end may have been the machine's
+doing), and is then rejected.
+
+The child limits itself: address space by RLIMIT_AS against decompression bombs, and an alarm whose default
+action ends it even inside C code, so that it does not outlive a parent that was killed while it hung.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from multiprocessing import connection
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from hpe_core.crop import Box, canonical_crop
+from hpe_core.rows import FaceRow
+from hpe_core.sources.base import FaceRef, Rejected, Source
+from hpe_core.sources.files import printable
+from hpe_core.spec import CropSpec
+
+MIN_INSIDE = 0.25  # share of the box's area that must lie inside the picture
+MEMORY_BYTES = 4 << 30
+START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
+TRIES = 2
+
+Loaded = FaceRow | Rejected
+
+
+def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
+    """Load, check and crop one face. Raises Rejected; any other exception of the reader becomes one, too."""
+    try:
+        annotation, image = source.load(ref)
+    except Rejected:
+        raise
+    except MemoryError:
+        raise Rejected("too_large", f"{ref.sample_id} needs more memory than a picture may take") from None
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise Rejected("reader_failed", f"{ref.sample_id}: {type(error).__name__}: {said}") from error
+    pose = annotation.pose
+    if not np.isfinite(pose).all():
+        raise Rejected("nan_pose", f"{ref.sample_id} has the pose {pose}")
+    height, width = image.shape[:2]
+    check_box(annotation.box, width, height, ref.sample_id)
+    face = canonical_crop(image, annotation.box, crop)
+    landmarks = None
+    if annotation.landmarks is not None:
+        seen = annotation.visible if annotation.visible is not None else np.ones(len(annotation.landmarks))
+        landmarks = np.column_stack([face.to_crop(annotation.landmarks), seen]).astype(np.float32)
+    return FaceRow(ref.sample_id, ref.group, printable(ref.key), pose, face, landmarks)
+
+
+def check_box(box: Box, width: int, height: int, name: str) -> None:
+    """Raises Rejected for a box that is no box, or of which the picture shows less than a quarter."""
+    text = f"{name}: box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
+    if not np.isfinite([box.x1, box.y1, box.x2, box.y2]).all():
+        raise Rejected("bad_annotation", f"{text} is not finite")
+    if not box.is_valid():
+        raise Rejected("box_degenerate", f"{text} is thinner than a pixel")
+    shown_x = min(box.x2, width) - max(box.x1, 0.0)
+    shown_y = min(box.y2, height) - max(box.y1, 0.0)
+    if shown_x <= 0 or shown_y <= 0:
+        raise Rejected("box_outside", f"{text} lies outside the {width} x {height} picture")
+    # A quotient of quotients: the area of an absurd box would overflow.
+    share = (shown_x / box.width) * (shown_y / box.height)
+    if share < MIN_INSIDE:
+        raise Rejected(
+            "box_outside", f"{text}: only {share:.0%} of it lies inside the {width} x {height} picture"
+        )
+
+
+class Sandbox:
+    """A child process that loads faces of one source; started at the first use, replaced when it dies."""
+
+    def __init__(
+        self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES
+    ) -> None:
+        """`source` is pickled by reference: the child imports its module. `timeout_s` is for one face."""
+        self._task = pickle.dumps((source, crop, timeout_s))
+        self._timeout_s = timeout_s
+        self._tries = tries
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: connection.Connection | None = None
+        self._stderr: IO[bytes] | None = None
+
+    def load_many(self, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
+        """One FaceRow or Rejected for each reference, in order, as they are done.
+
+        Raises RuntimeError where the child cannot even start: then no picture is to blame.
+        """
+        done, failures = 0, 0
+        while done < len(refs):
+            failure: Rejected | None = None
+            for answer in self._answers(refs[done:]):
+                if isinstance(answer, _Ended):
+                    failure = answer.blame(refs[done], self._timeout_s)
+                    break
+                yield answer
+                done, failures = done + 1, 0
+            if failure is not None:
+                failures += 1
+                if failures == self._tries:
+                    yield failure
+                    done, failures = done + 1, 0
+
+    def _answers(self, refs: Sequence[FaceRef]) -> Iterator["Loaded | _Ended"]:
+        """Answers to `refs` until all are there or the child has ended, which is the last thing said then."""
+        pipe = self._start()
+        try:
+            pipe.send_bytes(pickle.dumps(list(refs)))
+            for _ in refs:
+                if not pipe.poll(self._timeout_s):
+                    self.close()
+                    yield _Ended(None)
+                    return
+                yield pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError):
+            yield _Ended(self._reap())
+        finally:
+            # Abandoned half-way by the caller: answers still to come must not be taken for others.
+            if sys.exc_info()[0] is GeneratorExit:
+                self.close()
+
+    def _start(self) -> connection.Connection:
+        if self._pipe is not None:
+            return self._pipe
+        ours, theirs = connection.Pipe(duplex=True)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
+        # The child must find what this process finds, also in a Ray job's working directory.
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+        command = [sys.executable, "-c", f"from hpe_core.sandbox import serve; serve({theirs.fileno()})"]
+        with theirs:
+            self._child = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        self._pipe = ours
+        try:
+            ours.send_bytes(self._task)
+            ready = ours.poll(START_S) and ours.recv_bytes() == b"ready"
+        except (EOFError, OSError):
+            ready = False
+        if not ready:
+            self._stderr.seek(0)
+            said = self._stderr.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
+            self.close()
+            raise RuntimeError(f"the decoding process does not start: {said[-1] if said else 'no message'}")
+        return ours
+
+    def _reap(self) -> int:
+        """The exit status of a child that is ending, or was ended here."""
+        assert self._child is not None
+        try:
+            status = self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            status = -signal.SIGPIPE
+        self.close()
+        return status
+
+    def close(self) -> None:
+        """End the child; a later `load_many` starts a new one."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        if self._stderr is not None:
+            self._stderr.close()
+        self._child, self._pipe, self._stderr = None, None, None
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Ended:
+    """The child ended: with an exit status, or (None) because it was ended for not answering in time."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+
+    def blame(self, ref: FaceRef, timeout_s: float) -> Rejected:
+        name = f"{ref.sample_id} ({printable(ref.key)})"
+        if self.status is None or self.status == -signal.SIGALRM:
+            return Rejected("decoder_hung", f"{name} was not decoded within {timeout_s:g} s")
+        how = f"exit status {self.status}"
+        if self.status < 0:
+            how = signal.strsignal(-self.status) or f"signal {-self.status}"
+        return Rejected("decoder_crashed", f"{name} ended the process that decodes it: {how}")
+
+
+def serve(descriptor: int) -> None:
+    """The child's whole life: take the task, then answer lists of references until the parent is gone."""
+    import resource
+
+    import cv2
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    cv2.setNumThreads(1)
+    with connection.Connection(descriptor) as pipe:
+        try:
+            source, crop, timeout_s = pickle.loads(pipe.recv_bytes())
+            pipe.send_bytes(b"ready")
+            while True:
+                for ref in pickle.loads(pipe.recv_bytes()):
+                    # Later than the parent's deadline, which can tell what happened: this is for orphans.
+                    signal.setitimer(signal.ITIMER_REAL, 1.5 * timeout_s + 1)
+                    answer: Loaded
+                    try:
+                        answer = load_face(source, ref, crop)
+                    except Rejected as rejected:
+                        answer = Rejected(rejected.reason, rejected.detail)  # without its traceback's chain
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    pipe.send_bytes(pickle.dumps(answer))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+
+def load_directly(source: Source, crop: CropSpec, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
+    """`Sandbox.load_many` without the sandbox, for sources that read nobody's files."""
+    for ref in refs:
+        try:
+            yield load_face(source, ref, crop)
+        except Rejected as rejected:
+            yield rejected

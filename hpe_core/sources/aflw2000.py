@@ -1,0 +1,99 @@
+"""AFLW2000-3D (Zhu et al. 2016): a flat folder of imageNNNNN.jpg, each with a .mat of the same name.
+
+`Pose_Para` is (pitch, yaw, roll) in radians, then translation and scale; in degrees it is our convention as
+it is. Wild labels (yaw 351) are given as published and filtered later by `data.limit_deg`: 31 of the 2000
+faces lie beyond +-99. Every image is a person of its own.
+
+There is no box that fits the 450 x 450 crops (`roi` refers to the original AFLW image). The box is that of
+the 68 landmarks `pt3d_68`, brow to chin, grown about its centre by `landmark_box_scale`. Hopenet's loader
+grows the box of `pt2d` by 1.8 in x and 1.52 in y; but `pt2d` marks invisible points as -1, which then counts
+as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as published: half a pixel of 450
+from ours.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.crop import Box, Image
+from hpe_core.sources import files
+from hpe_core.sources.base import Annotation, FaceRef, Rejected
+from hpe_core.sources.pictures import read_bytes, read_picture
+from hpe_core.spec import DatasetSpec
+
+MAX_MAT = 1 << 24  # a .mat of the archive has about 5 kB
+
+
+class Aflw2000:
+    """The archive unpacked under `spec.root`."""
+
+    risky = True
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.root = files.archive_root(spec.root)
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
+        pictures = list(files.listing(self.root, files.PICTURES))
+        complete = {str(Path(path).with_suffix("")) for path in pictures}
+        mats = files.listing(self.root, (".mat",))
+        alone = [path for path in mats if str(Path(path).with_suffix("")) not in complete]
+        for path in [*pictures, *alone]:
+            stem = files.printable(Path(path).stem)
+            yield FaceRef(stem, stem, path)
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        path = self.root / ref.key
+        if path.suffix.lower() == ".mat":
+            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        mat_path = path.with_suffix(".mat")
+        name = files.printable(str(mat_path))
+        mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
+        radians = _numbers(mat, "Pose_Para", name).ravel()[:3]
+        if radians.size < 3:
+            raise Rejected("bad_annotation", f"{name}: Pose_Para has fewer than three numbers")
+        if not np.isfinite(radians).all():
+            raise Rejected("nan_pose", f"{name}: Pose_Para is not finite")
+        points = _numbers(mat, "pt3d_68", name)
+        if points.shape not in ((3, 68), (2, 68)):
+            raise Rejected("no_box", f"{name}: pt3d_68 has shape {points.shape}, not (3, 68)")
+        landmarks = points[:2].T
+        if not np.isfinite(landmarks).all():
+            raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
+        pitch, yaw, roll = (float(value) for value in np.degrees(radians))
+        box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
+        return Annotation(ref, box, (pitch, yaw, roll), landmarks.astype(np.float32)), read_picture(path)
+
+    def fingerprint(self) -> str:
+        return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".mat")))
+
+
+def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The named variables of a MATLAB 5 file. Raises Rejected.
+
+    On a damaged file the parser may also take the process down, so call it in a sandbox.
+    """
+    import scipy.io  # takes time that a listing need not pay
+
+    data = read_bytes(path, MAX_MAT)
+    name = files.printable(str(path))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return scipy.io.loadmat(io.BytesIO(data), variable_names=list(names))
+    except Exception as error:  # a damaged file raises nearly anything from deep inside the parser
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Rejected("bad_annotation", f"{name} is not a readable .mat file: {said}") from None
+
+
+def _numbers(mat: dict[str, Any], key: str, name: str) -> NDArray[np.float64]:
+    value = mat.get(key)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise Rejected("bad_annotation", f"{name} has no numbers named {key}")
+    return np.asarray(value, dtype=np.float64)

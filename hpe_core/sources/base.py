@@ -1,0 +1,108 @@
+"""What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.crop import Box, Image
+from hpe_core.rows import Pose
+from hpe_core.spec import DatasetSpec, UserError
+
+
+@dataclass(frozen=True, order=True)
+class FaceRef:
+    """One face that a dataset lists, before any file is opened. `key` is the reader's own, e.g. a path."""
+
+    sample_id: str
+    group: str  # the person, or what stands for one: never split between training and test
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A face in a picture: where it is and how it is turned.
+
+    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional.
+    """
+
+    ref: FaceRef
+    box: Box
+    pose: Pose
+    landmarks: NDArray[np.float32] | None = None
+    visible: NDArray[np.bool_] | None = None
+
+
+# Every reason for which a face is quarantined, from the file inwards. A face that is sound but not wanted
+# (its pose lies beyond `data.limit_deg`) is filtered instead, as OUT_OF_RANGE, and counted apart.
+Reason = Literal[
+    "unreadable_file",  # missing, a folder, no permission
+    "not_a_picture",  # empty, HTML, a format or pixel type that is not read
+    "truncated_picture",  # ends before its last row
+    "damaged_picture",  # decodes only by guessing
+    "too_large",  # declared size or memory beyond the limit
+    "bad_annotation",  # cannot be parsed, or numbers missing
+    "nan_pose",
+    "no_box",
+    "box_degenerate",  # thinner than a pixel
+    "box_outside",  # too little of it lies inside the picture
+    "duplicate_id",
+    "decoder_crashed",  # took its process down, twice
+    "decoder_hung",  # did not answer in time, twice
+    "reader_failed",  # an exception that the reader did not expect
+]
+OUT_OF_RANGE = "out_of_range"
+
+
+class Rejected(Exception):
+    """A face that cannot be used: a short reason code for counting, and a sentence that names what is wrong."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+class DatasetError(UserError):
+    """A dataset as a whole cannot be used; one sentence for the user."""
+
+
+class Source(Protocol):
+    """A dataset on disk (or rendered). Sources are small, picklable and open nothing when they are made."""
+
+    spec: DatasetSpec
+    risky: bool  # its files are other people's, so they are decoded in the sandbox
+
+    def refs(self) -> Iterable[FaceRef]:
+        """Every face that the dataset lists, in any order. Raises DatasetError where there is no such dataset."""
+        ...
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        """The picture (H, W, 3 uint8 RGB) and its annotation. Raises Rejected."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the dataset's files do; opens none of them."""
+        ...
+
+
+def share_of(group: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the group and the seed alone: the group's place in the split."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(group: str, spec: DatasetSpec, *, trained_on: bool) -> str:
+    """'train', 'val' or 'test' for a whole group; a dataset that is never trained on is all test."""
+    if not trained_on or group in spec.test_groups:
+        return "test"
+    if group in spec.val_groups:
+        return "val"
+    place = share_of(group, spec.seed)
+    if not spec.test_groups:
+        if place < spec.test:
+            return "test"
+        place -= spec.test
+    return "val" if not spec.val_groups and place < spec.val else "train"

@@ -1,0 +1,54 @@
+"""Listing an archive's folder and fingerprinting what was listed, without opening a file."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hpe_core.sources.base import DatasetError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def archive_root(root: str) -> Path:
+    """The folder of a `root:` key as an absolute path, with ~ expanded; it need not exist yet."""
+    return Path(os.path.abspath(os.path.expanduser(root)))
+
+
+def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Paths relative to `root` of the files with these suffixes (in any case), at any depth.
+
+    Hidden files are left out. Linked folders are entered, each once, so that a loop of links ends. Raises
+    DatasetError where `root` is no folder.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"its root {printable(str(root))} is not a folder")
+    seen = set()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        real = os.path.realpath(folder)
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def fingerprint(root: Path, paths: Iterable[str]) -> str:
+    """SHA-256 over (relative path, size, time of change) of each file, or the fact that it is gone."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            stat = os.stat(root / path)
+            line = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        except OSError:
+            line = f"{path}\0gone\n"
+        digest.update(os.fsencode(line))
+    return digest.hexdigest()
+
+
+def printable(name: str) -> str:
+    """A file name as text that UTF-8 can hold: bytes that are none are spelt out as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,159 @@
+"""From a dataset's listing to the jobs of the shards stage: sort, thin, drop repeats, split by person, cut.
+
+No file is opened. The result does not depend on the order in which the disk lists its files.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from hpe_core import rows
+from hpe_core.sources.base import DatasetError, FaceRef, Source, share_of, split_of
+from hpe_core.sources.files import printable
+from hpe_core.spec import DatasetSpec, DataSpec, nearest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to be: the faces of one split in order. `hash` covers everything that decides its bytes."""
+
+    dataset: str
+    split: str
+    part: int
+    refs: tuple[FaceRef, ...]
+    hash: str
+
+    @property
+    def path(self) -> str:
+        """Of the shard, below the stage's folder."""
+        return f"{self.dataset}.{self.split}/part-{self.part:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """A dataset split by person and cut into jobs."""
+
+    jobs: tuple[Job, ...]
+    wanted: tuple[str, ...]  # the splits that are built
+    repeated: tuple[tuple[str, FaceRef], ...]  # (split, face) of every sample id that was seen before
+    groups: int
+    unused: dict[str, int]  # faces of splits that nobody asked for
+
+
+def used_datasets(data: DataSpec) -> list[str]:
+    """Names of the datasets that are trained or tested on, as ordered in the configuration."""
+    return [name for name in data.datasets if name in data.train or name in data.test]
+
+
+def wanted_splits(name: str, data: DataSpec) -> tuple[str, ...]:
+    return (("train", "val") if name in data.train else ()) + (("test",) if name in data.test else ())
+
+
+def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
+    """List, split and cut one dataset.
+
+    Raises DatasetError where it is empty, where a named group is not there, or where a split that is needed
+    gets no face: hours before the decoding would show it.
+    """
+    spec = source.spec
+    try:
+        listed = sorted(source.refs())
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{name}': {error}") from None
+    if not listed:
+        where = f" in {printable(spec.root)}" if spec.root else ""
+        raise DatasetError(f"dataset '{name}' is empty: the reader {spec.reader} finds no face{where}")
+    groups = sorted({ref.group for ref in listed})
+    _check_groups(name, groups, spec)
+    wanted = wanted_splits(name, data)
+    chosen = _thinned(listed, spec)
+    split_by_group = _split_groups({ref.group for ref in chosen}, spec, wanted)
+    by_split: dict[str, list[FaceRef]] = {}
+    repeated, seen = [], set()
+    for ref in chosen:
+        split = split_by_group[ref.group]
+        if ref.sample_id in seen:
+            repeated.append((split, ref))
+        else:
+            seen.add(ref.sample_id)
+            by_split.setdefault(split, []).append(ref)
+    for split in wanted:
+        if split not in by_split:
+            fix = f"name some in data.datasets.{name}.{split}_groups"
+            if split in ("val", "test"):
+                fix += f" or set data.datasets.{name}.{split} (now {getattr(spec, split):g})"
+            raise DatasetError(
+                f"dataset '{name}' has an empty {split} set: none of its {len(groups)} groups "
+                f"({len(listed)} faces) falls into it; {fix}"
+            )
+    state = source.fingerprint()
+    jobs = []
+    for split in wanted:
+        for part, start in enumerate(range(0, len(by_split[split]), data.rows_per_shard)):
+            cut = tuple(by_split[split][start : start + data.rows_per_shard])
+            jobs.append(Job(name, split, part, cut, _job_hash(spec, state, data, cut)))
+    return DatasetPlan(
+        jobs=tuple(jobs),
+        wanted=wanted,
+        repeated=tuple((split, ref) for split, ref in repeated if split in wanted),
+        groups=len(groups),
+        unused={split: len(some) for split, some in sorted(by_split.items()) if split not in wanted},
+    )
+
+
+def _split_groups(groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...]) -> dict[str, str]:
+    """Each group's split.
+
+    Shares are drawn per group, so of few people a small share may get nobody. An empty split then takes the group
+    that was drawn nearest to it from the fullest split, as long as that one keeps another.
+    """
+    splits = {group: split_of(group, spec, trained_on="train" in wanted) for group in groups}
+    named = {*spec.test_groups, *spec.val_groups}
+    shares = {
+        "test": 0.0 if spec.test_groups else spec.test,
+        "val": 0.0 if spec.val_groups else spec.val,
+        "train": 1.0,
+    }
+    for split, share in shares.items():
+        if split not in wanted or "train" not in wanted or share == 0 or split in splits.values():
+            continue
+        fullest = max(sorted(set(splits.values())), key=list(splits.values()).count)
+        donors = [group for group in groups if splits[group] == fullest and group not in named]
+        if len(donors) > 1:
+            order = sorted(donors, key=lambda group: (share_of(group, spec.seed), group))
+            splits[order[-1 if split == "train" else 0]] = split
+    return splits
+
+
+def _thinned(listed: list[FaceRef], spec: DatasetSpec) -> list[FaceRef]:
+    """`count` of an archive's faces, drawn by hash: from everybody, not from the first folder."""
+    if spec.reader == "synthetic" or not 0 < spec.count < len(listed):
+        return listed
+    return sorted(sorted(listed, key=lambda ref: (share_of(ref.sample_id, spec.seed), ref))[: spec.count])
+
+
+def _check_groups(name: str, groups: list[str], spec: DatasetSpec) -> None:
+    """A misspelt group would put people meant for testing into training, and nobody would notice."""
+    known = set(groups)
+    for key, named in (("val_groups", spec.val_groups), ("test_groups", spec.test_groups)):
+        for group in named:
+            if group not in known:
+                close = nearest(group, groups) if len(groups) <= 40 else ""
+                raise DatasetError(
+                    f"dataset '{name}': {key} names '{group}', which is none of the {len(groups)} groups "
+                    f"from {groups[0]} to {groups[-1]}{close}"
+                )
+
+
+def _job_hash(spec: DatasetSpec, state: str, data: DataSpec, refs: tuple[FaceRef, ...]) -> str:
+    """The root is left out: an archive may move, and what its files are is in the fingerprint `state`."""
+    recipe = {
+        "version": rows.SCHEMA_VERSION,
+        "reading": [spec.reader, spec.landmark_box_scale],
+        "state": state,
+        "crop": asdict(data.crop),
+        "encoding": data.encoding,
+        "limit_deg": data.limit_deg,
+        "refs": [[ref.sample_id, ref.group, ref.key] for ref in refs],
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""Pointing'04 (Gourier, Hall, Crowley 2004): 15 people, two series of 93 poses each, 288 x 384 JPEGs.
+
+A picture is `person<PP><series><NN><tilt><pan>.jpg`, e.g. person04112-15+30.jpg: person 04, series 1, number
+12, tilt -15, pan +30. Tilt and pan have the signs of our pitch and yaw; tilt +-90 occurs with pan 0 only.
+There is no roll label: it is nominally 0. All angles are nominal: people looked at markers, and turned their
+heads by about 0.6 of the tilt and 0.9 of the pan, so the set ranks models rather than measures them.
+
+The box lies in a .txt beside the picture: the file's name, then `Face` and the box's centre x, centre y,
+width and height, a line each (any white space will do).
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpe_core.crop import Box, Image
+from hpe_core.sources import files
+from hpe_core.sources.base import Annotation, FaceRef, Rejected
+from hpe_core.sources.pictures import read_bytes, read_picture
+from hpe_core.spec import DatasetSpec
+
+NAME = re.compile(
+    r"person(?P<person>\d{2})(?P<series>\d)(?P<number>\d{2})(?P<tilt>[+-]\d{1,2})(?P<pan>[+-]\d{1,2})",
+    re.IGNORECASE,
+)
+MAX_TEXT = 1 << 16
+
+
+class Pointing04:
+    """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
+
+    risky = True
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.root = files.archive_root(spec.root)
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per picture; a picture whose name is of another form is listed too, and rejected by `load`."""
+        for path in files.listing(self.root, files.PICTURES):
+            stem = Path(path).stem
+            match = NAME.fullmatch(stem)
+            folder = files.printable(Path(path).parent.name)
+            group = f"Person{match['person']}" if match else folder or "nobody"
+            yield FaceRef(files.printable(stem), group, path)
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        path = self.root / ref.key
+        match = NAME.fullmatch(path.stem)
+        if match is None:
+            detail = f"{ref.sample_id}: the file's name does not spell person, tilt and pan"
+            raise Rejected("bad_annotation", detail)
+        pose = (float(match["tilt"]), float(match["pan"]), 0.0)
+        box = read_box(path.with_suffix(".txt"))
+        return Annotation(ref, box, pose), read_picture(path)
+
+    def fingerprint(self) -> str:
+        return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".txt")))
+
+
+def read_box(path: Path) -> Box:
+    """The first face of an annotation text. Raises Rejected."""
+    name = files.printable(str(path))
+    words = read_bytes(path, MAX_TEXT).decode("utf-8-sig", "replace").replace(",", " ").split()
+    place = next((i for i, word in enumerate(words) if word.lower().rstrip(":") == "face"), None)
+    if place is None:
+        raise Rejected("no_box", f"{name} holds no 'Face' entry")
+    try:
+        x, y, width, height = (float(word) for word in words[place + 1 : place + 5])
+    except ValueError:
+        raise Rejected("bad_annotation", f"{name} has no four numbers after 'Face'") from None
+    return Box.around((x, y), width, height)

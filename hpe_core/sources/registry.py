@@ -1,0 +1,56 @@
+"""From the `reader:` key to a Source, and the adapter that makes rendered heads one."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from hpe_core.crop import Image
+from hpe_core.sources.base import Annotation, FaceRef, Source
+from hpe_core.spec import DatasetSpec
+
+
+def open_source(spec: DatasetSpec) -> Source:
+    """The reader that `spec.reader` names, on `spec.root` made absolute. Opens no file."""
+    if spec.reader == "pointing04":
+        from hpe_core.sources.pointing04 import Pointing04
+
+        return Pointing04(spec)
+    if spec.reader == "aflw2000":
+        from hpe_core.sources.aflw2000 import Aflw2000
+
+        return Aflw2000(spec)
+    assert spec.reader == "synthetic", f"reader {spec.reader} is in the spec but not in the registry"
+    return SyntheticSource(spec)
+
+
+class SyntheticSource:
+    """Heads rendered with an exact pose: number i is a function of (seed, i) alone."""
+
+    risky = False
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+
+    def refs(self) -> Iterator[FaceRef]:
+        """`count` heads, `heads_per_person` of each person; nothing is rendered."""
+        for index in range(self.spec.count):
+            yield FaceRef(*self._names(index), str(index))
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        from hpe_core.sources.synthetic import render_head
+
+        spec, index = self.spec, int(ref.key)
+        head = render_head(spec.seed, index, size=spec.image_px, heads_per_person=spec.heads_per_person)
+        assert (head.sample_id, head.group) == self._names(index), "the renderer names its heads otherwise"
+        return Annotation(ref, head.box, head.pose, head.landmarks, head.visible), head.image
+
+    def fingerprint(self) -> str:
+        """Of what decides the pictures; the renderer's own code is hashed by the stage store."""
+        spec = self.spec
+        body = json.dumps([spec.seed, spec.count, spec.image_px, spec.heads_per_person])
+        return hashlib.sha256(body.encode()).hexdigest()
+
+    def _names(self, index: int) -> tuple[str, str]:
+        """(sample id, group) as the renderer spells them, without rendering."""
+        seed, person = self.spec.seed, index // self.spec.heads_per_person
+        return f"head-{seed}-{index:06d}", f"person-{seed}-{person:05d}"

@@ -1,0 +1,456 @@
+"""Every key of the configuration, as frozen dataclasses that are validated when they are built.
+
+`conf/*.yaml` holds values; this file says which keys exist, their types, units and allowed values. `build`
+turns a plain mapping into a spec; a wrong key names the nearest right one and a wrong value names what is
+allowed, as a `SpecError` with the full key. Nothing here does work at import, and nothing here imports torch.
+"""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Something that the user can mend: the message is one sentence that names the file, the key or the row."""
+
+
+class SpecError(UserError, ValueError):
+    """A configuration that cannot be used; the message is one sentence that names the key."""
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """The canonical crop. `margin_px` bounds offsets, jitter and what a turn can show, in network pixels."""
+
+    size: int = 64
+    margin_px: int = 8
+    shape: Literal["square", "stretch"] = "square"
+    box_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.size >= 16, f"crop.size must be at least 16 pixels, got {self.size}")
+        check(self.margin_px >= 0, f"crop.margin_px must not be negative, got {self.margin_px}")
+        check(0.2 <= self.box_scale <= 5, f"crop.box_scale must lie in 0.2 ... 5, got {self.box_scale}")
+
+    @property
+    def stored_size(self) -> int:
+        return self.size + 2 * self.margin_px
+
+
+Reader = Literal["synthetic", "pointing04", "aflw2000"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset and how its people are split. Named groups win over shares; shares are drawn per group."""
+
+    reader: Reader
+    root: str = ""
+    count: int = 0  # synthetic: how many heads; archives: at most this many faces, 0 is all
+    seed: int = 0  # synthetic: which heads; all: which groups fall into which share
+    image_px: int = 128  # synthetic: side of the rendered picture
+    heads_per_person: int = 6  # synthetic
+    val: float = 0.1
+    test: float = 0.15
+    val_groups: tuple[str, ...] = ()
+    test_groups: tuple[str, ...] = ()
+    landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
+
+    def __post_init__(self) -> None:
+        check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
+        check(self.val + self.test < 1, f"val + test leave nothing to train on: {self.val} + {self.test}")
+        check(self.count >= 0, f"count must not be negative, got {self.count}")
+        check(self.reader != "synthetic" or self.count > 0, "a synthetic dataset needs count > 0")
+        check(self.reader == "synthetic" or bool(self.root), f"reader {self.reader} needs root, the archive's folder")
+        both = sorted(set(self.val_groups) & set(self.test_groups))
+        check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which datasets are trained on and tested on, and the form of their shards."""
+
+    datasets: dict[str, DatasetSpec]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    crop: CropSpec = CropSpec()
+    limit_deg: float = 99.0  # poses beyond are filtered and counted
+    encoding: Literal["raw", "jpeg"] = "raw"
+    rows_per_shard: int = 512
+    max_bad_share: float = 0.2  # more quarantined rows than this stop the run
+    resident_gb: float = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
+
+    def __post_init__(self) -> None:
+        check(bool(self.train), "data.train names no dataset")
+        for role, names in (("train", self.train), ("test", self.test)):
+            for name in names:
+                check(
+                    name in self.datasets,
+                    f"data.{role} names '{name}', which data.datasets does not define "
+                    f"(defined: {', '.join(self.datasets) or 'none'})",
+                )
+        check(0 < self.limit_deg <= 180, f"data.limit_deg must lie in (0, 180], got {self.limit_deg}")
+        check(self.rows_per_shard >= 1, "data.rows_per_shard must be at least 1")
+        check(0 <= self.max_bad_share <= 1, "data.max_bad_share must lie in [0, 1]")
+        check(self.resident_gb > 0, "data.resident_gb must be positive")
+
+
+# ---------------------------------------------------------------- one network and its training
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """A timm backbone with RvC heads; the narrowest head predicts, the others regularise (offsets 3.2)."""
+
+    backbone: str = "resnet18"
+    pretrained: str = "none"  # none | hub | path of a weights file
+    bin_widths: tuple[float, ...] = (3.0,)
+    limit_deg: float = 99.0
+    regression_head: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.bin_widths), "net.bin_widths names no head")
+        check(len(set(self.bin_widths)) == len(self.bin_widths), "net.bin_widths repeats a width")
+        for width in self.bin_widths:
+            check(0 < width <= self.limit_deg, f"net.bin_widths: {width} does not fit +-{self.limit_deg} degrees")
+
+
+@dataclass(frozen=True)
+class OptimSpec:
+    epochs: int = 10
+    batch_size: int = 64  # over all workers
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    clip_norm: float = 0.0  # 0 is off
+    ema_decay: float = 0.0  # 0 is off
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 1, f"optim.epochs must be at least 1, got {self.epochs}")
+        check(self.batch_size >= 2, f"optim.batch_size must be at least 2, got {self.batch_size}")
+        check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        check(0 <= self.ema_decay < 1, f"optim.ema_decay must lie in [0, 1), got {self.ema_decay}")
+        check(0 <= self.warmup_epochs <= self.epochs, "optim.warmup_epochs must lie in 0 ... epochs")
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """Pose-aware geometry first, then the papers' photometric chains (EHPNet 4.2, offsets 4.3)."""
+
+    flip: float = 0.5
+    turn_deg: float = 0.0  # in-plane turn drawn from +- this
+    jitter_px: int = 0  # window moved by up to this, inside the margin
+    photometric: Literal["none", "light", "ehpnet", "offsets"] = "light"
+    strength: float = 1.0  # scales the probability of the photometric chain
+
+    def __post_init__(self) -> None:
+        check(0 <= self.flip <= 1, f"augment.flip is a probability, got {self.flip}")
+        check(0 <= self.turn_deg <= 45, f"augment.turn_deg must lie in 0 ... 45, got {self.turn_deg}")
+        check(self.jitter_px >= 0, f"augment.jitter_px must not be negative, got {self.jitter_px}")
+        check(0 <= self.strength <= 1, f"augment.strength must lie in [0, 1], got {self.strength}")
+
+
+@dataclass(frozen=True)
+class DistillSpec:
+    """scale * (hard_weight * hard loss + T^2 KL(soft labels || student)); offsets eq. 7 is 0.05 and scale 0.5."""
+
+    temperature: float = 1.0
+    hard_weight: float = 0.05
+    scale: float = 1.0
+    offset_radius: int = 0  # K, network pixels
+    offset_step: int = 1  # d, network pixels
+
+    def __post_init__(self) -> None:
+        check(self.temperature > 0, f"distill.temperature must be positive, got {self.temperature}")
+        check(self.hard_weight >= 0, f"distill.hard_weight must not be negative, got {self.hard_weight}")
+        check(self.scale > 0, f"distill.scale must be positive, got {self.scale}")
+        check(self.offset_radius >= 0, f"distill.offset_radius (K) must not be negative, got {self.offset_radius}")
+        check(self.offset_step >= 1, f"distill.offset_step (d) must be at least 1, got {self.offset_step}")
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One network, from weights to the end of its training: a teacher, a trial or a student."""
+
+    net: NetSpec = NetSpec()
+    optim: OptimSpec = OptimSpec()
+    augment: AugmentSpec = AugmentSpec()
+    hard_loss: Literal["ehpnet", "offsets", "ce"] = "ehpnet"
+    mse_weight: float = 1.0  # weight of EHPNet eq. 2 within eq. 3
+    distill: DistillSpec | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
+
+
+# ---------------------------------------------------------------- the pipeline
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """One searched key: either `choice`, or `low` and `high` (on a log scale if `log`)."""
+
+    choice: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        ranged = self.low is not None and self.high is not None
+        check(bool(self.choice) != ranged, "a search space is either choice: [...] or low: and high:")
+        if self.low is not None and self.high is not None:
+            check(self.low < self.high, f"a search space needs low < high, got {self.low} and {self.high}")
+            check(not self.log or self.low > 0, "a log search space needs low > 0")
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """Ray Tune over the student. Keys of `space` are keys of `student`, e.g. `optim.lr`."""
+
+    trials: int = 4
+    concurrent: int = 2
+    epochs: int = 4
+    grace_epochs: int = 2  # ASHA never stops a trial before this
+    space: dict[str, SearchSpace] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self.trials >= 1, "search.trials must be at least 1")
+        check(self.concurrent >= 1, "search.concurrent must be at least 1")
+        check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """What is scored beside the trained networks: the offset ensemble of `base` at each (K, d)."""
+
+    base: str = ""  # the teacher that stands alone; empty is the first
+    offset_radius: int = 4
+    offset_step: int = 2
+    latency_threads: int = 1
+    heatmap_radius: int = 0  # K and d of the heat map run to this; 0 leaves the picture out
+
+
+@dataclass(frozen=True)
+class PublishSpec:
+    model_name: str = "head-pose"
+    alias: str = "champion"
+    parity_crops: int = 256
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """How Ray is found and shared. `address: auto` joins a running cluster and else starts a local one."""
+
+    address: str = "auto"
+    local_cpus: int = 0  # logical CPUs of a local cluster; 0 is max(4, cores): fewer can deadlock Ray Data
+    workers: int = 1  # data-parallel workers of each network
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    threads_per_worker: int = 1
+    max_failures: int = 2
+
+    def __post_init__(self) -> None:
+        check(self.workers >= 1, "cluster.workers must be at least 1")
+        check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
+
+
+@dataclass(frozen=True)
+class MlflowSpec:
+    uri: str = ""  # empty: SQLite in the store; none: no tracking
+    experiment: str = "head-pose"
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """The whole run: one value of this type decides every stage."""
+
+    name: str
+    data: DataSpec
+    teachers: dict[str, TrainSpec]
+    student: TrainSpec
+    search: SearchSpec = SearchSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    publish: PublishSpec = PublishSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    mlflow: MlflowSpec = MlflowSpec()
+    store: str = "runs"
+
+    def __post_init__(self) -> None:
+        check(bool(self.teachers), "teachers names no network")
+        check(self.student.distill is not None, "student.distill is missing: the student learns from soft labels")
+        for name, teacher in self.teachers.items():
+            check(teacher.distill is None, f"teachers.{name}.distill: a teacher learns from hard labels")
+            check(
+                teacher.net.limit_deg == self.student.net.limit_deg
+                and min(teacher.net.bin_widths) == min(self.student.net.bin_widths),
+                f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student",
+            )
+        for who, spec in {**{f"teachers.{k}": v for k, v in self.teachers.items()}, "student": self.student}.items():
+            check(
+                spec.net.limit_deg >= self.data.limit_deg,
+                f"{who}.net.limit_deg {spec.net.limit_deg} is smaller than data.limit_deg {self.data.limit_deg}",
+            )
+            check(
+                spec.augment.jitter_px <= self.data.crop.margin_px,
+                f"{who}.augment.jitter_px {spec.augment.jitter_px} exceeds data.crop.margin_px",
+            )
+        base = self.evaluate.base
+        check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")
+        margin, radius = self.data.crop.margin_px, max(k for k, _ in self.offsets())
+        check(radius <= margin, f"an offset radius K of {radius} exceeds data.crop.margin_px {margin}")
+        for key in self.search.space:
+            student_with(self.student, {key: None}, check_only=True)
+
+    def offsets(self) -> tuple[tuple[int, int], ...]:
+        """Every (K, d) that a student or trial may ask for: the label sets that have to exist."""
+        distill = self.student.distill
+        assert distill is not None
+        empty = SearchSpace(choice=(None,))
+        radii = self.search.space.get("distill.offset_radius", empty).choice
+        steps = self.search.space.get("distill.offset_step", empty).choice
+        check(bool(radii) and bool(steps), "search.space: offset_radius and offset_step take choice: [...] only")
+        pairs = {(distill.offset_radius, distill.offset_step)}
+        for k in radii:
+            for d in steps:
+                pairs.add((distill.offset_radius if k is None else k, distill.offset_step if d is None else d))
+        return tuple(sorted({canonical_offsets(k, d) for k, d in pairs}))
+
+    @property
+    def base_teacher(self) -> str:
+        return self.evaluate.base or next(iter(self.teachers))
+
+
+def canonical_offsets(radius: int, step: int) -> tuple[int, int]:
+    """(K, d) pairs with the same windows share one name: K is cut to a multiple of d, K < d is (0, 1)."""
+    reach = radius // step
+    return (reach * step, step) if reach else (0, 1)
+
+
+def label_set_name(radius: int, step: int) -> str:
+    """Name of the soft labels of a (K, d); pairs with the same windows share it."""
+    radius, step = canonical_offsets(radius, step)
+    return f"K{radius}-d{step}"
+
+
+def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: bool = False) -> TrainSpec:
+    """The student with dotted keys replaced, validated. `check_only` looks at the names alone."""
+    tree = to_dict(student)
+    for key, value in changes.items():
+        node, *rest = key.split(".")
+        place, parts = tree, [node, *rest]
+        for depth, part in enumerate(parts):
+            if not isinstance(place, dict) or part not in place:
+                known = list(place) if isinstance(place, dict) else []
+                where = "search.space: student." + ".".join(parts[: depth + 1])
+                raise SpecError(f"{where} does not exist{nearest(part, known)}")
+            if depth < len(parts) - 1:
+                place = place[part]
+        place[parts[-1]] = value
+    return student if check_only else build(TrainSpec, tree, "student")
+
+
+# ---------------------------------------------------------------- plain mappings <-> specs
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A closing half-sentence: the nearest known word, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def to_dict(spec: Any) -> Any:
+    """A spec as plain dicts and lists, in field order (what `build` takes back)."""
+    if is_dataclass(spec) and not isinstance(spec, type):
+        return {f.name: to_dict(getattr(spec, f.name)) for f in fields(spec)}
+    if isinstance(spec, Mapping):
+        return {key: to_dict(value) for key, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [to_dict(value) for value in spec]
+    return spec
+
+
+def build(kind: type[T], values: Any, key: str = "") -> T:
+    """A mapping of plain values -> the spec. Raises SpecError that names the full key."""
+    if not isinstance(values, Mapping):
+        raise SpecError(f"{key or 'the configuration'} must be a mapping of keys, got {values!r}")
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(typing.cast(Any, kind))]
+    prefix = f"{key}." if key else ""
+    for name in values:
+        if name not in names:
+            raise SpecError(f"unknown key {prefix}{name}{nearest(str(name), names)}")
+    made = {}
+    for f in fields(typing.cast(Any, kind)):
+        if f.name in values:
+            made[f.name] = _convert(hints[f.name], values[f.name], prefix + f.name)
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise SpecError(f"key {prefix}{f.name} is missing")
+    try:
+        return kind(**made)
+    except SpecError as error:
+        message = str(error)
+        raise SpecError(message if not key or message.startswith(key) else f"{key}: {message}") from None
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        inner = [a for a in args if a is not type(None)]
+        return None if value is None else _convert(inner[0], value, key)
+    if value is None:
+        raise SpecError(f"{key} has no value")
+    if origin is Literal:
+        if value not in args:
+            allowed = ", ".join(map(str, args))
+            close = nearest(str(value), [str(a) for a in args]) if isinstance(value, str) else ""
+            hint_text = close if close.startswith("; did") else ""
+            raise SpecError(f"{key} is {value!r}; allowed: {allowed}{hint_text}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            value = [value]
+        return tuple(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SpecError(f"{key} must be a mapping of names, got {value!r}")
+        return {str(name): _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if is_dataclass(hint):
+        return build(typing.cast(type[Any], hint), value, key)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise SpecError(f"{key} is {value!r}; allowed: true, false")
+        return value
+    if hint is int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+            raise SpecError(f"{key} is {value!r}; a whole number is needed")
+        return int(value)
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(f"{key} is {value!r}; a number is needed")
+        check(math.isfinite(value), f"{key} is {value!r}; a finite number is needed")
+        return float(value)
+    assert hint is str, f"spec field {key} has a type that build does not know: {hint}"
+    if isinstance(value, Mapping | list | tuple):
+        raise SpecError(f"{key} is {value!r}; one word is needed")
+    return str(value)

@@ -1,0 +1,33 @@
+"""One Ray cluster for the whole session, and the real archives where a machine has them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before Ray is imported: no usage report, and no token file in the home folder that would switch on
+# authentication for whoever runs `ray start` there next.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the sample archives: $HPE_REAL_DATA, or shared/data beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("HPE_REAL_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"the sample archives are not here: {path} (set HPE_REAL_DATA)")
+    return path

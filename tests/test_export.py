@@ -1,0 +1,202 @@
+"""Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch
+size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpe_core.checkpoint import load_net, save_net
+from hpe_core.crop import Box, canonical_crop, window
+from hpe_core.models import PoseNet
+from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, angles_and_spread
+from hpe_core.rows import CONVENTION, FaceRow, read_shard, write_shard
+from hpe_core.sources.synthetic import render_head
+from hpe_core.spec import (
+    CropSpec,
+    DatasetSpec,
+    DataSpec,
+    DistillSpec,
+    NetSpec,
+    PipelineSpec,
+    SpecError,
+    TrainSpec,
+    to_dict,
+)
+from workflows import export
+from workflows.card import model_card
+
+CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)
+REPO = Path(__file__).resolve().parent.parent
+
+
+def saved_net(folder: Path, backbone: str) -> Path:
+    """An untrained network whose answers differ from face to face: large heads, used normalisation."""
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec(backbone=backbone, bin_widths=(3.0, 9.0)), CROP.size)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randint(0, 256, (8, CROP.size, CROP.size, 3), dtype=torch.uint8))
+    for head in net.heads:
+        torch.nn.init.normal_(next(head.parameters()), std=0.3)
+    save_net(folder, net.eval(), CROP, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A saved network with its ONNX file, made once: tracing takes seconds."""
+    place = saved_net(tmp_path_factory.mktemp("net"), "mobilenetv3_small_050")
+    return place, export.export_onnx(place, place / "student.onnx", noise(35))
+
+
+@pytest.fixture(scope="module")
+def folder(exported: tuple[Path, dict[str, Any]]) -> Path:
+    return exported[0]
+
+
+def noise(count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, CROP.size, CROP.size, 3), dtype=np.uint8)
+
+
+def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
+    exported: tuple[Path, dict[str, Any]],
+) -> None:
+    place, found = exported
+    assert found["parity"]["crops"] == 35
+    assert max(found["parity"]["angles"].values()) <= 1e-3
+    assert found["bytes"] == (place / "student.onnx").stat().st_size
+    assert set(found["latency_ms"]) == {"batch 1", "batch 32"} and min(found["latency_ms"].values()) > 0
+    session = export.open_session(place / "student.onnx")
+    net = load_net(place).net
+    for count in (1, 5, 64):
+        angles, spread = session.run(["angles", "spread"], {"images": noise(count, seed=count)})
+        assert angles.shape == spread.shape == (count, 3) and angles.dtype == spread.dtype == np.float32
+        with torch.inference_mode():
+            np.testing.assert_allclose(
+                angles, net.angles(torch.from_numpy(noise(count, seed=count))), atol=1e-3
+            )
+
+
+def test_an_export_that_differs_is_an_error_and_leaves_no_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(export, "_graph", lambda network, size: onnx.load(folder / "student.onnx"))
+    monkeypatch.setattr(export, "PARITY_DEG", -1.0)
+    with pytest.raises(ValueError, match="differ by .* degrees"):
+        export.export_onnx(folder, tmp_path / "student.onnx", noise(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_carries_its_contract_and_nothing_of_this_machine(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "student.onnx")
+    contract = json.loads({entry.key: entry.value for entry in model.metadata_props}[CONTRACT_KEY])
+    assert contract["convention"] == CONVENTION and contract["crop"] == to_dict(CROP)
+    content = (folder / "student.onnx").read_bytes()
+    assert str(REPO).encode() not in content and b"site-packages" not in content
+
+
+def test_torch_and_onnx_predictors_agree(folder: Path) -> None:
+    head = render_head(0, 3, size=160)
+    boxes = [head.box, head.box.moved(3.3, -2.7), Box(-20.5, 10.0, 70.25, 130.0)]
+    by_torch, by_onnx = (HeadPosePredictor.load(path) for path in (folder, folder / "student.onnx"))
+    assert by_torch.crop == by_onnx.crop == CROP and by_torch.convention == by_onnx.convention == CONVENTION
+    first, second = by_torch.predict(head.image, boxes), by_onnx.predict(head.image, boxes)
+    np.testing.assert_allclose(first.angles, second.angles, atol=1e-3)
+    np.testing.assert_allclose(first.spread, second.spread, atol=1e-3)
+    corners = np.array([[box.x1, box.y1, box.x2, box.y2] for box in boxes])
+    np.testing.assert_array_equal(by_onnx.predict(head.image, corners).angles, second.angles)
+    assert by_onnx.predict(head.image, []).angles.shape == (0, 3)
+
+
+def test_predicting_on_a_picture_is_predicting_on_its_shard_row(folder: Path, tmp_path: Path) -> None:
+    head = render_head(0, 5, size=200)
+    row = FaceRow(head.sample_id, head.group, "", head.pose, canonical_crop(head.image, head.box, CROP))
+    write_shard(tmp_path / "part-00000.parquet", [row], CROP, "raw")
+    stored = torch.from_numpy(read_shard(tmp_path / "part-00000.parquet").images.copy())
+    with torch.inference_mode():
+        expected = load_net(folder).net.angles(window(stored, CROP.size)).numpy()
+    found = HeadPosePredictor.load(folder).predict(head.image, [head.box]).angles
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_onnx_path_needs_neither_torch_nor_parquet(folder: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from hpe_core.predictor import HeadPosePredictor\n"
+        "image = np.zeros((90, 90, 3), np.uint8)\n"
+        "poses = HeadPosePredictor.load(sys.argv[1]).predict(image, [(10, 10, 60, 60)])\n"
+        "assert poses.angles.shape == poses.spread.shape == (1, 3)\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'torch', 'timm', 'pyarrow', 'ray', 'mlflow'}))"
+    )
+    command = [sys.executable, "-c", code, str(folder / "student.onnx")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_spread_of_a_sharp_distribution_keeps_its_digits() -> None:
+    centers = np.arange(-97.5, 99, 3.0)
+    for index in (0, 33, 65):
+        probs = np.full((1, 3, len(centers)), 1e-8, np.float32)
+        probs[..., index] = 1 - 1e-8 * (len(centers) - 1)
+        exact = angles_and_spread(probs.astype(np.float64), centers)[1]
+        rough = angles_and_spread(torch.from_numpy(probs), torch.from_numpy(centers).float())[1].numpy()
+        np.testing.assert_allclose(rough, exact, atol=2e-3)
+
+
+def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
+    predictor = HeadPosePredictor.load(folder / "student.onnx")
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        predictor.predict(np.zeros((9, 9), np.uint8), [(0, 0, 5, 5)])
+    with pytest.raises(ValueError, match="boxes must be"):
+        predictor.predict(np.zeros((9, 9, 3), np.uint8), [(0, 0, 5)])
+    with pytest.raises(ValueError, match="windows must be"):
+        predictor.predict_windows(np.zeros((2, 9, 9, 3), np.uint8))
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for absent in (tmp_path / "empty.onnx", tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(SpecError, match=absent.name):
+            HeadPosePredictor.load(absent)
+
+
+def card_of(train: dict[str, DatasetSpec]) -> str:
+    student = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
+    spec = PipelineSpec("card", DataSpec(train, tuple(train), tuple(train)), {"big": TrainSpec()}, student)
+    row = {"test": next(iter(train)), "name": "distilled", "role": "student", "n": 123.0, "parameters": 4e5}
+    row |= dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25)
+    parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
+    exported = {"parity": parity, "latency_ms": {"batch 1": 0.5, "batch 32": 9.0}, "bytes": 2e6, "opset": 20}
+    exported |= {"parameters": 400000}
+    faces = {f"{name}.train": 1234 for name in train}
+    return model_card(spec, to_dict(student), CROP, [row], exported, faces, {"stage student": "abc123"})
+
+
+def test_the_card_names_convention_terms_and_evidence() -> None:
+    rendered = DatasetSpec("synthetic", count=10)
+    free = card_of({"heads": rendered, "p04": DatasetSpec("pointing04", root="p")})
+    for text in (
+        CONVENTION,
+        "48 x 48",
+        "6.25",
+        "| 123 |",
+        "1,234",
+        "2.0e-05",
+        "abc123",
+        "Apache-2.0",
+        "Gourier",
+    ):
+        assert text in free, text
+    assert "nothing in the training data forbids" in free and "Weights: research only" not in free
+    bound = card_of({"heads": rendered, "wild": DatasetSpec("aflw2000", root="a")})
+    assert "Weights: research only, because wild" in bound and "Zhu" in bound
+    assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound

@@ -1,0 +1,203 @@
+"""Laws of publishing: the report stands alone and shows every figure, and the registry gets a folder that
+loads."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpe_core.checkpoint import save_net
+from hpe_core.crop import canonical_crop
+from hpe_core.metrics import PoseSums
+from hpe_core.models import PoseNet
+from hpe_core.rows import FaceRow, read_shard, write_shard
+from hpe_core.sources.synthetic import render_head
+from hpe_core.spec import (
+    CropSpec,
+    DatasetSpec,
+    DataSpec,
+    DistillSpec,
+    EvaluateSpec,
+    MlflowSpec,
+    NetSpec,
+    PipelineSpec,
+    PublishSpec,
+    TrainSpec,
+    to_dict,
+)
+from workflows import publish
+from workflows.evaluate import write_predictions
+from workflows.page import file_name
+from workflows.progress import Event, LocalReporter
+from workflows.report import paired_gain, read_predictions
+from workflows.stages import StageRun, write_json
+
+CROP = CropSpec(size=32, margin_px=4)
+TESTS = ("heads", "other <set>")
+NETS = ("base", "second", "hard", "distilled", "teachers' ensemble", "offset ensemble")
+
+
+def pipeline_spec(store: Path) -> PipelineSpec:
+    datasets = {name: DatasetSpec("synthetic", count=40, seed=i) for i, name in enumerate(TESTS)}
+    net = NetSpec(backbone="test_resnet")
+    return PipelineSpec(
+        name="fake & small",
+        data=DataSpec(datasets, ("heads",), TESTS, CROP),
+        teachers={"base": TrainSpec(net=net), "second": TrainSpec(net=net)},
+        student=TrainSpec(net=net, distill=DistillSpec()),
+        evaluate=EvaluateSpec(heatmap_radius=2),
+        publish=PublishSpec(parity_crops=6),
+        mlflow=MlflowSpec(uri="https://name:secret@mlflow.example"),
+        store=str(store),
+    )
+
+
+def write_faces(folder: Path, name: str, split: str, seed: int) -> tuple[list[str], np.ndarray]:
+    heads = [render_head(seed, index, size=64) for index in range(14)]
+    rows = [FaceRow(h.sample_id, h.group, "", h.pose, canonical_crop(h.image, h.box, CROP)) for h in heads]
+    write_shard(folder / f"{name}.{split}" / "part-00000.parquet", rows, CROP, "raw")
+    return [head.sample_id for head in heads], np.array([head.pose for head in heads])
+
+
+def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """What the stages before publish leave behind, in their own shapes, without training anything."""
+    random = np.random.default_rng(0)
+    write_faces(inputs["shards"], "heads", "train", 2)
+    faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
+    ids, truth = (
+        {name: pair[0] for name, pair in faces.items()},
+        {name: pair[1] for name, pair in faces.items()},
+    )
+    predictions = {
+        net: {test: truth[test] + random.normal(0, 3 + i, truth[test].shape) for test in TESTS}
+        for i, net in enumerate(reversed(NETS))
+    }
+    write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
+    cost = {"parameters": 4e5, "latency_ms": 3.0}
+    rows = [
+        {
+            "test": test,
+            "name": net,
+            "role": "role",
+            **PoseSums.of(predictions[net][test], truth[test]).summary(),
+            **cost,
+        }
+        for test in TESTS
+        for net in NETS
+    ]
+    cells = [{"K": k, "d": d, "mae": 5.0 - 0.1 * k} for k in range(3) for d in (1, 2)]
+    history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
+    network = {"val_mae": 6.7, "best_epoch": 3, "epochs": 3, "seconds": 1.0, "history": history}
+    split = {
+        "input": 16,
+        "kept": 14,
+        "quarantined": {"truncated_picture": 1},
+        "filtered": {"out_of_range": 1},
+    }
+    trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
+    return {
+        "shards": {"splits": {f"{name}.test": split for name in TESTS}, "input": 32, "kept": 28},
+        "teachers": {"networks": {"base": network, "second": network}},
+        "labels": {"sets": ["K0-d1"], "train_mae": {"K0-d1": 5.0}},
+        "search": {"best": trial, "trials": [trial], "failed": 0},
+        "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
+        "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}},
+    }
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, dict[str, Any], list[Event]]:
+    store = tmp_path_factory.mktemp("store")
+    spec = pipeline_spec(store)
+    inputs = {
+        name: store / name / f"hash-of-{name}"
+        for name in ("shards", "teachers", "labels", "search", "student", "evaluate")
+    }
+    results = fake_results(spec, inputs)
+    for name, folder in inputs.items():
+        write_json(
+            folder / "manifest.json",
+            {"seconds": 12.0, "finished": "2030-01-01 00:00:00", "result": results[name]},
+        )
+    torch.manual_seed(0)
+    save_net(inputs["student"] / "distilled", PoseNet(spec.student.net, CROP.size).eval(), CROP, {})
+    events: list[Event] = []
+    stage = StageRun(
+        "publish",
+        "publish/123",
+        spec,
+        store / "publish" / "123",
+        inputs,
+        {},
+        results,
+        LocalReporter(events.append),
+    )
+    return stage, publish.run(stage), events
+
+
+def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
+    stage, result, _ = published
+    report = stage.folder / result["report"]
+    page = report.read_text()
+    pictures = sorted(report.parent.glob("*.png"))
+    assert len(pictures) == page.count("<img ") == 2 + 4 * len(TESTS) + 2
+    for picture in pictures:
+        assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert re.findall(r"""(?:src|href)=(?!["']?data:)|url\(|@import|<script|<link""", text) == []
+    assert [address for address in re.findall(r"https?://\S+", text) if "mlflow.example" not in address] == []
+    assert "secret" not in text
+
+
+def test_the_report_names_what_it_shows(published: Any) -> None:
+    stage, result, _ = published
+    page = (stage.folder / result["report"]).read_text()
+    for name in (
+        "heads",
+        "other &lt;set&gt;",
+        "fake &amp; small",
+        "truncated_picture",
+        "0.00123",
+        "hash-of-search",
+    ):
+        assert name in page, name
+    for row in stage.results["evaluate"]["rows"]:
+        assert f"{row['mae']:.2f}" in page
+    assert "<set>" not in page
+    assert (stage.folder / "report" / f"{file_name('worst_other <set>')}.png").is_file()
+
+
+def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
+    import mlflow.pyfunc
+
+    stage, result, events = published
+    kinds = [kind for kind, _ in events]
+    assert kinds.index("artifact") < kinds.index("register")
+    key, name, folder, alias, description, tags = next(body for kind, body in events if kind == "register")
+    assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
+    assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
+    source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
+    assert {"student.onnx", "model.safetensors", "model.json", "README.md"} <= {
+        f.name for f in source.iterdir()
+    }
+    faces = read_shard(stage.inputs["shards"] / "heads.test" / "part-00000.parquet").images[:5, 4:-4, 4:-4]
+    crops = np.ascontiguousarray(faces)
+    found = mlflow.pyfunc.load_model(str(source)).predict({"images": crops})
+    from hpe_core.predictor import HeadPosePredictor
+
+    expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict_windows(crops)
+    np.testing.assert_allclose(found["angles"], expected.angles, atol=1e-4)
+    assert result["parity"]["crops"] == 6
+
+
+def test_the_paired_gain_is_the_difference_of_the_table(published: Any) -> None:
+    stage, _, _ = published
+    predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
+    for test in TESTS:
+        mae = {row["name"]: row["mae"] for row in stage.results["evaluate"]["rows"] if row["test"] == test}
+        gain, margin = paired_gain(predictions[test]["distilled"], predictions[test]["hard"])
+        assert gain == pytest.approx(mae["hard"] - mae["distilled"], abs=1e-4) and margin > 0

@@ -1,0 +1,97 @@
+"""Configuration: wrong keys name the nearest right one, wrong values what is allowed, round trips are identity."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpe_core.spec import (
+    PipelineSpec,
+    SpecError,
+    TrainSpec,
+    build,
+    canonical_offsets,
+    label_set_name,
+    student_with,
+    to_dict,
+)
+from workflows.config import REPO, as_yaml, load
+
+CONFIGS = sorted(path for path in (REPO / "conf").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
+    spec = load([str(path)])
+    assert build(PipelineSpec, to_dict(spec)) == spec
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(spec))
+    assert load([str(again)]) == spec
+    assert path.read_text().startswith("#"), "a config opens with its command, cost and score"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("studnet.optim.lr=1", "unknown key studnet; did you mean 'student'?"),
+        ("student.optim.lrr=1", "unknown key student.optim.lrr; did you mean 'lr'?"),
+        ("student.optim.schedule=cosin", "allowed: cosine, constant; did you mean 'cosine'?"),
+        ("student.optim.epochs=2.5", "student.optim.epochs is 2.5; a whole number is needed"),
+        ("student.optim.epochs=0", "student.optim: optim.epochs must be at least 1"),
+        ("student.optim.lr=fast", "student.optim.lr is 'fast'; a number is needed"),
+        ("student.optim.lr=.nan", "a finite number is needed"),
+        ("student.net.regression_head=maybe", "allowed: true, false"),
+        ("teachers.regnt.optim.lr=1", "teachers has no entry 'regnt'"),
+        ("data.train=[haeds]", "data.train names 'haeds', which data.datasets does not define"),
+        ("data.datasets.heads.reader=sythetic", "did you mean 'synthetic'?"),
+        ("student.distill=null", "student.distill is missing"),
+        ("student.distill.offset_radius=99", "exceeds data.crop.margin_px"),
+        ("student.net.bin_widths=[1]", "narrowest bin width"),
+        ("search.space.optim.lrr.choice=[1]", "student.optim.lrr does not exist; did you mean 'lr'?"),
+        ("evaluate.base=nobody", "is no teacher"),
+        ("noequals", "write key=value"),
+    ],
+)
+def test_a_mistake_is_one_sentence(override, said):
+    with pytest.raises(SpecError) as caught:
+        load(["demo"], [override])
+    message = str(caught.value)
+    assert said in message and "\n" not in message
+
+
+def test_files_merge_left_to_right_and_missing_files_are_named(tmp_path):
+    (tmp_path / "over.yaml").write_text("student: {optim: {lr: 0.5}}\n")
+    spec = load(["demo", str(tmp_path / "over.yaml")], ["student.optim.epochs=3"])
+    assert spec.student.optim.lr == 0.5 and spec.student.optim.epochs == 3
+    with pytest.raises(SpecError, match="no configuration file dmeo; did you mean 'demo'"):
+        load(["dmeo"])
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
+    with pytest.raises(SpecError, match="not readable YAML"):
+        load([str(tmp_path / "broken.yaml")])
+
+
+def test_a_teacher_or_searched_key_can_be_dropped_and_paths_become_absolute():
+    names = list(load(["demo"]).teachers)
+    spec = load(["demo"], [f"teachers.{names[-1]}=null"])
+    assert list(spec.teachers) == names[:-1]
+    assert Path(spec.store).is_absolute()
+
+
+@given(st.integers(0, 20), st.integers(1, 20))
+def test_pairs_with_the_same_windows_share_a_name(radius, step):
+    from hpe_core.crop import offset_grid
+
+    assert offset_grid(*canonical_offsets(radius, step)) == offset_grid(radius, step)
+    assert label_set_name(radius, step) == label_set_name(*canonical_offsets(radius, step))
+
+
+def test_student_with_changes_only_what_it_names():
+    student = load(["demo"]).student
+    changed = student_with(student, {"optim.lr": 0.123, "distill.temperature": 3})
+    assert changed.optim.lr == 0.123 and changed.distill.temperature == 3
+    assert dataclasses.replace(changed, optim=student.optim, distill=student.distill) == student
+    with pytest.raises(SpecError, match="does not exist"):
+        student_with(student, {"optim.speed": 1})
+    assert build(TrainSpec, to_dict(student)) == student

@@ -1,0 +1,231 @@
+"""The model card: what the network was taught, what it is for, how good it is, and under which terms, as
+Markdown.
+
+Code, weights and data have three different owners, so their terms are stated apart. What follows for the
+weights is derived from the readers of the training datasets and from the pretrained weights that any
+network began with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpe_core.rows import CONVENTION
+from hpe_core.spec import CropSpec, PipelineSpec
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Who made a dataset, and what its owners allow."""
+
+    title: str
+    allowed: str
+    research_only: bool
+    cite: str = ""
+
+
+TERMS = {
+    "synthetic": Terms(
+        "rendered heads",
+        "made by this project's own renderer, so there is no other owner and no real person",
+        False,
+    ),
+    "pointing04": Terms(
+        "Pointing'04",
+        "any purpose, with citation",
+        False,
+        "N. Gourier, D. Hall, J. L. Crowley, Estimating Face Orientation from Robust Detection of Salient "
+        "Facial "
+        "Structures, FG Net Workshop on Visual Observation of Deictic Gestures (POINTING), Cambridge 2004",
+    ),
+    "aflw2000": Terms(
+        "AFLW2000-3D",
+        "research only",
+        True,
+        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR "
+        "2016",
+    ),
+    "300wlp": Terms(
+        "300W-LP",
+        "research only",
+        True,
+        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR "
+        "2016",
+    ),
+}
+UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", True)
+
+
+def model_card(
+    spec: PipelineSpec,
+    student: Mapping[str, Any],
+    crop: CropSpec,
+    rows: Sequence[Mapping[str, Any]],
+    exported: Mapping[str, Any],
+    faces: Mapping[str, int],
+    provenance: Mapping[str, str],
+) -> str:
+    """The card of the champion.
+
+    `student` is its TrainSpec as plain values, `rows` the evaluation's table, `exported` what `export_onnx`
+    returned, `faces` the number of faces of each `<dataset>.<split>`, `provenance` names and values (stage
+    hashes, commit).
+    """
+    parts = [
+        f"# {spec.publish.model_name}: head pose from a face crop",
+        _opening(spec, student, crop, rows, exported),
+        "## Use\n\n" + _use(spec),
+        "## For what, and for what not\n\n" + _purpose(spec),
+        "## Angles and crop\n\n" + _contract(crop),
+        "## How good\n\n" + metrics_table(rows) + "\n\n" + _reading(rows),
+        "## Trained on\n\n" + _data(spec, faces),
+        "## Terms\n\n" + _terms(spec, student),
+        "## The ONNX file\n\n" + _file(exported),
+        "## Provenance\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in provenance.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The student's score on the first test set, a few letters for lists: 'MAE 4.10'."""
+    best = next(row for row in rows if row["name"] == "distilled")
+    return f"MAE {best['mae']:.2f}"
+
+
+def metrics_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The evaluation as a Markdown table, degrees; one line a network and test set, with the number of
+    faces."""
+    lines = [
+        "| test set | N | network | pitch | yaw | roll | MAE | geodesic | parameters |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        name = f"**{row['name']}**" if row["name"] == "distilled" else row["name"]
+        numbers = " | ".join(f"{row[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
+        size = f"{row['parameters'] / 1e6:.2f} M"
+        lines.append(f"| {row['test']} | {row['n']:.0f} | {name} ({row['role']}) | {numbers} | {size} |")
+    return "\n".join(lines)
+
+
+def _opening(
+    spec: PipelineSpec,
+    student: Mapping[str, Any],
+    crop: CropSpec,
+    rows: Sequence[Mapping[str, Any]],
+    exported: Mapping[str, Any],
+) -> str:
+    teachers = ", ".join(f"{name} ({train.net.backbone})" for name, train in spec.teachers.items())
+    scores = "; ".join(
+        f"{row['mae']:.2f} degrees on {row['test']} (N = {row['n']:.0f})"
+        for row in rows
+        if row["name"] == "distilled"
+    )
+    return (
+        f"A {student['net']['backbone']} of {exported['parameters'] / 1e6:.2f} M parameters that reads "
+        "pitch, yaw and "
+        f"roll off a {crop.size} x {crop.size} face crop. It learnt from the soft labels of "
+        f"{len(spec.teachers)} "
+        f"teachers: {teachers}. Mean absolute error: {scores}."
+    )
+
+
+def _use(spec: PipelineSpec) -> str:
+    return f"""```python
+from hpe_core.predictor import HeadPosePredictor
+predictor = HeadPosePredictor.load("student.onnx")  # or this folder, for torch
+angles, spread = predictor.predict(image_rgb, [(x1, y1, x2, y2)])  # degrees, one row a face
+```
+
+Without this project's code:
+`mlflow.pyfunc.load_model("models:/{spec.publish.model_name}@{spec.publish.alias}")` and
+`.predict({{"images": crops}})`, where the crops follow the contract below."""
+
+
+def _purpose(spec: PipelineSpec) -> str:
+    readers = {spec.data.datasets[name].reader for name in spec.data.train}
+    text = f"""- For: where a head points in pictures with known face boxes; gaze and attention studies, sorting
+  of pictures, pose-aware cropping, as a small network on a CPU.
+- Not for: deciding about people (identity, emotion, honesty, fitness, performance), medical use, or safety
+  functions such as driver monitoring without a validation of your own.
+- Outside its range: poses beyond +-{spec.data.limit_deg:g} degrees were not trained on; the back of
+  a head gets some answer all the same. `spread` grows where it is unsure, and is not calibrated."""
+    if readers <= {"synthetic"}:
+        text += "\n- It has seen rendered heads only. On photographs expect errors far above the table's."
+    return text
+
+
+def _contract(crop: CropSpec) -> str:
+    grown = "grown to a square about its centre" if crop.shape == "square" else "stretched to a square"
+    return f"""- Convention: {CONVENTION}.
+- In words: order pitch, yaw, roll; positive pitch lifts the nose, positive yaw turns it to the left of the
+  picture, positive roll turns the head clockwise on the screen; (0, 0, 0) looks into the camera.
+- Crop: the face box times {crop.box_scale:g}, {grown}, resampled once to
+  {crop.size} x {crop.size} RGB uint8 with linear sampling (averaged first where the face is more than
+  twice as large); outside the picture is black. Normalisation lies inside the network.
+- Which box the datasets mean (detector, landmarks) matters: another kind of box costs accuracy."""
+
+
+def _reading(rows: Sequence[Mapping[str, Any]]) -> str:
+    few = sorted({str(row["test"]) for row in rows if row["n"] < 500})
+    text = (
+        "Errors are degrees, circular, averaged over faces; MAE is the mean of the three. `hard` is the "
+        "same network, "
+        "budget and seed trained without teachers: the difference to `distilled` is what distillation was "
+        "worth here. "
+        "One seed was trained, so differences of the size of a seed's luck mean nothing."
+    )
+    return text + (f" Test sets below 500 faces ({', '.join(few)}) are small." if few else "")
+
+
+def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
+    lines = [
+        "| dataset | what | faces to train | to validate | to test | terms |",
+        "|---|---|--:|--:|--:|---|",
+    ]
+    for name in dict.fromkeys([*spec.data.train, *spec.data.test]):
+        terms = TERMS.get(spec.data.datasets[name].reader, UNKNOWN)
+        counts = [faces.get(f"{name}.{split}", 0) for split in ("train", "val", "test")]
+        shown = " | ".join(f"{count:,}" if count else "-" for count in counts)
+        lines.append(
+            f"| {name} | {terms.title or spec.data.datasets[name].reader} | {shown} | {terms.allowed} |"
+        )
+    cites = dict.fromkeys(
+        terms.cite
+        for name in [*spec.data.train, *spec.data.test]
+        if (terms := TERMS.get(spec.data.datasets[name].reader, UNKNOWN)).cite
+    )
+    return "\n".join(lines) + (
+        "\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else ""
+    )
+
+
+def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+    learnt = {name: TERMS.get(spec.data.datasets[name].reader, UNKNOWN) for name in spec.data.train}
+    bound = [name for name, terms in learnt.items() if terms.research_only]
+    began = [name for name, train in spec.teachers.items() if train.net.pretrained != "none"]
+    began += ["the student"] if student["net"]["pretrained"] != "none" else []
+    if bound:
+        weights = f"research only, because {', '.join(bound)} may be used for research only"
+    else:
+        weights = "nothing in the training data forbids any use; keep the citations"
+    if began:
+        weights += f". {', '.join(began)} began with pretrained weights, whose own terms apply too"
+    return (
+        "- Code: Apache-2.0.\n"
+        f"- Weights: {weights}.\n"
+        "- Data: belongs to its owners, under the terms in the table above; none is shipped here."
+    )
+
+
+def _file(exported: Mapping[str, Any]) -> str:
+    parity, latency = exported["parity"], exported["latency_ms"]
+    gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in parity["angles"].items())
+    return (
+        f"- `student.onnx`, {exported['bytes'] / 1e6:.2f} MB, opset {exported['opset']}. Input `images` "
+        "(batch, size, size, 3) "
+        "uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.\n"
+        f"- Parity with torch over {parity['crops']} crops, largest difference in degrees: {gaps} "
+        f"(allowed {parity['allowed']:g}).\n"
+        f"- Latency on one CPU thread: {latency['batch 1']:.2f} ms for one crop, {latency['batch 32']:.1f} "
+        "ms for 32."
+    )

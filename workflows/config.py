@@ -1,0 +1,204 @@
+"""YAML files and key=value overrides -> PipelineSpec, and the command line that every stage shares.
+
+OmegaConf merges and interpolates; Hydra is left out because its job folders and its sweeper would do again,
+differently, what the stage store and Ray Tune do. Everything is checked here, before Ray starts.
+
+Exit codes of every command: 0 done, 1 a stage failed, 2 bad configuration or bad input, 3 the store is in use.
+"""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec import PipelineSpec, SpecError, UserError, build, nearest, to_dict
+
+REPO = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = "conf/demo.yaml"
+NAMED_TABLES = ("data.datasets", "teachers", "search.space")  # mappings whose names the YAML file chooses
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
+
+
+def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
+    """Merge YAML files from left to right, then key=value overrides. Raises SpecError with one sentence."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    merged = OmegaConf.create({})
+    for name in files:
+        path = find_config(name)
+        try:
+            layer = OmegaConf.load(path)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        if not OmegaConf.is_dict(layer):
+            raise SpecError(f"{path} must hold a mapping of keys")
+        merged = OmegaConf.merge(merged, layer)
+    _check_overrides(OmegaConf.to_container(merged), overrides)
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise SpecError(f"overrides cannot be merged: {' '.join(str(error).split())}") from None
+    assert isinstance(tree, dict)
+    return resolve_paths(build(PipelineSpec, _tidied(tree)))
+
+
+def find_config(name: str) -> Path:
+    """A path, or a name under conf/ with or without its ending. Raises SpecError that names the nearest."""
+    for candidate in (Path(name), REPO / name, REPO / "conf" / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = [path.stem for path in (REPO / "conf").glob("*.yaml")]
+    raise SpecError(f"there is no configuration file {name}{nearest(Path(name).stem, known)}")
+
+
+def _check_overrides(tree: Any, overrides: Sequence[str]) -> None:
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not equals or not key:
+            raise SpecError(f"'{text}' is no override; write key=value, for example student.optim.lr=0.001")
+        for table in NAMED_TABLES:
+            if table == "search.space" or not key.startswith(table + "."):
+                continue
+            known = tree
+            for part in table.split("."):
+                known = known.get(part) or {}
+            name = key[len(table) + 1 :].split(".")[0]
+            if name not in known:
+                raise SpecError(
+                    f"{key}: {table} has no entry '{name}'{nearest(name, list(known))} (new entries go into a YAML file)"
+                )
+
+
+def _tidied(tree: dict[str, Any]) -> dict[str, Any]:
+    """Entries of named tables that were set to null are dropped; nested search spaces become dotted keys."""
+    for table in NAMED_TABLES:
+        *parents, last = table.split(".")
+        place: Any = tree
+        for part in parents:
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(last), dict):
+            place[last] = {name: value for name, value in place[last].items() if value is not None}
+    search = tree.get("search")
+    if isinstance(search, dict) and isinstance(search.get("space"), dict):
+        search["space"] = _dotted(search["space"])
+    return tree
+
+
+def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in space.items():
+        is_leaf = not isinstance(value, Mapping) or {"choice", "low", "high"} & set(value)
+        if is_leaf:
+            flat[prefix + str(name)] = {**flat.get(prefix + str(name), {}), **value} if isinstance(value, Mapping) else value
+        else:
+            flat.update(_dotted(value, f"{prefix}{name}."))
+    return flat
+
+
+def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
+    """Every path absolute: Ray moves its workers into folders of its own. `~` and `$VARIABLES` are expanded."""
+
+    def absolute(path: str, base: Path) -> str:
+        if not path or "://" in path:
+            return path
+        return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
+
+    here = Path.cwd()
+    datasets = {
+        name: dataclasses.replace(dataset, root=absolute(dataset.root, here))
+        for name, dataset in spec.data.datasets.items()
+    }
+
+    def trained(train: Any) -> Any:
+        weights = train.net.pretrained
+        path = weights if weights in ("none", "hub") else absolute(weights, here)
+        return dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained=path))
+
+    return dataclasses.replace(
+        spec,
+        data=dataclasses.replace(spec.data, datasets=datasets),
+        teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
+        student=trained(spec.student),
+        store=absolute(spec.store, lasting_folder(here)),
+    )
+
+
+def lasting_folder(here: Path) -> Path:
+    """Where a relative store lies. A submitted job runs in a copy that Ray deletes, so there it is the home folder."""
+    return Path.home() / "head-pose-runs" if "/runtime_resources/working_dir_files/" in f"{here}/" else here
+
+
+def arguments(argv: Sequence[str], description: str, verbs: Sequence[str] = ("run", "plan")) -> argparse.Namespace:
+    """Parse `[verb] [-c FILE]... [key=value]...`; answers --help without importing Ray, torch or MLflow."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="keys are those of hpe_core/spec.py, e.g. student.optim.lr=0.001 search.trials=8 store=/data/runs\n"
+        "exit codes: 0 done, 1 a stage failed, 2 bad configuration or input, 3 the store is in use",
+    )
+    parser.add_argument("words", nargs="*", metavar="VERB | key=value", help=f"verb ({', '.join(verbs)}) and overrides")
+    parser.add_argument(
+        "-c", "--config", action="append", metavar="FILE", help=f"YAML, merged in order (default {DEFAULT_CONFIG})"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    args = parser.parse_args(argv)
+    args.verb = verbs[0]
+    words = list(args.words)
+    if words and "=" not in words[0]:
+        if words[0] not in verbs:
+            parser.error(f"unknown verb '{words[0]}'{nearest(words[0], list(verbs))}")
+        args.verb = words.pop(0)
+    args.overrides = words
+    args.config = args.config or [DEFAULT_CONFIG]
+    return args
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
+    from workflows.stages import StageFailed, StoreHeld
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except StoreHeld as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STORE_HELD
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped."""
+    raise KeyboardInterrupt
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> dotted keys; lists stay values."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
+
+
+def as_yaml(spec: PipelineSpec) -> str:
+    """The whole configuration as YAML that `load` takes back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(spec)))

@@ -1,0 +1,194 @@
+"""Stage "evaluate": every network and both ensembles on every test set, in the form of the papers' tables.
+
+The only stage that opens test shards. Each network predicts all test faces once, in its own Ray task; the teachers'
+ensemble and the offset ensemble are means of their members' angles, since the decoded angle is linear in the
+probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on an idle machine.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.rows import shard_files
+from workflows.stages import StageRun
+
+Angles = NDArray[np.float64]
+BATCH = 64
+
+
+def run(stage: StageRun) -> dict[str, Any]:
+    """Score everything; returns the table, and writes predictions.parquet and heatmap.json beside the manifest."""
+    import ray
+
+    spec, evaluate = stage.spec, stage.spec.evaluate
+    networks = {name: stage.inputs["teachers"] / name for name in spec.teachers}
+    networks |= {"hard": stage.inputs["student"] / "hard", "distilled": stage.inputs["student"] / "distilled"}
+    tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
+    offsets = (evaluate.offset_radius, evaluate.offset_step)
+    predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
+    pending = {
+        name: predict.remote(str(folder), tests, offsets if name == spec.base_teacher else (0, 1), evaluate.heatmap_radius if name == spec.base_teacher else 0)
+        for name, folder in networks.items()
+    }
+    found = {}
+    for done, (name, future) in enumerate(pending.items(), start=1):
+        found[name] = ray.get(future)
+        stage.reporter.progress("networks scored", done, len(networks), "networks")
+    truth = found["distilled"]["truth"]
+    predictions = {name: entry["angles"] for name, entry in found.items()}
+    predictions["teachers' ensemble"] = {
+        test: np.mean([found[name]["angles"][test] for name in spec.teachers], axis=0) for test in tests
+    }
+    predictions["offset ensemble"] = found[spec.base_teacher]["offset_angles"]
+    write_predictions(stage.folder / "predictions.parquet", found["distilled"]["ids"], truth, predictions)
+    costs = {name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads)) for name, folder in networks.items()}
+    return {
+        "rows": table(spec, truth, predictions, costs),
+        "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
+    }
+
+
+def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> dict[str, Any]:
+    """One network over all test sets: ids, labels, plain angles, offset-ensemble angles, and errors by (K, d)."""
+    import torch
+
+    from hpe_core.checkpoint import load_net
+    from hpe_core.crop import window
+    from hpe_core.ensemble import ensemble_probs, offset_table, window_angles
+    from hpe_core.metrics import PoseSums
+    from hpe_core.rows import read_shard
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    saved = load_net(Path(folder), device)
+    size, bins = saved.crop.size, saved.net.main_bins
+    out: dict[str, Any] = {"ids": {}, "truth": {}, "angles": {}, "offset_angles": {}, "kd": {}}
+    for test, files in tests.items():
+        ids: list[str] = []
+        truth, plain, shifted = [], [], []
+        kd: dict[tuple[int, int], PoseSums] = {}
+        for file in files:
+            shard = read_shard(Path(file))
+            ids += shard.sample_ids
+            truth.append(shard.angles.astype(np.float64))
+            for start in range(0, len(shard), BATCH):
+                rows = slice(start, start + BATCH)
+                crops = torch.from_numpy(shard.images[rows].copy()).to(device)
+                with torch.inference_mode():
+                    plain.append(saved.net.angles(window(crops, size)).cpu().double().numpy())
+                if offsets != (0, 1):
+                    probs = ensemble_probs([saved.net], crops, size, [offsets])[offsets]
+                    shifted.append(bins.decode(probs).cpu().double().numpy())
+                if radius:
+                    for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
+                        kd[pair] = kd.get(pair, PoseSums.empty()) + PoseSums.of(angles, shard.angles[rows])
+        out["ids"][test], out["truth"][test] = ids, np.concatenate(truth)
+        out["angles"][test] = np.concatenate(plain)
+        out["offset_angles"][test] = np.concatenate(shifted) if shifted else out["angles"][test]
+        out["kd"][test] = {pair: sums.summary()["mae"] for pair, sums in kd.items()}
+    return out
+
+
+def heatmap(found: dict[str, Any], test: str) -> list[dict[str, float]]:
+    """The K/d table of the base network (offsets tables 2-4, figure 7)."""
+    return [{"K": k, "d": d, "mae": mae} for (k, d), mae in sorted(found["kd"][test].items())]
+
+
+def cost(folder: str, threads: int) -> dict[str, float]:
+    """Parameters that prediction uses, and the median CPU time of one picture in eager PyTorch, milliseconds."""
+    import torch
+
+    from hpe_core.checkpoint import load_net
+
+    torch.set_num_threads(threads)
+    saved = load_net(Path(folder))
+    picture = torch.zeros(1, saved.crop.size, saved.crop.size, 3, dtype=torch.uint8)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(60):
+            began = time.perf_counter()
+            saved.net.angles(picture)
+            seconds.append(time.perf_counter() - began)
+    return {"parameters": float(saved.net.parameter_count()), "latency_ms": 1e3 * statistics.median(seconds[10:])}
+
+
+def table(
+    spec: Any, truth: dict[str, Angles], predictions: dict[str, dict[str, Angles]], costs: dict[str, dict[str, float]]
+) -> list[dict[str, Any]]:
+    """One row a network or ensemble and test set; an ensemble costs what its members cost together."""
+    from hpe_core.crop import offset_grid
+    from hpe_core.metrics import PoseSums
+
+    windows = len(offset_grid(spec.evaluate.offset_radius, spec.evaluate.offset_step))
+    base = spec.base_teacher
+    roles = {base: "base (hard labels)"}
+    roles |= {name: "teacher (hard labels)" for name in spec.teachers if name != base}
+    roles |= {"teachers' ensemble": f"mean of {len(spec.teachers)} teachers"}
+    roles |= {"offset ensemble": f"base over {windows} windows (K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step})"}
+    roles |= {"hard": "student on hard labels, same budget", "distilled": "student, distilled"}
+    costs = dict(costs)
+    costs["teachers' ensemble"] = {
+        key: sum(costs[name][key] for name in spec.teachers) for key in ("parameters", "latency_ms")
+    }
+    costs["offset ensemble"] = {
+        "parameters": costs[base]["parameters"],
+        "latency_ms": windows * costs[base]["latency_ms"],
+    }
+    return [
+        {"test": test, "name": name, "role": role, **PoseSums.of(predictions[name][test], truth[test]).summary(), **costs[name]}
+        for test in truth
+        for name, role in roles.items()
+    ]
+
+
+def write_predictions(
+    path: Path, ids: dict[str, list[str]], truth: dict[str, Angles], predictions: dict[str, dict[str, Angles]]
+) -> None:
+    """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
+    import pyarrow as pa
+
+    from hpe_core.rotation import ANGLE_NAMES
+    from hpe_core.rows import write_table
+
+    columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
+    numbers: list[Angles] = []
+    for name, by_test in predictions.items():
+        for test, angles in by_test.items():
+            columns["test"] += [test] * len(angles)
+            columns["sample_id"] += ids[test]
+            columns["network"] += [name] * len(angles)
+            numbers.append(np.concatenate([angles, truth[test]], axis=1))
+    together = np.concatenate(numbers).astype(np.float32)
+    names = [*ANGLE_NAMES, *(f"true_{name}" for name in ANGLE_NAMES)]
+    arrays = {**columns, **{name: together[:, i] for i, name in enumerate(names)}}
+    write_table(path, pa.table(arrays))
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table that ends a run, one block a test set."""
+    lines = []
+    for test in dict.fromkeys(row["test"] for row in rows):
+        block = [row for row in rows if row["test"] == test]
+        lines += [
+            "",
+            f"test set {test}, {block[0]['n']:.0f} faces",
+            f"{'network':<22}{'pitch':>7}{'yaw':>7}{'roll':>7}{'MAE':>7}{'geod.':>7}{'params':>9}{'CPU ms':>8}  what",
+        ]
+        for row in block:
+            numbers = "".join(f"{row[key]:7.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
+            lines.append(
+                f"{row['name']:<22}{numbers}{row['parameters'] / 1e6:8.2f}M{row['latency_ms']:8.1f}  {row['role']}"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command("evaluate", __doc__ or "", sys.argv[1:]))

@@ -1,0 +1,341 @@
+"""From face images to a registered student, top to bottom.
+
+    python workflows/full_pipeline.py -c conf/demo.yaml           run what is not finished
+    python workflows/full_pipeline.py plan -c conf/demo.yaml      say what would run, and which key made it so
+
+Faces are cut once into padded shards; several teachers learn from hard labels at the same time; their ensemble, over
+windows moved by a few pixels, writes soft labels; a search finds temperature, weights, offsets and backbone of the
+student; the best trial is trained to the end beside its hard-label twin; everything is scored on the test sets; and
+the student is exported, described and registered. A finished stage is not run again.
+"""
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec import PipelineSpec, SpecError, UserError, to_dict
+from workflows.config import REPO, arguments, as_yaml, guarded, load
+from workflows.stages import Planned, Stage, StageFailed, execute, finished, holding, leaves_of, plan
+
+# ---------------------------------------------------------------- what every stage depends on
+
+
+def all_data(spec: PipelineSpec) -> dict[str, Any]:
+    """Shards depend on every dataset that is named, and on the files it lists."""
+    return data_leaves(spec, [*spec.data.train, *spec.data.test])
+
+
+def train_data(spec: PipelineSpec) -> dict[str, Any]:
+    """What is learnt depends on the datasets that are trained on, not on the test sets."""
+    return data_leaves(spec, spec.data.train)
+
+
+def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
+    from hpe_core.sources.registry import open_source
+
+    used = {name: spec.data.datasets[name] for name in sorted(set(names))}
+    files = {name: open_source(dataset).fingerprint() for name, dataset in used.items()}
+    # max_bad_share decides whether a run stops, and resident_gb how it reads: neither changes a shard.
+    form = leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test")
+    roles = {name: [name in spec.data.train, name in spec.data.test and set(names) > set(spec.data.train)] for name in used}
+    return {"data": form, "datasets": {k: leaves_of(v, "root") for k, v in used.items()}, "files": files, "roles": roles}
+
+
+STAGES = (
+    Stage(
+        "shards",
+        "workflows.shards:run",
+        inputs=(),
+        leaves=all_data,
+        views={"train": train_data},
+    ),
+    Stage(
+        "teachers",
+        "workflows.train:run_teachers",
+        inputs=("shards:train",),
+        leaves=lambda spec: {"teachers": to_dict(spec.teachers), "workers": spec.cluster.workers},
+    ),
+    Stage(
+        "labels",
+        "workflows.labels:run",
+        inputs=("shards:train", "teachers"),
+        leaves=lambda spec: {"offsets": spec.offsets()},
+    ),
+    Stage(
+        "search",
+        "workflows.tune:run",
+        inputs=("shards:train", "labels"),
+        leaves=lambda spec: {"student": to_dict(spec.student), "search": leaves_of(spec.search, "concurrent")},
+    ),
+    Stage(
+        "student",
+        "workflows.train:run_student",
+        inputs=("shards:train", "labels", "search"),
+        leaves=lambda spec: {"student": to_dict(spec.student), "workers": spec.cluster.workers},
+    ),
+    Stage(
+        "evaluate",
+        "workflows.evaluate:run",
+        inputs=("shards", "teachers", "student"),
+        leaves=lambda spec: {"evaluate": to_dict(spec.evaluate), "test": list(spec.data.test)},
+    ),
+    Stage(
+        "publish",
+        "workflows.publish:run",
+        inputs=("shards", "teachers", "labels", "search", "student", "evaluate"),
+        leaves=lambda spec: {"publish": to_dict(spec.publish), "name": spec.name},
+    ),
+)
+COMMANDS = {"teachers": "train.py teachers", "student": "train.py student", "search": "tune.py"}
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[str, dict[str, Any]]:
+    """Run every stage that is not finished, in order; returns all results by stage name."""
+    planned = {entry.stage.name: entry for entry in plan(stages, spec)}
+    for entry in planned.values():
+        print(plan_line(entry), file=sys.stderr)
+    todo = [entry for entry in planned.values() if entry.action != "skip"]
+    if todo:
+        check_backbones(spec)
+        with holding(Path(spec.store)), Drive(spec, planned) as drive:
+            for entry in todo:
+                drive.run(entry)
+    return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
+
+
+def plan_line(entry: Planned) -> str:
+    return f"{entry.stage.name:<9} {entry.action:<8} {entry.hash}  {entry.reason}"
+
+
+def check_backbones(spec: PipelineSpec) -> None:
+    """Every backbone that the run may ask for is known to timm; said before Ray starts."""
+    from hpe_core.models import check_backbone
+
+    named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
+    searched = spec.search.space.get("net.backbone")
+    for name in sorted(named | {str(value) for value in (searched.choice if searched else ())}):
+        check_backbone(name)
+
+
+class Drive(contextlib.AbstractContextManager["Drive"]):
+    """The driver's side of a run: cluster, board, console and tracker, opened together and closed in order."""
+
+    def __init__(self, spec: PipelineSpec, planned: Mapping[str, Planned]) -> None:
+        self.spec, self.planned = spec, planned
+        self.key = f"pipeline/{planned['publish'].hash}" if "publish" in planned else "pipeline/part"
+        self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
+        self.exit = contextlib.ExitStack()
+
+    def __enter__(self) -> "Drive":
+        from workflows.cluster import connected
+        from workflows.progress import Console, Pump, start_board
+        from workflows.tracking import Tracker
+
+        self.console = Console()
+        self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, Path(self.spec.store))
+        self.exit.push(self.tracker)
+        begin_run(self.tracker, self.key, self.spec, self.planned)
+        self.console.say(self.exit.enter_context(connected(self.spec.cluster)))
+        actor, self.reporter = start_board()
+        self.exit.callback(Pump(actor, self.handle).close)
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.exit.__exit__(kind, error, trace)
+
+    def run(self, entry: Planned) -> None:
+        """One stage, with its run in MLflow and a line when it starts and ends."""
+        name = entry.stage.name
+        self.console.stage = f"{name} {self.number[name]}"
+        self.console.say(f"{name}: {'continuing' if entry.action == 'continue' else 'starting'} ({entry.reason})")
+        self.tracker.run(entry.key, name=name, parent=self.key, tags={"stage": name, "folder": str(entry.folder)})
+        self.tracker.params(entry.key, entry.leaves)
+        began = time.monotonic()
+        try:
+            result = execute(entry, self.spec, self.planned, self.reporter)
+        except Exception as error:
+            self.tracker.finish(entry.key, "FAILED")
+            if expected(error):
+                raise
+            log = entry.folder / "error.txt"
+            log.write_text(traceback.format_exc())
+            last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
+            raise StageFailed(f"stage {name} failed: {last[0].strip()} (traceback in {log})") from error
+        self.tracker.metrics(entry.key, {"seconds": time.monotonic() - began, **stage_metrics(name, result)}, step=0)
+        self.tracker.artifact(entry.key, entry.folder / "manifest.json")
+        self.tracker.finish(entry.key)
+        self.console.say(f"{name}: done in {time.monotonic() - began:.0f} s{headline(name, result)}")
+        if name == "evaluate":
+            self.note_scores(result)
+
+    def note_scores(self, result: dict[str, Any]) -> None:
+        """The scores on the parent run, and the student's in its name: the first thing that one sees in MLflow."""
+        scores = {f"{row['test']}/{row['name'].replace(chr(39), '')}/mae": row["mae"] for row in result["rows"]}
+        self.tracker.metrics(self.key, scores, step=0)
+        best = next(row for row in result["rows"] if row["name"] == "distilled")
+        name = f"MAE {best['mae']:.2f} · {self.spec.name}"  # MLflow's list shows the first 16 letters
+        self.tracker.run(self.key, name=name, tags={"student_mae": f"{best['mae']:.3f}"})
+
+    def handle(self, event: tuple[str, Any]) -> None:
+        """One event from the board: to the console or to the tracker."""
+        kind, body = event
+        if kind == "progress":
+            self.console.progress(*body)
+        elif kind == "say":
+            self.console.say(body)
+        elif kind == "started":
+            key, name, parent, params = body
+            self.tracker.run(key, name=name, parent=parent, tags={"stage": name.split(":")[0].split()[0]})
+            self.tracker.params(key, params)
+        elif kind == "metrics":
+            key, values, step, when = body
+            self.tracker.metrics(key, values, step=step, timestamp_ms=when)
+        elif kind == "ended":
+            self.tracker.finish(*body)
+        elif kind == "artifact":
+            key, path, folder = body
+            self.tracker.artifact(key, Path(path), folder)
+        else:
+            assert kind == "register", kind
+            key, model, folder, alias, description, tags = body
+            summary = tags.get("summary", "")
+            version = self.tracker.register(
+                key, model, folder, alias=alias, description=description, tags=tags, summary=summary
+            )
+            where = f"version {version}" if version else "in the spool until MLflow answers"
+            self.console.say(f"registered {model}@{alias}: {where}")
+
+
+def tracking_uri(spec: PipelineSpec) -> str:
+    return spec.mlflow.uri or f"sqlite:///{Path(spec.store) / 'mlflow.db'}"
+
+
+def begin_run(tracker: Any, key: str, spec: PipelineSpec, planned: Mapping[str, Planned]) -> None:
+    """The parent run: configuration, commit, and which stages were finished before it."""
+    from workflows.tracking import git_commit
+
+    tags = {"commit": git_commit(REPO), "config": spec.name}
+    tags |= {f"reused.{name}": entry.key for name, entry in planned.items() if entry.action == "skip"}
+    tracker.run(key, name=spec.name, tags=tags)
+    tracker.params(key, dict(to_dict(spec)))
+    tracker.text(key, as_yaml(spec), "config.yaml")
+
+
+def expected(error: Exception) -> bool:
+    """Errors that already are one sentence for the user."""
+    return isinstance(error, UserError | StageFailed)
+
+
+def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
+    if name == "shards":
+        return {f"{split}/{what}": float(row[what]) for split, row in result["splits"].items() for what in ("kept", "input")}
+    if name in ("teachers", "student"):
+        return {f"{network}/val_mae": row["val_mae"] for network, row in result["networks"].items()}
+    if name == "labels":
+        return {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
+    if name == "search":
+        return {"best_val_mae": result["best"]["best_val_mae"], "trials": float(len(result["trials"]))}
+    return {}
+
+
+def headline(name: str, result: dict[str, Any]) -> str:
+    """What a stage found, in half a line."""
+    if name in ("teachers", "student"):
+        return "; validation MAE " + ", ".join(f"{k} {v['val_mae']:.2f}" for k, v in result["networks"].items())
+    if name == "labels":
+        return "; MAE on the training faces " + ", ".join(f"{k} {v:.2f}" for k, v in result["train_mae"].items())
+    if name == "search":
+        best = result["best"]
+        chosen = ", ".join(f"{k.split('.')[-1]}={short(v)}" for k, v in best["changes"].items())
+        return f"; best of {len(result['trials'])} trials {best['best_val_mae']:.2f} with {chosen}"
+    if name == "shards":
+        return "; " + ", ".join(f"{k} {v['kept']} of {v['input']}" for k, v in result["splits"].items())
+    return ""
+
+
+def short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------- command lines
+
+
+def main(argv: Sequence[str]) -> int:
+    """`full_pipeline.py [run|plan] [-c FILE]... [key=value]...`"""
+    args = arguments(argv, __doc__ or "")
+    spec = load(args.config, args.overrides)
+    if args.verb == "plan":
+        return print_plan(spec, args.json)
+    began = time.monotonic()
+    results = run_pipeline(spec)
+    if args.json:
+        print(json.dumps(results["evaluate"]["rows"]))
+    else:
+        print(closing(spec, results, time.monotonic() - began))
+    return 0
+
+
+def print_plan(spec: PipelineSpec, as_json: bool) -> int:
+    entries = plan(STAGES, spec)
+    if as_json:
+        rows = [{"stage": e.stage.name, "action": e.action, "hash": e.hash, "reason": e.reason} for e in entries]
+        print(json.dumps(rows))
+    else:
+        print("\n".join(plan_line(entry) for entry in entries))
+    return 0
+
+
+def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: float) -> str:
+    """The table, and where to look."""
+    from workflows.evaluate import print_table
+    from workflows.tracking import ui_command
+
+    published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].folder
+    lines = [print_table(results["evaluate"]["rows"]), ""]
+    lines += [f"{'report':<9}{published / results['publish']['report']}"]
+    lines += [f"{'ONNX':<9}{published / results['publish']['onnx']}"]
+    if spec.mlflow.uri != "none":
+        lines += [f"{'MLflow':<9}{ui_command(tracking_uri(spec))}", f"{'':<9}then Models > {spec.publish.model_name}"]
+    lines += [f"{'time':<9}{seconds:.0f} s"]
+    return "\n".join(lines)
+
+
+def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
+    """A stage as a command of its own: runs it if the stages that it depends on are finished."""
+
+    def one_stage() -> int:
+        args = arguments(argv, doc)
+        spec = load(args.config, args.overrides)
+        planned = {entry.stage.name: entry for entry in plan(STAGES, spec)}
+        entry = planned[name]
+        if args.verb == "plan":
+            print(plan_line(entry))
+            return 0
+        missing = [other for other in entry.stage.upstream() if planned[other].action != "skip"]
+        if missing:
+            first = COMMANDS.get(missing[0], f"{missing[0]}.py")
+            raise SpecError(
+                f"stage {name} needs {', '.join(missing)}, not finished for this configuration in {spec.store}: "
+                f"run workflows/{first} or workflows/full_pipeline.py first"
+            )
+        print(plan_line(entry), file=sys.stderr)
+        if entry.action != "skip":
+            with holding(Path(spec.store)), Drive(spec, planned) as drive:
+                drive.run(entry)
+        result = finished(entry.folder)["result"]
+        print(json.dumps(result) if args.json else f"{name}: {entry.folder}{headline(name, result)}")
+        return 0
+
+    return guarded(one_stage)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,160 @@
+"""Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
+
+For every (K, d) that the student or the search may ask for, a row's soft label is the mean softmax over all teachers
+and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities. One actor holds all
+teachers, so a shard is decoded once, and all grids come from one pass over the union of their windows.
+
+Each shard gives one file a grid and then a receipt; a shard whose receipt exists is not computed again.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpe_core.rows import file_sha256, shard_files
+from workflows.progress import Reporter
+from workflows.stages import StageRun, read_json, write_json
+from hpe_core.spec import label_set_name
+
+BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
+
+
+def run(stage: StageRun) -> dict[str, Any]:
+    """Label every training shard; returns the label sets and how far the ensemble's angles lie from the hard labels."""
+    import ray
+    import ray.data
+
+    spec = stage.spec
+    teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers}
+    offsets = spec.offsets()
+    files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
+    todo = [{"shard": str(file)} for file in files]
+    actors = max(1, min(len(files), actor_count(spec.cluster)))
+    receipts: list[dict[str, Any]] = []
+    rows_done = 0
+    dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+        LabelShard,
+        fn_constructor_args=(
+            {name: str(folder) for name, folder in teachers.items()},
+            str(stage.folder),
+            offsets,
+            stage.reporter,
+            spec.cluster.threads_per_worker,
+        ),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=spec.cluster.cpus_per_worker,
+        num_gpus=spec.cluster.gpus_per_worker,
+    )
+    total = sum(count_rows(file) for file in files)
+    for row in dataset.iter_rows():
+        receipts.append({"shard": row["shard"], "rows": int(row["rows"]), "mae": [float(v) for v in row["mae"]]})
+        rows_done += int(row["rows"])
+        stage.reporter.progress("soft labels", rows_done, total, "faces")
+    assert sorted(r["shard"] for r in receipts) == sorted(map(str, files)), "every shard is labelled once"
+    mae = {
+        label_set_name(*pair): sum(r["mae"][i] * r["rows"] for r in receipts) / rows_done
+        for i, pair in enumerate(offsets)
+    }
+    return {
+        "sets": [label_set_name(*pair) for pair in offsets],
+        "teachers": list(teachers),
+        "rows": rows_done,
+        "train_mae": mae,
+        "fingerprint": fingerprint(stage.folder, offsets),
+    }
+
+
+def actor_count(cluster: Any) -> int:
+    """As many labelling actors as the cluster has room for, one CPU (or GPU share) each, one CPU left for Ray Data."""
+    import ray
+
+    have = ray.cluster_resources()
+    if cluster.gpus_per_worker:
+        return int(have.get("GPU", 0) / cluster.gpus_per_worker)
+    cores = min(have.get("CPU", 1), float(sum(n.get("Resources", {}).get("CPU", 0) > 0 for n in ray.nodes()) * (os.cpu_count() or 1)))
+    return int(cores / cluster.cpus_per_worker)
+
+
+def count_rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
+def fingerprint(folder: Path, offsets: Sequence[tuple[int, int]]) -> str:
+    """Hash over the label files' hashes."""
+    files = sorted(path for pair in offsets for path in (folder / label_set_name(*pair)).glob("*/*.parquet"))
+    return hashlib.sha256("\n".join(file_sha256(path) for path in files).encode()).hexdigest()[:16]
+
+
+class LabelShard:
+    """A labelling actor: all teachers in memory, one shard a call."""
+
+    def __init__(
+        self,
+        teachers: Mapping[str, str],
+        folder: str,
+        offsets: Sequence[tuple[int, int]],
+        reporter: Reporter,
+        threads: int,
+    ) -> None:
+        import torch
+
+        from hpe_core.checkpoint import load_net
+
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        saved = [load_net(Path(path), self.device) for path in teachers.values()]
+        self.nets, self.crop = [entry.net for entry in saved], saved[0].crop
+        self.origin = "+".join(teachers)
+        self.folder, self.offsets, self.reporter = Path(folder), list(offsets), reporter
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        results = [self.label(Path(str(shard))) for shard in batch["shard"]]
+        return {
+            "shard": [r["shard"] for r in results],
+            "rows": [r["rows"] for r in results],
+            "mae": [r["mae"] for r in results],
+        }
+
+    def label(self, shard_file: Path) -> dict[str, Any]:
+        """Soft labels of one shard for every grid; returns the receipt."""
+        import numpy as np
+        import torch
+
+        from hpe_core.ensemble import ensemble_probs
+        from hpe_core.metrics import PoseSums
+        from hpe_core.rows import read_shard, write_soft_labels
+
+        place = Path(shard_file.parent.name) / shard_file.name
+        receipt_file = self.folder / "receipts" / place.with_suffix(".json")
+        receipt = read_json(receipt_file)
+        if receipt is not None and receipt["shard"] == str(shard_file):
+            return receipt
+        shard = read_shard(shard_file)
+        parts: dict[tuple[int, int], list[Any]] = {pair: [] for pair in self.offsets}
+        for start in range(0, len(shard), BATCH):
+            crops = torch.from_numpy(shard.images[start : start + BATCH].copy()).to(self.device)
+            means = ensemble_probs(self.nets, crops, self.crop.size, self.offsets)
+            for pair in self.offsets:
+                parts[pair].append(means[pair].cpu())
+        bins, mae = self.nets[0].main_bins, []
+        for pair in self.offsets:
+            probs = torch.cat(parts[pair])
+            mae.append(PoseSums.of(bins.decode(probs).numpy(), shard.angles).summary()["mae"])
+            logs = probs.clamp_min(1e-7).log().numpy().astype(np.float16)
+            origin = f"{self.origin} {label_set_name(*pair)}"
+            write_soft_labels(self.folder / label_set_name(*pair) / place, shard.sample_ids, logs, origin)
+        receipt = {"shard": str(shard_file), "rows": len(shard), "mae": mae}
+        write_json(receipt_file, receipt)
+        return receipt
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command("labels", __doc__ or "", sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""The frame of the report: one HTML page without a single outside resource, readable on a telephone and on
+paper."""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from hpe_core.crop import Image
+
+
+def whole_page(title: str, sections: Sequence[str]) -> str:
+    """A complete page around finished sections."""
+    return f"{HEAD.replace('TITLE', esc(title))}<main>\n{''.join(sections)}</main>\n</body></html>\n"
+
+
+class Book:
+    """Saves each figure as a PNG and gives it back as an HTML figure with the picture inside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def chart(self, name: str, figure: Any, caption: str) -> str:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        return self._figure(name, buffer.getvalue(), caption, "chart")
+
+    def faces(self, name: str, sheet: Image, caption: str) -> str:
+        done, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+        assert done, "cv2 refused to encode a uint8 RGB sheet"
+        return self._figure(name, data.tobytes(), caption, "faces")
+
+    def _figure(self, name: str, png: bytes, caption: str, kind: str) -> str:
+        (self.folder / f"{file_name(name)}.png").write_bytes(png)
+        data = base64.b64encode(png).decode()
+        alt = esc(re.sub("<[^>]*>", "", caption))
+        return (
+            f'<figure class="{kind}"><img src="data:image/png;base64,{data}" alt="{alt}">'
+            f"<figcaption>{caption}</figcaption></figure>\n"
+        )
+
+
+def table(head: Sequence[str], lines: Sequence[str]) -> str:
+    names = "".join(f"<th>{esc(name)}</th>" for name in head)
+    top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
+    return f'<div class="scroll"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def esc(text: object) -> str:
+    return html.escape(str(text))
+
+
+def file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>TITLE</title>
+<style>
+:root { color-scheme: light; --ink: #1b1f24; --dim: #5a636e; --line: #d9dde2 }
+:root { --ours: #eaf2fa; --blue: #0b5fa5 }
+* { box-sizing: border-box }
+body { margin: 0; background: #fff; color: var(--ink) }
+body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
+main { max-width: 1180px; margin: 0 auto; padding: 16px 20px 48px }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .4em 0 .3em }
+h2 { font-size: 1.2rem; margin: 0 0 .5em }
+section { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1.1rem }
+.lead { max-width: 46em }
+.note, figcaption, small { color: var(--dim); font-size: .86rem }
+.note { margin: .4em 0 1em }
+.headline p { margin: .7em 0 0 }
+.scores { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 10px; max-width: 760px }
+.scores div { border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px }
+.scores div { display: flex; flex-direction: column }
+.scores b { font-size: 1.7rem; line-height: 1.25; font-variant-numeric: tabular-nums }
+.scores span { font-size: .86rem; color: var(--dim); line-height: 1.35 }
+.scores .best { background: var(--ours); border-color: var(--blue) }
+.grid { display: grid; gap: 8px 32px; align-items: start }
+.grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)) }
+.grid > * { min-width: 0 }
+figure { margin: .8rem 0; break-inside: avoid }
+figure img { display: block; width: 100%; height: auto; max-width: 768px }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 50% }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
+thead th { color: var(--dim); font-weight: 600; border-bottom-color: #8d96a0; vertical-align: bottom }
+tr > :first-child, td.text { text-align: left }
+tbody th { font-weight: 600 }
+tbody th small { display: block; font-weight: 400; white-space: normal; min-width: 9em }
+tr.ours > * { background: var(--ours) }
+td.text { white-space: normal; overflow-wrap: anywhere }
+pre { font-size: .8rem; line-height: 1.4; overflow-x: auto; background: #f6f7f8; padding: 12px }
+code { font-size: .92em }
+summary { cursor: pointer; margin-top: 1em }
+@media (max-width: 600px) {
+  main { padding: 8px 14px 32px }
+  .scores { grid-template-columns: 1fr }
+  .scores div { display: grid; grid-template-columns: 5.2em 1fr; align-items: center }
+  .scores b { grid-row: span 2 }
+  th, td { padding: 5px 7px }
+}
+@media print {
+  body { font-size: 11px }
+  main { max-width: none; padding: 0 }
+  section { break-inside: auto }
+  h2 { break-after: avoid }
+  .scroll { overflow: visible }
+  table { font-size: 9px }
+  th, td { padding: 3px 5px }
+  .grid { grid-template-columns: 1fr 1fr }
+  tr { break-inside: avoid }
+}
+</style></head><body>
+"""

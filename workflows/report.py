@@ -1,0 +1,328 @@
+"""The report: one HTML file that needs nothing else, and every figure as its own PNG beside it.
+
+It reads what the finished stages left (results, predictions.parquet, shards, quarantine.parquet) and
+computes no score that the evaluation did not, except the paired difference of the two students: whether
+distillation helped is the question of the run, so its answer comes with an interval.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpe_core.crop import Image, window
+from hpe_core.rotation import ANGLE_NAMES
+from hpe_core.rows import read_shard, read_table, shard_files
+from workflows import figures
+from workflows.card import TERMS, UNKNOWN
+from workflows.figures import SHOWN, Predicted
+from workflows.page import Book, esc, table, whole_page
+from workflows.stages import StageRun, finished
+
+Row = Mapping[str, Any]
+SAMPLES, WORST, SHOWN_TRIALS = 16, 8, 20
+PAGE = "report.html"
+
+
+def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], folder: Path) -> Path:
+    """Write `report.html` and its PNGs into `folder`; returns the page's path.
+
+    `stage` is the publish stage (its `results` and `inputs` name every finished stage), `exported` what
+    `export_onnx` returned, `provenance` names and values to print.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    book = Book(folder)
+    results, rows = stage.results, stage.results["evaluate"]["rows"]
+    predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
+    histories = {
+        name: network["history"]
+        for part in ("teachers", "student")
+        for name, network in results[part]["networks"].items()
+    }
+    with_tests = [section_test(book, stage, test, rows, predictions[test]) for test in predictions]
+    sections = [
+        header(stage, rows, predictions, exported),
+        *with_tests,
+        section_training(book, histories),
+        section_search(results["search"]),
+        section_samples(book, stage),
+        section_quarantine(stage),
+        section_provenance(stage, provenance),
+    ]
+    (folder / PAGE).write_text(whole_page(f"Head pose: {stage.spec.name}", sections))
+    return folder / PAGE
+
+
+# ---------------------------------------------------------------- sections
+
+
+def header(
+    stage: StageRun, rows: Sequence[Row], predictions: Mapping[str, Mapping[str, Predicted]], exported: Row
+) -> str:
+    """The headline: the student against its hard twin and the teachers' ensemble, a block for each test
+    set."""
+    blocks = []
+    for test, networks in predictions.items():
+        by_name = {row["name"]: row for row in rows if row["test"] == test}
+        student, hard, ensemble = (by_name[name] for name in SHOWN)
+        gain, margin = paired_gain(networks["distilled"], networks["hard"])
+        if abs(gain) <= margin:
+            verdict = "Distillation made no difference that these faces can show"
+        else:
+            verdict = "Distillation helped" if gain > 0 else "Distillation hurt"
+        scores = "".join(
+            f'<div class="{kind}"><b>{row["mae"]:.2f}°</b><span>{label}</span><span>{millions(row)} '
+            "parameters</span></div>"
+            for kind, label, row in (
+                ("best", "student, distilled", student),
+                ("", "same student, hard labels", hard),
+                ("", "teachers’ ensemble", ensemble),
+            )
+        )
+        blocks.append(
+            f'<section class="headline"><h2>{esc(test)}, {student["n"]:,.0f} faces: mean absolute error</h2>'
+            f'<div class="scores">{scores}</div><p>{verdict}: the student’s error is {abs(gain):.2f}° '
+            f"{'lower' if gain >= 0 else 'higher'} than its hard twin’s (95 % interval of the gain "
+            f"{gain - margin:+.2f} to {gain + margin:+.2f}°, paired over faces; one seed).</p></section>\n"
+        )
+    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"]
+    net = stage.results["student"]["spec"]["net"]
+    return (
+        f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
+        f"{len(stage.spec.teachers)} teachers "
+        f"({esc(', '.join(t.net.backbone for t in stage.spec.teachers.values()))}). "
+        f"ONNX file {exported['bytes'] / 1e6:.1f} MB, {latency['batch 1']:.2f} ms a face on one CPU "
+        "thread; its angles "
+        f"lie within {parity:.0e}° of torch’s. Angles are pitch, yaw, roll in degrees.</p>\n{''.join(blocks)}"
+    )
+
+
+def section_test(
+    book: Book, stage: StageRun, test: str, rows: Sequence[Row], networks: Mapping[str, Predicted]
+) -> str:
+    """Results table, error by yaw, its distribution, the (K, d) map and the worst faces of one test set."""
+    mine = [row for row in rows if row["test"] == test]
+    shown = {name: networks[name] for name in SHOWN if name in networks}
+    parts = [
+        book.chart(
+            f"error_by_yaw_{test}",
+            figures.error_by_yaw(test, shown),
+            f"Mean error in 15° bins of the true yaw; bins with fewer than {figures.FEWEST} faces are left "
+            "out. "
+            "Bars: number of faces.",
+        ),
+        book.chart(
+            f"error_cdf_{test}",
+            figures.error_cdf(test, shown),
+            "Share of faces whose mean error is below x; the last 2 % lie outside.",
+        ),
+    ]
+    cells = (stage.results["evaluate"].get("heatmap") or {}).get(test)
+    if cells:
+        base = stage.spec.base_teacher
+        caption = (
+            f"Teacher {esc(base)} averaged over the windows moved by multiples of d up to K pixels. The "
+            "frame is the "
+            "best cell; it was picked on this test set, so read it as a picture, not as a score."
+        )
+        parts.append(book.chart(f"heatmap_{test}", figures.heat_map(test, base, cells), caption))
+    faces = worst_faces(stage, test, networks["distilled"])
+    caption = "The student’s worst faces: left the label, right what it said (pitch, yaw, roll)."
+    if faces is not None:
+        parts.append(book.faces(f"worst_{test}", faces, caption))
+    return (
+        f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}"
+        f'<div class="grid">{"".join(parts)}</div></section>\n'
+    )
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    ranges = [name for name in ("yaw 0-30", "yaw 30-60", "yaw 60-99") if any(name in row for row in rows)]
+    keys = ["mae", *ANGLE_NAMES, "geodesic", *ranges]
+    best = {key: min(float(row[key]) for row in rows if key in row) for key in keys}
+
+    def cell(row: Row, key: str) -> str:
+        if key not in row:
+            return "<td>–</td>"
+        text = f"{row[key]:.2f}"
+        return f"<td><b>{text}</b></td>" if float(row[key]) == best[key] else f"<td>{text}</td>"
+
+    lines = []
+    for row in rows:
+        kind = "ours" if row["name"] == "distilled" else ""
+        name = f"<th>{esc(row['name'])}<small>{esc(row['role'])}</small></th>"
+        cells = "".join(cell(row, key) for key in keys)
+        costs = f"<td>{millions(row)}</td><td>{row['latency_ms']:.1f}</td>"
+        lines.append(f'<tr class="{kind}">{name}{cells}{costs}</tr>')
+    yaws = [f"{name.replace('-', '–')}°" for name in ranges]
+    names = ["MAE", *ANGLE_NAMES, "geodesic", *yaws, "params", "CPU ms"]
+    note = (
+        "Degrees; the lowest of a column is bold. CPU ms: one face in eager PyTorch; an ensemble costs its "
+        "members’ sum."
+    )
+    return f"{table(['network', *names], lines)}<p class=note>{note}</p>"
+
+
+def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
+    parts = [
+        book.chart(
+            "training_validation",
+            figures.training_curves(histories, "val/mae", "Validation error", "MAE, degrees"),
+            "Validation identities, never the test set. Dots: the epoch that was kept.",
+        ),
+        book.chart(
+            "training_loss",
+            figures.training_curves(histories, "train/loss", "Training loss", "loss"),
+            "Losses of different kinds: compare each curve with itself only.",
+        ),
+    ]
+    return f'<section><h2>Training</h2><div class="grid">{"".join(parts)}</div></section>\n'
+
+
+def section_search(search: Row) -> str:
+    """The trials, best first."""
+    trials = search["trials"][:SHOWN_TRIALS]
+    keys = list(dict.fromkeys(key for trial in trials for key in trial["changes"]))
+    lines = []
+    for place, trial in enumerate(trials, start=1):
+        kind = "ours" if place == 1 else ""
+        changes = "".join(f"<td>{esc(short(trial['changes'].get(key, '')))}</td>" for key in keys)
+        figures_of = f"<td>{trial['best_val_mae']:.2f}</td><td>{trial['epochs']}</td>"
+        lines.append(f'<tr class="{kind}"><th>{place}</th>{figures_of}{changes}</tr>')
+    more = len(search["trials"]) - len(trials)
+    note = f"{len(search['trials'])} trials finished, {search['failed']} failed" + (
+        f"; {more} more not shown" if more else ""
+    )
+    head = ["", "val. MAE", "epochs", *(key.split(".", 1)[-1] for key in keys)]
+    note += ". Few epochs: ASHA stopped the trial."
+    return f"<section><h2>Search</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
+
+
+def section_samples(book: Book, stage: StageRun) -> str:
+    """Faces of every dataset as the network sees them."""
+    data, sheets = stage.spec.data, []
+    wanted = [(name, "train") for name in data.train] + [
+        (name, "test") for name in data.test if name not in data.train
+    ]
+    for name, split in wanted:
+        files = shard_files(stage.inputs["shards"], name, split)
+        if not files:
+            continue
+        shard = read_shard(files[0])
+        picked = np.unique(np.linspace(0, len(shard) - 1, SAMPLES).round().astype(int))
+        sheet = figures.sample_sheet(window(shard.images[picked], data.crop.size), shard.angles[picked])
+        caption = f"{esc(name)}, {split}: what the network sees, with the label (pitch, yaw, roll)."
+        sheets.append(book.faces(f"samples_{name}_{split}", sheet, caption))
+    owners = [
+        f"{esc(name)}: {esc(terms.allowed)}"
+        for name in dict.fromkeys([*data.train, *data.test])
+        if (terms := TERMS.get(data.datasets[name].reader, UNKNOWN)) is not TERMS["synthetic"]
+    ]
+    rights = f" Pictures of people belong to their owners ({'; '.join(owners)})." if owners else ""
+    key = f"<p class=note>Axes: red to the side, green down, blue out of the face.{rights}</p>"
+    return f'<section><h2>Sample crops</h2>{key}<div class="grid">{"".join(sheets)}</div></section>\n'
+
+
+def section_quarantine(stage: StageRun) -> str:
+    shards = stage.results["shards"]
+    lines = [
+        f"<tr><th>{esc(name)}</th><td>{entry['input']:,}</td><td>{entry['kept']:,}</td>"
+        f"<td>{sum(entry['filtered'].values()):,}</td><td>{sum(entry['quarantined'].values()):,}</td>"
+        f"<td class=text>{esc(reasons(entry['quarantined']))}</td></tr>"
+        for name, entry in shards["splits"].items()
+    ]
+    head = ["split", "listed", "kept", "out of range", "quarantined", "why"]
+    note = (
+        "Kept + out of range + quarantined = listed. The faces and reasons are in quarantine.parquet of the "
+        "shards stage."
+    )
+    return (
+        f"<section><h2>What became of every face</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
+    )
+
+
+def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
+    from workflows.config import as_yaml
+
+    seconds = {name: finished(folder)["seconds"] for name, folder in stage.inputs.items()}
+    times = [
+        f"<tr><th>{esc(name)}</th><td>{value:,.0f} s</td><td "
+        f"class=text><code>{esc(stage.inputs[name].name)}</code></td></tr>"
+        for name, value in seconds.items()
+    ]
+    facts = [
+        f"<tr><th>{esc(name)}</th><td class=text><code>{esc(value)}</code></td></tr>"
+        for name, value in provenance.items()
+        if not name.startswith("stage ")
+    ]
+    config = re.sub(r"//[^/@\s]*@", "//", as_yaml(stage.spec))  # a tracking server's password stays out
+    return (
+        f'<section><h2>Provenance</h2><div class="grid"><div>{table(["stage", "time", "hash"], times)}</div>'
+        f"<div>{table(['', ''], facts)}</div></div><details><summary>Configuration</summary>"
+        f"<pre>{esc(config)}</pre></details></section>\n"
+    )
+
+
+# ---------------------------------------------------------------- what the sections need
+
+
+def read_predictions(path: Path) -> dict[str, dict[str, Predicted]]:
+    """predictions.parquet -> {test: {network: Predicted}}, in the file's order."""
+    columns = read_table(path)
+    test, network = (np.array(columns[name].to_pylist(), dtype=object) for name in ("test", "network"))
+    ids = np.array(columns["sample_id"].to_pylist(), dtype=object)
+    angles = np.stack([columns[name].to_numpy() for name in ANGLE_NAMES], 1).astype(np.float64)
+    truth = np.stack([columns[f"true_{name}"].to_numpy() for name in ANGLE_NAMES], 1).astype(np.float64)
+    out: dict[str, dict[str, Predicted]] = {}
+    for one in dict.fromkeys(test):
+        for name in dict.fromkeys(network):
+            rows = np.flatnonzero((test == one) & (network == name))
+            if len(rows):
+                out.setdefault(one, {})[name] = Predicted(list(ids[rows]), angles[rows], truth[rows])
+    return out
+
+
+def paired_gain(student: Predicted, hard: Predicted) -> tuple[float, float]:
+    """How much smaller the student's error is than its twin's on the same faces, and the 95 % half width,
+    degrees.
+
+    Normal approximation over faces. Faces of one person are alike, so the true interval is somewhat wider.
+    """
+    assert student.sample_ids == hard.sample_ids, "predictions of one test set share their order"
+    gains = hard.errors - student.errors
+    margin = 1.96 * float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else float("inf")
+    return float(gains.mean()), float(margin)
+
+
+def worst_faces(stage: StageRun, test: str, student: Predicted, count: int = WORST) -> Image | None:
+    """A sheet of the faces with the largest mean error."""
+    order = np.argsort(-student.errors, kind="stable")[:count]
+    crops = dict(crops_of(stage, test, {student.sample_ids[i] for i in order}))
+    found = [i for i in order if student.sample_ids[i] in crops]
+    if not found:
+        return None
+    windows = np.stack([crops[student.sample_ids[i]] for i in found])
+    return figures.worst_sheet(windows, student.truth[found], student.angles[found])
+
+
+def crops_of(stage: StageRun, test: str, wanted: set[str]) -> Iterator[tuple[str, Image]]:
+    """(sample id, window) of the wanted faces, one shard in memory at a time."""
+    for file in shard_files(stage.inputs["shards"], test, "test"):
+        shard = read_shard(file)
+        for index, sample_id in enumerate(shard.sample_ids):
+            if sample_id in wanted:
+                yield sample_id, window(shard.images[index], stage.spec.data.crop.size).copy()
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "–"
+
+
+def short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def millions(row: Row) -> str:
+    return f"{row['parameters'] / 1e6:.2f} M"

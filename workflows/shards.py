@@ -1,0 +1,198 @@
+"""Stage 1: from archives to padded Parquet shards, with every face accounted for.
+
+Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of
+`rows_per_shard` faces (`hpe_core.sources.plan`). Ray Data runs the jobs; a job loads, crops and writes its
+own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
+receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.accounts`). A
+job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
+all there is to continuing a killed run.
+
+A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_core.rows import FaceRow, file_sha256, write_shard
+from hpe_core.sandbox import Sandbox, load_directly
+from hpe_core.sources.base import FaceRef, Rejected, Source
+from hpe_core.sources.files import printable
+from hpe_core.sources.plan import Job, plan_dataset, used_datasets
+from hpe_core.sources.registry import open_source
+from hpe_core.spec import DataSpec
+from workflows.accounts import (
+    QUARANTINE,
+    Receipt,
+    Summary,
+    broken_faces,
+    check_usable,
+    summarise,
+    write_quarantine,
+)
+from workflows.stages import write_json
+
+if TYPE_CHECKING:
+    from workflows.progress import Reporter
+    from workflows.stages import StageRun
+
+FACE_TIMEOUT_S = 20.0
+
+
+def run(stage: "StageRun") -> Summary:
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
+    return build_shards(stage.spec.data, stage.folder, stage.reporter)
+
+
+def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
+    """The shards of one split, in the order of their sample ids."""
+    return sorted((folder / f"{dataset}.{split}").glob("part-*.parquet"))
+
+
+def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
+    """Build (or finish) the shards of `data` under `folder`, on the Ray that is connected.
+
+    `workers` is the number of actors, 0 for one per CPU of the cluster; the bytes do not depend on it.
+    Returns counts, shards with their SHA-256, and fingerprints. Raises DatasetError for data that cannot be
+    used; by then the quarantine file has been written, unless the listing alone showed it.
+    """
+    sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
+    plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
+    jobs = [job for plan in plans.values() for job in plan.jobs]
+    done, total = 0, sum(len(job.refs) for job in jobs)
+    receipts: list[Receipt] = []
+    reporter.progress("shards", done, total, "faces")
+    for receipt in _run_jobs(jobs, sources, data, folder, workers):
+        receipts.append(receipt)
+        done += receipt["input"]
+        reporter.progress("shards", done, total, "faces")
+    assert len(receipts) == len(jobs), f"{len(jobs)} jobs gave {len(receipts)} receipts"
+    _sweep(folder, jobs)
+    broken = broken_faces(plans, receipts)
+    quarantine = write_quarantine(folder, broken)
+    summary = summarise(plans, receipts, broken)
+    check_usable(plans, summary, data, quarantine)
+    return summary
+
+
+# ---------------------------------------------------------------- one job, in a worker
+
+
+class BuildShard:
+    """Does jobs, one after the other; keeps a decoding process per risky dataset between them."""
+
+    def __init__(self, sources: dict[str, Source], data: DataSpec, folder: Path, timeout_s: float) -> None:
+        self._sources, self._data, self._folder, self._timeout_s = sources, data, folder, timeout_s
+        self._sandboxes: dict[str, Sandbox] = {}
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of `_job_row` -> a row with the job's receipt as JSON."""
+        path = self._folder / row["path"]
+        receipt = read_receipt(path, row["hash"])
+        if receipt is None:
+            refs = [FaceRef(*ref) for ref in json.loads(row["refs"])]
+            receipt = self.build(row["dataset"], refs, path, row["hash"])
+        return {"receipt": json.dumps({**receipt, "job": row["path"]})}
+
+    def build(self, dataset: str, refs: Sequence[FaceRef], path: Path, job_hash: str) -> Receipt:
+        """Load, crop and write one shard, then its receipt."""
+        kept: list[FaceRow] = []
+        quarantined, filtered = [], []
+        for ref, face in zip(refs, self._load(dataset, refs), strict=True):
+            if isinstance(face, Rejected):
+                quarantined.append([ref.sample_id, printable(ref.key), face.reason, printable(face.detail)])
+            elif max(map(abs, face.pose)) > self._data.limit_deg:
+                filtered.append(ref.sample_id)
+            else:
+                kept.append(face)
+        if kept:
+            sha = write_shard(path, kept, self._data.crop, self._data.encoding)
+        else:
+            sha = ""
+            path.unlink(missing_ok=True)
+        receipt = {
+            "hash": job_hash,
+            "input": len(refs),
+            "kept": len(kept),
+            "quarantined": quarantined,
+            "filtered": filtered,
+            "sha256": sha,
+        }
+        write_json(path.with_suffix(".json"), receipt)
+        return receipt
+
+    def _load(self, dataset: str, refs: Sequence[FaceRef]) -> Iterator[FaceRow | Rejected]:
+        source = self._sources[dataset]
+        if not source.risky:
+            return load_directly(source, self._data.crop, refs)
+        if dataset not in self._sandboxes:
+            self._sandboxes[dataset] = Sandbox(source, self._data.crop, timeout_s=self._timeout_s)
+        return self._sandboxes[dataset].load_many(refs)
+
+
+def read_receipt(path: Path, job_hash: str) -> Receipt | None:
+    """The receipt of a shard that is finished, fits the job and still has its bytes; else None."""
+    try:
+        receipt = json.loads(path.with_suffix(".json").read_text())
+        if receipt["hash"] != job_hash:
+            return None
+        whole = file_sha256(path) == receipt["sha256"] if receipt["kept"] else not path.exists()
+        return receipt if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# ---------------------------------------------------------------- all jobs, from the driver
+
+
+def _run_jobs(
+    jobs: Sequence[Job], sources: dict[str, Source], data: DataSpec, folder: Path, workers: int
+) -> Iterator[Receipt]:
+    """Receipts as they come in, in any order. Paths go out and receipts come back, never pictures."""
+    import ray
+
+    _quiet_ray_data()
+    size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(jobs))
+    receipts = ray.data.from_items([_job_row(job) for job in jobs], override_num_blocks=len(jobs)).map(
+        BuildShard,  # type: ignore[arg-type]  # Ray makes the object and calls that
+        fn_constructor_args=(sources, data, folder.absolute(), FACE_TIMEOUT_S),
+        compute=ray.data.ActorPoolStrategy(size=max(1, size)),
+        num_cpus=1,
+    )
+    for row in receipts.iter_rows():
+        yield json.loads(row["receipt"])
+
+
+def _job_row(job: Job) -> dict[str, str]:
+    """As JSON text, which Arrow types the same way whatever the names hold (also bytes that are no UTF-8)."""
+    refs = json.dumps([[ref.sample_id, ref.group, ref.key] for ref in job.refs])
+    return {"dataset": job.dataset, "path": job.path, "hash": job.hash, "refs": refs}
+
+
+def _quiet_ray_data() -> None:
+    """The stage reports its own progress; Ray Data's bars and plans would be drawn over it."""
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
+    """Remove parts of an earlier cut and what killed writers left: a stray part would be read as data."""
+    expected = {folder / job.path for job in jobs}
+    for path in [*folder.glob("*/part-*.parquet"), *folder.glob("*/part-*.json")]:
+        if path.with_suffix(".parquet") not in expected:
+            path.unlink(missing_ok=True)
+    for path in [*folder.glob("*/.part-*.tmp"), *folder.glob(f".{QUARANTINE}.*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command("shards", __doc__ or "", sys.argv[1:]))

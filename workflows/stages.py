@@ -1,0 +1,285 @@
+"""The content-addressed stage store: skip what is finished, continue what was cut off, say why.
+
+A stage's folder is `<store>/<stage>/<hash>`, the hash taken over the configuration leaves, the upstream hashes
+and the code that its result depends on, all known before anything runs. It is finished when its manifest exists;
+the manifest is written last and renamed into place. A stage that was killed finds its own half-done folder again
+under the same name, so the same command continues it.
+
+"Code" is the syntax tree, without docstrings and comments, of the stage's module and of every project module that
+it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only
+carry things (this one, tracking, progress, configuration) do not count.
+"""
+
+import ast
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec import PipelineSpec
+from workflows.config import REPO, flatten
+from workflows.progress import Reporter
+
+CARRIERS = {
+    "hpe_core.spec",
+    "workflows.stages",
+    "workflows.tracking",
+    "workflows.progress",
+    "workflows.config",
+    "workflows.cluster",
+    "workflows.full_pipeline",
+}
+
+
+class StoreHeld(RuntimeError):
+    """Another run works in this store; the message says who."""
+
+
+class StageFailed(RuntimeError):
+    """A stage ended in an error; the message names the stage and says how to continue."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it depends on, and where its code is. `leaves` reads the configuration (and input files).
+
+    An input written `shards:train` depends on the `views` part of that stage only: adding a test set makes new
+    shards, but retrains nobody.
+    """
+
+    name: str
+    entry: str  # 'package.module:function', imported only when the stage runs
+    inputs: tuple[str, ...]
+    leaves: Callable[[PipelineSpec], Mapping[str, Any]]
+    views: Mapping[str, Callable[[PipelineSpec], Mapping[str, Any]]] = field(default_factory=dict)
+
+    def upstream(self) -> list[str]:
+        return [name.split(":")[0] for name in self.inputs]
+
+
+@dataclass(frozen=True, eq=False)
+class StageRun:
+    """What a stage is given: its configuration, its own folder, the finished folders upstream, and a reporter."""
+
+    name: str
+    key: str  # '<stage>/<hash>': the name of this run in MLflow and in Ray's storage
+    spec: PipelineSpec
+    folder: Path
+    inputs: dict[str, Path]
+    hashes: dict[str, str]  # of the upstream stages, or of the views of them that this stage depends on
+    results: dict[str, dict[str, Any]]  # results of the upstream stages, from their manifests
+    reporter: Reporter
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A stage with its hash worked out: where it will lie, and what it will do and why."""
+
+    stage: Stage
+    hash: str
+    folder: Path
+    leaves: dict[str, Any]
+    inputs: dict[str, str]
+    code: dict[str, str]
+    views: dict[str, str]
+    action: str  # 'skip', 'run' or 'continue'
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage.name}/{self.hash}"
+
+
+def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
+    """Hash every stage from the top down; nothing runs and nothing is written."""
+    store = Path(spec.store)
+    planned: dict[str, Planned] = {}
+    for stage in stages:
+        leaves = _leaves(stage.leaves, spec)
+        inputs = {}
+        for name in stage.inputs:
+            upstream, _, view = name.partition(":")
+            inputs[upstream] = planned[upstream].views[view] if view else planned[upstream].hash
+        code = code_hashes(stage.entry.split(":")[0])
+        digest = _digest(stage.name, leaves, inputs, code)
+        views = {name: _digest(stage.name, _leaves(view, spec), inputs, code) for name, view in stage.views.items()}
+        folder = store / stage.name / digest
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            action, reason = "skip", f"finished {manifest['finished']} in {manifest['seconds']:.0f} s"
+        else:
+            action = "continue" if folder.exists() else "run"
+            reason = "was cut off" if folder.exists() else _why(store / stage.name, leaves, inputs, code)
+        planned[stage.name] = Planned(stage, digest, folder, leaves, inputs, code, views, action, reason)
+    return list(planned.values())
+
+
+def _leaves(read: Callable[[PipelineSpec], Mapping[str, Any]], spec: PipelineSpec) -> dict[str, Any]:
+    return flatten(json.loads(json.dumps(read(spec))))
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _why(parent: Path, leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]) -> str:
+    """Compare with the newest finished run of the stage: which key, input or module made this one differ."""
+    manifests = [m for m in map(read_manifest, parent.glob("*")) if m is not None]
+    if not manifests:
+        return "never ran in this store"
+    old = max(manifests, key=lambda m: str(m["finished"]))
+    changed = [
+        f"{key} {_short(old['leaves'].get(key, 'absent'))} -> {_short(leaves.get(key, 'absent'))}"
+        for key in sorted({*leaves, *old["leaves"]})
+        if leaves.get(key, "absent") != old["leaves"].get(key, "absent")
+    ]
+    changed += [f"{name} changed" for name in inputs if old["inputs"].get(name) != inputs[name]]
+    modules = [m for m in sorted({*code, *old["code"]}) if code.get(m) != old["code"].get(m)]
+    if modules:
+        changed.append("code of " + ", ".join(modules[:3]) + (" and more" if len(modules) > 3 else ""))
+    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def execute(planned: Planned, spec: PipelineSpec, upstream: Mapping[str, Planned], reporter: Reporter) -> dict[str, Any]:
+    """Run one stage in its folder and write its manifest; returns the stage's result."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    began, clock = now(), time.monotonic()
+    module, function = planned.stage.entry.split(":")
+    run = StageRun(
+        name=planned.stage.name,
+        key=planned.key,
+        spec=spec,
+        folder=planned.folder,
+        inputs={name: upstream[name].folder for name in planned.stage.upstream()},
+        hashes=planned.inputs,
+        results={name: finished(upstream[name].folder)["result"] for name in planned.stage.upstream()},
+        reporter=reporter,
+    )
+    result = getattr(importlib.import_module(module), function)(run)
+    manifest = {
+        "stage": planned.stage.name,
+        "hash": planned.hash,
+        "started": began,
+        "finished": now(),
+        "seconds": time.monotonic() - clock,
+        "host": platform.node(),
+        "leaves": planned.leaves,
+        "inputs": planned.inputs,
+        "code": planned.code,
+        "result": result,
+    }
+    write_json(planned.folder / "manifest.json", manifest)
+    return result
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    assert manifest is not None, f"{folder} has no manifest: its stage did not finish"
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None."""
+    return read_json(folder / "manifest.json")
+
+
+def read_json(path: Path) -> Any | None:
+    """What `write_json` wrote, or None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON and rename it into place: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w") as stream:
+        json.dump(tree, stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+@contextmanager
+def holding(store: Path) -> Iterator[None]:
+    """Hold the store for one run. The lock is the kernel's, so a killed holder frees it. Raises StoreHeld."""
+    store.mkdir(parents=True, exist_ok=True)
+    with open(store / ".lock", "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            raise StoreHeld(f"store {store} is in use by {holder}; wait for it or choose another store=") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {platform.node()} since {now()}")
+        stream.flush()
+        yield
+
+
+# ---------------------------------------------------------------- code hashes
+
+
+@functools.cache
+def code_hashes(module: str) -> dict[str, str]:
+    """Module and every project module it imports, directly or not -> hash of its code without docstrings."""
+    found: dict[str, str] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = module_file(name)
+        if name in found or name in CARRIERS or path is None:
+            continue
+        tree = ast.parse(path.read_text())
+        found[name] = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()[:12]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                queue += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                queue += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+    return found
+
+
+def module_file(name: str) -> Path | None:
+    if name.split(".")[0] not in ("hpe_core", "workflows"):
+        return None
+    path = REPO / (name.replace(".", "/") + ".py")
+    return path if path.is_file() else None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def leaves_of(spec: Any, *drop: str) -> dict[str, Any]:
+    """A spec as plain values for hashing, without the named top-level keys."""
+    from hpe_core.spec import to_dict
+
+    assert dataclasses.is_dataclass(spec)
+    return {key: value for key, value in to_dict(spec).items() if key not in drop}

@@ -1,0 +1,263 @@
+"""Stages "teachers" and "student": networks trained at the same time, each by its own Ray Train run.
+
+Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from the soft labels of the
+search's best trial; beside it, with the same backbone, budget, seed and augmentation, its twin learns from hard labels
+alone: the difference between the two is what distillation is worth.
+
+A network lies in `<store>/networks/<hash>`, the hash taken over its own spec, its data, its labels and the code: a
+changed teacher is trained anew, its neighbours are not. One that was cut off resumes from its last epoch. Ray Train
+resumes silently by (storage path, name), so the hash is the name.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpe_core.rows import shard_files
+from hpe_core.spec import ClusterSpec, DataSpec, TrainSpec, build, label_set_name, student_with, to_dict
+from workflows.progress import Reporter
+from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
+
+KEPT = ("model.safetensors", "model.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One network to train: everything a worker needs, as paths and plain values."""
+
+    key: str  # of its MLflow run
+    name: str
+    spec: TrainSpec
+    data: DataSpec
+    shards: Path
+    labels: Path | None  # folder of the label set, beside the shards' names
+    depends: str = ""  # hashes of shards, labels and code, for the network's own hash
+
+    @property
+    def hash(self) -> str:
+        body = json.dumps([to_dict(self.spec), self.depends], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(body.encode()).hexdigest()[:12]}"
+
+
+def run_teachers(stage: StageRun) -> dict[str, Any]:
+    """Train every teacher; returns their histories and validation errors by name."""
+    return {"networks": train_all([job_for(stage, name, spec) for name, spec in stage.spec.teachers.items()], stage)}
+
+
+def run_student(stage: StageRun) -> dict[str, Any]:
+    """Train the best trial's student to the end, and its hard-label twin beside it."""
+    student = student_with(stage.spec.student, stage.results["search"]["best"]["changes"])
+    jobs = [job_for(stage, "distilled", student), job_for(stage, "hard", hard_twin(student))]
+    return {"networks": train_all(jobs, stage), "spec": to_dict(student)}
+
+
+def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
+    """The job of one network of this stage, with soft labels where its spec distils."""
+    labels = stage.inputs["labels"] / label_set(spec) if spec.distill is not None else None
+    depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
+    depends += [stage.hashes["labels"]] if labels is not None else []
+    return Job(f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, json.dumps(depends))
+
+
+def hard_twin(student: TrainSpec) -> TrainSpec:
+    """The same network, budget, seed and augmentation, without a teacher."""
+    return dataclasses.replace(student, distill=None)
+
+
+def label_set(student: TrainSpec) -> str:
+    """Folder name of the soft labels that a student asks for."""
+    assert student.distill is not None
+    return label_set_name(student.distill.offset_radius, student.distill.offset_step)
+
+
+def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, Any]:
+    """Train all jobs at once; returns {name: result}. Raises StageFailed that names those that failed."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        running = {job.name: pool.submit(train_one, job, stage) for job in jobs}
+    failed = {name: future.exception() for name, future in running.items() if future.exception() is not None}
+    if failed:
+        reasons = "; ".join(f"{name}: {_first_line(error)}" for name, error in failed.items())
+        raise StageFailed(f"stage {stage.name}: {reasons} (finished networks are kept; the same command continues)")
+    return {name: future.result() for name, future in running.items()}
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
+    """Train one network unless it exists, and copy it into `<stage>/<name>/`; returns its summary."""
+    home = Path(stage.spec.store) / "networks" / job.hash
+    stage.reporter.started(job.key, f"{stage.name}: {job.name}", stage.key, to_dict(job.spec))
+    summary = read_json(home / "result.json")
+    if summary is not None:
+        stage.reporter.say(f"  {job.name}: already trained, validation MAE {summary['val_mae']:.2f}")
+        for row in summary["history"]:
+            stage.reporter.metrics(job.key, row, int(row["epoch"]))
+    else:
+        try:
+            summary = run_ray_train(job, stage, home)
+        except Exception:
+            stage.reporter.ended(job.key, "FAILED")
+            raise
+    folder = stage.folder / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(home / name, folder / name)
+    stage.reporter.ended(job.key)
+    return summary
+
+
+def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
+    """One Ray Train run to its end; leaves the best weights, their meaning and the history in `home`."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    cluster, began = stage.spec.cluster, time.monotonic()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources(cluster),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray-train",
+            storage_path=str(home),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = trainer.fit()
+    assert result.checkpoint is not None, "a finished run has reported a checkpoint"
+    with result.checkpoint.as_directory() as last:
+        for name in KEPT:
+            shutil.copyfile(Path(last) / name, home / name)
+        history = read_json(Path(last) / "history.json") or []
+    best = min(history, key=lambda row: row["val/mae"])
+    summary = {
+        "val_mae": best["val/mae"],
+        "best_epoch": best["epoch"],
+        "epochs": len(history),
+        "seconds": time.monotonic() - began,
+        "history": history,
+    }
+    write_json(home / "result.json", summary)
+    shutil.rmtree(home / "ray-train", ignore_errors=True)
+    return summary
+
+
+def resources(cluster: ClusterSpec) -> dict[str, float]:
+    need = {"CPU": cluster.cpus_per_worker}
+    return need | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
+
+
+def as_plain(job: Job) -> dict[str, Any]:
+    """A job as plain values: what crosses to a worker does not depend on how this module was imported."""
+    return {
+        "key": job.key,
+        "name": job.name,
+        "spec": to_dict(job.spec),
+        "data": to_dict(job.data),
+        "shards": str(job.shards),
+        "labels": None if job.labels is None else str(job.labels),
+    }
+
+
+def from_plain(tree: dict[str, Any]) -> Job:
+    return Job(
+        tree["key"],
+        tree["name"],
+        build(TrainSpec, tree["spec"]),
+        build(DataSpec, tree["data"]),
+        Path(tree["shards"]),
+        None if tree["labels"] is None else Path(tree["labels"]),
+    )
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train worker: the plain loop of hpe_core, its checkpoints reported to Ray."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from hpe_core.loop import EpochEnd, Place, fit
+
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    place = Place(get_device(), context.get_world_rank(), context.get_world_size())
+    job, reporter = from_plain(config["job"]), config["reporter"]
+    history: list[dict[str, float]] = []
+    checkpoint = ray.train.get_checkpoint()
+    with tempfile.TemporaryDirectory() as scratch:
+        resume = None
+        if checkpoint is not None:
+            resume = Path(scratch)
+            checkpoint.to_directory(scratch)
+            history = read_json(resume / "history.json") or []
+        train, val = open_data(job)
+
+        def on_epoch(end: EpochEnd) -> None:
+            history.append({"epoch": end.epoch, **end.metrics})
+            if place.rank > 0:
+                ray.train.report(end.metrics)
+                return
+            reporter.metrics(job.key, end.metrics, end.epoch)
+            with tempfile.TemporaryDirectory() as folder:
+                end.save(Path(folder))
+                write_json(Path(folder) / "history.json", history)
+                ray.train.report(end.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+        def on_step(seen: int, total: int) -> None:
+            if place.rank == 0 and clock.due():
+                reporter.progress(job.name, seen, total, "faces")
+
+        clock = _Every(1.0)
+        fit(job.spec, job.data.crop, train, val, place=place, resume=resume, on_epoch=on_epoch, on_step=on_step)
+        if place.rank == 0:
+            reporter.progress(job.name, 1, 1, "run, trained")
+
+
+class _Every:
+    """True at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, 0.0
+
+    def due(self) -> bool:
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def open_data(job: Job) -> tuple[Any, Any]:
+    """The training rows (with soft labels if the job has any) and the validation rows of a job."""
+    from hpe_core.batch import FaceData
+
+    files = [file for name in job.data.train for file in shard_files(job.shards, name, "train")]
+    held_out = [file for name in job.data.train for file in shard_files(job.shards, name, "val")]
+    labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
+    return (
+        FaceData(files, labels, resident_gb=job.data.resident_gb),
+        FaceData(held_out, resident_gb=job.data.resident_gb),
+    )
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    words = sys.argv[1:]
+    which = words.pop(0) if words and words[0] in ("teachers", "student") else "teachers"
+    sys.exit(stage_command(which, __doc__ or "", words))

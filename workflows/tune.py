@@ -1,0 +1,188 @@
+"""Stage "search": Ray Tune over distillation, offsets, optimiser and student backbone.
+
+A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already, so
+trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
+the test set is not opened here. Finished and half-done trials survive a kill of the driver.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec import PipelineSpec, SearchSpace, build, student_with, to_dict
+from workflows.progress import Reporter
+from workflows.stages import StageFailed, StageRun, write_json
+from workflows.train import Job, as_plain, from_plain, label_set, open_data, resources
+
+
+def run(stage: StageRun) -> dict[str, Any]:
+    """Search; returns every trial and the best one's changes to `student`."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    search = stage.spec.search
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            trial,
+            spec=to_dict(stage.spec),
+            key=stage.key,
+            shards=str(stage.inputs["shards"]),
+            labels=str(stage.inputs["labels"]),
+            reporter=stage.reporter,
+        ),
+        resources(stage.spec.cluster),
+    )
+    path = stage.folder / "tune"
+    if tune.Tuner.can_restore(str(path)):
+        tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={},
+            tune_config=tune.TuneConfig(
+                metric="val_mae",
+                mode="min",
+                num_samples=search.trials,
+                max_concurrent_trials=search.concurrent,
+                search_alg=proposer(stage.spec),
+                scheduler=ASHAScheduler(
+                    time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
+                ),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(stage.folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=stage.spec.cluster.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=3),
+            ),
+        )
+    results = tuner.fit()
+    trials = []
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        if "trial_id" in metrics:  # a trial that ASHA stopped has not said so itself
+            stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
+        if result.error is None and "val_mae" in metrics:
+            changes = decode_changes(result.config or {})
+            trials.append({"trial": metrics.get("trial_id", str(number)), "changes": changes, **figures(metrics)})
+    if not trials:
+        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
+        raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
+    trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
+    return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "best_val_mae": float(metrics["best_val_mae"]),
+        "epochs": int(metrics["training_iteration"]),
+        "seconds": float(metrics.get("time_total_s", 0.0)),
+    }
+
+
+def proposer(spec: PipelineSpec) -> Any:
+    """Optuna's TPE over the search space, seeded. The configured student itself is the first trial."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {key: distribution(entry) for key, entry in spec.search.space.items()}
+    start = first_point(spec)
+    return OptunaSearch(
+        space=space,
+        metric="val_mae",
+        mode="min",
+        sampler=optuna.samplers.TPESampler(seed=spec.student.seed, n_startup_trials=max(4, spec.search.trials // 3)),
+        points_to_evaluate=[start] if start else None,
+    )
+
+
+def distribution(entry: SearchSpace) -> Any:
+    """One searched key as an Optuna distribution; choices that are lists travel as text."""
+    import optuna
+
+    if entry.choice:
+        return optuna.distributions.CategoricalDistribution([encode_choice(value) for value in entry.choice])
+    assert entry.low is not None and entry.high is not None
+    return optuna.distributions.FloatDistribution(entry.low, entry.high, log=entry.log)
+
+
+def encode_choice(value: Any) -> Any:
+    return repr(value) if isinstance(value, list | tuple | dict) else value
+
+
+def decode_changes(config: dict[str, Any]) -> dict[str, Any]:
+    import ast
+
+    return {
+        key: ast.literal_eval(value) if isinstance(value, str) and value[:1] in "[({" else value
+        for key, value in config.items()
+    }
+
+
+def first_point(spec: PipelineSpec) -> dict[str, Any]:
+    """The configured student's own values, where each lies inside the search space."""
+    point = {}
+    for key, entry in spec.search.space.items():
+        value: Any = to_dict(spec.student)
+        for part in key.split("."):
+            value = value[part]
+        inside = value in entry.choice if entry.choice else (entry.low or 0) <= value <= (entry.high or 0)
+        if not inside:
+            return {}
+        point[key] = encode_choice(value)
+    return point
+
+
+def trial(
+    config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, labels: str, reporter: Reporter
+) -> None:
+    """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
+    import torch
+    from ray import tune
+
+    from hpe_core.loop import EpochEnd, Place, fit
+
+    pipeline = build(PipelineSpec, spec)
+    torch.set_num_threads(pipeline.cluster.threads_per_worker)
+    changes = decode_changes(config)
+    student = student_with(pipeline.student, changes)
+    optim = dataclasses.replace(
+        student.optim,
+        epochs=pipeline.search.epochs,
+        warmup_epochs=min(student.optim.warmup_epochs, pipeline.search.epochs / 4),
+    )
+    student = dataclasses.replace(student, optim=optim)
+    name = f"trial {tune.get_context().get_trial_id()}"
+    run_key = f"{key}/{tune.get_context().get_trial_id()}"
+    job = from_plain(as_plain(Job(run_key, name, student, pipeline.data, Path(shards), Path(labels) / label_set(student))))
+    reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
+    train, val = open_data(job)
+    checkpoint = tune.get_checkpoint()
+    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        resume = None
+        if checkpoint is not None:
+            resume = Path(checkpoint.to_directory(scratch))
+
+        def on_epoch(end: EpochEnd) -> None:
+            reporter.metrics(run_key, end.metrics, end.epoch)
+            reporter.progress(name, end.epoch, optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}")
+            with tempfile.TemporaryDirectory() as folder:
+                end.save(Path(folder))
+                write_json(Path(folder) / "trial.json", {"changes": changes, "epoch": end.epoch})
+                figures = {"val_mae": end.metrics["val/mae"], "best_val_mae": end.best_mae}
+                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+
+        fit(student, job.data.crop, train, val, place=place, resume=resume, on_epoch=on_epoch)
+    reporter.ended(run_key)
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command("search", __doc__ or "", sys.argv[1:]))
