@@ -30,7 +30,9 @@ class PoseBatch:
         return int(self.images_BHWC.shape[0])
 
     def to(self, device: torch.device) -> "PoseBatch":
-        moved = {name: value.to(device, non_blocking=True) for name, value in self.__dict__.items() if value is not None}
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in self.__dict__.items() if value is not None
+        }
         return replace(self, **moved)
 
 
@@ -124,9 +126,7 @@ class FaceData:
         """Batches of one epoch; what is left over in a group is not used in that epoch."""
         return sum(max(1, sum(self.counts[i] for i in group) // batch_size) for group in self._groups)
 
-    def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
-    ) -> Iterator[PoseBatch]:
+    def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
         """This worker's part of every global batch of one epoch, in an order fixed by (seed, epoch)."""
         order = np.random.default_rng([seed, epoch])
         for group_index in order.permutation(len(self._groups)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIRROR_SIGN = (1.0, -1.0, -1.0)
@@ -39,12 +39,12 @@ class AngleBins:
     @property
     def edges(self) -> NDArray[np.float64]:
         """(count + 1,) degrees."""
-        return (np.arange(self.count + 1) - self.count / 2) * self.width
+        return np.asarray((np.arange(self.count + 1) - self.count / 2) * self.width, np.float64)
 
     @property
     def centers(self) -> NDArray[np.float64]:
         """(count,) degrees."""
-        return (np.arange(self.count) - (self.count - 1) / 2) * self.width
+        return np.asarray((np.arange(self.count) - (self.count - 1) / 2) * self.width, np.float64)
 
     def encode(self, angles_deg: Tensor) -> Tensor:
         """(...) degrees -> (...) int64 bin index; values beyond the range fall into the outermost bin."""
@@ -56,9 +56,13 @@ class AngleBins:
         return probs @ self.centers_like(probs)
 
     def spread(self, probs: Tensor) -> Tensor:
-        """(..., N) probabilities -> (...) standard deviation in degrees."""
+        """(..., N) probabilities -> (...) standard deviation in degrees, taken about the mean.
+
+        (E[x^2] - E[x]^2 would lose a sharp distribution's digits in float32.)
+        """
         centers = self.centers_like(probs)
-        return (probs @ centers.square() - (probs @ centers).square()).clamp_min(0).sqrt()
+        away = centers - (probs @ centers).unsqueeze(-1)
+        return (probs * away.square()).sum(-1).sqrt()
 
     def centers_like(self, probs: Tensor) -> Tensor:
         return torch.as_tensor(self.centers, dtype=probs.dtype, device=probs.device)
@@ -74,17 +78,12 @@ class AngleBins:
         moves by exactly `by_deg` as long as nothing reaches the border; the variance grows by at most
         width^2 / 4. Used when an in-plane turn moves the hard label: the soft label follows it.
         """
-        position = torch.arange(self.count, device=probs.device, dtype=probs.dtype) + (
-            by_deg / self.width
-        ).unsqueeze(-1)
+        position = torch.arange(self.count, device=probs.device, dtype=probs.dtype) + (by_deg / self.width).unsqueeze(
+            -1
+        )
         position = position.clamp(0, self.count - 1)
         low = position.floor()
         weight_high = position - low
         low_index = low.long()
         out = torch.zeros_like(probs).scatter_add_(-1, low_index, probs * (1 - weight_high))
         return out.scatter_add_(-1, (low_index + 1).clamp_max(self.count - 1), probs * weight_high)
-
-
-def in_range(angles_deg: ArrayLike, limit_deg: float) -> NDArray[np.bool_]:
-    """(..., 3) degrees -> (...) True where all three angles lie within +-limit."""
-    return np.all(np.abs(np.asarray(angles_deg, dtype=np.float64)) <= limit_deg, axis=-1)

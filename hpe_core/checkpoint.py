@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hpe_core.models import PoseNet
-from hpe_core.rows import CONVENTION
+from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec, NetSpec, SpecError, build, to_dict
 
 WEIGHTS, MEANING = "model.safetensors", "model.json"

@@ -86,9 +86,7 @@ def fit(
         random = np.random.default_rng([spec.seed, 1 + epoch, place.rank])
         model.train()
         sums: dict[str, Tensor] = {}
-        batches = train.shuffled(
-            spec.optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world
-        )
+        batches = train.shuffled(spec.optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world)
         for step, batch in enumerate(batches):
             batch = augment(batch, random).to(place.device)
             state.set_lr(scale(epoch * steps + step))
@@ -105,9 +103,7 @@ def fit(
         metrics |= {f"val/{name}": value for name, value in scored.items() if name != "n"}
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
         state.keep_if_best(scored["mae"], epoch + 1)
-        on_epoch(
-            EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec)))
-        )
+        on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
     net.load_state_dict(state.best)
     return net
 

@@ -29,6 +29,9 @@ class PoseLogits(NamedTuple):
 class PoseNet(nn.Module):
     """(B, H, W, 3) uint8 windows -> PoseLogits; `predict` -> (B, 3, N) probabilities of the narrowest head."""
 
+    mean_C11: Tensor
+    std_C11: Tensor
+
     def __init__(self, spec: NetSpec, size: int) -> None:
         super().__init__()
         self.spec, self.size = spec, size
@@ -54,7 +57,8 @@ class PoseNet(nn.Module):
     def forward(self, images_BHWC: Tensor) -> PoseLogits:
         features = self.features(images_BHWC)
         heads = tuple(
-            head(features).float().unflatten(1, (3, bins.count)) for head, bins in zip(self.heads, self.bins, strict=True)
+            head(features).float().unflatten(1, (3, bins.count))
+            for head, bins in zip(self.heads, self.bins, strict=True)
         )
         regression = None if self.regression is None else self.regression(features).float()
         return PoseLogits(heads, regression)

@@ -12,18 +12,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.crop import Box, Image, canonical_crop, window
+from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec, SpecError, build, to_dict
 
-CONTRACT_KEY, CONTRACT_VERSION = (
-    "hpe",
-    1,
-)  # the entry of an ONNX file's metadata; a version fixes the convention
+CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
 INPUT, OUTPUTS = "images", ("angles", "spread")
 BATCH = 64
 
@@ -111,17 +109,6 @@ def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
     return [Box(*map(float, row)) for row in corners]
 
 
-def angles_and_spread(probs_B3N: Any, centers_N: Any) -> tuple[Any, Any]:
-    """Expectation and standard deviation over bin centres, (B, 3) degrees each, of NumPy arrays or torch
-    tensors.
-
-    The spread is taken about the mean: E[x^2] - E[x]^2 loses a sharp distribution's digits in float32 (99^2
-    against a variance below 1). Torch, and the ONNX graph that is traced from it, share these lines.
-    """
-    angles = probs_B3N @ centers_N
-    return angles, (probs_B3N * (centers_N - angles[..., None]) ** 2).sum(-1) ** 0.5
-
-
 def contract_of(crop: CropSpec, convention: str) -> dict[str, str]:
     """The metadata of an ONNX file that makes it a head-pose network of this project."""
     contract = {"version": CONTRACT_VERSION, "convention": convention, "crop": to_dict(crop)}
@@ -135,22 +122,18 @@ class _OnnxRunner(Runner):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise SpecError(
-                f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}"
-            ) from None
+            raise SpecError(f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}") from None
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         if stored is None:
             raise SpecError(f"{path} carries no crop contract: it was not written by workflows/export.py")
         contract = json.loads(stored)
         if contract["version"] != CONTRACT_VERSION:
-            raise SpecError(
-                f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}"
-            )
-        self.crop, self.convention = build(CropSpec, contract["crop"]), str(contract["convention"])
+            raise SpecError(f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}")
+        if contract["convention"] != CONVENTION:
+            raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
+        self.crop, self.convention = build(CropSpec, contract["crop"]), CONVENTION
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
@@ -159,15 +142,13 @@ class _OnnxRunner(Runner):
 class _TorchRunner(Runner):
     def __init__(self, folder: Path) -> None:
         from hpe_core.checkpoint import load_net
-        from hpe_core.rows import CONVENTION  # load_net has checked that the folder's is the same
 
         saved = load_net(folder)
-        self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION
+        self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION  # load_net has compared it
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         import torch
 
         with torch.inference_mode():
-            probs = self._net.predict(torch.from_numpy(windows_BHWC))
-            angles, spread = angles_and_spread(probs, self._net.main_bins.centers_like(probs))
-        return Poses(angles.numpy(), spread.numpy())
+            probs, bins = self._net.predict(torch.from_numpy(windows_BHWC)), self._net.main_bins
+            return Poses(bins.decode(probs).numpy(), bins.spread(probs).numpy())

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 PITCH, YAW, ROLL = 0, 1, 2
 ANGLE_NAMES = ("pitch", "yaw", "roll")
+# Written into every shard, saved network and ONNX file; a file with another one is refused.
+CONVENTION = "pitch,yaw,roll degrees; R=Rx(-pitch)Ry(yaw)Rz(roll); camera x right, y down, z forward"
 
 
 def euler_to_matrix(angles_deg: ArrayLike) -> Floats:

@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpe_core.crop import FaceCrop, Image
+from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec, UserError
 
 SCHEMA_VERSION = 1
-CONVENTION = "pitch,yaw,roll degrees; R=Rx(-pitch)Ry(yaw)Rz(roll); camera x right, y down, z forward"
 ROW_GROUP = 128
 CROP_KEYS = ("size", "margin_px", "shape", "box_scale")
 Pose = tuple[float, float, float]
@@ -137,7 +137,7 @@ def write_table(path: Path, table: pa.Table) -> str:
         data_page_version="1.0",
     )
     digest = file_sha256(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return digest
 
 
@@ -221,7 +221,7 @@ def fixed_binary_view(column: pa.Array, dtype: type, shape: tuple[int, ...]) -> 
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
     width = int(np.prod(shape))
-    flat = np.frombuffer(column.buffers()[1] or b"", dtype=dtype)
+    flat: NDArray[np.generic] = np.frombuffer(column.buffers()[1] or b"", dtype=dtype)
     start = column.offset * width
     return flat[start : start + len(column) * width].reshape(len(column), *shape)
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection
+from pathlib import Path
 from types import TracebackType
 from typing import IO
 
@@ -75,17 +76,13 @@ def check_box(box: Box, width: int, height: int, name: str) -> None:
     # A quotient of quotients: the area of an absurd box would overflow.
     share = (shown_x / box.width) * (shown_y / box.height)
     if share < MIN_INSIDE:
-        raise Rejected(
-            "box_outside", f"{text}: only {share:.0%} of it lies inside the {width} x {height} picture"
-        )
+        raise Rejected("box_outside", f"{text}: only {share:.0%} of it lies inside the {width} x {height} picture")
 
 
 class Sandbox:
     """A child process that loads faces of one source; started at the first use, replaced when it dies."""
 
-    def __init__(
-        self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES
-    ) -> None:
+    def __init__(self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES) -> None:
         """`source` is pickled by reference: the child imports its module. `timeout_s` is for one face."""
         self._task = pickle.dumps((source, crop, timeout_s))
         self._timeout_s = timeout_s
@@ -138,7 +135,7 @@ class Sandbox:
         ours, theirs = connection.Pipe(duplex=True)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
         # The child must find what this process finds, also in a Ray job's working directory.
-        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+        paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
         command = [sys.executable, "-c", f"from hpe_core.sandbox import serve; serve({theirs.fileno()})"]
         with theirs:
             self._child = subprocess.Popen(

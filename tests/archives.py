@@ -19,9 +19,7 @@ def picture(seed: int, height: int = 120, width: int = 120) -> np.ndarray:
     return np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def write_aflw2000(
-    root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object
-) -> Path:
+def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object) -> Path:
     """One image with its .mat; `change` replaces variables (None leaves one out). Returns the image's path."""
     root.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / f"{name}.jpg"), picture(seed))
@@ -33,9 +31,7 @@ def write_aflw2000(
         "pt2d": -np.ones((2, 21)),
     }
     variables |= change
-    scipy.io.savemat(
-        root / f"{name}.mat", {key: value for key, value in variables.items() if value is not None}
-    )
+    scipy.io.savemat(root / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
     return root / f"{name}.jpg"
 
 

@@ -42,7 +42,7 @@ def test_workers_share_every_global_batch(files):
     for batch, first, second in zip(whole, *parts, strict=True):
         assert sorted(keys([batch])) == sorted(keys([first]) + keys([second]))
     validation = [keys(data.ordered(8, rank=rank, world=3)) for rank in range(3)]
-    assert sorted(sum(validation, [])) == sorted(keys(data.ordered(8)))
+    assert sorted(key for part in validation for key in part) == sorted(keys(data.ordered(8)))
 
 
 def test_soft_labels_stay_with_their_rows(files, tmp_path):

@@ -66,3 +66,11 @@ def test_shift_off_the_grid_stays_a_distribution():
 def test_an_impossible_grid_is_refused():
     with pytest.raises(ValueError, match="0 < width <= limit"):
         AngleBins.covering(99, 0)
+
+
+@pytest.mark.parametrize("index", [0, 33, 65])
+def test_spread_of_a_sharp_distribution_keeps_its_digits(index):
+    bins = AngleBins.covering(99, 3)
+    probs = torch.full((1, 3, bins.count), 1e-8, dtype=torch.float64)
+    probs[..., index] = 1 - 1e-8 * (bins.count - 1)
+    assert torch.allclose(bins.spread(probs.float()).double(), bins.spread(probs), atol=2e-3)

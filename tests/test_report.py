@@ -181,9 +181,7 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
     assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
     assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
     source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
-    assert {"student.onnx", "model.safetensors", "model.json", "README.md"} <= {
-        f.name for f in source.iterdir()
-    }
+    assert {"student.onnx", "model.safetensors", "model.json", "README.md"} <= {f.name for f in source.iterdir()}
     faces = read_shard(stage.inputs["shards"] / "heads.test" / "part-00000.parquet").images[:5, 4:-4, 4:-4]
     crops = np.ascontiguousarray(faces)
     found = mlflow.pyfunc.load_model(str(source)).predict({"images": crops})

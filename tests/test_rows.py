@@ -25,9 +25,7 @@ def faces(count: int, seed: int = 0) -> list[FaceRow]:
     rng = np.random.default_rng(seed)
     out = []
     for i in range(count):
-        smooth = np.full((20, 20, 3), rng.integers(40, 200, 3), np.uint8) + rng.integers(
-            0, 9, (20, 20, 3), np.uint8
-        )
+        smooth = np.full((20, 20, 3), rng.integers(40, 200, 3), np.uint8) + rng.integers(0, 9, (20, 20, 3), np.uint8)
         crop = FaceCrop(smooth.astype(np.uint8), 1.5, 1.25, Box(1.5, 2.0, 25.5, 22.0))
         landmarks = rng.normal(size=(68, 3)).astype(np.float32) if i % 2 else None
         pose = (float(i), -float(i) / 3, 0.1)
@@ -49,9 +47,7 @@ def test_round_trip_raw(tmp_path: Path, count: int) -> None:
     stored = pq.read_table(tmp_path / "part.parquet")["landmarks"].to_pylist()
     for row, values in zip(written, stored, strict=True):
         assert (values is None) == (row.landmarks is None)
-        assert row.landmarks is None or np.array_equal(
-            np.array(values, np.float32).reshape(68, 3), row.landmarks
-        )
+        assert row.landmarks is None or np.array_equal(np.array(values, np.float32).reshape(68, 3), row.landmarks)
 
 
 def test_round_trip_jpeg_is_near_and_smaller(tmp_path: Path) -> None:

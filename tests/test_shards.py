@@ -17,7 +17,7 @@ from hpe_core.rows import read_shard
 from hpe_core.sources.base import DatasetError, FaceRef, Source
 from hpe_core.sources.plan import Job, plan_dataset
 from hpe_core.sources.registry import open_source
-from hpe_core.spec import CropSpec, DataSpec, DatasetSpec
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.test_sandbox import Trouble
 from workflows import shards
@@ -76,9 +76,7 @@ def archive(root: Path, people: int = 6, faces: int = 6) -> DatasetSpec:
 
 
 def pointing(root: Path, **changes: Any) -> DataSpec:
-    data = DataSpec(
-        datasets={"heads": archive(root)}, train=("heads",), test=("heads",), crop=CROP, rows_per_shard=5
-    )
+    data = DataSpec(datasets={"heads": archive(root)}, train=("heads",), test=("heads",), crop=CROP, rows_per_shard=5)
     return dataclasses.replace(data, **changes)
 
 
@@ -86,9 +84,7 @@ def wild(root: Path, **changes: Any) -> DataSpec:
     """An AFLW2000 folder as the one test set, beside rendered heads for training."""
     datasets = {
         "wild": DatasetSpec(reader="aflw2000", root=str(root)),
-        "drawn": DatasetSpec(
-            reader="synthetic", count=6, image_px=32, heads_per_person=1, val=0.5, test=0.0, seed=1
-        ),
+        "drawn": DatasetSpec(reader="synthetic", count=6, image_px=32, heads_per_person=1, val=0.5, test=0.0, seed=1),
     }
     data = DataSpec(datasets=datasets, train=("drawn",), test=("wild",), crop=CROP, max_bad_share=1.0)
     return dataclasses.replace(data, **changes)
@@ -126,9 +122,7 @@ def check_law(summary: Summary, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_same_bytes_for_any_workers_and_listing_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = pointing(tmp_path / "archive")
     first = build(data, tmp_path / "one", workers=1)
     check_law(first, tmp_path / "one")
@@ -181,9 +175,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
         "heads.train/part-00003",
         "heads.val/part-00000",
     }
-    times = {
-        path: path.stat().st_mtime_ns for path in folder.rglob("part-*") if path.name != "part-00009.parquet"
-    }
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*") if path.name != "part-00009.parquet"}
     assert build(data, folder) == whole
     assert content(folder) == before
     for path, time_ns in times.items():
@@ -204,8 +196,7 @@ def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
     moved = shutil.copytree(tmp_path / "archive", tmp_path / "moved")  # keeps the times
     elsewhere = {"heads": dataclasses.replace(data.datasets["heads"], root=str(moved))}
     assert (
-        build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again")["fingerprint"]
-        == second["fingerprint"]
+        build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again")["fingerprint"] == second["fingerprint"]
     )
 
 
@@ -252,9 +243,7 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
     }
     entry = summary["splits"]["wild.test"]
     assert (entry["input"], entry["kept"], entry["filtered"]) == (21, 7, {"out_of_range": 2})
-    ids = [
-        sample_id for path in shard_files(folder, "wild", "test") for sample_id in read_shard(path).sample_ids
-    ]
+    ids = [sample_id for path in shard_files(folder, "wild", "test") for sample_id in read_shard(path).sample_ids]
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
 
 
@@ -312,7 +301,7 @@ def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path: Path) -> N
         ({"test_groups": (), "test": 0.0}, "empty test set"),
         ({"val_groups": tuple(f"Person{i:02d}" for i in range(1, 6))}, "empty train set"),
     ):
-        heads = dataclasses.replace(data.datasets["heads"], **change)  # type: ignore[arg-type]
+        heads = dataclasses.replace(data.datasets["heads"], **change)
         text = sentence(dataclasses.replace(data, datasets={"heads": heads}), tmp_path / "out")
         assert words in text and "'heads'" in text
 
@@ -348,9 +337,7 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
 
 
 def test_no_person_is_in_two_splits_and_nobody_is_lost(tmp_path: Path) -> None:
-    spec = dataclasses.replace(
-        archive(tmp_path, people=12, faces=2), val_groups=(), test_groups=(), val=0.3, test=0.3
-    )
+    spec = dataclasses.replace(archive(tmp_path, people=12, faces=2), val_groups=(), test_groups=(), val=0.3, test=0.3)
     data = DataSpec(datasets={"heads": spec}, train=("heads",), test=("heads",), rows_per_shard=3)
     plan = plan_dataset("heads", open_source(spec), data)
     seen: dict[str, set[str]] = {}

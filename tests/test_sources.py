@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-from tests.archives import picture, write_aflw2000, write_pointing04
 from PIL import Image as Pil
 from scipy.spatial.transform import Rotation
 
@@ -19,6 +18,7 @@ from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source
 from hpe_core.sources.pictures import decode_picture, libjpeg_complaints, read_picture
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec
+from tests.archives import picture, write_aflw2000, write_pointing04
 
 # ---------------------------------------------------------------- pictures
 
@@ -53,9 +53,7 @@ def test_jpeg_equals_an_independent_decoder() -> None:
 def test_gray_alpha_and_palette_become_rgb() -> None:
     gray = RGB[..., 0]
     for kind in ("PNG", "TIFF"):
-        assert np.array_equal(
-            decode_picture(encoded(Pil.fromarray(gray), kind), "f"), np.stack([gray] * 3, -1)
-        )
+        assert np.array_equal(decode_picture(encoded(Pil.fromarray(gray), kind), "f"), np.stack([gray] * 3, -1))
     jpeg = decode_picture(encoded(Pil.fromarray(gray), "JPEG", quality=95), "f")
     assert jpeg.shape == RGB.shape and (jpeg[..., 0] == jpeg[..., 2]).all()
     alpha = np.dstack([RGB, np.full(RGB.shape[:2], 9, np.uint8)])
@@ -286,9 +284,7 @@ def test_pointing04_counts_people_and_poses(real_data: Path) -> None:
         tail = ref.sample_id[len("person01100") :]
         split = max(tail.rfind("+"), tail.rfind("-"))
         assert annotation.pose == (float(tail[:split]), float(tail[split:]), 0.0)
-        x, y, width, height = map(
-            int, (real_data / "pointing04" / ref.key).with_suffix(".txt").read_text().split()[2:]
-        )
+        x, y, width, height = map(int, (real_data / "pointing04" / ref.key).with_suffix(".txt").read_text().split()[2:])
         box = annotation.box
         assert (*box.center, box.width, box.height) == (x, y, width, height)
 

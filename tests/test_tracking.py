@@ -146,9 +146,7 @@ def test_git_commit_names_the_commit_and_its_changes(tmp_path: Path, monkeypatch
     assert git_commit(tmp_path / "nowhere") == "unknown"
     repo = tmp_path / "repo"
     repo.mkdir()
-    who = {
-        f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-    }
+    who = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for name, value in who.items():
         monkeypatch.setenv(name, value)
     (repo / "f").write_text("1")
@@ -172,9 +170,7 @@ def test_a_pipeline_in_sqlite(store: Path, tmp_path: Path, capfd: pytest.Capture
     with Tracker.open(uri_of(store), "head-pose", store) as tracker:
         tracker.run("pipeline/1", name="pipeline", tags={"stage": "pipeline"})
         tracker.run("teachers/1/a", name="teacher a", parent="pipeline/1")
-        tracker.params(
-            "teachers/1/a", {"model": {"name": "resnet", "bins": [1, 2]}} | {f"p{i}": i for i in range(150)}
-        )
+        tracker.params("teachers/1/a", {"model": {"name": "resnet", "bins": [1, 2]}} | {f"p{i}": i for i in range(150)})
         for step, value in enumerate([3.0, 2.0, math.inf, math.nan, 1.0]):
             tracker.metrics("teachers/1/a", {"val/mae": value}, step)
         picture = tmp_path / "curve.png"
@@ -288,9 +284,7 @@ def test_a_process_that_forgets_close_has_failed(store: Path) -> None:
     assert not sessions(store)
 
 
-def test_an_event_that_always_fails_blocks_nobody_for_long(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_event_that_always_fails_blocks_nobody_for_long(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("disk on fire")
 
@@ -351,12 +345,9 @@ def test_registration_sets_version_alias_and_the_pages(store: Path, tmp_path: Pa
             tracker.run(key, name=key)
             tracker.artifact(key, folder, "model")
         table = "| MAE |\n|---|\n| 4.10 |"
-        assert (
-            tracker.register("student/1", "head-pose", "model", tags={"mae": "4.2"}, description="old") == "1"
-        )
+        assert tracker.register("student/1", "head-pose", "model", tags={"mae": "4.2"}, description="old") == "1"
         new = [
-            tracker.register("student/2", "head-pose", "model", description=table, summary="MAE 4.10")
-            for _ in range(2)
+            tracker.register("student/2", "head-pose", "model", description=table, summary="MAE 4.10") for _ in range(2)
         ]
         assert new == ["2", "2"], "a run's folder is one version, however often it is registered"
     client = client_of(uri_of(store))

@@ -51,9 +51,7 @@ def broken_faces(plans: Plans, receipts: Sequence[Receipt]) -> list[Broken]:
 
 def write_quarantine(folder: Path, broken: Sequence[Broken]) -> Path:
     """Write the quarantine file, also when it is empty; returns its path."""
-    columns = {
-        name: pa.array([face[i] for face in broken], pa.string()) for i, name in enumerate(Broken._fields)
-    }
+    columns = {name: pa.array([face[i] for face in broken], pa.string()) for i, name in enumerate(Broken._fields)}
     write_table(folder / QUARANTINE, pa.table(columns))
     return folder / QUARANTINE
 
@@ -68,9 +66,7 @@ def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken
                 key=lambda r: str(r["job"]),
             )
             repeated = sum(1 for other, _ in plan.repeated if other == split)
-            reasons = Counter(
-                face.reason for face in broken if (face.dataset, face.split) == (dataset, split)
-            )
+            reasons = Counter(face.reason for face in broken if (face.dataset, face.split) == (dataset, split))
             filtered = sum(len(r["filtered"]) for r in mine)
             shards = [{"path": r["job"], "rows": r["kept"], "sha256": r["sha256"]} for r in mine if r["kept"]]
             total, kept = sum(r["input"] for r in mine) + repeated, sum(r["kept"] for r in mine)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpe_core.rows import CONVENTION
+from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec, PipelineSpec
 
 
@@ -42,15 +42,13 @@ TERMS = {
         "AFLW2000-3D",
         "research only",
         True,
-        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR "
-        "2016",
+        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
     ),
     "300wlp": Terms(
         "300W-LP",
         "research only",
         True,
-        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR "
-        "2016",
+        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
     ),
 }
 UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", True)
@@ -116,9 +114,7 @@ def _opening(
 ) -> str:
     teachers = ", ".join(f"{name} ({train.net.backbone})" for name, train in spec.teachers.items())
     scores = "; ".join(
-        f"{row['mae']:.2f} degrees on {row['test']} (N = {row['n']:.0f})"
-        for row in rows
-        if row["name"] == "distilled"
+        f"{row['mae']:.2f} degrees on {row['test']} (N = {row['n']:.0f})" for row in rows if row["name"] == "distilled"
     )
     return (
         f"A {student['net']['backbone']} of {exported['parameters'] / 1e6:.2f} M parameters that reads "
@@ -143,10 +139,10 @@ Without this project's code:
 
 def _purpose(spec: PipelineSpec) -> str:
     readers = {spec.data.datasets[name].reader for name in spec.data.train}
-    text = f"""- For: where a head points in pictures with known face boxes; gaze and attention studies, sorting
-  of pictures, pose-aware cropping, as a small network on a CPU.
-- Not for: deciding about people (identity, emotion, honesty, fitness, performance), medical use, or safety
-  functions such as driver monitoring without a validation of your own.
+    text = f"""- For: where a head points in pictures with known face boxes; gaze and attention studies,
+  sorting of pictures, pose-aware cropping, as a small network on a CPU.
+- Not for: deciding about people (identity, emotion, honesty, fitness, performance), medical use, or
+  safety functions such as driver monitoring without a validation of your own.
 - Outside its range: poses beyond +-{spec.data.limit_deg:g} degrees were not trained on; the back of
   a head gets some answer all the same. `spread` grows where it is unsure, and is not calibrated."""
     if readers <= {"synthetic"}:
@@ -186,17 +182,13 @@ def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
         terms = TERMS.get(spec.data.datasets[name].reader, UNKNOWN)
         counts = [faces.get(f"{name}.{split}", 0) for split in ("train", "val", "test")]
         shown = " | ".join(f"{count:,}" if count else "-" for count in counts)
-        lines.append(
-            f"| {name} | {terms.title or spec.data.datasets[name].reader} | {shown} | {terms.allowed} |"
-        )
+        lines.append(f"| {name} | {terms.title or spec.data.datasets[name].reader} | {shown} | {terms.allowed} |")
     cites = dict.fromkeys(
         terms.cite
         for name in [*spec.data.train, *spec.data.test]
         if (terms := TERMS.get(spec.data.datasets[name].reader, UNKNOWN)).cite
     )
-    return "\n".join(lines) + (
-        "\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else ""
-    )
+    return "\n".join(lines) + ("\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else "")
 
 
 def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:

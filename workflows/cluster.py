@@ -58,7 +58,11 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = " ".join(str(error).split())[:200]
-            token = "" if os.environ.get("RAY_AUTH_MODE") == "token" else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
+            token = (
+                ""
+                if os.environ.get("RAY_AUTH_MODE") == "token"
+                else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
+            )
             raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there{token}: {first}") from None
         have = ray.cluster_resources()
         gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
@@ -67,12 +71,18 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.worker").addFilter(_is_news)
     for noisy in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         yield line
     finally:
         ray.shutdown()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Several networks at once start many workers on few cores; Ray's warning about it tells the user nothing."""
+    return "PYTHON worker processes have been started" not in record.getMessage()
 
 
 def running_address() -> str | None:

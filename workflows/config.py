@@ -73,7 +73,7 @@ def _check_overrides(tree: Any, overrides: Sequence[str]) -> None:
             name = key[len(table) + 1 :].split(".")[0]
             if name not in known:
                 raise SpecError(
-                    f"{key}: {table} has no entry '{name}'{nearest(name, list(known))} (new entries go into a YAML file)"
+                    f"{key}: {table} has no entry '{name}'{nearest(name, list(known))} (new ones go into a YAML file)"
                 )
 
 
@@ -97,7 +97,9 @@ def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in space.items():
         is_leaf = not isinstance(value, Mapping) or {"choice", "low", "high"} & set(value)
         if is_leaf:
-            flat[prefix + str(name)] = {**flat.get(prefix + str(name), {}), **value} if isinstance(value, Mapping) else value
+            flat[prefix + str(name)] = (
+                {**flat.get(prefix + str(name), {}), **value} if isinstance(value, Mapping) else value
+            )
         else:
             flat.update(_dotted(value, f"{prefix}{name}."))
     return flat

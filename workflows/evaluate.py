@@ -33,7 +33,12 @@ def run(stage: StageRun) -> dict[str, Any]:
     offsets = (evaluate.offset_radius, evaluate.offset_step)
     predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
     pending = {
-        name: predict.remote(str(folder), tests, offsets if name == spec.base_teacher else (0, 1), evaluate.heatmap_radius if name == spec.base_teacher else 0)
+        name: predict.remote(
+            str(folder),
+            tests,
+            offsets if name == spec.base_teacher else (0, 1),
+            evaluate.heatmap_radius if name == spec.base_teacher else 0,
+        )
         for name, folder in networks.items()
     }
     found = {}
@@ -47,7 +52,10 @@ def run(stage: StageRun) -> dict[str, Any]:
     }
     predictions["offset ensemble"] = found[spec.base_teacher]["offset_angles"]
     write_predictions(stage.folder / "predictions.parquet", found["distilled"]["ids"], truth, predictions)
-    costs = {name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads)) for name, folder in networks.items()}
+    costs = {
+        name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
+        for name, folder in networks.items()
+    }
     return {
         "rows": table(spec, truth, predictions, costs),
         "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
@@ -130,7 +138,9 @@ def table(
     roles = {base: "base (hard labels)"}
     roles |= {name: "teacher (hard labels)" for name in spec.teachers if name != base}
     roles |= {"teachers' ensemble": f"mean of {len(spec.teachers)} teachers"}
-    roles |= {"offset ensemble": f"base over {windows} windows (K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step})"}
+    roles |= {
+        "offset ensemble": f"base over {windows} windows (K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step})"
+    }
     roles |= {"hard": "student on hard labels, same budget", "distilled": "student, distilled"}
     costs = dict(costs)
     costs["teachers' ensemble"] = {
@@ -140,11 +150,12 @@ def table(
         "parameters": costs[base]["parameters"],
         "latency_ms": windows * costs[base]["latency_ms"],
     }
-    return [
-        {"test": test, "name": name, "role": role, **PoseSums.of(predictions[name][test], truth[test]).summary(), **costs[name]}
-        for test in truth
-        for name, role in roles.items()
-    ]
+    rows = []
+    for test, labels in truth.items():
+        for name, role in roles.items():
+            scores = PoseSums.of(predictions[name][test], labels).summary()
+            rows.append({"test": test, "name": name, "role": role, **scores, **costs[name]})
+    return rows
 
 
 def write_predictions(

@@ -12,6 +12,7 @@ TorchScript route is not kept: it needs the same rewrites and torch has announce
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import statistics
@@ -26,8 +27,7 @@ from numpy.typing import NDArray
 
 from hpe_core.crop import Image
 from hpe_core.predictor import INPUT, OUTPUTS, contract_of
-from hpe_core.rotation import ANGLE_NAMES
-from hpe_core.rows import CONVENTION
+from hpe_core.rotation import ANGLE_NAMES, CONVENTION
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32
@@ -74,17 +74,14 @@ def deployed(net: Any) -> Any:
     import torch
     from torch import nn
 
-    from hpe_core.predictor import angles_and_spread
-
     class Deployed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = net
-            self.register_buffer("centers", torch.as_tensor(net.main_bins.centers, dtype=torch.float32))
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            angles, spread = angles_and_spread(self.net.predict(images), self.centers)
-            return angles, spread
+            probs, bins = self.net.predict(images), self.net.main_bins
+            return bins.decode(probs), bins.spread(probs)
 
     return Deployed().eval()
 
@@ -139,14 +136,12 @@ def measure_parity(network: Any, onnx_file: Path, crops: Image) -> dict[str, Any
     worst = np.zeros((2, 3))
     # One crop, one whole batch, and what is left: the batch size has to be free, not merely unchecked.
     cuts = [0, *range(1, len(crops), PARITY_BATCH), len(crops)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         batch = np.ascontiguousarray(crops[start:end])
         with torch.inference_mode():
             expected = [part.numpy() for part in network(torch.from_numpy(batch))]
         found = session.run(list(OUTPUTS), {INPUT: batch})
-        gap = [
-            np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)
-        ]
+        gap = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)]
         worst = np.maximum(worst, gap)  # a NaN stays a NaN
     named = [dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst]
     return {"angles": named[0], "spread": named[1], "crops": len(crops), "allowed": PARITY_DEG}

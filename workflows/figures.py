@@ -86,9 +86,7 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float] = SIZE) -> tuple
 def error_by_yaw(test: str, networks: Mapping[str, Predicted], width: float = 15.0) -> Figure:
     """Mean error in bins of the true yaw, one line a network; the bars are the numbers of faces."""
     with rc_context(STYLE):
-        figure, axes = _axes(
-            f"Error against yaw, {test}", "true yaw, degrees", "mean absolute error, degrees"
-        )
+        figure, axes = _axes(f"Error against yaw, {test}", "true yaw, degrees", "mean absolute error, degrees")
         truth = next(iter(networks.values())).truth[:, YAW]
         reach = max(1, int(np.ceil((np.abs(truth).max() - width / 2) / width)))
         edges = (np.arange(-reach, reach + 2) - 0.5) * width
@@ -107,8 +105,7 @@ def error_by_yaw(test: str, networks: Mapping[str, Predicted], width: float = 15
             color, line, label = style_of(name)
             which = np.digitize(predicted.truth[:, YAW], edges) - 1
             means = [
-                predicted.errors[which == i].mean() if counts[i] >= FEWEST else np.nan
-                for i in range(len(centers))
+                predicted.errors[which == i].mean() if counts[i] >= FEWEST else np.nan for i in range(len(centers))
             ]
             axes.plot(centers, means, color=color, linestyle=line, marker="o", markersize=3.5, label=label)
         axes.set_ylim(bottom=0)
@@ -121,17 +118,13 @@ def error_by_yaw(test: str, networks: Mapping[str, Predicted], width: float = 15
 def error_cdf(test: str, networks: Mapping[str, Predicted]) -> Figure:
     """Share of the faces whose error is below x degrees."""
     with rc_context(STYLE):
-        figure, axes = _axes(
-            f"Share of faces below an error, {test}", "mean error of a face, degrees", "faces, %"
-        )
+        figure, axes = _axes(f"Share of faces below an error, {test}", "mean error of a face, degrees", "faces, %")
         far = max(float(np.quantile(predicted.errors, 0.98)) for predicted in networks.values())
         for name, predicted in networks.items():
             color, line, label = style_of(name)
             ordered = np.sort(predicted.errors)
             share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.step(
-                np.r_[0, ordered], np.r_[0, share], where="post", color=color, linestyle=line, label=label
-            )
+            axes.step(np.r_[0, ordered], np.r_[0, share], where="post", color=color, linestyle=line, label=label)
         axes.set_xlim(0, far)
         axes.set_ylim(0, 100)
         axes.legend(loc="lower right")
@@ -162,21 +155,17 @@ def heat_map(test: str, base: str, cells: Sequence[Mapping[str, float]]) -> Figu
                     ink = "white" if value < middle else "#1a1a1a"
                     axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
         row, column = np.unravel_index(np.nanargmin(table), table.shape)
-        axes.plot(
-            column, row, "s", markersize=26 if table.size <= 80 else 9, mfc="none", mec="#c8500b", mew=1.8
-        )
+        axes.plot(column, row, "s", markersize=26 if table.size <= 80 else 9, mfc="none", mec="#c8500b", mew=1.8)
         bar = figure.colorbar(shown, ax=axes)
         bar.set_label("MAE, degrees")
         bar.outline.set_visible(False)
     return figure
 
 
-def training_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, y: str
-) -> Figure:
+def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, y: str) -> Figure:
     """One line a network over its epochs; the best epoch of a validation figure is marked."""
     with rc_context(STYLE):
-        figure, axes = _axes(title, "epoch", y)
+        figure, axes = _axes(title, "epoch", y, (SIZE[0], SIZE[1] + 0.12 * len(histories)))
         others = [name for name in histories if name not in FIXED]
         for name, history in histories.items():
             rows = [row for row in history if key in row]
@@ -195,7 +184,7 @@ def training_curves(
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside lower center", ncols=2)  # curves fall, rise or lie flat: no corner is free
     return figure
 
 

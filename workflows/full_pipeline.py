@@ -42,8 +42,15 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
     files = {name: open_source(dataset).fingerprint() for name, dataset in used.items()}
     # max_bad_share decides whether a run stops, and resident_gb how it reads: neither changes a shard.
     form = leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test")
-    roles = {name: [name in spec.data.train, name in spec.data.test and set(names) > set(spec.data.train)] for name in used}
-    return {"data": form, "datasets": {k: leaves_of(v, "root") for k, v in used.items()}, "files": files, "roles": roles}
+    roles = {
+        name: [name in spec.data.train, name in spec.data.test and set(names) > set(spec.data.train)] for name in used
+    }
+    return {
+        "data": form,
+        "datasets": {k: leaves_of(v, "root") for k, v in used.items()},
+        "files": files,
+        "roles": roles,
+    }
 
 
 STAGES = (
@@ -145,7 +152,8 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         begin_run(self.tracker, self.key, self.spec, self.planned)
         self.console.say(self.exit.enter_context(connected(self.spec.cluster)))
         actor, self.reporter = start_board()
-        self.exit.callback(Pump(actor, self.handle).close)
+        self.pump = Pump(actor, self.handle)
+        self.exit.callback(self.pump.close)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -154,7 +162,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
     def run(self, entry: Planned) -> None:
         """One stage, with its run in MLflow and a line when it starts and ends."""
         name = entry.stage.name
-        self.console.stage = f"{name} {self.number[name]}"
+        self.console.enter(f"{name} {self.number[name]}")
         self.console.say(f"{name}: {'continuing' if entry.action == 'continue' else 'starting'} ({entry.reason})")
         self.tracker.run(entry.key, name=name, parent=self.key, tags={"stage": name, "folder": str(entry.folder)})
         self.tracker.params(entry.key, entry.leaves)
@@ -169,6 +177,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             log.write_text(traceback.format_exc())
             last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
             raise StageFailed(f"stage {name} failed: {last[0].strip()} (traceback in {log})") from error
+        self.pump.flush()
         self.tracker.metrics(entry.key, {"seconds": time.monotonic() - began, **stage_metrics(name, result)}, step=0)
         self.tracker.artifact(entry.key, entry.folder / "manifest.json")
         self.tracker.finish(entry.key)
@@ -236,7 +245,9 @@ def expected(error: Exception) -> bool:
 
 def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
     if name == "shards":
-        return {f"{split}/{what}": float(row[what]) for split, row in result["splits"].items() for what in ("kept", "input")}
+        return {
+            f"{split}/{what}": float(row[what]) for split, row in result["splits"].items() for what in ("kept", "input")
+        }
     if name in ("teachers", "student"):
         return {f"{network}/val_mae": row["val_mae"] for network, row in result["networks"].items()}
     if name == "labels":

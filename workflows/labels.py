@@ -8,16 +8,15 @@ Each shard gives one file a grid and then a receipt; a shard whose receipt exist
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.rows import file_sha256, shard_files
+from hpe_core.spec import label_set_name
 from workflows.progress import Reporter
 from workflows.stages import StageRun, read_json, write_json
-from hpe_core.spec import label_set_name
 
 BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
 
@@ -69,14 +68,16 @@ def run(stage: StageRun) -> dict[str, Any]:
 
 
 def actor_count(cluster: Any) -> int:
-    """As many labelling actors as the cluster has room for, one CPU (or GPU share) each, one CPU left for Ray Data."""
+    """As many labelling actors as the cluster has GPUs for, else on half of its CPUs.
+
+    Half, because a local cluster counts more CPUs than there are cores, and each actor holds every teacher.
+    """
     import ray
 
     have = ray.cluster_resources()
     if cluster.gpus_per_worker:
         return int(have.get("GPU", 0) / cluster.gpus_per_worker)
-    cores = min(have.get("CPU", 1), float(sum(n.get("Resources", {}).get("CPU", 0) > 0 for n in ray.nodes()) * (os.cpu_count() or 1)))
-    return int(cores / cluster.cpus_per_worker)
+    return int(have.get("CPU", 1) / cluster.cpus_per_worker / 2)
 
 
 def count_rows(file: Path) -> int:

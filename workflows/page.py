@@ -103,7 +103,7 @@ summary { cursor: pointer; margin-top: 1em }
 @media (max-width: 600px) {
   main { padding: 8px 14px 32px }
   .scores { grid-template-columns: 1fr }
-  .scores div { display: grid; grid-template-columns: 5.2em 1fr; align-items: center }
+  .scores div { display: grid; grid-template-columns: 7em 1fr; align-items: center }
   .scores b { grid-row: span 2 }
   th, td { padding: 5px 7px }
 }

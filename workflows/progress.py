@@ -107,6 +107,12 @@ class Console:
         self._lock = threading.Lock()
         self.stage = ""
 
+    def enter(self, stage: str) -> None:
+        """Progress lines from now on belong to this stage."""
+        with self._lock:
+            self.stage = stage
+            self._tasks.clear()
+
     def say(self, text: str) -> None:
         with self._lock:
             self._wipe()
@@ -151,8 +157,12 @@ class Console:
 
 def clock(seconds: float) -> str:
     """75 -> '1:15'."""
-    whole = int(round(seconds))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )
 
 
 class Pump:
@@ -161,32 +171,35 @@ class Pump:
     def __init__(self, actor: Any, handle: Callable[[Event], None], every_s: float = 0.5) -> None:
         self._actor, self._handle, self._every_s = actor, handle, every_s
         self._stop = threading.Event()
+        self._draining = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            if not self._drain():
+            if not self.flush():
                 return
 
-    def _drain(self) -> bool:
+    def flush(self) -> bool:
+        """Take what is on the board now; False when the board is gone."""
         import ray
 
-        try:
-            events = ray.get(self._actor.drain.remote(), timeout=20)
-        except ray.exceptions.GetTimeoutError:
-            return True  # the machine is busy; the events wait on the board
-        except ray.exceptions.RayError:
-            return False  # the board's node is gone: progress ends, the work does not
-        for event in events:
-            self._handle(event)
+        with self._draining:  # events are handled in the order in which they came
+            try:
+                events = ray.get(self._actor.drain.remote(), timeout=20)
+            except ray.exceptions.GetTimeoutError:
+                return True  # the machine is busy; the events wait on the board
+            except ray.exceptions.RayError:
+                return False  # the board's node is gone: progress ends, the work does not
+            for event in events:
+                self._handle(event)
         return True
 
     def close(self) -> None:
         """Stop the thread and take what is still on the board."""
         self._stop.set()
         self._thread.join(timeout=25)
-        self._drain()
+        self.flush()
 
 
 def start_board() -> tuple[Any, Reporter]:

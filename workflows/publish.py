@@ -52,9 +52,7 @@ def run(stage: StageRun) -> dict[str, Any]:
     facts = provenance(stage)
     rows, splits = stage.results["evaluate"]["rows"], stage.results["shards"]["splits"]
     faces = {name: int(entry["kept"]) for name, entry in splits.items()}
-    card = model_card(
-        stage.spec, stage.results["student"]["spec"], stage.spec.data.crop, rows, exported, faces, facts
-    )
+    card = model_card(stage.spec, stage.results["student"]["spec"], stage.spec.data.crop, rows, exported, faces, facts)
     (model / CARD_FILE).write_text(card)
     write_mlmodel(model, stage.spec.data.crop.size)
     report.progress("publishing", 1, 4, "steps, drawing")
@@ -141,9 +139,7 @@ def write_mlmodel(folder: Path, size: int) -> None:
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, 3), name) for name in ("angles", "spread")])
     model = Model(signature=ModelSignature(inputs=inputs, outputs=outputs))
     needs = [f"{name}=={version_of(name)}" for name in NEEDED]
-    model.add_flavor(
-        "onnx", onnx_version=version_of("onnx"), data=ONNX_FILE, providers=["CPUExecutionProvider"]
-    )
+    model.add_flavor("onnx", onnx_version=version_of("onnx"), data=ONNX_FILE, providers=["CPUExecutionProvider"])
     model.add_flavor(
         "python_function",
         loader_module="mlflow.onnx",

@@ -71,7 +71,7 @@ def header(
         if abs(gain) <= margin:
             verdict = "Distillation made no difference that these faces can show"
         else:
-            verdict = "Distillation helped" if gain > 0 else "Distillation hurt"
+            verdict = "Distillation helped" if gain > 0 else "Distillation did not help"
         scores = "".join(
             f'<div class="{kind}"><b>{row["mae"]:.2f}°</b><span>{label}</span><span>{millions(row)} '
             "parameters</span></div>"
@@ -99,9 +99,7 @@ def header(
     )
 
 
-def section_test(
-    book: Book, stage: StageRun, test: str, rows: Sequence[Row], networks: Mapping[str, Predicted]
-) -> str:
+def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], networks: Mapping[str, Predicted]) -> str:
     """Results table, error by yaw, its distribution, the (K, d) map and the worst faces of one test set."""
     mine = [row for row in rows if row["test"] == test]
     shown = {name: networks[name] for name in SHOWN if name in networks}
@@ -203,9 +201,7 @@ def section_search(search: Row) -> str:
 def section_samples(book: Book, stage: StageRun) -> str:
     """Faces of every dataset as the network sees them."""
     data, sheets = stage.spec.data, []
-    wanted = [(name, "train") for name in data.train] + [
-        (name, "test") for name in data.test if name not in data.train
-    ]
+    wanted = [(name, "train") for name in data.train] + [(name, "test") for name in data.test if name not in data.train]
     for name, split in wanted:
         files = shard_files(stage.inputs["shards"], name, split)
         if not files:
@@ -238,9 +234,7 @@ def section_quarantine(stage: StageRun) -> str:
         "Kept + out of range + quarantined = listed. The faces and reasons are in quarantine.parquet of the "
         "shards stage."
     )
-    return (
-        f"<section><h2>What became of every face</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
-    )
+    return f"<section><h2>What became of every face</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
 
 
 def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:

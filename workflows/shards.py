@@ -156,7 +156,7 @@ def _run_jobs(
     _quiet_ray_data()
     size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(jobs))
     receipts = ray.data.from_items([_job_row(job) for job in jobs], override_num_blocks=len(jobs)).map(
-        BuildShard,  # type: ignore[arg-type]  # Ray makes the object and calls that
+        BuildShard,
         fn_constructor_args=(sources, data, folder.absolute(), FACE_TIMEOUT_S),
         compute=ray.data.ActorPoolStrategy(size=max(1, size)),
         num_cpus=1,

@@ -155,7 +155,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def execute(planned: Planned, spec: PipelineSpec, upstream: Mapping[str, Planned], reporter: Reporter) -> dict[str, Any]:
+def execute(
+    planned: Planned, spec: PipelineSpec, upstream: Mapping[str, Planned], reporter: Reporter
+) -> dict[str, Any]:
     """Run one stage in its folder and write its manifest; returns the stage's result."""
     planned.folder.mkdir(parents=True, exist_ok=True)
     began, clock = now(), time.monotonic()
@@ -272,7 +274,11 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
 

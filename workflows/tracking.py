@@ -588,9 +588,7 @@ class Tracker:
         """Log nested `params` flattened with dots; a value that a resumed run changes becomes a tag."""
         self._put({"op": "params", "key": key, "params": flatten(params)})
 
-    def metrics(
-        self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None
-    ) -> None:
+    def metrics(self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None) -> None:
         """Log numbers at `step`; NaN stays NaN, inf becomes NaN, both leave a tag `nonfinite.<metric>`."""
         numbers = {}
         for name, value in metrics.items():
@@ -684,9 +682,7 @@ class Tracker:
             return None
         uri = self._backend.uri
         base = "http://127.0.0.1:5000" if uri.startswith("sqlite:") else _public(uri).rstrip("/")
-        return (
-            f"{base}/#/experiments/{self._backend.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-        )
+        return f"{base}/#/experiments/{self._backend.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until all is in MLflow or the server counts as dead or slow and all is in the spool.
@@ -725,7 +721,7 @@ class Tracker:
 
     def _put(self, event: Event) -> None:
         if self._journal is None:
-            return
+            return None
         with self._changed:
             if self._closed:
                 return self._say_once("events after close() are dropped")

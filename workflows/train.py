@@ -24,7 +24,6 @@ from typing import Any
 
 from hpe_core.rows import shard_files
 from hpe_core.spec import ClusterSpec, DataSpec, TrainSpec, build, label_set_name, student_with, to_dict
-from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
 KEPT = ("model.safetensors", "model.json")

@@ -1,7 +1,7 @@
 """Stage "search": Ray Tune over distillation, offsets, optimiser and student backbone.
 
-A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already, so
-trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
+A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already,
+so trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
 the test set is not opened here. Finished and half-done trials survive a kill of the driver.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from hpe_core.spec import PipelineSpec, SearchSpace, build, student_with, to_dict
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
-from workflows.train import Job, as_plain, from_plain, label_set, open_data, resources
+from workflows.train import Job, label_set, open_data, resources
 
 
 def run(stage: StageRun) -> dict[str, Any]:
@@ -138,9 +138,7 @@ def first_point(spec: PipelineSpec) -> dict[str, Any]:
     return point
 
 
-def trial(
-    config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, labels: str, reporter: Reporter
-) -> None:
+def trial(config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, labels: str, reporter: Reporter) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     import torch
     from ray import tune
@@ -159,7 +157,7 @@ def trial(
     student = dataclasses.replace(student, optim=optim)
     name = f"trial {tune.get_context().get_trial_id()}"
     run_key = f"{key}/{tune.get_context().get_trial_id()}"
-    job = from_plain(as_plain(Job(run_key, name, student, pipeline.data, Path(shards), Path(labels) / label_set(student))))
+    job = Job(run_key, name, student, pipeline.data, Path(shards), Path(labels) / label_set(student))
     reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
     train, val = open_data(job)
     checkpoint = tune.get_checkpoint()

@@ -11,7 +11,6 @@ as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as publ
 from ours.
 """
 
-import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,12 +80,12 @@ def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """
     import scipy.io  # takes time that a listing need not pay
 
-    data = read_bytes(path, MAX_MAT)
+    read_bytes(path, MAX_MAT)  # for the reasons why it may not be readable at all
     name = files.printable(str(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return scipy.io.loadmat(io.BytesIO(data), variable_names=list(names))
+            return scipy.io.loadmat(path, variable_names=list(names))
     except Exception as error:  # a damaged file raises nearly anything from deep inside the parser
         said = " ".join(str(error).split())[:120] or type(error).__name__
         raise Rejected("bad_annotation", f"{name} is not a readable .mat file: {said}") from None

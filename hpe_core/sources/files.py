@@ -12,7 +12,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 def archive_root(root: str) -> Path:
     """The folder of a `root:` key as an absolute path, with ~ expanded; it need not exist yet."""
-    return Path(os.path.abspath(os.path.expanduser(root)))
+    return Path(root).expanduser().absolute()
 
 
 def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -33,7 +33,7 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         seen.add(real)
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)
+                yield str(Path(folder, name).relative_to(root))
 
 
 def fingerprint(root: Path, paths: Iterable[str]) -> str:
@@ -41,7 +41,7 @@ def fingerprint(root: Path, paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         try:
-            stat = os.stat(root / path)
+            stat = (root / path).stat()
             line = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
         except OSError:
             line = f"{path}\0gone\n"

@@ -61,7 +61,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A plain file's content. Raises Rejected where it is none (a pipe would block), unreadable or huge."""
     name = printable(str(path))
     try:
-        status = os.stat(path)
+        status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("unreadable_file", f"{name} is not a file")
         if status.st_size > limit:

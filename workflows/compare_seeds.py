@@ -1,0 +1,114 @@
+"""The comparison of a run over several seeds: mean and standard deviation of every row, for the README.
+
+    python workflows/compare_seeds.py -c conf/demo.yaml              seeds 0 1 2, in the configuration's store
+    python workflows/compare_seeds.py seeds=0,1,2,3,4 readme=README.md
+
+A seed changes weights, order and augmentation of every teacher, trial and student, and the search starts anew; faces
+and their split stay. With `readme=FILE` the table replaces what stands between that file's markers
+`<!-- seeds:NAME -->` and `<!-- /seeds -->`, NAME being the configuration's name.
+"""
+
+import dataclasses
+import json
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec import PipelineSpec, SpecError
+from workflows.config import arguments, guarded, load
+
+COLUMNS = ("pitch", "yaw", "roll", "mae", "geodesic")
+
+
+def with_seed(spec: PipelineSpec, seed: int) -> PipelineSpec:
+    """The same run with another seed. Teachers differ from each other by their networks, so they share it."""
+    teachers = {name: dataclasses.replace(train, seed=seed) for name, train in spec.teachers.items()}
+    return dataclasses.replace(spec, teachers=teachers, student=dataclasses.replace(spec.student, seed=seed))
+
+
+def compare(spec: PipelineSpec, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Run every seed (finished ones are skipped); returns a row a test set and network with all its figures."""
+    from workflows.full_pipeline import run_pipeline
+
+    runs = []
+    for seed in seeds:
+        print(f"seed {seed}", file=sys.stderr)
+        runs.append(run_pipeline(with_seed(spec, seed))["evaluate"]["rows"])
+    rows = []
+    for same in zip(*runs, strict=True):
+        assert len({(row["test"], row["name"]) for row in same}) == 1, "every seed has the same rows"
+        row = {key: same[0][key] for key in ("test", "name", "role", "n", "parameters")}
+        row["latency_ms"] = statistics.median(entry["latency_ms"] for entry in same)
+        rows.append(row | {key: [float(entry[key]) for entry in same] for key in COLUMNS})
+    return rows
+
+
+def markdown(spec: PipelineSpec, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
+    """A table a test set, mean ± sd, and what distillation gained over its hard-label twin, seed by seed."""
+    lines = []
+    for test in dict.fromkeys(row["test"] for row in rows):
+        block = {row["name"]: row for row in rows if row["test"] == test}
+        first = next(iter(block.values()))
+        lines += [f"Test set `{test}`, {first['n']:.0f} faces, seeds {', '.join(map(str, seeds))}, degrees:", ""]
+        lines += [
+            "| network | what | pitch | yaw | roll | MAE | geodesic | parameters | CPU ms |",
+            "|---|---|" + "--:|" * 7,
+        ]
+        for name, row in block.items():
+            figures = " | ".join(spread(row[key]) for key in COLUMNS)
+            bold = "**" if name == "distilled" else ""
+            cost = f"{row['parameters'] / 1e6:.2f} M | {row['latency_ms']:.1f}"
+            lines.append(f"| {bold}{name}{bold} | {row['role']} | {figures} | {cost} |")
+        lines += ["", gain(block["hard"]["mae"], block["distilled"]["mae"]), ""]
+    return "\n".join(lines).strip()
+
+
+def spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def gain(hard: Sequence[float], distilled: Sequence[float]) -> str:
+    """One sentence; it says so where distillation lost."""
+    shares = [100 * (h - d) / h for h, d in zip(hard, distilled, strict=True)]
+    verb = "lowers" if statistics.mean(shares) > 0 else "raises"
+    each = ", ".join(f"{share:+.1f} %" for share in shares)
+    return f"Distillation {verb} the student's MAE by {abs(statistics.mean(shares)):.1f} % (gain by seed: {each})."
+
+
+def into_readme(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers. Raises SpecError where they are missing."""
+    opening, closing = f"<!-- seeds:{name} -->", "<!-- /seeds -->"
+    before = path.read_text()
+    pattern = re.compile(re.escape(opening) + ".*?" + re.escape(closing), re.S)
+    if not pattern.search(before):
+        raise SpecError(f"{path} has no place for this table: the markers {opening} and {closing}")
+    path.write_text(pattern.sub(lambda _: f"{opening}\n{text}\n{closing}", before))
+
+
+def main(argv: Sequence[str]) -> int:
+    args = arguments(argv, __doc__ or "", verbs=("run",))
+    own = {
+        word.partition("=")[0]: word.partition("=")[2]
+        for word in args.overrides
+        if word.startswith(("seeds=", "readme="))
+    }
+    spec = load(args.config, [word for word in args.overrides if word.partition("=")[0] not in own])
+    try:
+        seeds = [int(seed) for seed in own.get("seeds", "0,1,2").split(",")]
+    except ValueError:
+        raise SpecError(f"seeds={own['seeds']} is not a list of whole numbers like 0,1,2") from None
+    rows = compare(spec, seeds)
+    text = markdown(spec, rows, seeds)
+    print(json.dumps(rows) if args.json else text)
+    if own.get("readme"):
+        into_readme(Path(own["readme"]), spec.name, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
