@@ -5,11 +5,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hpe_core.spec import ClusterSpec, SpecError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_CONTROLLER_FAILURE_LIMIT": "3",  # a worker group that cannot start is not retried for ever
@@ -41,11 +43,12 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     import ray
     import ray.data
 
+    _drop_worker_count_warnings()
     runtime_env = {"env_vars": worker_environment()}
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     address = None if spec.address == "local" else spec.address
-    if spec.address == "auto" and running_address() is None:
-        address = None
+    if spec.address == "auto":
+        address = running_address()  # Ray's own "auto" would also find what other processes started for themselves
     if address is None:
         cores = os.cpu_count() or 1
         cpus = spec.local_cpus or max(4, cores)  # fewer than 4 can deadlock two actor pools and a read
@@ -71,7 +74,6 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.worker").addFilter(_is_news)
     for noisy in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
@@ -80,9 +82,23 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         ray.shutdown()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Several networks at once start many workers on few cores; Ray's warning about it tells the user nothing."""
-    return "PYTHON worker processes have been started" not in record.getMessage()
+def _drop_worker_count_warnings() -> None:
+    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
+
+    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
+    """
+    from ray._private import worker
+
+    inner = getattr(worker, "print_to_stdstream", None)
+    if inner is None or hasattr(inner, "wrapped"):
+        return
+
+    def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            inner(data, *args, **options)
+
+    printer.wrapped = inner  # type: ignore[attr-defined]
+    worker.print_to_stdstream = printer
 
 
 def running_address() -> str | None:

@@ -123,6 +123,7 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     from ray.train.torch import TorchTrainer
 
     cluster, began = stage.spec.cluster, time.monotonic()
+    discard_torn(home / "ray-train")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
@@ -155,6 +156,17 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     write_json(home / "result.json", summary)
     shutil.rmtree(home / "ray-train", ignore_errors=True)
     return summary
+
+
+def discard_torn(folder: Path) -> None:
+    """Remove a Ray Train run whose list of checkpoints is half written; the network then starts anew.
+
+    Ray writes the list in place, so a SIGKILL can tear it, and from then on Ray refuses the folder for ever.
+    """
+    try:
+        read_json(folder / "checkpoint_manager_snapshot.json")
+    except ValueError:
+        shutil.rmtree(folder)
 
 
 def resources(cluster: ClusterSpec) -> dict[str, float]:

@@ -6,6 +6,8 @@ the test set is not opened here. Finished and half-done trials survive a kill of
 """
 
 import dataclasses
+import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -35,9 +37,10 @@ def run(stage: StageRun) -> dict[str, Any]:
         resources(stage.spec.cluster),
     )
     path = stage.folder / "tune"
-    if tune.Tuner.can_restore(str(path)):
+    if restorable(path):
         tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
+        shutil.rmtree(path, ignore_errors=True)
         tuner = tune.Tuner(
             trainable,
             param_space={},
@@ -74,6 +77,29 @@ def run(stage: StageRun) -> dict[str, Any]:
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
     trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
     return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def restorable(folder: Path) -> bool:
+    """Whether Tune's own files are all there and whole.
+
+    Tune writes them in place, and the settings some time before the first state, so a SIGKILL can leave the settings
+    alone or half a file. Tuner.can_restore looks at the settings only and restoring would fail for ever; such a search
+    starts anew.
+    """
+    kinds = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
+    files = [list(folder.glob(kind)) for kind in kinds]
+    return all(files) and all(_is_whole(file) for kind in files for file in kind)
+
+
+def _is_whole(file: Path) -> bool:
+    data = file.read_bytes()
+    if file.suffix == ".pkl":
+        return data.endswith(b".")  # the last opcode of every pickle
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""A cluster that is already running: joined by every command, given jobs, with tokens. For real, and left alone after.
+
+The cluster is `ray start --head` on ports of its own, with its notes in a folder of its own ($RAY_TMPDIR), so that
+neither another cluster on this machine nor the next user's home folder sees anything of it.
+"""
+
+import os
+import random
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpe_core.rows import ShardError, read_shard
+from tests.test_pipeline import (
+    NAMES,
+    Done,
+    call,
+    environment,
+    family,
+    result_of,
+    run,
+    stage_folder,
+    tail,
+    wait_gone,
+    whole_tree,
+    words,
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node: where it is, and the environment that lets a client in."""
+
+    port: int
+    dashboard: str
+    env: dict[str, str]
+    strangers: dict[str, str]  # the same without the token
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def joined(self) -> re.Pattern[str]:
+        """What a command says that has joined this cluster: Ray may know the machine by another address."""
+        return re.compile(rf"^Ray: joined \S+:{self.port}, 4 CPUs$", re.MULTILINE)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, outside 10002-19999, where Ray's workers live."""
+    found: list[int] = []
+    for port in random.sample(range(21000, 31000), 500):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # A socket's path has to stay below 108 letters, so pytest's own folder is too deep.
+    home = Path(tempfile.mkdtemp(prefix="hpe", dir="/tmp"))
+    token = home / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    gcs, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
+    strangers = environment(RAY_TMPDIR=str(home))
+    env = {**strangers, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    log = home / "head.log"
+    with open(log, "w") as stream, whole_tree() as started:
+        process = started(
+            subprocess.Popen(
+                [
+                    *[*ray, "start", "--head", "--block", "--num-cpus=4"],
+                    *[f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"],
+                    *[f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"],
+                    *[f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"],
+                    *["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"],
+                ],
+                cwd=home,
+                env=env,
+                stdout=stream,
+                stderr=stream,
+                text=True,
+            )
+        )
+        deadline = time.monotonic() + 180
+        while not (listens(gcs) and listens(dashboard) and (home / "ray" / "ray_current_cluster").exists()):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        try:
+            yield Head(gcs, f"http://127.0.0.1:{dashboard}", env, strangers)
+        finally:
+            ours = [*family(process.pid), *left_in(home)]
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            wait_gone(ours, 20)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def left_in(home: Path) -> list[psutil.Process]:
+    """Processes whose command line names this cluster's folder: nobody else's."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(str(home) in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def submit(head: Head, store: Path, *more: str) -> Done:
+    """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
+    entry = ["python", *words("full_pipeline.py", store, *more)[1:]]
+    options = ["--address", head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
+    return call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
+
+
+def joined(done: Done, head: Head) -> None:
+    assert done.code == 0, tail(done)
+    assert head.joined.search(done.err), tail(done)
+
+
+@pytest.mark.timeout(900)
+def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: Head, tmp_path: Path):
+    done = run("shards.py", tmp_path / "store", env=head.strangers)
+    last = done.err.splitlines()[-1]
+    assert done.code == 2, tail(done)
+    assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, tail(done)
+    assert "Traceback" not in done.err and len(last) < 500, tail(done)
+
+
+@pytest.mark.timeout(1500)
+def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Path):
+    """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
+
+    Nothing before "evaluate" stumbles over the damaged test shards, so nothing before it has opened them.
+    """
+    store = tmp_path / "store"
+    early = run("labels.py", store, env=head.env)
+    assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, tail(early)
+
+    joined(run("shards.py", store, env=head.env), head)  # address auto: found by the note of `ray start`
+    tests = {path: path.read_bytes() for path in stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
+    assert tests
+    for path in tests:
+        path.write_bytes(b"nobody may read this")
+        with pytest.raises(ShardError):
+            read_shard(path)
+    by_address = {**head.env, "RAY_ADDRESS": head.address}
+    joined(run("train.py teachers", store, env=by_address), head)
+    joined(run("labels.py", store, env=head.env), head)
+    joined(run("tune.py", store, env=by_address), head)
+    again = run("tune.py", store, env=head.env)
+    assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, tail(again)
+
+    broken = submit(head, store)
+    told = broken.out + broken.err
+    assert broken.code != 0 and "student: done in" in told, tail(broken)
+    assert re.search(r"error: .*part-0000\d.parquet cannot be read", told), tail(broken)
+    assert (stage_folder(store, "student") / "manifest.json").is_file()
+    for path, whole in tests.items():
+        path.write_bytes(whole)
+
+    done = submit(head, store)
+    told = done.out + done.err
+    assert done.code == 0, tail(done)
+    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, tail(done)
+    assert "distilled" in told and "student   skip" in told, tail(done)
+    for name in NAMES:
+        assert (stage_folder(store, name) / "manifest.json").is_file(), name
+    rows = {row["name"]: row for row in result_of(store, "evaluate")["rows"]}
+    assert rows["distilled"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
+
+    # The last two commands, for a changed key; the cluster is only left by all of them, never stopped.
+    changed = "evaluate.heatmap_radius=1"
+    joined(run("evaluate.py", store, changed, env=head.env), head)
+    joined(run("publish.py", store, changed, env=head.env), head)
+    assert listens(head.port)
+
+
+def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
+    """A token there would switch on authentication for whoever starts Ray next (RAY_AUTH_TOKEN_PATH is enough)."""
+    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+    there = Path.home() / ".ray" / "auth_token"
+    assert not there.exists() or there.read_text().strip() != token
+    assert head.env["RAY_TMPDIR"] != os.environ.get("RAY_TMPDIR")

@@ -1,0 +1,563 @@
+"""The whole road for real: one run, a second run that skips it all, and a run that is killed again and again.
+
+Every run is the command that a user types, in a process of its own with a Ray of its own. All the laws are read off
+one finished run and off one run that was cut down in three stages; a start of Ray costs more than these networks do.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from hpe_core.rows import read_shard, read_soft_labels, read_table
+from workflows.config import REPO, load
+from workflows.full_pipeline import STAGES
+from workflows.stages import plan, read_json
+
+CONFIG = "tests/tiny.yaml"
+NAMES = [stage.name for stage in STAGES]
+PATIENCE_S = 600  # for one command on a machine that is busy with other things
+
+
+# ---------------------------------------------------------------- running commands
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a command: this checkout first, this interpreter's tools first, no tokens unless asked for."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    fixed = {"PYTHONPATH": str(REPO), "PATH": tools, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**ours, **fixed, **changes}
+
+
+def words(script: str, store: Path, *more: str) -> list[str]:
+    """`python workflows/<script> ... -c tests/tiny.yaml store=...`; `script` may carry a verb."""
+    name, *verb = script.split()
+    return [sys.executable, f"workflows/{name}", *verb, f"store={store}", *more, "-c", CONFIG]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def run(script: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
+    """Run a command to its end. On a cluster of its own, whatever else is running on this machine."""
+    local = () if env else ("cluster.address=local",)
+    return call(words(script, store, *local, *more), env or environment())
+
+
+def call(command: Sequence[str], env: dict[str, str]) -> Done:
+    began = time.monotonic()
+    with whole_tree() as started:
+        process = started(
+            subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        out, err = process.communicate(timeout=PATIENCE_S)
+    return Done(process.returncode, out, err, time.monotonic() - began)
+
+
+@contextmanager
+def whole_tree() -> Iterator[Callable[[subprocess.Popen[str]], subprocess.Popen[str]]]:
+    """Whatever happens in the block, no process that was started in it is left behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    def note(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+        started.append(process)
+        return process
+
+    try:
+        yield note
+    finally:
+        for process in started:
+            if process.poll() is None:
+                kill_tree(process.pid)
+                process.wait()
+
+
+def family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    return []
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and everything that it started, at once: as if the power had gone."""
+    for process in family(pid):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def wait_gone(processes: Sequence[psutil.Process], seconds: float = 60) -> None:
+    """Wait until none of them runs: Ray's own processes notice a dead driver a little later."""
+    _, alive = psutil.wait_procs(list(processes), timeout=seconds)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def killed_when(
+    moment: Callable[[Path], bool],
+    store: Path,
+    log: Path,
+    *,
+    everything: bool,
+    meanwhile: Callable[[int], None] = lambda pid: None,
+) -> bool:
+    """Start the pipeline and SIGKILL it (the driver alone, or all its processes) as soon as `moment(store)` is true.
+
+    Returns False where the run ended before that. `meanwhile` is called with the driver's pid until then.
+    """
+    with open(log, "w") as stream, whole_tree() as started:
+        process = started(
+            subprocess.Popen(
+                words("full_pipeline.py", store, "cluster.address=local"),
+                cwd=REPO,
+                env=environment(),
+                stdout=stream,
+                stderr=stream,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        while not moment(store):
+            if process.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, f"the moment never came:\n{log.read_text()[-3000:]}"
+            meanwhile(process.pid)
+            time.sleep(0.02)
+        processes = family(process.pid)
+        for victim in processes if everything else processes[:1]:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+        wait_gone(processes)
+        process.wait()
+    return True
+
+
+def stage_folder(store: Path, name: str) -> Path:
+    (folder,) = (store / name).iterdir()
+    return folder
+
+
+def result_of(store: Path, name: str) -> dict[str, Any]:
+    manifest = read_json(stage_folder(store, name) / "manifest.json")
+    assert manifest is not None, f"stage {name} has no manifest"
+    return dict(manifest["result"])
+
+
+def tail(done: Done) -> str:
+    return f"exit code {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
+
+
+# ---------------------------------------------------------------- one finished run, and its laws
+
+
+@dataclass(frozen=True)
+class Finished:
+    store: Path
+    done: Done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    store = tmp_path_factory.mktemp("finished") / "store"
+    done = run("full_pipeline.py", store)
+    assert done.code == 0, tail(done)
+    return Finished(store, done)
+
+
+@pytest.mark.timeout(900)
+def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished: Finished):
+    for name in NAMES:
+        assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
+    for network in ("byobnet", "resnet", "teachers' ensemble", "offset ensemble", "hard", "distilled"):
+        (line,) = re.findall(rf"^{network}  .*$", finished.done.out, re.MULTILINE)
+        assert len(re.findall(r"\d+\.\d\d", line)) >= 6, f"pitch, yaw, roll, MAE, geodesic and size in: {line}"
+    (time_line,) = re.findall(r"^time .*$", finished.done.out, re.MULTILINE)
+    (report,) = re.findall(r"^report +(\S+)$", finished.done.out, re.MULTILINE)
+    assert Path(report).is_file() and time_line.endswith(" s")
+
+
+@pytest.mark.timeout(900)
+def test_every_face_is_accounted_for(finished: Finished):
+    result = result_of(finished.store, "shards")
+    assert result["filtered"] > 0, "the configuration is made so that something is filtered"
+    assert result["kept"] + result["quarantined"] + result["filtered"] == result["input"] == 108
+    folder, seen = stage_folder(finished.store, "shards"), []
+    for split, entry in result["splits"].items():
+        ids = [i for part in entry["shards"] for i in read_shard(folder / part["path"]).sample_ids]
+        assert len(ids) == entry["kept"] and ids == sorted(ids), split
+        seen += ids
+    assert len(set(seen)) == len(seen) == result["kept"], "nobody is in two splits"
+
+
+@pytest.mark.timeout(900)
+def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Finished):
+    import torch
+
+    from hpe_core.checkpoint import load_net
+
+    torch.set_num_threads(1)  # on a busy machine threads of one sum wait for each other, a hundred times longer
+    shards, labels = stage_folder(finished.store, "shards"), stage_folder(finished.store, "labels")
+    nets = [load_net(stage_folder(finished.store, "teachers") / name).net for name in ("byobnet", "resnet")]
+    crop = load([CONFIG]).data.crop
+    files = sorted(shards.glob("heads.train/part-*.parquet"))
+    assert result_of(finished.store, "labels")["sets"] == ["K2-d2", "K4-d2"] and len(files) >= 2
+    for radius, name in ((2, "K2-d2"), (4, "K4-d2")):
+        for file in files:
+            shard = read_shard(file)
+            found = read_soft_labels(labels / name / "heads.train" / file.name, shard.sample_ids)
+        # The last shard by hand: every window cut out of the pixels, every network asked, all of it averaged.
+        total, count = np.zeros(found.shape), 0
+        for dy in range(-radius, radius + 1, 2):
+            for dx in range(-radius, radius + 1, 2):
+                top, left = crop.margin_px + dy, crop.margin_px + dx
+                cut = shard.images[:, top : top + crop.size, left : left + crop.size].copy()
+                for net in nets:
+                    with torch.inference_mode():
+                        total += net.predict(torch.from_numpy(cut)).double().numpy()
+                    count += 1
+        assert count == len(nets) * {2: 9, 4: 25}[radius]
+        np.testing.assert_allclose(found.astype(float), np.log(total / count), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.timeout(900)
+def test_the_onnx_file_gives_the_degrees_that_were_scored(finished: Finished):
+    import onnxruntime
+
+    model = stage_folder(finished.store, "publish") / result_of(finished.store, "publish")["onnx"]
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    table = read_table(stage_folder(finished.store, "evaluate") / "predictions.parquet").to_pylist()
+    scored = {row["sample_id"]: row for row in table if row["network"] == "distilled"}
+    crop, seen = load([CONFIG]).data.crop, 0
+    for file in sorted(stage_folder(finished.store, "shards").glob("heads.test/part-*.parquet")):
+        shard = read_shard(file)
+        middle = slice(crop.margin_px, crop.margin_px + crop.size)
+        angles = session.run(["angles"], {"images": np.ascontiguousarray(shard.images[:, middle, middle])})[0]
+        for sample_id, found, true in zip(shard.sample_ids, angles, shard.angles, strict=True):
+            row = scored[sample_id]
+            assert np.abs(found - [row["pitch"], row["yaw"], row["roll"]]).max() < 0.01
+            assert np.abs(true - [row["true_pitch"], row["true_yaw"], row["true_roll"]]).max() < 1e-4
+            seen += 1
+    assert seen == len(scored) > 0
+
+
+def runs_in(store: Path) -> tuple[Any, list[Any]]:
+    """The MLflow client of a store and all runs in it."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name("head-pose")
+    return client, list(client.search_runs([experiment.experiment_id], max_results=500))
+
+
+def check_tracking(store: Path) -> None:
+    """One parent, its stages below it, networks and trials below those, with metrics by step; a champion."""
+    client, runs = runs_in(store)
+    below: dict[str | None, list[Any]] = {}
+    for entry in runs:
+        below.setdefault(entry.data.tags.get("mlflow.parentRunId"), []).append(entry)
+    (parent,) = below[None]
+    assert parent.info.status == "FINISHED" and parent.data.params["teachers.resnet.net.backbone"] == "test_resnet"
+    assert "heads/distilled/mae" in parent.data.metrics
+    stages = {entry.info.run_name: entry for entry in below[parent.info.run_id]}
+    assert sorted(stages) == sorted(NAMES)
+    for name, entry in stages.items():
+        assert entry.info.status == "FINISHED" and entry.data.metrics["seconds"] > 0, name
+    spec = load([CONFIG])
+    epochs = {"teachers": spec.teachers["resnet"].optim.epochs, "student": spec.student.optim.epochs}
+    for name, networks in (("teachers", {"byobnet", "resnet"}), ("student", {"distilled", "hard"})):
+        children = below[stages[name].info.run_id]
+        assert {child.info.run_name for child in children} == {f"{name}: {network}" for network in networks}
+        for child in children:
+            assert child.info.status == "FINISHED" and child.data.params["optim.batch_size"] == "16"
+            steps = {point.step for point in client.get_metric_history(child.info.run_id, "val/mae")}
+            assert steps == set(range(1, epochs[name] + 1)), child.info.run_name
+    best = [child for child in below[stages["search"].info.run_id] if child.info.status == "FINISHED"]
+    assert len(best) >= spec.search.trials
+    for child in best:
+        assert "optim.lr" in child.data.params and client.get_metric_history(child.info.run_id, "val/mae")
+    champion = client.get_model_version_by_alias(spec.publish.model_name, spec.publish.alias)
+    assert champion.run_id == stages["publish"].info.run_id
+    assert client.list_artifacts(champion.run_id, "model"), "the version's files are there"
+
+
+@pytest.mark.timeout(900)
+def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: Finished):
+    check_tracking(finished.store)
+
+
+# ---------------------------------------------------------------- the second run, and plan
+
+
+@pytest.mark.timeout(900)
+def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
+    script = (
+        "import sys; from workflows.full_pipeline import main; code = main(sys.argv[1:])\n"
+        "heavy = {'ray', 'mlflow', 'torch', 'timm'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    before = {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")}
+    again = call([sys.executable, "-c", script, *words("x", finished.store)[2:]], environment())
+    assert again.code == 0, tail(again)
+    lines = again.err.splitlines()
+    assert [line.split()[0] for line in lines] == NAMES
+    for line in lines:
+        assert re.fullmatch(r"\w+ +skip +[0-9a-f]{12}  finished \d{4}-\d\d-\d\d [\d:]{8} in \d+ s", line), line
+    assert "distilled" in again.out, "the table is printed again"
+    assert {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")} == before
+    # 15 s is the promise for a machine of its own; what this process used says more on a busy one.
+    assert again.seconds < 15 or os.getloadavg()[0] > 3, f"{again.seconds:.0f} s"
+
+
+@pytest.mark.timeout(900)
+def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
+    def reasons(*overrides: str) -> dict[str, str]:
+        entries = plan(STAGES, load([CONFIG], [f"store={finished.store}", *overrides]))
+        return {entry.stage.name: entry.reason for entry in entries if entry.action != "skip"}
+
+    assert reasons() == {}
+    assert reasons("student.distill.hard_weight=0.5") == {
+        "search": "student.distill.hard_weight 0.05 -> 0.5",
+        "student": "student.distill.hard_weight 0.05 -> 0.5; search changed",
+        "evaluate": "student changed",
+        "publish": "search changed; student changed; evaluate changed",
+    }
+    assert reasons("evaluate.offset_step=1") == {
+        "evaluate": "evaluate.offset_step 2 -> 1",
+        "publish": "evaluate changed",
+    }
+    assert list(reasons("teachers.resnet.seed=3")) == NAMES[1:]
+    assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
+    typed = call(words("full_pipeline.py plan", finished.store, "data.limit_deg=71"), environment())
+    assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
+    assert [line.split()[1] for line in typed.out.splitlines()] == ["run"] * len(NAMES)
+
+
+@pytest.mark.timeout(900)
+def test_a_changed_teacher_alone_is_trained_anew(finished: Finished):
+    """A network's folder is named by what it depends on: of two teachers, the changed one gets a new one."""
+    from workflows.train import Job
+
+    def network(name: str, *overrides: str) -> str:
+        spec = load([CONFIG], [f"store={finished.store}", *overrides])
+        return Job("", name, spec.teachers[name], spec.data, Path(), None).hash
+
+    assert network("resnet", "teachers.resnet.seed=3") != network("resnet")
+    assert network("byobnet", "teachers.resnet.seed=3") == network("byobnet")
+
+
+# ---------------------------------------------------------------- killed, and continued by the same command
+
+
+def has_shard(store: Path) -> bool:
+    return any(store.glob("shards/*/heads.*/part-*.json"))
+
+
+def has_checkpoint(store: Path) -> bool:
+    """Ray Train's own list holds a checkpoint: what is resumed from."""
+    for snapshot in store.glob("networks/*/ray-train/checkpoint_manager_snapshot.json"):
+        with suppress(OSError, ValueError):  # read while it is being written
+            if json.loads(snapshot.read_text()).get("checkpoint_results"):
+                return True
+    return False
+
+
+def has_label(store: Path) -> bool:
+    return any(store.glob("labels/*/receipts/heads.train/*.json"))
+
+
+def has_trial(store: Path) -> bool:
+    return any(store.glob("search/*/tune/trial_*/checkpoint_*"))
+
+
+def has_settings(store: Path) -> bool:
+    """Tune has written its settings, and perhaps nothing else."""
+    return any(store.glob("search/*/tune/tuner.pkl"))
+
+
+def kept_state(store: Path) -> dict[Path, int]:
+    """Finished work: receipts with their files, finished networks, manifests -> when they were written."""
+    done = [*store.glob("shards/*/*/part-*.json"), *store.glob("labels/*/receipts/*/*.json")]
+    done += [path.with_suffix(".parquet") for path in store.glob("shards/*/*/part-*.json")]
+    done += [*store.glob("networks/*/result.json"), *store.glob("*/*/manifest.json")]
+    return {path: path.stat().st_mtime_ns for path in done if path.exists()}
+
+
+def untouched(before: dict[Path, int]) -> None:
+    for path, written in before.items():
+        assert path.stat().st_mtime_ns == written, f"{path} was finished and has been done again"
+
+
+class WorkerKiller:
+    """SIGKILLs one Ray Train worker, a moment after it came up: Ray Train has to go on by itself."""
+
+    def __init__(self) -> None:
+        self.seen: psutil.Process | None = None
+        self.killed = False
+        self.next = 0.0
+
+    def __call__(self, driver: int) -> None:
+        if self.killed or time.monotonic() < self.next:
+            return
+        if self.seen is not None:
+            with suppress(psutil.NoSuchProcess):
+                self.seen.kill()
+                self.killed = True
+        self.seen = next(filter(is_train_worker, family(driver)), None)
+        self.next = time.monotonic() + (0.1 if self.seen is None else 1.5)
+
+
+def is_train_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
+
+
+def same_result(store: Path, finished: Finished) -> None:
+    """A run that was killed made the bytes of the run that was not."""
+    ours, theirs = stage_folder(store, "shards"), stage_folder(finished.store, "shards")
+    shards = sorted(path.relative_to(theirs) for path in theirs.glob("*/part-*.parquet"))
+    assert shards == sorted(path.relative_to(ours) for path in ours.glob("*/part-*.parquet"))
+    for path in shards:
+        assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
+    for name in ("byobnet", "resnet"):
+        weights = [stage_folder(place, "teachers") / name / "model.safetensors" for place in (store, finished.store)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), f"teacher {name} has other weights"
+    labels = [result_of(place, "labels")["fingerprint"] for place in (store, finished.store)]
+    assert labels[0] == labels[1]
+    leftovers = [*store.glob("networks/*/ray-train"), *store.glob("shards/*/*/.part-*")]
+    assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
+
+
+@pytest.mark.timeout(1500)
+def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(finished: Finished, tmp_path: Path):
+    """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    assert killed_when(has_shard, store, log, everything=False), log.read_text()
+    first = kept_state(store)
+    assert first and not (store / "teachers").exists()
+    assert killed_when(has_checkpoint, store, log, everything=True), log.read_text()
+    untouched(first)
+    second = kept_state(store)
+    assert len(second) > len(first) and (stage_folder(store, "shards") / "manifest.json").exists()
+    assert "shards: continuing (was cut off)" in log.read_text()
+    killer = WorkerKiller()
+    assert killed_when(has_settings, store, log, everything=False, meanwhile=killer), log.read_text()
+    assert killer.killed and log.read_text().count("teachers: done in") == 1, log.read_text()
+    untouched(second)
+    third = kept_state(store)
+    assert (stage_folder(store, "labels") / "manifest.json").exists() and not list(store.glob("search/*/manifest.json"))
+    done = run("full_pipeline.py", store)
+    assert done.code == 0, tail(done)
+    assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
+    untouched(third)
+    same_result(store, finished)
+    check_tracking(store)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("seed", range(4))
+def test_soak(finished: Finished, tmp_path: Path, seed: int):
+    """Killed at many moments, drawn at random, driver or everything, until a run gets to its end."""
+    dice = random.Random(seed)
+    store, log = tmp_path / "store", tmp_path / "log"
+    named = [has_shard, has_checkpoint, has_label, has_settings, has_trial]
+    for _ in range(8):
+        before = kept_state(store)
+        moment = dice.choice(named)
+        until = time.monotonic() + dice.uniform(5, 60)
+
+        def soon(store: Path, moment: Callable[[Path], bool] = moment, until: float = until) -> bool:
+            return time.monotonic() > until and (moment(store) or time.monotonic() > until + 30)
+
+        ended = not killed_when(soon, store, log, everything=dice.random() < 0.5)
+        untouched(before)
+        if ended:
+            break
+    done = run("full_pipeline.py", store)
+    assert done.code == 0, tail(done)
+    same_result(store, finished)
+
+
+def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
+    """Ray writes its lists in place: half a file must mean a new start, not an error for ever."""
+    from workflows.train import discard_torn
+    from workflows.tune import restorable
+
+    snapshot = tmp_path / "ray-train" / "checkpoint_manager_snapshot.json"
+    snapshot.parent.mkdir()
+    discard_torn(snapshot.parent)
+    snapshot.write_text('{"checkpoint_results": []}')
+    discard_torn(snapshot.parent)
+    assert snapshot.exists()
+    for torn in ("", '{"checkpoint_res'):
+        snapshot.parent.mkdir(exist_ok=True)
+        snapshot.write_text(torn)
+        discard_torn(snapshot.parent)
+        assert not snapshot.parent.exists()
+
+    whole = {
+        "tuner.pkl": b"\x80\x05N.",
+        "experiment_state-2026.json": b"{}",
+        "search_gen_state-2026.json": b"{}",
+        "searcher-state-2026.pkl": b"\x80\x05N.",
+    }
+    for name in [None, *whole]:
+        for body in (None, b"", b"\x80\x05", b'{"a"'):
+            folder = tmp_path / f"{name}{body!r}".replace("/", "")
+            folder.mkdir()
+            for other, content in whole.items():
+                if other != name:
+                    (folder / other).write_bytes(content)
+                elif body is not None:
+                    (folder / other).write_bytes(body)
+            assert restorable(folder) == (name is None)
+
+
+def test_signals_end_a_run_with_one_sentence(tmp_path: Path):
+    """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
+    store = tmp_path / "store"
+    with whole_tree() as started:
+        process = started(
+            subprocess.Popen(
+                words("full_pipeline.py", store, "cluster.address=local"),
+                cwd=REPO,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        deadline = time.monotonic() + 120
+        while not (store / "shards").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processes = family(process.pid)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.splitlines()[-1] == "stopped; the same command continues from here", err
+    wait_gone(processes, 20)
+    assert "Traceback" not in err
