@@ -87,7 +87,7 @@ def test_the_real_graph_reruns_exactly_what_depends_on_a_key(tmp_path):
     teacher = next(iter(load(["demo"]).teachers))
     assert changed("data.crop.margin_px=10") == everything
     assert changed(f"teachers.{teacher}.optim.lr=0.5") == everything[1:]
-    assert changed("search.trials=5") == everything[3:]
+    assert changed("search.trials=99") == everything[3:]
     assert changed("student.seed=5") == everything[3:]
     assert changed("publish.model_name=other") == ["publish"]
     assert changed("evaluate.latency_threads=2") == ["evaluate", "publish"]
@@ -102,6 +102,17 @@ def test_another_test_set_retrains_nobody(tmp_path):
     more = load(["demo", str(tmp_path / "more.yaml")], [f"store={tmp_path}"])
     changed = [e.stage.name for e in plan(STAGES, more) if e.hash != base[e.stage.name]]
     assert changed == ["shards", "evaluate", "publish"]
+
+
+def test_dropping_a_test_set_is_a_change_of_the_shards(tmp_path):
+    (tmp_path / "none.yaml").write_text("data: {test: []}\n")
+    base = {e.stage.name: e.hash for e in plan(STAGES, spec_in(tmp_path))}
+    fewer = load(["demo", str(tmp_path / "none.yaml")], [f"store={tmp_path}"])
+    assert [e.stage.name for e in plan(STAGES, fewer) if e.hash != base[e.stage.name]] == [
+        "shards",
+        "evaluate",
+        "publish",
+    ]
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ BATCH = 64
 
 
 def run(stage: StageRun) -> dict[str, Any]:
-    """Score everything; returns the table, and writes predictions.parquet and heatmap.json beside the manifest."""
+    """Score everything; returns the table, and writes predictions.parquet beside the manifest."""
     import ray
 
     spec, evaluate = stage.spec, stage.spec.evaluate
@@ -138,9 +138,8 @@ def table(
     roles = {base: "base (hard labels)"}
     roles |= {name: "teacher (hard labels)" for name in spec.teachers if name != base}
     roles |= {"teachers' ensemble": f"mean of {len(spec.teachers)} teachers"}
-    roles |= {
-        "offset ensemble": f"base over {windows} windows (K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step})"
-    }
+    pair = f"K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step}"
+    roles |= {"offset ensemble": f"base over {windows} windows ({pair})"}
     roles |= {"hard": "student on hard labels, same budget", "distilled": "student, distilled"}
     costs = dict(costs)
     costs["teachers' ensemble"] = {

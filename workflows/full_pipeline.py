@@ -26,8 +26,8 @@ from workflows.stages import Planned, Stage, StageFailed, execute, finished, hol
 
 
 def all_data(spec: PipelineSpec) -> dict[str, Any]:
-    """Shards depend on every dataset that is named, and on the files it lists."""
-    return data_leaves(spec, [*spec.data.train, *spec.data.test])
+    """Shards depend on every dataset that is named, on its role, and on the files it lists."""
+    return data_leaves(spec, [*spec.data.train, *spec.data.test]) | {"test": sorted(spec.data.test)}
 
 
 def train_data(spec: PipelineSpec) -> dict[str, Any]:
@@ -39,21 +39,18 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
     from hpe_core.sources.registry import open_source
 
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
-    files = {name: open_source(dataset).fingerprint() for name, dataset in used.items()}
-    # max_bad_share decides whether a run stops, and resident_gb how it reads: neither changes a shard.
-    form = leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test")
-    roles = {
-        name: [name in spec.data.train, name in spec.data.test and set(names) > set(spec.data.train)] for name in used
-    }
+    # max_bad_share decides whether a run stops, and resident_gb how it reads: neither changes a shard. A root is
+    # replaced by what lies there, so that a moved archive is the same archive.
     return {
-        "data": form,
-        "datasets": {k: leaves_of(v, "root") for k, v in used.items()},
-        "files": files,
-        "roles": roles,
+        "form": leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test"),
+        "train": sorted(spec.data.train),
+        "datasets": {name: leaves_of(dataset, "root") for name, dataset in used.items()},
+        "files": {name: open_source(dataset).fingerprint() for name, dataset in used.items()},
     }
 
 
 STAGES = (
+    # Every face is cut once, with a margin that all later offsets, turns and jitters look into.
     Stage(
         "shards",
         "workflows.shards:run",
@@ -61,36 +58,42 @@ STAGES = (
         leaves=all_data,
         views={"train": train_data},
     ),
+    # Several networks learn from hard labels at the same time (EHPNet eqs. 1-3, offsets eq. 4).
     Stage(
         "teachers",
         "workflows.train:run_teachers",
         inputs=("shards:train",),
         leaves=lambda spec: {"teachers": to_dict(spec.teachers), "workers": spec.cluster.workers},
     ),
+    # Their ensemble, averaged over windows of each (K, d), labels the training faces (EHPNet eq. 4, offsets eqs. 5, 6).
     Stage(
         "labels",
         "workflows.labels:run",
         inputs=("shards:train", "teachers"),
         leaves=lambda spec: {"offsets": spec.offsets()},
     ),
+    # Short trials of students find temperature, weights, K, d, learning rate and backbone; validation people judge.
     Stage(
         "search",
         "workflows.tune:run",
         inputs=("shards:train", "labels"),
         leaves=lambda spec: {"student": to_dict(spec.student), "search": leaves_of(spec.search, "concurrent")},
     ),
+    # The best trial is trained to the end (EHPNet eq. 5, offsets eq. 7), and its twin from hard labels alone.
     Stage(
         "student",
         "workflows.train:run_student",
         inputs=("shards:train", "labels", "search"),
         leaves=lambda spec: {"student": to_dict(spec.student), "workers": spec.cluster.workers},
     ),
+    # Only now are the test sets opened: every network and both ensembles, in the form of the papers' tables.
     Stage(
         "evaluate",
         "workflows.evaluate:run",
         inputs=("shards", "teachers", "student"),
         leaves=lambda spec: {"evaluate": to_dict(spec.evaluate), "test": list(spec.data.test)},
     ),
+    # The student becomes an ONNX file of measured parity, with card, report and the registry's alias.
     Stage(
         "publish",
         "workflows.publish:run",
@@ -139,7 +142,6 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.spec, self.planned = spec, planned
         self.key = f"pipeline/{planned['publish'].hash}" if "publish" in planned else "pipeline/part"
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
-        self.exit = contextlib.ExitStack()
 
     def __enter__(self) -> "Drive":
         from workflows.cluster import connected
@@ -147,13 +149,15 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         from workflows.tracking import Tracker
 
         self.console = Console()
-        self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, Path(self.spec.store))
-        self.exit.push(self.tracker)
-        begin_run(self.tracker, self.key, self.spec, self.planned)
-        self.console.say(self.exit.enter_context(connected(self.spec.cluster)))
-        actor, self.reporter = start_board()
-        self.pump = Pump(actor, self.handle)
-        self.exit.callback(self.pump.close)
+        with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
+            self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, Path(self.spec.store))
+            opened.push(self.tracker)
+            begin_run(self.tracker, self.key, self.spec, self.planned)
+            self.console.say(opened.enter_context(connected(self.spec.cluster)))
+            actor, self.reporter = start_board()
+            self.pump = Pump(actor, self.handle)
+            opened.callback(self.pump.close)
+            self.exit = opened.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -172,7 +176,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         except Exception as error:
             self.tracker.finish(entry.key, "FAILED")
             if expected(error):
-                raise
+                raise plain(error) from None
             log = entry.folder / "error.txt"
             log.write_text(traceback.format_exc())
             last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
@@ -182,6 +186,8 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.tracker.artifact(entry.key, entry.folder / "manifest.json")
         self.tracker.finish(entry.key)
         self.console.say(f"{name}: done in {time.monotonic() - began:.0f} s{headline(name, result)}")
+        if name == "shards":
+            self.tracker.tags(self.key, {"shards.fingerprint": result["fingerprint"]})
         if name == "evaluate":
             self.note_scores(result)
 
@@ -241,6 +247,12 @@ def begin_run(tracker: Any, key: str, spec: PipelineSpec, planned: Mapping[str, 
 def expected(error: Exception) -> bool:
     """Errors that already are one sentence for the user."""
     return isinstance(error, UserError | StageFailed)
+
+
+def plain(error: Exception) -> Exception:
+    """What went wrong in a worker, without the worker's traceback that Ray makes part of the message."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) and expected(cause) else error
 
 
 def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
