@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +51,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     address = None if spec.address == "local" else spec.address
     if spec.address == "auto":
         address = running_address()  # Ray's own "auto" would also find what other processes started for themselves
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         cores = os.cpu_count() or 1
         cpus = spec.local_cpus or max(4, cores)  # fewer than 4 can deadlock two actor pools and a read
@@ -70,6 +73,8 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         have = ray.cluster_resources()
         gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
         line = f"Ray: joined {ray.get_runtime_context().gcs_address}, {have.get('CPU', 0):.0f} CPUs{gpus}"
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init sets one that aborts the process
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

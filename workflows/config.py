@@ -151,7 +151,7 @@ def arguments(argv: Sequence[str], description: str, verbs: Sequence[str] = ("ru
         "-c", "--config", action="append", metavar="FILE", help=f"YAML, merged in order (default {DEFAULT_CONFIG})"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)
     if words and "=" not in words[0]:
