@@ -57,6 +57,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         cpus = spec.local_cpus or max(4, cores)  # fewer than 4 can deadlock two actor pools and a read
         # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:

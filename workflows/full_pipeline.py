@@ -11,6 +11,7 @@ the student is exported, described and registered. A finished stage is not run a
 
 import contextlib
 import json
+import subprocess
 import sys
 import time
 import traceback
@@ -126,13 +127,20 @@ def plan_line(entry: Planned) -> str:
 
 
 def check_backbones(spec: PipelineSpec) -> None:
-    """Every backbone that the run may ask for is known to timm; said before Ray starts."""
-    from hpe_core.models import check_backbone
+    """Every backbone that the run may ask for is known to timm; said before Ray starts.
 
+    In a process of its own: timm and torch would stay in the driver's memory for the whole run.
+    """
     named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
     searched = spec.search.space.get("net.backbone")
-    for name in sorted(named | {str(value) for value in (searched.choice if searched else ())}):
-        check_backbone(name)
+    names = sorted(named | {str(value) for value in (searched.choice if searched else ())})
+    code = (
+        "import sys\nfrom hpe_core.models import check_backbone\nfrom hpe_core.spec import SpecError\n"
+        "try:\n    [check_backbone(name) for name in sys.argv[1:]]\nexcept SpecError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=REPO)
+    if done.returncode or done.stdout.strip():
+        raise SpecError(done.stdout.strip() or f"timm cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
 
 class Drive(contextlib.AbstractContextManager["Drive"]):

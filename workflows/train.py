@@ -120,11 +120,10 @@ def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
 def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     """One Ray Train run to its end; leaves the best weights, their meaning and the history in `home`."""
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     cluster, began = stage.spec.cluster, time.monotonic()
     discard_torn(home / "ray-train")
-    trainer = TorchTrainer(
+    trainer = trainer_class(cluster.workers)(
         train_worker,
         train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
         scaling_config=ray.train.ScalingConfig(
@@ -156,6 +155,21 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     write_json(home / "result.json", summary)
     shutil.rmtree(home / "ray-train", ignore_errors=True)
     return summary
+
+
+def trainer_class(workers: int) -> Any:
+    """Ray's TorchTrainer, which sets up the process group; for one worker its parent class, which needs none.
+
+    TorchTrainer imports torch into the driver and into every controller, 0.4 GB each, and does nothing else for
+    one worker.
+    """
+    if workers > 1:
+        from ray.train.torch import TorchTrainer
+
+        return TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    return DataParallelTrainer
 
 
 def discard_torn(folder: Path) -> None:
