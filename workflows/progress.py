@@ -123,7 +123,7 @@ class Console:
             entry = self._tasks.get(task)
             if entry is None or done < entry.done:
                 entry = self._tasks[task] = _Task(when, done, done, total, unit)
-            entry.done, entry.total, entry.last = done, total, when
+            entry.done, entry.total, entry.unit, entry.last = done, total, unit, when
             finished = done >= total
             due = time.monotonic() - entry.shown >= (DRAW_EVERY_S if self._live else LOG_EVERY_S)
             if due or finished:
