@@ -334,7 +334,8 @@ def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: flo
     lines += [f"{'report':<9}{published / results['publish']['report']}"]
     lines += [f"{'ONNX':<9}{published / results['publish']['onnx']}"]
     if spec.mlflow.uri != "none":
-        lines += [f"{'MLflow':<9}{ui_command(tracking_uri(spec))}", f"{'':<9}then Models > {spec.publish.model_name}"]
+        lines += [f"{'MLflow':<9}{ui_command(tracking_uri(spec))}"]
+        lines += [f"{'':<9}then http://127.0.0.1:5000/#/models/{spec.publish.model_name}"]
     lines += [f"{'time':<9}{seconds:.0f} s"]
     return "\n".join(lines)
 

@@ -21,7 +21,6 @@ from hpe_core.crop import Image
 from hpe_core.rows import read_shard, shard_files
 from workflows.card import metrics_table, model_card, summary
 from workflows.export import export_onnx
-from workflows.report import build_report
 from workflows.stages import StageRun, finished
 
 CHAMPION = "distilled"
@@ -43,6 +42,8 @@ NEEDED = ("onnxruntime", "onnx", "numpy")  # what the MLflow model needs to run
 def run(stage: StageRun) -> dict[str, Any]:
     """Export, describe, report, register; returns the files (relative to the stage's folder), parity and
     latency."""
+    from workflows.report import build_report  # matplotlib, which --help does not need
+
     network, model = stage.inputs["student"] / CHAMPION, stage.folder / "model"
     report = stage.reporter
     report.progress("publishing", 0, 4, "steps, exporting")
