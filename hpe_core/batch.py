@@ -1,7 +1,7 @@
 """Shards -> PoseBatch: rows resident in memory when they fit, else streamed shard group by shard group.
 
 The order of rows is a function of (files, seed, epoch) alone, and a global batch is cut among the workers, so a
-resumed run sees the same batches, and two workers see what one worker with twice the batch would see.
+resumed run sees the same batches, and the workers together see the faces that one worker would see.
 """
 
 from collections.abc import Iterator, Sequence
@@ -87,6 +87,9 @@ class FaceData:
                 used = 0.0
             groups[-1].append(index)
             used += size
+        rest = sum(self.counts[i] for i in groups[-1])
+        if len(groups) > 1 and rest < min(sum(self.counts[i] for i in group) for group in groups[:-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]  # a small rest would make batches of a face or none
         return groups
 
     @staticmethod

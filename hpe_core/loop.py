@@ -2,7 +2,8 @@
 
 Everything random is a function of (seed, epoch, rank): a run that was cut off and resumed from its last checkpoint
 makes the weights that an uninterrupted run makes. The best epoch by validation error is kept beside the last one;
-validation faces are training identities' kin only in protocol, never the test set.
+validation people are held out of the training set and are never the test set. With several workers each keeps batch
+statistics of its own part of the batch; rank 0's are saved.
 """
 
 import math
@@ -75,7 +76,9 @@ def fit(
     model: nn.Module = net
     if place.world > 1:
         device_ids = [place.device.index] if place.device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(net, device_ids=device_ids)
+        # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
+        spare = len(net.heads) + (net.regression is not None) > 1
+        model = nn.parallel.DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=spare)
     steps = train.steps(spec.optim.batch_size)
     total_faces = spec.optim.epochs * steps * min(spec.optim.batch_size, len(train))
     scale = _Schedule(spec.optim, steps)
@@ -102,6 +105,8 @@ def fit(
         scored = validate(state.averaged(), val, crop, spec.optim.batch_size * 2, place).summary()
         metrics |= {f"val/{name}": value for name, value in scored.items() if name != "n"}
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
+        if not math.isfinite(scored["mae"]):
+            raise FloatingPointError(f"the validation error became {scored['mae']} in epoch {epoch + 1}; lower lr")
         state.keep_if_best(scored["mae"], epoch + 1)
         on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
     net.load_state_dict(state.best)

@@ -7,6 +7,7 @@ allowed, as a `SpecError` with the full key. Nothing here does work at import, a
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,11 @@ class SpecError(UserError, ValueError):
 def check(condition: bool, message: str) -> None:
     if not condition:
         raise SpecError(message)
+
+
+def is_name(text: str) -> bool:
+    """Whether a dataset's or teacher's name can be a folder and a metric."""
+    return re.fullmatch(r"\w[\w.+-]*", text) is not None
 
 
 # ---------------------------------------------------------------- data
@@ -74,10 +80,17 @@ class DatasetSpec:
         check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
         check(self.val + self.test < 1, f"val + test leave nothing to train on: {self.val} + {self.test}")
         check(self.count >= 0, f"count must not be negative, got {self.count}")
+        check(self.heads_per_person >= 1 and self.image_px >= 32, "heads_per_person must be >= 1 and image_px >= 32")
+        check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         check(self.reader != "synthetic" or self.count > 0, "a synthetic dataset needs count > 0")
         check(self.reader == "synthetic" or bool(self.root), f"reader {self.reader} needs root, the archive's folder")
         both = sorted(set(self.val_groups) & set(self.test_groups))
         check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
+
+    def shares_faces(self, other: "DatasetSpec") -> bool:
+        """Whether both read the same archive or render the same heads."""
+        same = "seed" if self.reader == "synthetic" else "root"
+        return self.reader == other.reader and getattr(self, same) == getattr(other, same)
 
 
 @dataclass(frozen=True)
@@ -96,12 +109,21 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         check(bool(self.train), "data.train names no dataset")
+        check(bool(self.test), "data.test names no dataset")
         for role, names in (("train", self.train), ("test", self.test)):
             for name in names:
                 check(
                     name in self.datasets,
                     f"data.{role} names '{name}', which data.datasets does not define "
                     f"(defined: {', '.join(self.datasets) or 'none'})",
+                )
+        for name in self.datasets:
+            check(is_name(name), f"data.datasets.{name}: a name is made of letters, digits and _ . + -")
+        for name in set(self.test) - set(self.train):
+            for other in self.train:
+                check(
+                    not self.datasets[name].shares_faces(self.datasets[other]),
+                    f"data.test names '{name}', which holds the same faces as '{other}' in data.train",
                 )
         check(0 < self.limit_deg <= 180, f"data.limit_deg must lie in (0, 180], got {self.limit_deg}")
         check(self.rows_per_shard >= 1, "data.rows_per_shard must be at least 1")
@@ -126,6 +148,7 @@ class NetSpec:
         check(bool(self.bin_widths), "net.bin_widths names no head")
         check(len(set(self.bin_widths)) == len(self.bin_widths), "net.bin_widths repeats a width")
         for width in self.bin_widths:
+            check(0 < self.limit_deg <= 180, f"net.limit_deg must lie in (0, 180], got {self.limit_deg}")
             check(0 < width <= self.limit_deg, f"net.bin_widths: {width} does not fit +-{self.limit_deg} degrees")
 
 
@@ -198,6 +221,7 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
+        check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
 
 
 # ---------------------------------------------------------------- the pipeline
@@ -246,6 +270,11 @@ class EvaluateSpec:
     latency_threads: int = 1
     heatmap_radius: int = 0  # K and d of the heat map run to this; 0 leaves the picture out
 
+    def __post_init__(self) -> None:
+        check(min(self.offset_radius, self.heatmap_radius) >= 0, "evaluate: a radius must not be negative")
+        check(self.offset_step >= 1, f"evaluate.offset_step (d) must be at least 1, got {self.offset_step}")
+        check(self.latency_threads >= 1, "evaluate.latency_threads must be at least 1")
+
 
 @dataclass(frozen=True)
 class PublishSpec:
@@ -269,6 +298,8 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         check(self.workers >= 1, "cluster.workers must be at least 1")
         check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
+        check(self.gpus_per_worker >= 0, "cluster.gpus_per_worker must not be negative")
+        check(self.threads_per_worker >= 1, "cluster.threads_per_worker must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -311,12 +342,45 @@ class PipelineSpec:
                 spec.augment.jitter_px <= self.data.crop.margin_px,
                 f"{who}.augment.jitter_px {spec.augment.jitter_px} exceeds data.crop.margin_px",
             )
+            check(
+                spec.optim.batch_size >= 2 * self.cluster.workers,
+                f"{who}.optim.batch_size {spec.optim.batch_size} is less than two a worker",
+            )
+        for name in self.teachers:
+            check(
+                is_name(name) and name not in ("hard", "distilled"),
+                f"teachers.{name}: a name is made of letters, digits and _ . + -, and is not hard or distilled",
+            )
+        self._check_search()
         base = self.evaluate.base
         check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")
         margin, radius = self.data.crop.margin_px, max(k for k, _ in self.offsets())
         check(radius <= margin, f"an offset radius K of {radius} exceeds data.crop.margin_px {margin}")
-        for key in self.search.space:
+        for key in ("offset_radius", "heatmap_radius"):
+            value = getattr(self.evaluate, key)
+            check(value <= margin, f"evaluate.{key} {value} exceeds data.crop.margin_px {margin}")
+        check(
+            "://" not in self.store, f"store is {self.store}: a folder is needed (a remote store is not supported yet)"
+        )
+
+    def _check_search(self) -> None:
+        """Every searched value makes a student that can be trained: said now, not by a trial that dies."""
+        for key, entry in self.search.space.items():
             student_with(self.student, {key: None}, check_only=True)
+            for value in entry.choice or (entry.low, entry.high):
+                try:
+                    changed = student_with(self.student, {key: value})
+                except SpecError as error:
+                    raise SpecError(f"search.space.{key}: {error}") from None
+                check(
+                    changed.augment.jitter_px <= self.data.crop.margin_px,
+                    f"search.space.{key}: {value} exceeds data.crop.margin_px {self.data.crop.margin_px}",
+                )
+                check(
+                    changed.net.limit_deg == self.student.net.limit_deg
+                    and min(changed.net.bin_widths) == min(self.student.net.bin_widths),
+                    f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width",
+                )
 
     def offsets(self) -> tuple[tuple[int, int], ...]:
         """Every (K, d) that a student or trial may ask for: the label sets that have to exist."""

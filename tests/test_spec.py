@@ -24,7 +24,8 @@ CONFIGS = sorted(path for path in (REPO / "conf").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
-    spec = load([str(path)])
+    overlay = "\nname:" not in path.read_text()
+    spec = load(["demo", str(path)] if overlay else [str(path)])
     assert build(PipelineSpec, to_dict(spec)) == spec
     again = tmp_path / "again.yaml"
     again.write_text(as_yaml(spec))
@@ -51,6 +52,15 @@ def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
         ("student.net.bin_widths=[1]", "narrowest bin width"),
         ("search.space.optim.lrr.choice=[1]", "student.optim.lrr does not exist; did you mean 'lr'?"),
         ("evaluate.base=nobody", "is no teacher"),
+        ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
+        (
+            "search.space.optim.optimizer.choice=[adamm]",
+            "search.space.optim.optimizer: student.optim.optimizer is 'adamm'",
+        ),
+        ("search.space.augment.jitter_px.choice=[50]", "exceeds data.crop.margin_px"),
+        ("search.space.distill.offset_step.choice=[0]", "must be at least 1"),
+        ("data.test=[]", "data.test names no dataset"),
+        ("store=s3://bucket/runs", "a folder is needed"),
         ("noequals", "write key=value"),
     ],
 )
@@ -95,3 +105,13 @@ def test_student_with_changes_only_what_it_names():
     with pytest.raises(SpecError, match="does not exist"):
         student_with(student, {"optim.speed": 1})
     assert build(TrainSpec, to_dict(student)) == student
+
+
+def test_a_test_set_of_training_faces_is_refused(tmp_path):
+    (tmp_path / "same.yaml").write_text("data: {test: [again], datasets: {again: {reader: synthetic, count: 30}}}\n")
+    with pytest.raises(SpecError, match="same faces as 'heads'"):
+        load(["demo", str(tmp_path / "same.yaml")])
+
+
+def test_a_searched_key_can_be_dropped():
+    assert "optim.lr" not in load(["demo"], ["search.space.optim.lr=null"]).search.space

@@ -91,7 +91,8 @@ def test_the_real_graph_reruns_exactly_what_depends_on_a_key(tmp_path):
     assert changed("student.seed=5") == everything[3:]
     assert changed("publish.model_name=other") == ["publish"]
     assert changed("evaluate.latency_threads=2") == ["evaluate", "publish"]
-    assert changed("search.concurrent=1", "cluster.local_cpus=8", "mlflow.uri=none", "data.resident_gb=1") == []
+    assert changed("search.concurrent=1", "cluster.local_cpus=8", "mlflow.uri=none") == []
+    assert changed("data.resident_gb=1") == everything[1:]
 
 
 def test_another_test_set_retrains_nobody(tmp_path):
@@ -105,14 +106,11 @@ def test_another_test_set_retrains_nobody(tmp_path):
 
 
 def test_dropping_a_test_set_is_a_change_of_the_shards(tmp_path):
-    (tmp_path / "none.yaml").write_text("data: {test: []}\n")
-    base = {e.stage.name: e.hash for e in plan(STAGES, spec_in(tmp_path))}
-    fewer = load(["demo", str(tmp_path / "none.yaml")], [f"store={tmp_path}"])
-    assert [e.stage.name for e in plan(STAGES, fewer) if e.hash != base[e.stage.name]] == [
-        "shards",
-        "evaluate",
-        "publish",
-    ]
+    (tmp_path / "more.yaml").write_text("data: {datasets: {more: {reader: synthetic, count: 30, seed: 5}}}\n")
+    files = ["demo", str(tmp_path / "more.yaml")]
+    base = {e.stage.name: e.hash for e in plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[heads,more]"]))}
+    fewer = plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[more]"]))
+    assert [e.stage.name for e in fewer if e.hash != base[e.stage.name]] == ["shards", "evaluate", "publish"]
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):

@@ -31,12 +31,13 @@ def with_seed(spec: PipelineSpec, seed: int) -> PipelineSpec:
 
 def compare(spec: PipelineSpec, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Run every seed (finished ones are skipped); returns a row a test set and network with all its figures."""
-    from workflows.full_pipeline import run_pipeline
+    from workflows.full_pipeline import STAGES, run_pipeline
 
+    scored = STAGES[:-1]  # publishing every seed would move the champion's alias to the last one
     runs = []
     for seed in seeds:
         print(f"seed {seed}", file=sys.stderr)
-        runs.append(run_pipeline(with_seed(spec, seed))["evaluate"]["rows"])
+        runs.append(run_pipeline(with_seed(spec, seed), scored)["evaluate"]["rows"])
     rows = []
     for same in zip(*runs, strict=True):
         assert len({(row["test"], row["name"]) for row in same}) == 1, "every seed has the same rows"
@@ -80,14 +81,22 @@ def gain(hard: Sequence[float], distilled: Sequence[float]) -> str:
     return f"Distillation {verb} the student's MAE by {abs(statistics.mean(shares)):.1f} % (gain by seed: {each})."
 
 
-def into_readme(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the markers. Raises SpecError where they are missing."""
+def place_in(path: Path, name: str) -> re.Match[str]:
+    """Where the table goes in a page. Raises SpecError where there is no such page or place."""
     opening, closing = f"<!-- seeds:{name} -->", "<!-- /seeds -->"
-    before = path.read_text()
-    pattern = re.compile(re.escape(opening) + ".*?" + re.escape(closing), re.S)
-    if not pattern.search(before):
+    if not path.is_file():
+        raise SpecError(f"readme={path}: there is no such file")
+    found = re.search(re.escape(opening) + ".*?" + re.escape(closing), path.read_text(), re.S)
+    if found is None:
         raise SpecError(f"{path} has no place for this table: the markers {opening} and {closing}")
-    path.write_text(pattern.sub(lambda _: f"{opening}\n{text}\n{closing}", before))
+    return found
+
+
+def into_readme(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers."""
+    found, page = place_in(path, name), path.read_text()
+    table = f"<!-- seeds:{name} -->\n{text}\n<!-- /seeds -->"
+    path.write_text(page[: found.start()] + table + page[found.end() :])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -102,6 +111,8 @@ def main(argv: Sequence[str]) -> int:
         seeds = [int(seed) for seed in own.get("seeds", "0,1,2").split(",")]
     except ValueError:
         raise SpecError(f"seeds={own['seeds']} is not a list of whole numbers like 0,1,2") from None
+    if own.get("readme"):
+        place_in(Path(own["readme"]), spec.name)
     rows = compare(spec, seeds)
     text = markdown(spec, rows, seeds)
     print(json.dumps(rows) if args.json else text)

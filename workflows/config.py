@@ -88,7 +88,8 @@ def _tidied(tree: dict[str, Any]) -> dict[str, Any]:
             place[last] = {name: value for name, value in place[last].items() if value is not None}
     search = tree.get("search")
     if isinstance(search, dict) and isinstance(search.get("space"), dict):
-        search["space"] = _dotted(search["space"])
+        dotted = _dotted(search["space"])
+        search["space"] = {key: value for key, value in dotted.items() if value is not None}
     return tree
 
 

@@ -36,18 +36,33 @@ def train_data(spec: PipelineSpec) -> dict[str, Any]:
     return data_leaves(spec, spec.data.train)
 
 
+def training_leaves(spec: PipelineSpec) -> dict[str, Any]:
+    """Workers and resident memory decide which faces meet in a batch."""
+    return {"workers": spec.cluster.workers, "resident_gb": spec.data.resident_gb}
+
+
 def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
     from hpe_core.sources.registry import open_source
 
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
-    # max_bad_share decides whether a run stops, and resident_gb how it reads: neither changes a shard. A root is
-    # replaced by what lies there, so that a moved archive is the same archive.
+    # max_bad_share decides whether a run stops; it changes no shard. A root is replaced by what lies there, so that a
+    # moved archive is the same archive.
     return {
-        "form": leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test"),
+        "data": leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test"),
         "train": sorted(spec.data.train),
         "datasets": {name: leaves_of(dataset, "root") for name, dataset in used.items()},
-        "files": {name: open_source(dataset).fingerprint() for name, dataset in used.items()},
+        "files": {name: fingerprint(name, open_source(dataset)) for name, dataset in used.items()},
     }
+
+
+def fingerprint(name: str, source: Any) -> str:
+    """Of a dataset's files; an error names the dataset."""
+    from hpe_core.sources.base import DatasetError
+
+    try:
+        return str(source.fingerprint())
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{name}': {error}") from None
 
 
 STAGES = (
@@ -64,7 +79,7 @@ STAGES = (
         "teachers",
         "workflows.train:run_teachers",
         inputs=("shards:train",),
-        leaves=lambda spec: {"teachers": to_dict(spec.teachers), "workers": spec.cluster.workers},
+        leaves=lambda spec: {"teachers": to_dict(spec.teachers)} | training_leaves(spec),
     ),
     # Their ensemble, averaged over windows of each (K, d), labels the training faces (EHPNet eq. 4, offsets eqs. 5, 6).
     Stage(
@@ -78,14 +93,18 @@ STAGES = (
         "search",
         "workflows.tune:run",
         inputs=("shards:train", "labels"),
-        leaves=lambda spec: {"student": to_dict(spec.student), "search": leaves_of(spec.search, "concurrent")},
+        leaves=lambda spec: {
+            "student": to_dict(spec.student),
+            "search": leaves_of(spec.search, "concurrent"),
+            "resident_gb": spec.data.resident_gb,
+        },
     ),
     # The best trial is trained to the end (EHPNet eq. 5, offsets eq. 7), and its twin from hard labels alone.
     Stage(
         "student",
         "workflows.train:run_student",
         inputs=("shards:train", "labels", "search"),
-        leaves=lambda spec: {"student": to_dict(spec.student), "workers": spec.cluster.workers},
+        leaves=lambda spec: {"student": to_dict(spec.student)} | training_leaves(spec),
     ),
     # Only now are the test sets opened: every network and both ensembles, in the form of the papers' tables.
     Stage(
@@ -113,12 +132,14 @@ def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[s
     planned = {entry.stage.name: entry for entry in plan(stages, spec)}
     for entry in planned.values():
         print(plan_line(entry), file=sys.stderr)
-    todo = [entry for entry in planned.values() if entry.action != "skip"]
-    if todo:
+    if any(entry.action != "skip" for entry in planned.values()):
         check_backbones(spec)
-        with holding(Path(spec.store)), Drive(spec, planned) as drive:
-            for entry in todo:
-                drive.run(entry)
+        with holding(Path(spec.store)):
+            planned = {entry.stage.name: entry for entry in plan(stages, spec)}  # another run may just have finished
+            with Drive(spec, planned) as drive:
+                for entry in planned.values():
+                    if entry.action != "skip":
+                        drive.run(entry)
     return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
 
 
@@ -148,7 +169,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
 
     def __init__(self, spec: PipelineSpec, planned: Mapping[str, Planned]) -> None:
         self.spec, self.planned = spec, planned
-        self.key = f"pipeline/{planned['publish'].hash}" if "publish" in planned else "pipeline/part"
+        self.key = f"pipeline/{list(planned.values())[-1].hash}"
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
 
     def __enter__(self) -> "Drive":
@@ -180,7 +201,9 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.tracker.params(entry.key, entry.leaves)
         began = time.monotonic()
         try:
-            result = execute(entry, self.spec, self.planned, self.reporter)
+            result = execute(
+                entry, self.spec, self.planned, self.reporter, lambda result: self.note(name, entry, result)
+            )
         except Exception as error:
             self.tracker.finish(entry.key, "FAILED")
             if expected(error):
@@ -189,11 +212,15 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             log.write_text(traceback.format_exc())
             last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
             raise StageFailed(f"stage {name} failed: {last[0].strip()} (traceback in {log})") from error
-        self.pump.flush()
-        self.tracker.metrics(entry.key, {"seconds": time.monotonic() - began, **stage_metrics(name, result)}, step=0)
+        self.tracker.metrics(entry.key, {"seconds": time.monotonic() - began}, step=0)
         self.tracker.artifact(entry.key, entry.folder / "manifest.json")
         self.tracker.finish(entry.key)
         self.console.say(f"{name}: done in {time.monotonic() - began:.0f} s{headline(name, result)}")
+
+    def note(self, name: str, entry: Planned, result: dict[str, Any]) -> None:
+        """Everything that the workers and the result have to say goes to the tracker's journal."""
+        self.pump.flush()
+        self.tracker.metrics(entry.key, stage_metrics(name, result), step=0)
         if name == "shards":
             self.tracker.tags(self.key, {"shards.fingerprint": result["fingerprint"]})
         if name == "evaluate":
@@ -286,7 +313,8 @@ def headline(name: str, result: dict[str, Any]) -> str:
     if name == "search":
         best = result["best"]
         chosen = ", ".join(f"{k.split('.')[-1]}={short(v)}" for k, v in best["changes"].items())
-        return f"; best of {len(result['trials'])} trials {best['best_val_mae']:.2f} with {chosen}"
+        died = f" ({result['failed']} failed)" if result["failed"] else ""
+        return f"; best of {len(result['trials'])} trials{died} {best['best_val_mae']:.2f} with {chosen}"
     if name == "shards":
         return "; " + ", ".join(f"{k} {v['kept']} of {v['input']}" for k, v in result["splits"].items())
     return ""
@@ -360,6 +388,7 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
             )
         print(plan_line(entry), file=sys.stderr)
         if entry.action != "skip":
+            check_backbones(spec)
             with holding(Path(spec.store)), Drive(spec, planned) as drive:
                 drive.run(entry)
         result = finished(entry.folder)["result"]

@@ -172,6 +172,7 @@ class Pump:
         self._actor, self._handle, self._every_s = actor, handle, every_s
         self._stop = threading.Event()
         self._draining = threading.Lock()
+        self._pending: Any = None  # a drain that has not answered yet: it has emptied the board, or will
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
@@ -186,9 +187,11 @@ class Pump:
 
         with self._draining:  # events are handled in the order in which they came
             try:
-                events = ray.get(self._actor.drain.remote(), timeout=20)
+                self._pending = self._pending or self._actor.drain.remote()
+                events = ray.get(self._pending, timeout=20)
+                self._pending = None
             except ray.exceptions.GetTimeoutError:
-                return True  # the machine is busy; the events wait on the board
+                return True  # the machine is busy; the next call waits for the same answer
             except ray.exceptions.RayError:
                 return False  # the board's node is gone: progress ends, the work does not
             for event in events:

@@ -156,9 +156,16 @@ def _short(value: Any) -> str:
 
 
 def execute(
-    planned: Planned, spec: PipelineSpec, upstream: Mapping[str, Planned], reporter: Reporter
+    planned: Planned,
+    spec: PipelineSpec,
+    upstream: Mapping[str, Planned],
+    reporter: Reporter,
+    before_finish: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Run one stage in its folder and write its manifest; returns the stage's result."""
+    """Run one stage in its folder and write its manifest; returns the stage's result.
+
+    `before_finish` sees the result before the manifest makes the stage finished: what it does is never skipped.
+    """
     planned.folder.mkdir(parents=True, exist_ok=True)
     began, clock = now(), time.monotonic()
     module, function = planned.stage.entry.split(":")
@@ -173,6 +180,7 @@ def execute(
         reporter=reporter,
     )
     result = getattr(importlib.import_module(module), function)(run)
+    before_finish(result)
     manifest = {
         "stage": planned.stage.name,
         "hash": planned.hash,

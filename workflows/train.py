@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.rows import shard_files
-from hpe_core.spec import ClusterSpec, DataSpec, TrainSpec, build, label_set_name, student_with, to_dict
+from hpe_core.spec import ClusterSpec, DataSpec, SpecError, TrainSpec, build, label_set_name, student_with, to_dict
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
 KEPT = ("model.safetensors", "model.json")
@@ -80,7 +80,8 @@ def label_set(student: TrainSpec) -> str:
 
 def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, Any]:
     """Train all jobs at once; returns {name: result}. Raises StageFailed that names those that failed."""
-    with ThreadPoolExecutor(len(jobs)) as pool:
+    # A worker group that waits for room counts as failed after a while, so no more are started than have room.
+    with ThreadPoolExecutor(min(len(jobs), slots(stage.spec.cluster))) as pool:
         running = {job.name: pool.submit(train_one, job, stage) for job in jobs}
     failed = {name: future.exception() for name, future in running.items() if future.exception() is not None}
     if failed:
@@ -181,6 +182,19 @@ def discard_torn(folder: Path) -> None:
         read_json(folder / "checkpoint_manager_snapshot.json")
     except ValueError:
         shutil.rmtree(folder)
+
+
+def slots(cluster: ClusterSpec) -> int:
+    """How many networks the connected cluster can train at the same time. Raises SpecError for none."""
+    import ray
+
+    have, need = ray.cluster_resources(), resources(cluster)
+    room = min(int(have.get(kind, 0) / (amount * cluster.workers)) for kind, amount in need.items())
+    if room < 1:
+        asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items())
+        there = ", ".join(f"{have.get(kind, 0):g} {kind}" for kind in need)
+        raise SpecError(f"cluster: {cluster.workers} workers of {asked} do not fit into a cluster of {there}")
+    return room
 
 
 def resources(cluster: ClusterSpec) -> dict[str, float]:

@@ -49,7 +49,7 @@ def run(stage: StageRun) -> dict[str, Any]:
                 mode="min",
                 num_samples=search.trials,
                 max_concurrent_trials=search.concurrent,
-                search_alg=proposer(stage.spec),
+                search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
                 scheduler=ASHAScheduler(
                     time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
                 ),
@@ -116,7 +116,7 @@ def proposer(spec: PipelineSpec) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {key: distribution(entry) for key, entry in spec.search.space.items()}
+    space = {key: distribution(entry, isinstance(own(spec, key), int)) for key, entry in spec.search.space.items()}
     start = first_point(spec)
     return OptunaSearch(
         space=space,
@@ -127,13 +127,15 @@ def proposer(spec: PipelineSpec) -> Any:
     )
 
 
-def distribution(entry: SearchSpace) -> Any:
+def distribution(entry: SearchSpace, whole: bool = False) -> Any:
     """One searched key as an Optuna distribution; choices that are lists travel as text."""
     import optuna
 
     if entry.choice:
         return optuna.distributions.CategoricalDistribution([encode_choice(value) for value in entry.choice])
     assert entry.low is not None and entry.high is not None
+    if whole:
+        return optuna.distributions.IntDistribution(int(entry.low), int(entry.high), log=entry.log)
     return optuna.distributions.FloatDistribution(entry.low, entry.high, log=entry.log)
 
 
@@ -150,17 +152,23 @@ def decode_changes(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def own(spec: PipelineSpec, key: str) -> Any:
+    """The configured student's own value of a dotted key."""
+    value: Any = to_dict(spec.student)
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
 def first_point(spec: PipelineSpec) -> dict[str, Any]:
     """The configured student's own values, where each lies inside the search space."""
     point = {}
     for key, entry in spec.search.space.items():
-        value: Any = to_dict(spec.student)
-        for part in key.split("."):
-            value = value[part]
+        value = own(spec, key)
         inside = value in entry.choice if entry.choice else (entry.low or 0) <= value <= (entry.high or 0)
         if not inside:
             return {}
-        point[key] = encode_choice(value)
+        point[key] = encode_choice(next(c for c in entry.choice if c == value) if entry.choice else value)
     return point
 
 

@@ -115,7 +115,8 @@ def _split_groups(groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...]) 
         "train": 1.0,
     }
     for split, share in shares.items():
-        if split not in wanted or "train" not in wanted or share == 0 or split in splits.values():
+        # Whether or not the test faces are asked for: who is trained on must not depend on the list of test sets.
+        if "train" not in wanted or share == 0 or split in splits.values():
             continue
         fullest = max(sorted(set(splits.values())), key=list(splits.values()).count)
         donors = [group for group in groups if splits[group] == fullest and group not in named]
