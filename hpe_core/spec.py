@@ -109,7 +109,6 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         check(bool(self.train), "data.train names no dataset")
-        check(bool(self.test), "data.test names no dataset")
         for role, names in (("train", self.train), ("test", self.test)):
             for name in names:
                 check(

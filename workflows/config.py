@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import PipelineSpec, SpecError, UserError, build, nearest, to_dict
+from hpe_core.spec import PipelineSpec, SpecError, UserError, build, check, nearest, to_dict
 
 REPO = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -47,7 +47,9 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SpecError(f"overrides cannot be merged: {' '.join(str(error).split())}") from None
     assert isinstance(tree, dict)
-    return resolve_paths(build(PipelineSpec, _tidied(tree)))
+    spec = build(PipelineSpec, _tidied(tree))
+    check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
+    return resolve_paths(spec)
 
 
 def find_config(name: str) -> Path:
