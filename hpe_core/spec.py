@@ -32,7 +32,7 @@ def check(condition: bool, message: str) -> None:
 
 def is_name(text: str) -> bool:
     """Whether a dataset's or teacher's name can be a folder and a metric."""
-    return re.fullmatch(r"\w[\w.+-]*", text) is not None
+    return re.fullmatch(r"[^./\\][^/\\]*", text) is not None
 
 
 # ---------------------------------------------------------------- data
@@ -117,7 +117,7 @@ class DataSpec:
                     f"(defined: {', '.join(self.datasets) or 'none'})",
                 )
         for name in self.datasets:
-            check(is_name(name), f"data.datasets.{name}: a name is made of letters, digits and _ . + -")
+            check(is_name(name), f"data.datasets.{name}: a name has no slash and does not begin with a dot")
         for name in set(self.test) - set(self.train):
             for other in self.train:
                 check(
@@ -348,7 +348,7 @@ class PipelineSpec:
         for name in self.teachers:
             check(
                 is_name(name) and name not in ("hard", "distilled"),
-                f"teachers.{name}: a name is made of letters, digits and _ . + -, and is not hard or distilled",
+                f"teachers.{name}: a name has no slash, does not begin with a dot, and is not hard or distilled",
             )
         self._check_search()
         base = self.evaluate.base
