@@ -123,23 +123,38 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     import ray.train
 
     cluster, began = stage.spec.cluster, time.monotonic()
-    discard_torn(home / "ray-train")
-    trainer = trainer_class(cluster.workers)(
-        train_worker,
-        train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker=resources(cluster),
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray-train",
-            storage_path=str(home),
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    result = trainer.fit()
+
+    def fit() -> Any:
+        discard_torn(home / "ray-train")
+        return make_trainer().fit()
+
+    def make_trainer() -> Any:
+        return trainer_class(cluster.workers)(
+            train_worker,
+            train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker=resources(cluster),
+            ),
+            run_config=ray.train.RunConfig(
+                name="ray-train",
+                storage_path=str(home),
+                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        )
+
+    for attempt in range(cluster.max_failures + 1):
+        try:
+            result = fit()
+            break
+        except Exception as error:
+            # Ray Train restarts a worker that dies in the training loop; one that dies while its group is being set up
+            # ends the run. The next run of this name goes on from the last checkpoint.
+            if attempt == cluster.max_failures or "worker process has died" not in str(error):
+                raise
+            stage.reporter.say(f"  {job.name}: a worker died; going on from its last checkpoint")
     assert result.checkpoint is not None, "a finished run has reported a checkpoint"
     with result.checkpoint.as_directory() as last:
         for name in KEPT:
