@@ -133,11 +133,16 @@ def _digest(*parts: Any) -> str:
 
 
 def _why(parent: Path, leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]) -> str:
-    """Compare with the newest finished run of the stage: which key, input or module made this one differ."""
+    """Compare with the most alike finished run of the stage: which key, input or module made this one differ."""
     manifests = [m for m in map(read_manifest, parent.glob("*")) if m is not None]
     if not manifests:
         return "never ran in this store"
-    old = max(manifests, key=lambda m: str(m["finished"]))
+    newest_first = sorted(manifests, key=lambda m: str(m["finished"]), reverse=True)
+    changed = min((_changes(old, leaves, inputs, code) for old in newest_first), key=len)
+    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def _changes(old: dict[str, Any], leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]) -> list[str]:
     changed = [
         f"{key} {_short(old['leaves'].get(key, 'absent'))} -> {_short(leaves.get(key, 'absent'))}"
         for key in sorted({*leaves, *old["leaves"]})
@@ -147,7 +152,7 @@ def _why(parent: Path, leaves: dict[str, Any], inputs: dict[str, str], code: dic
     modules = [m for m in sorted({*code, *old["code"]}) if code.get(m) != old["code"].get(m)]
     if modules:
         changed.append("code of " + ", ".join(modules[:3]) + (" and more" if len(modules) > 3 else ""))
-    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+    return changed
 
 
 def _short(value: Any) -> str:
