@@ -54,10 +54,6 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
     return SavedNet(net.to(device).eval(), crop, meaning["notes"])
 
 
-def has_net(folder: Path) -> bool:
-    return (folder / MEANING).is_file() and (folder / WEIGHTS).is_file()
-
-
 def _replace(path: Path, write: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write(temporary)

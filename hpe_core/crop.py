@@ -67,10 +67,6 @@ class Box:
         """The box in the horizontally flipped image."""
         return Box(image_width - self.x2, self.y1, image_width - self.x1, self.y2)
 
-    def overlaps(self, image_width: int, image_height: int) -> bool:
-        """True where the box shares area with the image."""
-        return self.x1 < image_width and self.x2 > 0 and self.y1 < image_height and self.y2 > 0
-
     def is_valid(self) -> bool:
         """Finite, and both sides at least one pixel."""
         corners = np.array([self.x1, self.y1, self.x2, self.y2])

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hpe_core.rows import read_shard
+from hpe_core.rows import read_shard, shard_files
 from hpe_core.sources.base import DatasetError, FaceRef, Source
 from hpe_core.sources.plan import Job, plan_dataset
 from hpe_core.sources.registry import open_source
@@ -22,7 +22,7 @@ from tests.archives import write_aflw2000, write_pointing04
 from tests.test_sandbox import Trouble
 from workflows import shards
 from workflows.accounts import QUARANTINE, Receipt, Summary
-from workflows.shards import BuildShard, build_shards, shard_files
+from workflows.shards import BuildShard, build_shards
 
 CROP = CropSpec(size=16, margin_px=2)
 

@@ -46,11 +46,6 @@ def run(stage: "StageRun") -> Summary:
     return build_shards(stage.spec.data, stage.folder, stage.reporter)
 
 
-def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
-    """The shards of one split, in the order of their sample ids."""
-    return sorted((folder / f"{dataset}.{split}").glob("part-*.parquet"))
-
-
 def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
     """Build (or finish) the shards of `data` under `folder`, on the Ray that is connected.
 
