@@ -452,6 +452,7 @@ def same_result(store: Path, finished: Finished) -> None:
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
+@pytest.mark.slow  # minutes of Ray starts; `make slow` runs it
 @pytest.mark.timeout(1500)
 def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(finished: Finished, tmp_path: Path):
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
