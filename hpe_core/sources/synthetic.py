@@ -10,7 +10,7 @@ The label is the triple AS DRAWN. For |yaw| <= 90 it is also the decode of R; be
 triple, (p + 180, 180 - y, r + 180) up to whole turns, and the drawn one is kept, as 300W-LP's labels go
 beyond 90 too.
 
-Rate: 40 to 46 pictures a second of one core at 192 px, persons included (2026-11-20, six runs on two cores
+Rate: 39.7 to 45.6 pictures a second of one core at 192 px, persons included (2026-11-20, eight runs on two cores
 under a load of 6; one OpenCV thread; 35 before `_keep_memory`):
 
     OMP_NUM_THREADS=1 python -m hpe_core.sources.synthetic
