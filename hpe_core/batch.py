@@ -35,6 +35,12 @@ class PoseBatch:
         }
         return replace(self, **moved)
 
+    def split(self, parts: int) -> list["PoseBatch"]:
+        """In so many parts, in order, of sizes that differ by at most one face; an empty part is left out."""
+        cuts = {name: v.tensor_split(parts) for name, v in self.__dict__.items() if v is not None}
+        pieces = [replace(self, **{name: cut[i] for name, cut in cuts.items()}) for i in range(parts)]
+        return [piece for piece in pieces if len(piece)]
+
 
 @dataclass(frozen=True, eq=False)
 class _Rows:

@@ -6,9 +6,11 @@ validation people are held out of the training set and are never the test set. W
 statistics of its own part of the batch; rank 0's are saved.
 """
 
+import contextlib
 import math
 import tempfile
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpe_core.augment import Augment, center_window
-from hpe_core.batch import FaceData
+from hpe_core.batch import FaceData, PoseBatch
 from hpe_core.checkpoint import save_net
+from hpe_core.ensemble import OnlineTeachers
 from hpe_core.metrics import PoseSums
 from hpe_core.models import PoseNet
 from hpe_core.spec import CropSpec, OptimSpec, TrainSpec, to_dict
-from hpe_core.task import make_task
+from hpe_core.task import PoseTask, make_task
 
 TRAINER = "trainer.pt"
 
@@ -57,28 +60,27 @@ def fit(
     *,
     place: Place = Place(),
     resume: Path | None = None,
+    teachers: OnlineTeachers | None = None,
     on_epoch: Callable[[EpochEnd], None],
     on_step: Callable[[int, int], None] = lambda done, total: None,
     stop_after: int | None = None,
 ) -> PoseNet:
     """Train one network; returns it with its best weights.
 
-    `train` carries soft labels where `spec.distill` is set. `on_epoch` is called on every rank after each epoch;
-    `on_step` with faces seen and faces in all. `resume` is a folder written by `EpochEnd.save`. `stop_after` ends
-    early after so many finished epochs, on the schedule of the full length.
+    `train` carries soft labels where `spec.distill` is set, or `teachers` write them as the views come. `on_epoch` is
+    called on every rank after each epoch; `on_step` with faces seen and faces in all. `resume` is a folder written by
+    `EpochEnd.save`. `stop_after` ends early after so many finished epochs, on the schedule of the full length.
     """
     torch.manual_seed(spec.seed)
     net = PoseNet(spec.net, crop.size).to(place.device)
-    task, augment = make_task(spec, net), Augment(spec.augment, crop.size, net.main_bins)
+    if spec.optim.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    view_size = crop.size if teachers is None else teachers.view_size
+    task, augment = make_task(spec, net), Augment(spec.augment, view_size, net.main_bins)
     state = _State(net, spec.optim)
     if resume is not None:
         state.load(resume, place.device)
-    model: nn.Module = net
-    if place.world > 1:
-        device_ids = [place.device.index] if place.device.type == "cuda" else None
-        # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
-        spare = len(net.heads) + (net.regression is not None) > 1
-        model = nn.parallel.DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=spare)
+    model = wrapped(net, spec.optim, place)
     steps = train.steps(spec.optim.batch_size)
     total_faces = spec.optim.epochs * steps * min(spec.optim.batch_size, len(train))
     scale = _Schedule(spec.optim, steps)
@@ -92,11 +94,11 @@ def fit(
         batches = train.shuffled(spec.optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world)
         for step, batch in enumerate(batches):
             batch = augment(batch, random).to(place.device)
+            batch = batch if teachers is None else teachers(batch)
             state.set_lr(scale(epoch * steps + step))
-            out = task(model, batch)
-            state.step(out.loss)
-            for name, value in {**out.parts, "loss": out.loss.detach()}.items():
+            for name, value in backward(task, model, batch, spec.optim, place).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            state.step()
             on_step((epoch * steps + step + 1) * min(spec.optim.batch_size, len(train)), total_faces)
         state.epoch = epoch + 1
         metrics = {f"train/{name}": float(value) / steps for name, value in sums.items()}
@@ -111,6 +113,38 @@ def fit(
         on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
     net.load_state_dict(state.best)
     return net
+
+
+def wrapped(net: PoseNet, optim: OptimSpec, place: Place) -> nn.Module:
+    """The network as the step calls it: data-parallel over several workers, compiled if asked for."""
+    model: nn.Module = net
+    if place.world > 1:
+        device_ids = [place.device.index] if place.device.type == "cuda" else None
+        # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
+        spare = len(net.heads) + (net.regression is not None) > 1
+        model = nn.parallel.DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=spare)
+    return typing.cast(nn.Module, torch.compile(model)) if optim.compile else model
+
+
+def backward(task: PoseTask, model: nn.Module, batch: PoseBatch, optim: OptimSpec, place: Place) -> dict[str, Tensor]:
+    """Sum the gradients of a batch, in `optim.accumulate` parts; returns the loss and its named parts, detached.
+
+    Each part weighs as many faces as it has, so the gradient is the whole batch's (but for batch statistics). Workers
+    exchange gradients once, at the last part.
+    """
+    half = optim.amp and place.device.type == "cuda"
+    sums: dict[str, Tensor] = {}
+    pieces = batch.split(optim.accumulate)
+    for number, piece in enumerate(pieces, start=1):
+        silent = isinstance(model, nn.parallel.DistributedDataParallel) and number < len(pieces)
+        with typing.cast(nn.parallel.DistributedDataParallel, model).no_sync() if silent else contextlib.nullcontext():
+            with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
+                out = task(model, piece)
+            share = len(piece) / len(batch)
+            (out.loss * share).backward()
+        for name, value in {**out.parts, "loss": out.loss.detach()}.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + share * value
+    return sums
 
 
 def validate(net: PoseNet, data: FaceData, crop: CropSpec, batch_size: int, place: Place = Place()) -> PoseSums:
@@ -171,12 +205,12 @@ class _State:
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.lr * factor
 
-    def step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def step(self) -> None:
+        """Use the gradients that have been summed, and forget them."""
         if self.spec.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.spec.clip_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
         if self.ema is not None:
             # Warm-up of the average (as in TensorFlow's): early on it follows the weights closely.

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -162,8 +162,17 @@ class OptimSpec:
     warmup_epochs: float = 0.0
     clip_norm: float = 0.0  # 0 is off
     ema_decay: float = 0.0  # 0 is off
+    accumulate: int = 1  # each batch goes through the network in so many parts; batch statistics are those of a part
+    amp: bool = False  # bfloat16 on a GPU; a CPU computes in float32 all the same (bfloat16 halves its speed)
+    channels_last: bool = False
+    compile: bool = False  # torch.compile; needs a C++ compiler on the worker
 
     def __post_init__(self) -> None:
+        check(self.accumulate >= 1, f"optim.accumulate must be at least 1, got {self.accumulate}")
+        check(
+            self.batch_size >= 2 * self.accumulate,
+            f"optim.accumulate {self.accumulate} leaves less than two faces of a batch of {self.batch_size}",
+        )
         check(self.epochs >= 1, f"optim.epochs must be at least 1, got {self.epochs}")
         check(self.batch_size >= 2, f"optim.batch_size must be at least 2, got {self.batch_size}")
         check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
@@ -197,8 +206,11 @@ class DistillSpec:
     scale: float = 1.0
     offset_radius: int = 0  # K, network pixels
     offset_step: int = 1  # d, network pixels
+    teachers: tuple[str, ...] = ()  # whose soft labels; empty is all
+    labels: Literal["stored", "online"] = "stored"  # online: teachers see the augmented view in the training step
 
     def __post_init__(self) -> None:
+        check(len(set(self.teachers)) == len(self.teachers), "distill.teachers repeats a name")
         check(self.temperature > 0, f"distill.temperature must be positive, got {self.temperature}")
         check(self.hard_weight >= 0, f"distill.hard_weight must not be negative, got {self.hard_weight}")
         check(self.scale > 0, f"distill.scale must be positive, got {self.scale}")
@@ -221,6 +233,29 @@ class TrainSpec:
     def __post_init__(self) -> None:
         check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
         check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+
+
+class LabelSet(NamedTuple):
+    """Soft labels of one kind: which teachers, over which windows. Equal windows have one (radius, step)."""
+
+    teachers: tuple[str, ...]
+    radius: int
+    step: int
+
+    @property
+    def offsets(self) -> tuple[int, int]:
+        return self.radius, self.step
+
+    @property
+    def name(self) -> str:
+        """Of its folder, e.g. resnet+regnet-K15-d5."""
+        return f"{'+'.join(self.teachers)}-K{self.radius}-d{self.step}"
+
+
+def canonical_offsets(radius: int, step: int) -> tuple[int, int]:
+    """(K, d) pairs with the same windows share one name: K is cut to a multiple of d, K < d is (0, 1)."""
+    reach = radius // step
+    return (reach * step, step) if reach else (0, 1)
 
 
 # ---------------------------------------------------------------- the pipeline
@@ -353,8 +388,8 @@ class PipelineSpec:
         self._check_search()
         base = self.evaluate.base
         check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")
-        margin, radius = self.data.crop.margin_px, max(k for k, _ in self.offsets())
-        check(radius <= margin, f"an offset radius K of {radius} exceeds data.crop.margin_px {margin}")
+        self.label_sets()
+        margin = self.data.crop.margin_px
         for key in ("offset_radius", "heatmap_radius"):
             value = getattr(self.evaluate, key)
             check(value <= margin, f"evaluate.{key} {value} exceeds data.crop.margin_px {margin}")
@@ -381,35 +416,47 @@ class PipelineSpec:
                     f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width",
                 )
 
-    def offsets(self) -> tuple[tuple[int, int], ...]:
-        """Every (K, d) that a student or trial may ask for: the label sets that have to exist."""
-        distill = self.student.distill
+    def label_set(self, student: TrainSpec) -> LabelSet:
+        """The soft labels that a student asks for, its teachers in the order of the configuration."""
+        distill = student.distill
         assert distill is not None
-        empty = SearchSpace(choice=(None,))
-        radii = self.search.space.get("distill.offset_radius", empty).choice
-        steps = self.search.space.get("distill.offset_step", empty).choice
-        check(bool(radii) and bool(steps), "search.space: offset_radius and offset_step take choice: [...] only")
-        pairs = {(distill.offset_radius, distill.offset_step)}
-        for k in radii:
-            for d in steps:
-                pairs.add((distill.offset_radius if k is None else k, distill.offset_step if d is None else d))
-        return tuple(sorted({canonical_offsets(k, d) for k, d in pairs}))
+        for name in distill.teachers:
+            check(name in self.teachers, f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
+        chosen = tuple(name for name in self.teachers if name in distill.teachers or not distill.teachers)
+        return LabelSet(chosen, *canonical_offsets(distill.offset_radius, distill.offset_step))
+
+    def label_sets(self) -> tuple[LabelSet, ...]:
+        """Every label set that the student or a trial may read: what the labels stage has to write."""
+        keys = ("distill.offset_radius", "distill.offset_step", "distill.teachers", "distill.labels")
+        searched = {key: self.search.space[key] for key in keys if key in self.search.space}
+        for key, entry in searched.items():
+            check(bool(entry.choice), f"search.space.{key} takes choice: [...] only")
+        students = [self.student]
+        for key, entry in searched.items():
+            changed = [student_with(student, {key: value}) for student in students for value in entry.choice]
+            students = [*students, *changed]
+        found = set()
+        for student in students:
+            labels = self.label_set(student)
+            assert student.distill is not None
+            if student.distill.labels == "stored":
+                found.add(labels)
+            reach = student.augment.jitter_px if student.distill.labels == "online" else 0
+            margin = self.data.crop.margin_px
+            check(
+                student.distill.offset_radius <= margin,
+                f"an offset radius K of {student.distill.offset_radius} exceeds data.crop.margin_px {margin}",
+            )
+            check(
+                labels.radius + reach <= margin,
+                f"online labels look K + augment.jitter_px = {labels.radius + reach} pixels aside, "
+                f"more than data.crop.margin_px {margin}",
+            )
+        return tuple(sorted(found))
 
     @property
     def base_teacher(self) -> str:
         return self.evaluate.base or next(iter(self.teachers))
-
-
-def canonical_offsets(radius: int, step: int) -> tuple[int, int]:
-    """(K, d) pairs with the same windows share one name: K is cut to a multiple of d, K < d is (0, 1)."""
-    reach = radius // step
-    return (reach * step, step) if reach else (0, 1)
-
-
-def label_set_name(radius: int, step: int) -> str:
-    """Name of the soft labels of a (K, d); pairs with the same windows share it."""
-    radius, step = canonical_offsets(radius, step)
-    return f"K{radius}-d{step}"
 
 
 def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: bool = False) -> TrainSpec:
@@ -481,6 +528,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         inner = [a for a in args if a is not type(None)]
         return None if value is None else _convert(inner[0], value, key)
+    if value is None and origin is dict:
+        return {}  # `search.space=null` drops every entry
     if value is None:
         raise SpecError(f"{key} has no value")
     if origin is Literal:

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("laws", deadline=None)  # a law holds or not; how long an example took says nothing
+settings.load_profile("laws")
 
 # Before Ray is imported: no usage report, and no token file in the home folder that would switch on
 # authentication for whoever runs `ray start` there next.

@@ -148,7 +148,6 @@ def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: 
     assert "Traceback" not in done.err and len(last) < 500, tail(done)
 
 
-@pytest.mark.slow  # minutes of Ray starts; `make slow` runs it
 @pytest.mark.timeout(1500)
 def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Path):
     """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.

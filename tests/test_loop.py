@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from hpe_core.augment import center_window
 from hpe_core.batch import FaceData
 from hpe_core.bins import AngleBins
 from hpe_core.checkpoint import load_net
-from hpe_core.loop import fit, validate
+from hpe_core.ensemble import OnlineTeachers
+from hpe_core.loop import Place, backward, fit, validate
+from hpe_core.models import PoseNet
 from hpe_core.rows import read_shard, write_soft_labels
-from hpe_core.spec import AugmentSpec, DistillSpec, NetSpec, OptimSpec, SpecError, TrainSpec
+from hpe_core.spec import AugmentSpec, DistillSpec, LabelSet, NetSpec, OptimSpec, SpecError, TrainSpec
+from hpe_core.task import make_task
 from tests.faces import CROP, write_heads
 
 SPEC = TrainSpec(
@@ -84,10 +88,49 @@ def test_distillation_pulls_towards_the_soft_labels_not_the_hard_ones(shards, tm
     assert abs(seen[-1]["val/mae"] - if_all_are_the_target) < 0.2 * if_all_are_the_target
 
 
+def test_accumulated_parts_make_the_gradient_of_the_whole_batch(shards):
+    """Exactly so without batch statistics: a network in eval mode, 10 faces in parts of 4, 3 and 3."""
+    torch.manual_seed(0)
+    net = PoseNet(SPEC.net, CROP.size).eval()
+    task = make_task(SPEC, net)
+    batch = next(iter(FaceData(shards[1]).ordered(10)))
+    batch = center_window(batch, CROP.size)
+    gradients, losses = [], []
+    for parts in (1, 3):
+        net.zero_grad()
+        found = backward(task, net, batch, dataclasses.replace(SPEC.optim, accumulate=parts), Place())
+        losses.append(float(found["loss"]))
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5 * float(gradients[0].abs().max()))
+    assert [len(piece) for piece in batch.split(3)] == [4, 3, 3]
+
+
+def test_channels_last_computes_the_same_network(shards):
+    curves = []
+    for wanted in (False, True):
+        optim = dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted)
+        fit(
+            dataclasses.replace(SPEC, optim=optim),
+            CROP,
+            *data(shards),
+            on_epoch=lambda end: curves.append(end.metrics["train/loss"]),
+        )
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_online_teachers_teach_what_they_see(shards):
+    """A student of online labels follows its teacher, not the hard labels; the hard labels here are all wrong."""
+    teacher = fit(dataclasses.replace(SPEC, distill=None), CROP, *data(shards), on_epoch=lambda end: None)
+    online = OnlineTeachers({"teacher": teacher}, CROP.size, LabelSet(("teacher",), 2, 2))
+    spec = dataclasses.replace(SPEC, distill=DistillSpec(hard_weight=0.0, offset_radius=2, offset_step=2))
+    seen = []
+    fit(spec, CROP, *data(shards), teachers=online, on_epoch=lambda end: seen.append(end.metrics["train/kl"]))
+    assert seen[-1] < 0.5 * seen[0]
+
+
 def test_validation_does_not_depend_on_the_batch_size(shards):
     torch.manual_seed(0)
-    from hpe_core.models import PoseNet
-
     net = PoseNet(SPEC.net, CROP.size)
     scores = [validate(net, FaceData(shards[1]), CROP, size).summary() for size in (3, 32)]
     assert all(abs(scores[0][key] - scores[1][key]) < 1e-3 for key in scores[0])

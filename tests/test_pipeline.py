@@ -191,7 +191,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished: Finished):
     for name in NAMES:
         assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
-    for network in ("byobnet", "resnet", "teachers' ensemble", "offset ensemble", "hard", "distilled"):
+    for network in (
+        "byobnet",
+        "resnet",
+        "teachers' ensemble",
+        "offset ensemble",
+        "combined ensemble",
+        "hard",
+        "distilled",
+    ):
         (line,) = re.findall(rf"^{network}  .*$", finished.done.out, re.MULTILINE)
         assert len(re.findall(r"\d+\.\d\d", line)) >= 6, f"pitch, yaw, roll, MAE, geodesic and size in: {line}"
     (time_line,) = re.findall(r"^time .*$", finished.done.out, re.MULTILINE)
@@ -452,7 +460,6 @@ def same_result(store: Path, finished: Finished) -> None:
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
-@pytest.mark.slow  # minutes of Ray starts; `make slow` runs it
 @pytest.mark.timeout(1500)
 def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(finished: Finished, tmp_path: Path):
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""

@@ -38,7 +38,7 @@ from workflows.stages import StageRun, write_json
 
 CROP = CropSpec(size=32, margin_px=4)
 TESTS = ("heads", "other <set>")
-NETS = ("base", "second", "hard", "distilled", "teachers' ensemble", "offset ensemble")
+NETS = ("base", "second", "hard", "distilled", "teachers' ensemble", "offset ensemble", "combined ensemble")
 
 
 def pipeline_spec(store: Path) -> PipelineSpec:
@@ -98,9 +98,10 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "quarantined": {"truncated_picture": 1},
         "filtered": {"out_of_range": 1},
     }
+    splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split | {"fingerprint": "0123456789abcdef"}}
     trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
     return {
-        "shards": {"splits": {f"{name}.test": split for name in TESTS}, "input": 32, "kept": 28},
+        "shards": {"splits": splits, "input": 32, "kept": 28},
         "teachers": {"networks": {"base": network, "second": network}},
         "labels": {"sets": ["K0-d1"], "train_mae": {"K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
@@ -177,8 +178,9 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
     stage, result, events = published
     kinds = [kind for kind, _ in events]
     assert kinds.index("artifact") < kinds.index("register")
-    key, name, folder, alias, description, tags = next(body for kind, body in events if kind == "register")
+    key, name, folder, alias, contest, description, tags = next(body for kind, body in events if kind == "register")
     assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
+    assert contest[1] == stage.results["student"]["networks"]["distilled"]["val_mae"], "the test set crowns nobody"
     assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
     source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
     assert {"student.onnx", "model.safetensors", "model.json", "README.md"} <= {f.name for f in source.iterdir()}

@@ -32,9 +32,13 @@ class Progress:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, float, float, str]] = []
+        self.said: list[str] = []
 
     def progress(self, task: str, done: float, total: float, unit: str = "") -> None:
         self.calls.append((task, done, total, unit))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 def build(data: DataSpec, folder: Path, workers: int = 2) -> Summary:
@@ -181,6 +185,38 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
     for path, time_ns in times.items():
         name = str(path.relative_to(folder).with_suffix(""))
         assert (path.stat().st_mtime_ns != time_ns) == (name in redone), path
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished shards are shared with the sibling folder; a damaged one is cut anew and stays damaged there."""
+    data = pointing(tmp_path / "archive")
+    old, new = tmp_path / "shards" / "old", tmp_path / "shards" / "new"
+    build(data, old)
+    mine = sorted(path.relative_to(old) for path in old.glob("heads.*/part-*.parquet"))
+    whole = {path: (old / path).read_bytes() for path in mine}
+    (old / mine[0]).write_bytes(b"damaged")
+    built: list[str] = []
+    original = BuildShard.build
+
+    def counting(self: BuildShard, dataset: str, *rest: Any) -> Receipt:
+        built.append(dataset)
+        return original(self, dataset, *rest)
+
+    monkeypatch.setattr(BuildShard, "build", counting)
+    for number in range(3):
+        write_aflw2000(tmp_path / "others", f"image{number:05d}")
+    more = DatasetSpec(reader="aflw2000", root=str(tmp_path / "others"))
+    wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
+    build(wider, new)
+    assert sorted(built) == ["heads", "others"], "the damaged shard and the new set"
+    assert {path: (new / path).read_bytes() for path in mine} == whole
+    assert (old / mine[0]).read_bytes() == b"damaged"
+    assert (old / mine[1]).stat().st_ino == (new / mine[1]).stat().st_ino
+    recut = dataclasses.replace(data, crop=CropSpec(size=20, margin_px=2))
+    built.clear()
+    build(recut, tmp_path / "shards" / "recut")
+    assert len(built) == len(mine), "another crop shares nothing"
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -13,7 +13,6 @@ from hpe_core.spec import (
     TrainSpec,
     build,
     canonical_offsets,
-    label_set_name,
     student_with,
     to_dict,
 )
@@ -52,6 +51,8 @@ def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
         ("student.net.bin_widths=[1]", "narrowest bin width"),
         ("search.space.optim.lrr.choice=[1]", "student.optim.lrr does not exist; did you mean 'lr'?"),
         ("evaluate.base=nobody", "is no teacher"),
+        ("student.distill.teachers=[resnt]", "'resnt' is no teacher; did you mean 'resnet'?"),
+        ("student.optim.accumulate=20", "leaves less than two faces"),
         ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
         (
             "search.space.optim.optimizer.choice=[adamm]",
@@ -94,7 +95,28 @@ def test_pairs_with_the_same_windows_share_a_name(radius, step):
     from hpe_core.crop import offset_grid
 
     assert offset_grid(*canonical_offsets(radius, step)) == offset_grid(radius, step)
-    assert label_set_name(radius, step) == label_set_name(*canonical_offsets(radius, step))
+    assert canonical_offsets(*canonical_offsets(radius, step)) == canonical_offsets(radius, step)
+
+
+def test_every_label_set_that_a_trial_may_ask_for_is_written():
+    space = ["search.space.distill.teachers.choice=[[],[regnet],[resnet,regnet]]"]
+    spec = load(["demo"], space)
+    names = {labels.name for labels in spec.label_sets()}
+    for teachers in ([], ["regnet"], ["regnet", "resnet"]):
+        for radius in (2, 3):
+            changes = {"distill.teachers": teachers, "distill.offset_radius": radius}
+            assert spec.label_set(student_with(spec.student, changes)).name in names
+    assert len(names) == 3 * 3, "K=2 d=2, K=3 d=3 and the single window (K=2, d=3), of three teacher sets"
+    assert "resnet+regnet-K2-d2" in names and "resnet+efficientnet+regnet-K3-d3" in names
+
+
+def test_online_labels_are_written_by_nobody_and_need_the_margin_for_jitter_too():
+    wide = ["data.crop.margin_px=8", "student.distill.labels=online"]
+    assert load(["demo"], wide).label_sets() == ()
+    alone = ["search.space=null", "student.distill.labels=online"]
+    assert load(["demo"], alone).label_sets() == ()
+    with pytest.raises(SpecError, match="look K \\+ augment.jitter_px = 8 pixels aside"):
+        load(["demo"], [*alone, "student.distill.offset_radius=4"])
 
 
 def test_student_with_changes_only_what_it_names():
@@ -108,7 +130,9 @@ def test_student_with_changes_only_what_it_names():
 
 
 def test_a_test_set_of_training_faces_is_refused(tmp_path):
-    (tmp_path / "same.yaml").write_text("data: {test: [again], datasets: {again: {reader: synthetic, count: 30}}}\n")
+    (tmp_path / "same.yaml").write_text(
+        "data: {test: [again], datasets: {again: {reader: synthetic, seed: 1, count: 30}}}\n"
+    )
     with pytest.raises(SpecError, match="same faces as 'heads'"):
         load(["demo", str(tmp_path / "same.yaml")])
 

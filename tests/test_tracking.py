@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from workflows import tracking
+from workflows import mlflow_backend, tracking
 from workflows.tracking import Tracker, flatten, git_commit, main, ui_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,7 +288,7 @@ def test_an_event_that_always_fails_blocks_nobody_for_long(store: Path, monkeypa
     def fails(*_: object) -> None:
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(tracking._Backend, "_tags", fails)
+    monkeypatch.setattr(mlflow_backend.Backend, "_tags", fails)
     with Tracker.open(uri_of(store), "head-pose", store) as tracker:
         tracker.run("p", name="p")
         tracker.tags("p", {"a": "b"})
@@ -345,11 +345,11 @@ def test_registration_sets_version_alias_and_the_pages(store: Path, tmp_path: Pa
             tracker.run(key, name=key)
             tracker.artifact(key, folder, "model")
         table = "| MAE |\n|---|\n| 4.10 |"
-        assert tracker.register("student/1", "head-pose", "model", tags={"mae": "4.2"}, description="old") == "1"
+        assert tracker.register("student/1", "head-pose", "model", tags={"mae": "4.2"}, description="old") == ("1", "1")
         new = [
             tracker.register("student/2", "head-pose", "model", description=table, summary="MAE 4.10") for _ in range(2)
         ]
-        assert new == ["2", "2"], "a run's folder is one version, however often it is registered"
+        assert new == [("2", "2")] * 2, "a run's folder is one version, however often it is registered"
     client = client_of(uri_of(store))
     champion = client.get_model_version_by_alias("head-pose", "champion")
     run_id = run_by_key(client, "student/2").info.run_id
@@ -360,6 +360,25 @@ def test_registration_sets_version_alias_and_the_pages(store: Path, tmp_path: Pa
     tags = client.get_experiment_by_name("head-pose").tags
     assert tags["champion"] == "MAE 4.10 · head-pose v2"
     assert f"/runs/{run_id}" in tags["mlflow.note.content"] and "/versions/2" in tags["mlflow.note.content"]
+
+
+def test_the_alias_is_won_on_the_same_faces_only(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "student.onnx").write_bytes(b"onnx")
+    entries = [("faces A", 5.0), ("faces A", 6.0), ("faces A", 4.0), ("faces B", 9.0)]
+    holders = []
+    with Tracker.open(uri_of(store), "head-pose", store) as tracker:
+        for number, contest in enumerate(entries, start=1):
+            tracker.run(f"student/{number}", name="student")
+            tracker.artifact(f"student/{number}", folder, "model")
+            made = tracker.register(f"student/{number}", "head-pose", "model", summary=str(contest), contest=contest)
+            assert made is not None and made.version == str(number)
+            holders.append(made.holder)
+    assert holders == ["1", "1", "3", "4"]
+    client = client_of(uri_of(store))
+    assert str(client.get_model_version_by_alias("head-pose", "candidate").version) == "4"
+    assert "9.0" in client.get_experiment_by_name("head-pose").tags["champion"]
 
 
 # -- a server ------------------------------------------------------------------------------------------------

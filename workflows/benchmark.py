@@ -38,6 +38,7 @@ from hpe_core.spec import (
     DatasetSpec,
     DataSpec,
     DistillSpec,
+    LabelSet,
     NetSpec,
     OptimSpec,
     PipelineSpec,
@@ -557,6 +558,7 @@ def ensemble(lab: Lab) -> list[Row]:
     from hpe_core.models import PoseNet
 
     spec, (radius, step) = CropSpec(112, 15), (15, 5)
+    labels = LabelSet(("",), radius, step)
     torch.manual_seed(0)
     net = PoseNet(NetSpec("resnet18"), spec.size).eval()
     heads = lab.heads[:4]
@@ -564,7 +566,7 @@ def ensemble(lab: Lab) -> list[Row]:
     ready = [window(crops, spec.size, dx, dy).contiguous() for dx, dy in offset_grid(radius, step)]
 
     def ours(turn: int) -> int:
-        ensemble_probs([net], crops, spec.size, [(radius, step)])
+        ensemble_probs({"": net}, crops, spec.size, [labels])
         return len(ready) * len(crops)
 
     @torch.inference_mode()
@@ -573,7 +575,7 @@ def ensemble(lab: Lab) -> list[Row]:
 
     with torch.inference_mode():
         mean = torch.stack([net.predict(batch) for batch in ready]).mean(0)
-    both = ensemble_probs([net], crops, spec.size, [(radius, step)])[radius, step]
+    both = ensemble_probs({"": net}, crops, spec.size, [labels])[labels]
     must_agree(torch.allclose(both, mean, atol=1e-5), "the ensemble's probabilities")
     found = interleaved([rate("ours", ours), rate("rival", rival)], lab.few)
     counted = f"ResNet18, {len(crops)} faces x {len(ready)} windows of 112 px: slicing, forward, softmax, running mean"

@@ -187,6 +187,14 @@ def guarded(main: Callable[[], int]) -> int:
         return 130
 
 
+def tell(text: str) -> None:
+    """Print a command's result; a reader that has seen enough (`plan | head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+
+
 def _interrupt(number: int, frame: Any) -> None:
     """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped."""
     raise KeyboardInterrupt

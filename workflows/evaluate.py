@@ -1,8 +1,9 @@
 """Stage "evaluate": every network and both ensembles on every test set, in the form of the papers' tables.
 
 The only stage that opens test shards. Each network predicts all test faces once, in its own Ray task; the teachers'
-ensemble and the offset ensemble are means of their members' angles, since the decoded angle is linear in the
-probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on an idle machine.
+ensemble, the offset ensemble and their combination are means of their members' angles, since the decoded angle is
+linear in the probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on
+an idle machine.
 """
 
 import statistics
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.rows import shard_files
+from hpe_core.spec import LabelSet
 from workflows.stages import StageRun
 
 Angles = NDArray[np.float64]
@@ -36,7 +38,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         name: predict.remote(
             str(folder),
             tests,
-            offsets if name == spec.base_teacher else (0, 1),
+            offsets if name in spec.teachers else (0, 1),
             evaluate.heatmap_radius if name == spec.base_teacher else 0,
         )
         for name, folder in networks.items()
@@ -51,6 +53,9 @@ def run(stage: StageRun) -> dict[str, Any]:
         test: np.mean([found[name]["angles"][test] for name in spec.teachers], axis=0) for test in tests
     }
     predictions["offset ensemble"] = found[spec.base_teacher]["offset_angles"]
+    predictions["combined ensemble"] = {
+        test: np.mean([found[name]["offset_angles"][test] for name in spec.teachers], axis=0) for test in tests
+    }
     write_predictions(stage.folder / "predictions.parquet", found["distilled"]["ids"], truth, predictions)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
@@ -75,7 +80,7 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     saved = load_net(Path(folder), device)
-    size, bins = saved.crop.size, saved.net.main_bins
+    size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)
     out: dict[str, Any] = {"ids": {}, "truth": {}, "angles": {}, "offset_angles": {}, "kd": {}}
     for test, files in tests.items():
         ids: list[str] = []
@@ -91,7 +96,7 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
                 with torch.inference_mode():
                     plain.append(saved.net.angles(window(crops, size)).cpu().double().numpy())
                 if offsets != (0, 1):
-                    probs = ensemble_probs([saved.net], crops, size, [offsets])[offsets]
+                    probs = ensemble_probs({"": saved.net}, crops, size, [asked])[asked]
                     shifted.append(bins.decode(probs).cpu().double().numpy())
                 if radius:
                     for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
@@ -140,6 +145,7 @@ def table(
     roles |= {"teachers' ensemble": f"mean of {len(spec.teachers)} teachers"}
     pair = f"K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step}"
     roles |= {"offset ensemble": f"base over {windows} windows ({pair})"}
+    roles |= {"combined ensemble": f"mean of {len(spec.teachers)} teachers over {windows} windows ({pair})"}
     roles |= {"hard": "student on hard labels, same budget", "distilled": "student, distilled"}
     costs = dict(costs)
     costs["teachers' ensemble"] = {
@@ -148,6 +154,10 @@ def table(
     costs["offset ensemble"] = {
         "parameters": costs[base]["parameters"],
         "latency_ms": windows * costs[base]["latency_ms"],
+    }
+    costs["combined ensemble"] = {
+        "parameters": costs["teachers' ensemble"]["parameters"],
+        "latency_ms": windows * costs["teachers' ensemble"]["latency_ms"],
     }
     rows = []
     for test, labels in truth.items():

@@ -44,6 +44,7 @@ FIXED: dict[str, tuple[str, Any, str]] = {  # network -> colour, line style, nam
     "hard": ("#c8500b", "--", "student, hard labels"),
     "teachers' ensemble": ("#333333", "-.", "teachers' ensemble"),
     "offset ensemble": ("#2e7d4f", ":", "offset ensemble"),
+    "combined ensemble": ("#7a5195", (0, (1, 1)), "teachers over offsets"),
 }
 OTHERS = ("#8c6bb1", "#7a8b99", "#b58900", "#cc6699", "#5b8c85", "#99734d")
 SHOWN = ("distilled", "hard", "teachers' ensemble")

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import PipelineSpec, SpecError, UserError, to_dict
-from workflows.config import REPO, arguments, as_yaml, guarded, load
+from hpe_core.spec import NetSpec, PipelineSpec, SpecError, UserError, to_dict
+from workflows.config import REPO, arguments, as_yaml, guarded, load, tell
 from workflows.stages import Planned, Stage, StageFailed, execute, finished, holding, leaves_of, plan
 
 # ---------------------------------------------------------------- what every stage depends on
@@ -39,6 +39,13 @@ def train_data(spec: PipelineSpec) -> dict[str, Any]:
 def training_leaves(spec: PipelineSpec) -> dict[str, Any]:
     """Workers and resident memory decide which faces meet in a batch."""
     return {"workers": spec.cluster.workers, "resident_gb": spec.data.resident_gb}
+
+
+def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
+    """What lies in the weights files that networks start from: a file may change under its name."""
+    from workflows.train import weights_hash
+
+    return {net.pretrained: found for net in nets if (found := weights_hash(net))}
 
 
 def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
@@ -79,22 +86,29 @@ STAGES = (
         "teachers",
         "workflows.train:run_teachers",
         inputs=("shards:train",),
-        leaves=lambda spec: {"teachers": to_dict(spec.teachers)} | training_leaves(spec),
+        leaves=lambda spec: (
+            {
+                "teachers": to_dict(spec.teachers),
+                "weights": weights([teacher.net for teacher in spec.teachers.values()]),
+            }
+            | training_leaves(spec)
+        ),
     ),
     # Their ensemble, averaged over windows of each (K, d), labels the training faces (EHPNet eq. 4, offsets eqs. 5, 6).
     Stage(
         "labels",
         "workflows.labels:run",
         inputs=("shards:train", "teachers"),
-        leaves=lambda spec: {"offsets": spec.offsets()},
+        leaves=lambda spec: {"sets": [labels.name for labels in spec.label_sets()]},
     ),
     # Short trials of students find temperature, weights, K, d, learning rate and backbone; validation people judge.
     Stage(
         "search",
         "workflows.tune:run",
-        inputs=("shards:train", "labels"),
+        inputs=("shards:train", "teachers", "labels"),
         leaves=lambda spec: {
             "student": to_dict(spec.student),
+            "weights": weights([spec.student.net]),
             "search": leaves_of(spec.search, "concurrent"),
             "resident_gb": spec.data.resident_gb,
         },
@@ -103,7 +117,7 @@ STAGES = (
     Stage(
         "student",
         "workflows.train:run_student",
-        inputs=("shards:train", "labels", "search"),
+        inputs=("shards:train", "teachers", "labels", "search"),
         leaves=lambda spec: {"student": to_dict(spec.student)} | training_leaves(spec),
     ),
     # Only now are the test sets opened: every network and both ensembles, in the form of the papers' tables.
@@ -255,13 +269,26 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             self.tracker.artifact(key, Path(path), folder)
         else:
             assert kind == "register", kind
-            key, model, folder, alias, description, tags = body
-            summary = tags.get("summary", "")
-            version = self.tracker.register(
-                key, model, folder, alias=alias, description=description, tags=tags, summary=summary
+            key, model, folder, alias, contest, description, tags = body
+            made = self.tracker.register(
+                key,
+                model,
+                folder,
+                alias=alias,
+                contest=contest,
+                description=description,
+                tags=tags,
+                summary=tags.get("summary", ""),
             )
-            where = f"version {version}" if version else "in the spool until MLflow answers"
-            self.console.say(f"registered {model}@{alias}: {where}")
+            if made is None:
+                self.console.say(f"registered {model}: in the spool until MLflow answers")
+            elif made.version == made.holder:
+                self.console.say(f"registered {model} version {made.version}, the {alias}")
+            else:
+                self.console.say(
+                    f"registered {model} version {made.version}, candidate; version {made.holder} stays {alias} with "
+                    "a smaller error on the same validation faces"
+                )
 
 
 def tracking_uri(spec: PipelineSpec) -> str:
@@ -336,9 +363,9 @@ def main(argv: Sequence[str]) -> int:
     began = time.monotonic()
     results = run_pipeline(spec)
     if args.json:
-        print(json.dumps(results["evaluate"]["rows"]))
+        tell(json.dumps(results["evaluate"]["rows"]))
     else:
-        print(closing(spec, results, time.monotonic() - began))
+        tell(closing(spec, results, time.monotonic() - began))
     return 0
 
 
@@ -346,9 +373,9 @@ def print_plan(spec: PipelineSpec, as_json: bool) -> int:
     entries = plan(STAGES, spec)
     if as_json:
         rows = [{"stage": e.stage.name, "action": e.action, "hash": e.hash, "reason": e.reason} for e in entries]
-        print(json.dumps(rows))
+        tell(json.dumps(rows))
     else:
-        print("\n".join(plan_line(entry) for entry in entries))
+        tell("\n".join(plan_line(entry) for entry in entries))
     return 0
 
 
@@ -377,7 +404,7 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
         planned = {entry.stage.name: entry for entry in plan(STAGES, spec)}
         entry = planned[name]
         if args.verb == "plan":
-            print(plan_line(entry))
+            tell(plan_line(entry))
             return 0
         missing = [other for other in entry.stage.upstream() if planned[other].action != "skip"]
         if missing:
@@ -392,7 +419,7 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
             with holding(Path(spec.store)), Drive(spec, planned) as drive:
                 drive.run(entry)
         result = finished(entry.folder)["result"]
-        print(json.dumps(result) if args.json else f"{name}: {entry.folder}{headline(name, result)}")
+        tell(json.dumps(result) if args.json else f"{name}: {entry.folder}{headline(name, result)}")
         return 0
 
     return guarded(one_stage)

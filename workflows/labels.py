@@ -1,10 +1,11 @@
 """Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
 
-For every (K, d) that the student or the search may ask for, a row's soft label is the mean softmax over all teachers
-and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities. One actor holds all
-teachers, so a shard is decoded once, and all grids come from one pass over the union of their windows.
+For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
+over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities.
+One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
+windows. A student of online labels asks for none.
 
-Each shard gives one file a grid and then a receipt; a shard whose receipt exists is not computed again.
+Each shard gives one file a set and then a receipt; a shard whose receipt exists is not computed again.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.rows import file_sha256, shard_files
-from hpe_core.spec import label_set_name
+from hpe_core.spec import LabelSet
 from workflows.progress import Reporter
 from workflows.stages import StageRun, read_json, write_json
 
@@ -27,8 +28,11 @@ def run(stage: StageRun) -> dict[str, Any]:
     import ray.data
 
     spec = stage.spec
-    teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers}
-    offsets = spec.offsets()
+    sets = spec.label_sets()
+    asked = {name for labels in sets for name in labels.teachers}
+    teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers if name in asked}
+    if not sets:
+        return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "fingerprint": ""}
     files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
     todo = [{"shard": str(file)} for file in files]
     actors = max(1, min(len(files), actor_count(spec.cluster)))
@@ -39,7 +43,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         fn_constructor_args=(
             {name: str(folder) for name, folder in teachers.items()},
             str(stage.folder),
-            offsets,
+            [tuple(labels) for labels in sets],
             stage.reporter,
             spec.cluster.threads_per_worker,
         ),
@@ -54,16 +58,13 @@ def run(stage: StageRun) -> dict[str, Any]:
         rows_done += int(row["rows"])
         stage.reporter.progress("soft labels", rows_done, total, "faces")
     assert sorted(r["shard"] for r in receipts) == sorted(map(str, files)), "every shard is labelled once"
-    mae = {
-        label_set_name(*pair): sum(r["mae"][i] * r["rows"] for r in receipts) / rows_done
-        for i, pair in enumerate(offsets)
-    }
+    mae = {labels.name: sum(r["mae"][i] * r["rows"] for r in receipts) / rows_done for i, labels in enumerate(sets)}
     return {
-        "sets": [label_set_name(*pair) for pair in offsets],
+        "sets": [labels.name for labels in sets],
         "teachers": list(teachers),
         "rows": rows_done,
         "train_mae": mae,
-        "fingerprint": fingerprint(stage.folder, offsets),
+        "fingerprint": fingerprint(stage.folder, sets),
     }
 
 
@@ -86,9 +87,9 @@ def count_rows(file: Path) -> int:
     return int(pq.read_metadata(file).num_rows)
 
 
-def fingerprint(folder: Path, offsets: Sequence[tuple[int, int]]) -> str:
+def fingerprint(folder: Path, sets: Sequence[LabelSet]) -> str:
     """Hash over the label files' hashes."""
-    files = sorted(path for pair in offsets for path in (folder / label_set_name(*pair)).glob("*/*.parquet"))
+    files = sorted(path for labels in sets for path in (folder / labels.name).glob("*/*.parquet"))
     return hashlib.sha256("\n".join(file_sha256(path) for path in files).encode()).hexdigest()[:16]
 
 
@@ -99,7 +100,7 @@ class LabelShard:
         self,
         teachers: Mapping[str, str],
         folder: str,
-        offsets: Sequence[tuple[int, int]],
+        sets: Sequence[tuple[tuple[str, ...], int, int]],
         reporter: Reporter,
         threads: int,
     ) -> None:
@@ -109,10 +110,10 @@ class LabelShard:
 
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        saved = [load_net(Path(path), self.device) for path in teachers.values()]
-        self.nets, self.crop = [entry.net for entry in saved], saved[0].crop
-        self.origin = "+".join(teachers)
-        self.folder, self.offsets, self.reporter = Path(folder), list(offsets), reporter
+        saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
+        self.nets, self.crop = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop
+        self.sets = [LabelSet(tuple(names), radius, step) for names, radius, step in sets]
+        self.folder, self.reporter = Path(folder), reporter
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         results = [self.label(Path(str(shard))) for shard in batch["shard"]]
@@ -123,11 +124,11 @@ class LabelShard:
         }
 
     def label(self, shard_file: Path) -> dict[str, Any]:
-        """Soft labels of one shard for every grid; returns the receipt."""
+        """Soft labels of one shard for every set; returns the receipt."""
         import numpy as np
         import torch
 
-        from hpe_core.ensemble import ensemble_probs
+        from hpe_core.ensemble import ensemble_probs, log_labels
         from hpe_core.metrics import PoseSums
         from hpe_core.rows import read_shard, write_soft_labels
 
@@ -137,19 +138,17 @@ class LabelShard:
         if receipt is not None and receipt["shard"] == str(shard_file):
             return receipt
         shard = read_shard(shard_file)
-        parts: dict[tuple[int, int], list[Any]] = {pair: [] for pair in self.offsets}
+        parts: dict[LabelSet, list[Any]] = {labels: [] for labels in self.sets}
         for start in range(0, len(shard), BATCH):
             crops = torch.from_numpy(shard.images[start : start + BATCH].copy()).to(self.device)
-            means = ensemble_probs(self.nets, crops, self.crop.size, self.offsets)
-            for pair in self.offsets:
-                parts[pair].append(means[pair].cpu())
-        bins, mae = self.nets[0].main_bins, []
-        for pair in self.offsets:
-            probs = torch.cat(parts[pair])
-            mae.append(PoseSums.of(bins.decode(probs).numpy(), shard.angles).summary()["mae"])
-            logs = probs.clamp_min(1e-7).log().numpy().astype(np.float16)
-            origin = f"{self.origin} {label_set_name(*pair)}"
-            write_soft_labels(self.folder / label_set_name(*pair) / place, shard.sample_ids, logs, origin)
+            for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, self.sets).items():
+                parts[labels].append(probs.cpu())
+        bins, mae = next(iter(self.nets.values())).main_bins, []
+        for labels in self.sets:
+            together = torch.cat(parts[labels])
+            mae.append(PoseSums.of(bins.decode(together).numpy(), shard.angles).summary()["mae"])
+            logs = log_labels(together).numpy().astype(np.float16)
+            write_soft_labels(self.folder / labels.name / place, shard.sample_ids, logs, labels.name)
         receipt = {"shard": str(shard_file), "rows": len(shard), "mae": mae}
         write_json(receipt_file, receipt)
         return receipt

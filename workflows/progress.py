@@ -54,10 +54,17 @@ class Reporter:
         self._send(("artifact", (key, str(path), folder)))
 
     def register(
-        self, key: str, model_name: str, artifact_folder: str, alias: str, description: str, tags: Mapping[str, str]
+        self,
+        key: str,
+        model_name: str,
+        artifact_folder: str,
+        alias: str,
+        contest: tuple[str, float],
+        description: str,
+        tags: Mapping[str, str],
     ) -> None:
-        """A registry version from the run's artifacts, and its alias."""
-        self._send(("register", (key, model_name, artifact_folder, alias, description, dict(tags))))
+        """A registry version from the run's artifacts; it gets the alias unless the holder won the same contest."""
+        self._send(("register", (key, model_name, artifact_folder, alias, contest, description, dict(tags))))
 
 
 class LocalReporter(Reporter):

@@ -67,6 +67,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         stage.spec.publish.model_name,
         "model",
         stage.spec.publish.alias,
+        contest(stage),
         metrics_table(rows),
         {
             "summary": summary(rows),
@@ -81,6 +82,13 @@ def run(stage: StageRun) -> dict[str, Any]:
         "report": str(page.relative_to(stage.folder)),
         **exported,
     }
+
+
+def contest(stage: StageRun) -> tuple[str, float]:
+    """What the student is compared by: validation faces and its error on them. The test set crowns nobody."""
+    splits, student = stage.results["shards"]["splits"], stage.results["student"]["networks"][CHAMPION]
+    faces = " ".join(splits[f"{name}.val"]["fingerprint"][:12] for name in sorted(stage.spec.data.train))
+    return f"validation MAE on {faces}", float(student["val_mae"])
 
 
 def figures(exported: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,13 +5,18 @@ Each dataset is listed without opening a file, split by person, sorted by sample
 own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
 receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.accounts`). A
 job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
-all there is to continuing a killed run.
+all there is to continuing a killed run. A shard that an earlier run of the stage cut from the same faces in the
+same way is linked into the new folder, so another test set costs only its own shards.
 
 A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
 """
 
+import dataclasses
+import hashlib
 import json
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +37,7 @@ from workflows.accounts import (
     summarise,
     write_quarantine,
 )
-from workflows.stages import write_json
+from workflows.stages import code_hashes, write_json
 
 if TYPE_CHECKING:
     from workflows.progress import Reporter
@@ -55,7 +60,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     """
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
-    jobs = [job for plan in plans.values() for job in plan.jobs]
+    jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
+    adopted = adopt_shards(folder, jobs)
+    if adopted:
+        reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
     done, total = 0, sum(len(job.refs) for job in jobs)
     receipts: list[Receipt] = []
     reporter.progress("shards", done, total, "faces")
@@ -70,6 +78,51 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     summary = summarise(plans, receipts, broken)
     check_usable(plans, summary, data, quarantine)
     return summary
+
+
+def with_code(job: Job) -> Job:
+    """The job under a hash that also covers the code that cuts it: a shard outlives the run that made it."""
+    body = json.dumps([job.hash, code_hashes(__name__)], sort_keys=True)
+    return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
+
+
+def adopt_shards(folder: Path, jobs: Sequence[Job]) -> int:
+    """Link finished shards of sibling folders that fit these jobs; returns how many.
+
+    Shards are renamed into place and never written again, so two folders may share one. The job itself checks
+    the bytes against the receipt, as for any finished shard.
+    """
+    missing = {job.hash: folder / job.path for job in jobs if not (folder / job.path).with_suffix(".json").exists()}
+    adopted = 0
+    for path in sorted(folder.parent.glob("*/*/part-*.json")) if missing else ():
+        receipt = read_json_or_none(path)
+        target = missing.pop(str(receipt.get("hash")), None) if isinstance(receipt, dict) else None
+        if target is None:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".parquet", ".json"):  # the receipt last: it makes the shard count
+            if path.with_suffix(suffix).exists():
+                _link(path.with_suffix(suffix), target.with_suffix(suffix))
+        adopted += 1
+    return adopted
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the storage knows none; in place at once."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def read_json_or_none(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None  # half-written by a run that was killed: not a receipt
 
 
 # ---------------------------------------------------------------- one job, in a worker
@@ -130,12 +183,12 @@ class BuildShard:
 def read_receipt(path: Path, job_hash: str) -> Receipt | None:
     """The receipt of a shard that is finished, fits the job and still has its bytes; else None."""
     try:
-        receipt = json.loads(path.with_suffix(".json").read_text())
-        if receipt["hash"] != job_hash:
+        receipt = read_json_or_none(path.with_suffix(".json"))
+        if receipt is None or receipt["hash"] != job_hash:
             return None
         whole = file_sha256(path) == receipt["sha256"] if receipt["kept"] else not path.exists()
         return receipt if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError):
         return None
 
 

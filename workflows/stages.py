@@ -34,6 +34,8 @@ CARRIERS = {
     "hpe_core.spec",
     "workflows.stages",
     "workflows.tracking",
+    "workflows.mlflow_backend",
+    "workflows.spool",
     "workflows.progress",
     "workflows.config",
     "workflows.cluster",

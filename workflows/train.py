@@ -16,14 +16,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpe_core.rows import shard_files
-from hpe_core.spec import ClusterSpec, DataSpec, SpecError, TrainSpec, build, label_set_name, student_with, to_dict
+from hpe_core.rows import file_sha256, shard_files
+from hpe_core.spec import (
+    ClusterSpec,
+    DataSpec,
+    LabelSet,
+    NetSpec,
+    PipelineSpec,
+    SpecError,
+    TrainSpec,
+    build,
+    student_with,
+    to_dict,
+)
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
 KEPT = ("model.safetensors", "model.json")
@@ -38,7 +49,8 @@ class Job:
     spec: TrainSpec
     data: DataSpec
     shards: Path
-    labels: Path | None  # folder of the label set, beside the shards' names
+    labels: Path | None = None  # folder of the label set, beside the shards' names
+    online: tuple[LabelSet, Path] | None = None  # labels to be written in the training step, by the teachers there
     depends: str = ""  # hashes of shards, labels and code, for the network's own hash
 
     @property
@@ -61,21 +73,39 @@ def run_student(stage: StageRun) -> dict[str, Any]:
 
 def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     """The job of one network of this stage, with soft labels where its spec distils."""
-    labels = stage.inputs["labels"] / label_set(spec) if spec.distill is not None else None
+    labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
     depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
-    depends += [stage.hashes["labels"]] if labels is not None else []
-    return Job(f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, json.dumps(depends))
+    depends += [stage.hashes[source]] if source else []
+    depends += [weights_hash(spec.net)] if weights_hash(spec.net) else []
+    return Job(
+        f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
+    )
+
+
+def soft_labels(
+    pipeline: PipelineSpec, spec: TrainSpec, inputs: Mapping[str, Path]
+) -> tuple[Path | None, tuple[LabelSet, Path] | None, str]:
+    """Where a network's soft labels come from: (their folder, or the teachers to ask, and the stage of either)."""
+    if spec.distill is None:
+        return None, None, ""
+    labels = pipeline.label_set(spec)
+    if spec.distill.labels == "online":
+        return None, (labels, inputs["teachers"]), "teachers"
+    return inputs["labels"] / labels.name, None, "labels"
+
+
+def weights_hash(net: NetSpec) -> str:
+    """Of the weights file that a network starts from, '' where it names none. Raises SpecError for a missing one."""
+    if net.pretrained in ("none", "hub"):
+        return ""
+    if not Path(net.pretrained).is_file():
+        raise SpecError(f"net.pretrained: there is no weights file {net.pretrained}")
+    return file_sha256(Path(net.pretrained))
 
 
 def hard_twin(student: TrainSpec) -> TrainSpec:
     """The same network, budget, seed and augmentation, without a teacher."""
     return dataclasses.replace(student, distill=None)
-
-
-def label_set(student: TrainSpec) -> str:
-    """Folder name of the soft labels that a student asks for."""
-    assert student.distill is not None
-    return label_set_name(student.distill.offset_radius, student.distill.offset_step)
 
 
 def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, Any]:
@@ -226,6 +256,7 @@ def as_plain(job: Job) -> dict[str, Any]:
         "data": to_dict(job.data),
         "shards": str(job.shards),
         "labels": None if job.labels is None else str(job.labels),
+        "online": None if job.online is None else [list(job.online[0]), str(job.online[1])],
     }
 
 
@@ -237,7 +268,13 @@ def from_plain(tree: dict[str, Any]) -> Job:
         build(DataSpec, tree["data"]),
         Path(tree["shards"]),
         None if tree["labels"] is None else Path(tree["labels"]),
+        None if tree["online"] is None else (label_set(tree["online"][0]), Path(tree["online"][1])),
     )
+
+
+def label_set(plain: Sequence[Any]) -> LabelSet:
+    teachers, radius, step = plain
+    return LabelSet(tuple(teachers), radius, step)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -278,7 +315,17 @@ def train_worker(config: dict[str, Any]) -> None:
                 reporter.progress(job.name, seen, total, "faces")
 
         clock = _Every(1.0)
-        fit(job.spec, job.data.crop, train, val, place=place, resume=resume, on_epoch=on_epoch, on_step=on_step)
+        fit(
+            job.spec,
+            job.data.crop,
+            train,
+            val,
+            place=place,
+            resume=resume,
+            teachers=online_teachers(job, place.device),
+            on_epoch=on_epoch,
+            on_step=on_step,
+        )
         if place.rank == 0:
             reporter.progress(job.name, 1, 1, "run, trained")
 
@@ -307,6 +354,18 @@ def open_data(job: Job) -> tuple[Any, Any]:
         FaceData(files, labels, resident_gb=job.data.resident_gb),
         FaceData(held_out, resident_gb=job.data.resident_gb),
     )
+
+
+def online_teachers(job: Job, device: Any) -> Any:
+    """The teachers that label each step's views, on the worker's device; None where labels are stored."""
+    if job.online is None:
+        return None
+    from hpe_core.checkpoint import load_net
+    from hpe_core.ensemble import OnlineTeachers
+
+    labels, folder = job.online
+    nets = {name: load_net(folder / name, device).net for name in labels.teachers}
+    return OnlineTeachers(nets, job.data.crop.size, labels)
 
 
 if __name__ == "__main__":

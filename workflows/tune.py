@@ -16,7 +16,7 @@ from typing import Any
 from hpe_core.spec import PipelineSpec, SearchSpace, build, student_with, to_dict
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
-from workflows.train import Job, label_set, open_data, resources
+from workflows.train import Job, online_teachers, open_data, resources, soft_labels
 
 
 def run(stage: StageRun) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def run(stage: StageRun) -> dict[str, Any]:
             trial,
             spec=to_dict(stage.spec),
             key=stage.key,
-            shards=str(stage.inputs["shards"]),
-            labels=str(stage.inputs["labels"]),
+            inputs={name: str(folder) for name, folder in stage.inputs.items()},
             reporter=stage.reporter,
         ),
         resources(stage.spec.cluster),
@@ -172,7 +171,7 @@ def first_point(spec: PipelineSpec) -> dict[str, Any]:
     return point
 
 
-def trial(config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, labels: str, reporter: Reporter) -> None:
+def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[str, str], reporter: Reporter) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     import torch
     from ray import tune
@@ -191,7 +190,9 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, l
     student = dataclasses.replace(student, optim=optim)
     name = f"trial {tune.get_context().get_trial_id()}"
     run_key = f"{key}/{tune.get_context().get_trial_id()}"
-    job = Job(run_key, name, student, pipeline.data, Path(shards), Path(labels) / label_set(student))
+    folders = {name: Path(folder) for name, folder in inputs.items()}
+    labels, online, _ = soft_labels(pipeline, student, folders)
+    job = Job(run_key, name, student, pipeline.data, folders["shards"], labels, online)
     reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
     train, val = open_data(job)
     checkpoint = tune.get_checkpoint()
@@ -210,7 +211,8 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, shards: str, l
                 figures = {"val_mae": end.metrics["val/mae"], "best_val_mae": end.best_mae}
                 tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
-        fit(student, job.data.crop, train, val, place=place, resume=resume, on_epoch=on_epoch)
+        teachers = online_teachers(job, place.device)
+        fit(student, job.data.crop, train, val, place=place, resume=resume, teachers=teachers, on_epoch=on_epoch)
     reporter.ended(run_key)
 
 
