@@ -156,9 +156,9 @@ def validate(net: PoseNet, data: FaceData, crop: CropSpec, batch_size: int, plac
             images = center_window(batch, crop.size).to(place.device).images_BHWC
             sums += PoseSums.of(net.angles(images).cpu().numpy(), batch.angles_B3.numpy())
     if place.world > 1:
-        table = torch.from_numpy(sums.table).to(place.device)
-        dist.all_reduce(table)
-        sums = PoseSums(table.cpu().numpy())
+        vector = torch.from_numpy(sums.as_vector()).to(place.device)
+        dist.all_reduce(vector)
+        sums = PoseSums.from_vector(vector.cpu().numpy())
     return sums
 
 

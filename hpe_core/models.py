@@ -87,6 +87,8 @@ def create_backbone(spec: NetSpec, size: int) -> nn.Module:
     import timm
 
     check_backbone(spec.backbone)
+    if spec.pretrained == "hub" and not timm.is_model_pretrained(spec.backbone):
+        raise SpecError(f"net.pretrained=hub: there are no published weights of {spec.backbone}; name a file or none")
     options: dict[str, object] = {"num_classes": 0, "pretrained": spec.pretrained != "none"}
     if spec.pretrained not in ("none", "hub"):
         if not Path(spec.pretrained).is_file():
@@ -107,8 +109,10 @@ def create_backbone(spec: NetSpec, size: int) -> nn.Module:
 
 
 def check_backbone(name: str) -> None:
-    """Raises SpecError that names near backbones where timm has none of this name."""
+    """Raises SpecError that names near backbones where neither timm nor `backbones` has one of this name."""
     import timm
+
+    import hpe_core.backbones  # noqa: F401  # registers ours
 
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)

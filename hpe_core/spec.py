@@ -282,14 +282,14 @@ class SearchSpace:
 class SearchSpec:
     """Ray Tune over the student. Keys of `space` are keys of `student`, e.g. `optim.lr`."""
 
-    trials: int = 4
+    trials: int = 4  # 0 leaves the search out: the student is trained as it is configured
     concurrent: int = 2
     epochs: int = 4
     grace_epochs: int = 2  # ASHA never stops a trial before this
     space: dict[str, SearchSpace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self.trials >= 1, "search.trials must be at least 1")
+        check(self.trials >= 0, f"search.trials must not be negative, got {self.trials}")
         check(self.concurrent >= 1, "search.concurrent must be at least 1")
         check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
 

@@ -12,7 +12,7 @@ import torch
 
 from hpe_core.checkpoint import save_net
 from hpe_core.crop import canonical_crop
-from hpe_core.metrics import PoseSums
+from hpe_core.metrics import PoseSums, aligned_summary
 from hpe_core.models import PoseNet
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
@@ -84,6 +84,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
             "name": net,
             "role": "role",
             **PoseSums.of(predictions[net][test], truth[test]).summary(),
+            **aligned_summary(predictions[net][test], truth[test]),
             **cost,
         }
         for test in TESTS

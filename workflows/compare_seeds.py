@@ -2,10 +2,13 @@
 
     python workflows/compare_seeds.py -c conf/demo.yaml              seeds 0 1 2, in the configuration's store
     python workflows/compare_seeds.py seeds=0,1,2,3,4 readme=README.md
+    python workflows/compare_seeds.py variants=ensemble,offsets,combined
 
 A seed changes weights, order and augmentation of every teacher, trial and student, and the search starts anew; faces
-and their split stay. With `readme=FILE` the table replaces what stands between that file's markers
-`<!-- seeds:NAME -->` and `<!-- /seeds -->`, NAME being the configuration's name.
+and their split stay. `variants` compares sources of soft labels instead of searching: the teachers' ensemble (EHPNet),
+the offsets of the base teacher alone, and the teachers over offsets. Their students differ in nothing else, so they
+share one hard twin. With `readme=FILE` the table replaces what stands between that file's markers
+`<!-- seeds:NAME -->` and `<!-- /seeds -->`, NAME being the configuration's name; `variants:NAME` for variants.
 """
 
 import dataclasses
@@ -17,9 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import PipelineSpec, SpecError
+from hpe_core.spec import PipelineSpec, SearchSpace, SpecError, nearest
 from workflows.config import arguments, guarded, load
 
+KINDS = {
+    "ensemble": "the teachers' ensemble",
+    "offsets": "the base teacher's offsets",
+    "combined": "the teachers' ensemble over offsets",
+}
 COLUMNS = ("pitch", "yaw", "roll", "mae", "geodesic")
 
 
@@ -29,21 +37,68 @@ def with_seed(spec: PipelineSpec, seed: int) -> PipelineSpec:
     return dataclasses.replace(spec, teachers=teachers, student=dataclasses.replace(spec.student, seed=seed))
 
 
-def compare(spec: PipelineSpec, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Run every seed (finished ones are skipped); returns a row a test set and network with all its figures."""
-    from workflows.full_pipeline import STAGES, run_pipeline
+def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
+    """The run without a search whose student learns from one source of soft labels.
 
-    scored = STAGES[:-1]  # publishing every seed would move the champion's alias to the last one
+    K and d of the offsets are the configured student's. All kinds name the same label sets in their (unused) search
+    space, so that one pass over the faces writes the labels of all.
+    """
+    distill = spec.student.distill
+    assert distill is not None
+    teachers: dict[str, tuple[str, ...]] = {"ensemble": (), "offsets": (spec.base_teacher,), "combined": ()}
+    offsets = {"ensemble": 0}
+    if kind not in teachers:
+        raise SpecError(f"variants: there is no '{kind}'{nearest(kind, list(teachers))}")
+    chosen = dataclasses.replace(
+        distill, teachers=teachers[kind], offset_radius=offsets.get(kind, distill.offset_radius)
+    )
+    space = {
+        "distill.teachers": SearchSpace(choice=((), (spec.base_teacher,))),
+        "distill.offset_radius": SearchSpace(choice=(0, distill.offset_radius)),
+    }
+    return dataclasses.replace(
+        spec,
+        student=dataclasses.replace(spec.student, distill=chosen),
+        search=dataclasses.replace(spec.search, trials=0, space=space),
+    )
+
+
+def compare(spec: PipelineSpec, seeds: Sequence[int], variants: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Run every seed (finished ones are skipped); returns a row a test set and network with all its figures.
+
+    With variants, each has its own distilled row, named and described by its kind.
+    """
     runs = []
     for seed in seeds:
-        print(f"seed {seed}", file=sys.stderr)
-        runs.append(run_pipeline(with_seed(spec, seed), scored)["evaluate"]["rows"])
+        seeded = with_seed(spec, seed)
+        if not variants:
+            runs.append(scores(seeded, f"seed {seed}"))
+            continue
+        together: list[dict[str, Any]] = []
+        for kind in variants:
+            rows = scores(variant(seeded, kind), f"seed {seed}, {kind}")
+            known = {(row["test"], row["name"]) for row in together}
+            for row in rows:
+                if row["name"] == "distilled":
+                    row = row | {"name": f"distilled: {kind}", "role": KINDS[kind]}
+                if (row["test"], row["name"]) not in known:
+                    together.append(row)
+        runs.append(together)
     rows = []
     for same in zip(*runs, strict=True):
         assert len({(row["test"], row["name"]) for row in same}) == 1, "every seed has the same rows"
         row = {key: same[0][key] for key in ("test", "name", "role", "n", "parameters")}
         row["latency_ms"] = statistics.median(entry["latency_ms"] for entry in same)
         rows.append(row | {key: [float(entry[key]) for entry in same] for key in COLUMNS})
+    return rows
+
+
+def scores(spec: PipelineSpec, title: str) -> list[dict[str, Any]]:
+    """The table of one run. Nothing is published: every seed would move the registry's aliases."""
+    from workflows.full_pipeline import STAGES, run_pipeline
+
+    print(title, file=sys.stderr)
+    rows: list[dict[str, Any]] = run_pipeline(spec, STAGES[:-1])["evaluate"]["rows"]
     return rows
 
 
@@ -60,10 +115,13 @@ def markdown(spec: PipelineSpec, rows: Sequence[dict[str, Any]], seeds: Sequence
         ]
         for name, row in block.items():
             figures = " | ".join(spread(row[key]) for key in COLUMNS)
-            bold = "**" if name == "distilled" else ""
+            bold = "**" if name.startswith("distilled") else ""
             cost = f"{row['parameters'] / 1e6:.2f} M | {row['latency_ms']:.1f}"
             lines.append(f"| {bold}{name}{bold} | {row['role']} | {figures} | {cost} |")
-        lines += ["", gain(block["hard"]["mae"], block["distilled"]["mae"]), ""]
+        lines.append("")
+        for name, row in block.items():
+            if name.startswith("distilled"):
+                lines.append(gain(name, block["hard"]["mae"], row["mae"]) + "\n")
     return "\n".join(lines).strip()
 
 
@@ -73,17 +131,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def gain(hard: Sequence[float], distilled: Sequence[float]) -> str:
+def gain(name: str, hard: Sequence[float], distilled: Sequence[float]) -> str:
     """One sentence; it says so where distillation lost."""
     shares = [100 * (h - d) / h for h, d in zip(hard, distilled, strict=True)]
     verb = "lowers" if statistics.mean(shares) > 0 else "raises"
     each = ", ".join(f"{share:+.1f} %" for share in shares)
-    return f"Distillation {verb} the student's MAE by {abs(statistics.mean(shares)):.1f} % (gain by seed: {each})."
+    who = "Distillation" if name == "distilled" else f"Distillation from {KINDS[name.partition(': ')[2]]}"
+    return f"{who} {verb} the student's MAE by {abs(statistics.mean(shares)):.1f} % (gain by seed: {each})."
 
 
 def place_in(path: Path, name: str) -> re.Match[str]:
     """Where the table goes in a page. Raises SpecError where there is no such page or place."""
-    opening, closing = f"<!-- seeds:{name} -->", "<!-- /seeds -->"
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name.partition(':')[0]} -->"
     if not path.is_file():
         raise SpecError(f"readme={path}: there is no such file")
     found = re.search(re.escape(opening) + ".*?" + re.escape(closing), path.read_text(), re.S)
@@ -95,7 +154,7 @@ def place_in(path: Path, name: str) -> re.Match[str]:
 def into_readme(path: Path, name: str, text: str) -> None:
     """Replace what stands between the markers."""
     found, page = place_in(path, name), path.read_text()
-    table = f"<!-- seeds:{name} -->\n{text}\n<!-- /seeds -->"
+    table = f"<!-- {name} -->\n{text}\n<!-- /{name.partition(':')[0]} -->"
     path.write_text(page[: found.start()] + table + page[found.end() :])
 
 
@@ -104,20 +163,24 @@ def main(argv: Sequence[str]) -> int:
     own = {
         word.partition("=")[0]: word.partition("=")[2]
         for word in args.overrides
-        if word.startswith(("seeds=", "readme="))
+        if word.startswith(("seeds=", "readme=", "variants="))
     }
     spec = load(args.config, [word for word in args.overrides if word.partition("=")[0] not in own])
     try:
         seeds = [int(seed) for seed in own.get("seeds", "0,1,2").split(",")]
     except ValueError:
         raise SpecError(f"seeds={own['seeds']} is not a list of whole numbers like 0,1,2") from None
+    variants = [kind for kind in own.get("variants", "").split(",") if kind]
+    for kind in variants:
+        variant(spec, kind)
+    place = f"{'variants' if variants else 'seeds'}:{spec.name}"
     if own.get("readme"):
-        place_in(Path(own["readme"]), spec.name)
-    rows = compare(spec, seeds)
+        place_in(Path(own["readme"]), place)
+    rows = compare(spec, seeds, variants)
     text = markdown(spec, rows, seeds)
     print(json.dumps(rows) if args.json else text)
     if own.get("readme"):
-        into_readme(Path(own["readme"]), spec.name, text)
+        into_readme(Path(own["readme"]), place, text)
     return 0
 
 

@@ -136,7 +136,7 @@ def table(
 ) -> list[dict[str, Any]]:
     """One row a network or ensemble and test set; an ensemble costs what its members cost together."""
     from hpe_core.crop import offset_grid
-    from hpe_core.metrics import PoseSums
+    from hpe_core.metrics import PoseSums, aligned_summary
 
     windows = len(offset_grid(spec.evaluate.offset_radius, spec.evaluate.offset_step))
     base = spec.base_teacher
@@ -163,6 +163,7 @@ def table(
     for test, labels in truth.items():
         for name, role in roles.items():
             scores = PoseSums.of(predictions[name][test], labels).summary()
+            scores |= aligned_summary(predictions[name][test], labels)
             rows.append({"test": test, "name": name, "role": role, **scores, **costs[name]})
     return rows
 

@@ -327,7 +327,8 @@ def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
     if name == "labels":
         return {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
     if name == "search":
-        return {"best_val_mae": result["best"]["best_val_mae"], "trials": float(len(result["trials"]))}
+        found = {"trials": float(len(result["trials"]))}
+        return found | ({"best_val_mae": result["best"]["best_val_mae"]} if result["trials"] else {})
     return {}
 
 
@@ -337,6 +338,8 @@ def headline(name: str, result: dict[str, Any]) -> str:
         return "; validation MAE " + ", ".join(f"{k} {v['val_mae']:.2f}" for k, v in result["networks"].items())
     if name == "labels":
         return "; MAE on the training faces " + ", ".join(f"{k} {v:.2f}" for k, v in result["train_mae"].items())
+    if name == "search" and not result["trials"]:
+        return "; left out (search.trials=0)"
     if name == "search":
         best = result["best"]
         chosen = ", ".join(f"{k.split('.')[-1]}={short(v)}" for k, v in best["changes"].items())

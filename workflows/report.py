@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpe_core.crop import Image, window
+from hpe_core.metrics import AUC_DEG
 from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import read_shard, read_table, shard_files
 from workflows import figures
@@ -131,7 +132,7 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
     if faces is not None:
         parts.append(book.faces(f"worst_{test}", faces, caption))
     return (
-        f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}"
+        f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
         f'<div class="grid">{"".join(parts)}</div></section>\n'
     )
 
@@ -163,6 +164,33 @@ def results_table(rows: Sequence[Row]) -> str:
     return f"{table(['network', *names], lines)}<p class=note>{note}</p>"
 
 
+DETAILS = {
+    "median": "median",
+    "p90": "p90",
+    "maev": "MAEV",
+    "auc": f"AUC {AUC_DEG:g}°",
+    "aligned_mae": "aligned MAE",
+    "aligned_geodesic": "aligned geodesic",
+    "offset_deg": "offset",
+}
+
+
+def details_table(rows: Sequence[Row]) -> str:
+    """The distribution of the errors, and the errors that are left after a constant offset of the head's axes."""
+    lines = [
+        f"<tr><th>{esc(row['name'])}</th>{''.join(f'<td>{row[key]:.2f}</td>' for key in DETAILS)}</tr>" for row in rows
+    ]
+    note = (
+        "Median and p90 of the geodesic error; MAEV: mean angle between the head’s axes; AUC: area under the "
+        f"distribution of a face’s mean error up to {AUC_DEG:g}°, 1 is perfect. Aligned: after one rotation of the "
+        "head’s axes, found on these very faces, of the size “offset”: what is left without a dataset’s habit."
+    )
+    return (
+        f"<details><summary>Distribution and alignment</summary>{table(['network', *DETAILS.values()], lines)}"
+        f"<p class=note>{note}</p></details>"
+    )
+
+
 def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
     parts = [
         book.chart(
@@ -181,6 +209,8 @@ def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
 
 def section_search(search: Row) -> str:
     """The trials, best first."""
+    if not search["trials"]:
+        return "<section><h2>Search</h2><p class=note>None: the student was trained as configured.</p></section>\n"
     trials = search["trials"][:SHOWN_TRIALS]
     keys = list(dict.fromkeys(key for trial in trials for key in trial["changes"]))
     lines = []

@@ -25,6 +25,8 @@ def run(stage: StageRun) -> dict[str, Any]:
     from ray.tune.schedulers import ASHAScheduler
 
     search = stage.spec.search
+    if not search.trials:
+        return {"best": {"changes": {}}, "trials": [], "failed": 0}
     trainable = tune.with_resources(
         tune.with_parameters(
             trial,
