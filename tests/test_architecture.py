@@ -11,7 +11,7 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "spec"},
-    {"bins", "crop"},
+    {"bins", "crop", "protocols"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
