@@ -11,7 +11,7 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "spec"},
-    {"bins", "crop", "backbones"},
+    {"bins", "crop", "backbones", "protocols"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
