@@ -299,6 +299,7 @@ class EvaluateSpec:
     """What is scored beside the trained networks: the offset ensemble of `base` at each (K, d)."""
 
     base: str = ""  # the teacher that stands alone; empty is the first
+    protocol: str = ""  # a name of hpe_core/protocols.py: published figures stand beside ours, deviations are said
     offset_radius: int = 4
     offset_step: int = 2
     latency_threads: int = 1

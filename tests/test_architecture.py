@@ -15,7 +15,7 @@ LAYERS = [
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
-    {"losses", "checkpoint", "ensemble"},
+    {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor"},
     {"loop"},
 ]

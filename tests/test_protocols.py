@@ -137,3 +137,9 @@ def test_names_and_hashes_are_unique_and_a_typo_names_the_nearest():
 def test_the_faces_of_the_video_split_are_all_of_biwi():
     seen, kept = protocol_named("offsets-3").train[0].faces, protocol_named("offsets-3").test[0].faces
     assert seen + kept == protocol_named("offsets-1").test[1].faces == 15677
+
+
+@pytest.mark.parametrize("config", ["demo", "pointing04"])
+def test_our_configurations_keep_the_protocol_that_they_name(config):
+    spec = load([config])
+    assert matches(protocol_named(spec.evaluate.protocol), spec.data) == []

@@ -2,6 +2,7 @@
 loads."""
 
 import base64
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hpe_core.checkpoint import save_net
 from hpe_core.crop import canonical_crop
 from hpe_core.metrics import PoseSums, aligned_summary
 from hpe_core.models import PoseNet
+from hpe_core.protocols import matches, protocol_named
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
 from hpe_core.spec import (
@@ -33,7 +35,7 @@ from workflows import publish
 from workflows.evaluate import write_predictions
 from workflows.page import file_name
 from workflows.progress import Event, LocalReporter
-from workflows.report import paired_gain, read_predictions
+from workflows.report import paired_gain, read_predictions, section_papers
 from workflows.stages import StageRun, write_json
 
 CROP = CropSpec(size=32, margin_px=4)
@@ -101,6 +103,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     }
     splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split | {"fingerprint": "0123456789abcdef"}}
     trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
+    trial |= cost
     return {
         "shards": {"splits": splits, "input": 32, "kept": 28},
         "teachers": {"networks": {"base": network, "second": network}},
@@ -146,7 +149,7 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     report = stage.folder / result["report"]
     page = report.read_text()
     pictures = sorted(report.parent.glob("*.png"))
-    assert len(pictures) == page.count("<img ") == 2 + 4 * len(TESTS) + 2
+    assert len(pictures) == page.count("<img ") == 2 + 4 * len(TESTS) + 2 + 1
     for picture in pictures:
         assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
@@ -193,6 +196,27 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
     expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict_windows(crops)
     np.testing.assert_allclose(found["angles"], expected.angles, atol=1e-4)
     assert result["parity"]["crops"] == 6
+
+
+def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(published: Any) -> None:
+    stage, _, _ = published
+    assert section_papers(stage) == "", "no protocol was asked for"
+    protocol, data = protocol_named("offsets-1"), stage.spec.data
+    photos = DatasetSpec("aflw2000", root="/photos")
+    data = dataclasses.replace(data, datasets={**data.datasets, "photos": photos}, test=("photos",))
+    row = next(row for row in stage.results["evaluate"]["rows"] if row["name"] == "distilled") | {"test": "photos"}
+    asked = {"name": protocol.name, "hash": protocol.hash, "deviations": matches(protocol, data)}
+    other = dataclasses.replace(
+        stage,
+        spec=dataclasses.replace(stage.spec, data=data),
+        results={**stage.results, "evaluate": {"rows": [row], "protocol": asked}},
+    )
+    page = section_papers(other)
+    assert protocol.hash in page and "data.crop.size is 32, in offsets-1 it is 224" in page
+    ours, *papers = re.findall(r"<tr.*?</tr>", page)[1:]
+    assert f"{row['mae']:.2f}" in ours and "other protocol" in ours
+    same = [line for line in papers if "other protocol" not in line]
+    assert same and all("offsets, table" in line for line in same) and len(same) < len(papers)
 
 
 def test_the_paired_gain_is_the_difference_of_the_table(published: Any) -> None:

@@ -18,7 +18,7 @@ from hpe_core.spec import (
 )
 from workflows.config import REPO, as_yaml, load
 
-CONFIGS = sorted(path for path in (REPO / "conf").glob("*.yaml"))
+CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_core.protocols import protocol_named
 from hpe_core.spec import PipelineSpec, SpecError, UserError, build, check, nearest, to_dict
 
 REPO = Path(__file__).resolve().parent.parent
@@ -49,6 +50,8 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     assert isinstance(tree, dict)
     spec = build(PipelineSpec, _tidied(tree))
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
+    if spec.evaluate.protocol:
+        protocol_named(spec.evaluate.protocol)
     return resolve_paths(spec)
 
 

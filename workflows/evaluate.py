@@ -6,9 +6,7 @@ linear in the probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured a
 an idle machine.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.rows import shard_files
-from hpe_core.spec import LabelSet
+from hpe_core.spec import LabelSet, PipelineSpec
 from workflows.stages import StageRun
 
 Angles = NDArray[np.float64]
@@ -62,9 +60,20 @@ def run(stage: StageRun) -> dict[str, Any]:
         for name, folder in networks.items()
     }
     return {
+        "protocol": under_protocol(spec),
         "rows": table(spec, truth, predictions, costs),
         "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
     }
+
+
+def under_protocol(spec: PipelineSpec) -> dict[str, Any]:
+    """Name and hash of the protocol that was asked for, and in what this run deviates from it."""
+    from hpe_core.protocols import matches, protocol_named
+
+    if not spec.evaluate.protocol:
+        return {}
+    protocol = protocol_named(spec.evaluate.protocol)
+    return {"name": protocol.name, "hash": protocol.hash, "deviations": matches(protocol, spec.data)}
 
 
 def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> dict[str, Any]:
@@ -114,21 +123,10 @@ def heatmap(found: dict[str, Any], test: str) -> list[dict[str, float]]:
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:
-    """Parameters that prediction uses, and the median CPU time of one picture in eager PyTorch, milliseconds."""
-    import torch
-
     from hpe_core.checkpoint import load_net
+    from hpe_core.latency import cpu_cost
 
-    torch.set_num_threads(threads)
-    saved = load_net(Path(folder))
-    picture = torch.zeros(1, saved.crop.size, saved.crop.size, 3, dtype=torch.uint8)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(60):
-            began = time.perf_counter()
-            saved.net.angles(picture)
-            seconds.append(time.perf_counter() - began)
-    return {"parameters": float(saved.net.parameter_count()), "latency_ms": 1e3 * statistics.median(seconds[10:])}
+    return cpu_cost(load_net(Path(folder)).net, threads)
 
 
 def table(

@@ -163,6 +163,33 @@ def heat_map(test: str, base: str, cells: Sequence[Mapping[str, float]]) -> Figu
     return figure
 
 
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, error) points that no other point beats in both, by rising cost."""
+    front, best = [], float("inf")
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if points[index][1] < best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+def pareto(trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """Validation error of the trials against the CPU time of their networks, and the front of the undominated."""
+    with rc_context(STYLE):
+        figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
+        points = [(float(trial["latency_ms"]), float(trial["best_val_mae"])) for trial in trials]
+        names = [str(trial["changes"].get("net.backbone", "student")) for trial in trials]
+        for place, name in enumerate(dict.fromkeys(names)):
+            mine = [point for point, other in zip(points, names, strict=True) if other == name]
+            color, (costs, errors) = OTHERS[place % len(OTHERS)], zip(*mine, strict=True)
+            axes.scatter(costs, errors, s=26, color=color, label=name, zorder=3)
+        front = [points[i] for i in pareto_front(points)]
+        axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+        axes.set_xlim(left=0)
+        figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, y: str) -> Figure:
     """One line a network over its epochs; the best epoch of a validation figure is marked."""
     with rc_context(STYLE):

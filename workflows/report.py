@@ -20,6 +20,7 @@ from workflows import figures
 from workflows.card import TERMS, UNKNOWN
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
+from workflows.published import beside
 from workflows.stages import StageRun, finished
 
 Row = Mapping[str, Any]
@@ -46,8 +47,9 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
     sections = [
         header(stage, rows, predictions, exported),
         *with_tests,
+        section_papers(stage),
         section_training(book, histories),
-        section_search(results["search"]),
+        section_search(book, results["search"]),
         section_samples(book, stage),
         section_quarantine(stage),
         section_provenance(stage, provenance),
@@ -164,6 +166,28 @@ def results_table(rows: Sequence[Row]) -> str:
     return f"{table(['network', *names], lines)}<p class=note>{note}</p>"
 
 
+def section_papers(stage: StageRun) -> str:
+    """Our rows and the papers' in one table, where a protocol was asked for; what deviates from it is said."""
+    asked = stage.results["evaluate"].get("protocol")
+    if not asked:
+        return ""
+    readers = {name: stage.spec.data.datasets[name].reader for name in stage.spec.data.test}
+    lines = []
+    together = beside(stage.results["evaluate"]["rows"], asked["name"], readers, asked["deviations"])
+    if all(row.source == "ours" for row in together):
+        return ""  # nobody published anything on these test sets
+    for row in together:
+        numbers = (row.pitch, row.yaw, row.roll, row.mae)
+        cells = "".join("<td>–</td>" if value is None else f"<td>{value:.2f}</td>" for value in numbers)
+        kind = "ours" if row.source == "ours" else ""
+        words = f"<td class=text>{esc(row.source)}</td><td class=text>{esc(row.mark)}</td>"
+        lines.append(f'<tr class="{kind}"><th>{esc(row.name)}<small>{esc(row.test)}</small></th>{cells}{words}</tr>')
+    said = "; ".join(asked["deviations"]) or "none that the configuration shows"
+    note = f"Protocol {asked['name']} ({asked['hash']}). Deviations of this run: {said}."
+    head = ["network", "pitch", "yaw", "roll", "MAE", "source", "compare with care"]
+    return f"<section><h2>Beside the papers</h2>{table(head, lines)}<p class=note>{esc(note)}</p></section>\n"
+
+
 DETAILS = {
     "median": "median",
     "p90": "p90",
@@ -207,8 +231,8 @@ def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
     return f'<section><h2>Training</h2><div class="grid">{"".join(parts)}</div></section>\n'
 
 
-def section_search(search: Row) -> str:
-    """The trials, best first."""
+def section_search(book: Book, search: Row) -> str:
+    """The trials, best first, and their errors against what their networks cost."""
     if not search["trials"]:
         return "<section><h2>Search</h2><p class=note>None: the student was trained as configured.</p></section>\n"
     trials = search["trials"][:SHOWN_TRIALS]
@@ -217,15 +241,18 @@ def section_search(search: Row) -> str:
     for place, trial in enumerate(trials, start=1):
         kind = "ours" if place == 1 else ""
         changes = "".join(f"<td>{esc(short(trial['changes'].get(key, '')))}</td>" for key in keys)
-        figures_of = f"<td>{trial['best_val_mae']:.2f}</td><td>{trial['epochs']}</td>"
+        figures_of = f"<td>{trial['best_val_mae']:.2f}</td><td>{trial['latency_ms']:.1f}</td><td>{trial['epochs']}</td>"
         lines.append(f'<tr class="{kind}"><th>{place}</th>{figures_of}{changes}</tr>')
     more = len(search["trials"]) - len(trials)
     note = f"{len(search['trials'])} trials finished, {search['failed']} failed" + (
         f"; {more} more not shown" if more else ""
     )
-    head = ["", "val. MAE", "epochs", *(key.split(".", 1)[-1] for key in keys)]
-    note += ". Few epochs: ASHA stopped the trial."
-    return f"<section><h2>Search</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
+    head = ["", "val. MAE", "CPU ms", "epochs", *(key.split(".", 1)[-1] for key in keys)]
+    note += ". Few epochs: ASHA stopped the trial. Validation identities only."
+    caption = "Each dot is a trial after its short training; the line joins those that no other beats in both."
+    chart = book.chart("pareto", figures.pareto(search["trials"]), caption)
+    body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}</div>'
+    return f"<section><h2>Search</h2>{body}</section>\n"
 
 
 def section_samples(book: Book, stage: StageRun) -> str:

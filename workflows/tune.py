@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import PipelineSpec, SearchSpace, build, student_with, to_dict
+from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, build, student_with, to_dict
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
 from workflows.train import Job, online_teachers, open_data, resources, soft_labels
@@ -77,7 +77,29 @@ def run(stage: StageRun) -> dict[str, Any]:
         errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
     trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
+    for row, costs in zip(trials, costs_of([row["changes"] for row in trials], stage.spec), strict=True):
+        row |= costs
+        stage.reporter.metrics(f"{stage.key}/{row['trial']}", costs, 0)
     return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
+    """Parameters and CPU time of each trial's network, on a quiet machine: after the search, one at a time."""
+    import ray
+
+    nets = [student_with(spec.student, change).net for change in changes]
+    measure = ray.remote(num_cpus=1)(cost)
+    size, threads = spec.data.crop.size, spec.evaluate.latency_threads
+    known = {net: ray.get(measure.remote(to_dict(net), size, threads)) for net in dict.fromkeys(nets)}
+    return [known[net] for net in nets]
+
+
+def cost(net: dict[str, Any], size: int, threads: int) -> dict[str, float]:
+    from hpe_core.latency import cpu_cost
+    from hpe_core.models import PoseNet
+
+    fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time
+    return cpu_cost(PoseNet(fresh, size), threads)
 
 
 def restorable(folder: Path) -> bool:
