@@ -35,6 +35,10 @@ class PoseBatch:
         }
         return replace(self, **moved)
 
+    def take(self, rows: Tensor) -> "PoseBatch":
+        """The rows that an index or a mask picks."""
+        return replace(self, **{name: value[rows] for name, value in self.__dict__.items() if value is not None})
+
     def split(self, parts: int) -> list["PoseBatch"]:
         """In so many parts, in order, of sizes that differ by at most one face; an empty part is left out."""
         cuts = {name: v.tensor_split(parts) for name, v in self.__dict__.items() if v is not None}

@@ -16,7 +16,7 @@ LAYERS = [
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
-    {"task", "predictor"},
+    {"task", "predictor", "drift"},
     {"loop"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}

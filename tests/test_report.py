@@ -104,10 +104,11 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split | {"fingerprint": "0123456789abcdef"}}
     trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
     trial |= cost
+    drift = {"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}}
     return {
         "shards": {"splits": splits, "input": 32, "kept": 28},
         "teachers": {"networks": {"base": network, "second": network}},
-        "labels": {"sets": ["K0-d1"], "train_mae": {"K0-d1": 5.0}},
+        "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}, "drift": drift},
         "search": {"best": trial, "trials": [trial], "failed": 0},
         "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
         "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}},

@@ -26,21 +26,18 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
 
 
 def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
-    """Merge YAML files from left to right, then key=value overrides. Raises SpecError with one sentence."""
+    """Merge YAML files from left to right, then key=value overrides. Raises SpecError with one sentence.
+
+    A file that says `include: [other.yaml]` (beside itself) stands on those files.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     merged = OmegaConf.create({})
     for name in files:
-        path = find_config(name)
-        try:
-            layer = OmegaConf.load(path)
-        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
-        if not OmegaConf.is_dict(layer):
-            raise SpecError(f"{path} must hold a mapping of keys")
-        merged = OmegaConf.merge(merged, layer)
+        for layer in _layers(find_config(name)):
+            merged = OmegaConf.merge(merged, layer)
     _check_overrides(OmegaConf.to_container(merged), overrides)
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
@@ -53,6 +50,28 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     if spec.evaluate.protocol:
         protocol_named(spec.evaluate.protocol)
     return resolve_paths(spec)
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
+    """What a file includes, then the file itself."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = path.resolve()
+    check(path not in above, f"{path} includes itself")
+    try:
+        layer = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(layer):
+        raise SpecError(f"{path} must hold a mapping of keys")
+    included = layer.pop("include", [])
+    below = []
+    for name in [included] if isinstance(included, str) else included:
+        check((path.parent / name).is_file(), f"{path} includes {name}, which is not there")
+        below += _layers(path.parent / name, (*above, path))
+    return [*below, layer]
 
 
 def find_config(name: str) -> Path:

@@ -325,7 +325,8 @@ def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
     if name in ("teachers", "student"):
         return {f"{network}/val_mae": row["val_mae"] for network, row in result["networks"].items()}
     if name == "labels":
-        return {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
+        found = {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
+        return found | {f"drift/{kind}/{key}": v for kind, row in result["drift"].items() for key, v in row.items()}
     if name == "search":
         found = {"trials": float(len(result["trials"]))}
         return found | ({"best_val_mae": result["best"]["best_val_mae"]} if result["trials"] else {})
