@@ -89,6 +89,19 @@ class Source(Protocol):
         ...
 
 
+def census(source: Source) -> str:
+    """How much of its archive a dataset holds, as a sentence, from a listing alone. Raises DatasetError.
+
+    A reader that knows the size of the whole archive has it as `whole`.
+    """
+    found, whole = sum(1 for _ in source.refs()), getattr(source, "whole", None)
+    counted = f"{found:,} {'face' if found == 1 else 'faces'}"
+    if whole is None:
+        return counted
+    verdict = {-1: ": this is a part", 0: "", 1: ": this is more"}[(found > whole) - (found < whole)]
+    return f"{counted}; the whole archive has {whole:,}{verdict}"
+
+
 def share_of(group: str, seed: int) -> float:
     """A number in [0, 1) that depends on the group and the seed alone: the group's place in the split."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
