@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,9 @@ class FaceRef:
     sample_id: str
     group: str  # the person, or what stands for one: never split between training and test
     key: str
+    # The split that the dataset itself prescribes, or "": then shares and named groups decide. It says where a face
+    # goes, not which face it is, so it counts in no comparison and does not travel with a job.
+    split: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, eq=False)

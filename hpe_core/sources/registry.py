@@ -19,6 +19,22 @@ def open_source(spec: DatasetSpec) -> Source:
         from hpe_core.sources.aflw2000 import Aflw2000
 
         return Aflw2000(spec)
+    if spec.reader == "300w_lp":
+        from hpe_core.sources.w300lp import W300LP
+
+        return W300LP(spec)
+    if spec.reader == "aflw":
+        from hpe_core.sources.aflw import Aflw
+
+        return Aflw(spec)
+    if spec.reader == "biwi":
+        from hpe_core.sources.biwi import Biwi
+
+        return Biwi(spec)
+    if spec.reader == "manifest":
+        from hpe_core.sources.manifest import Manifest
+
+        return Manifest(spec)
     assert spec.reader == "synthetic", f"reader {spec.reader} is in the spec but not in the registry"
     return SyntheticSource(spec)
 
