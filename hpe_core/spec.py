@@ -75,6 +75,7 @@ class DatasetSpec:
     val_groups: tuple[str, ...] = ()
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
+    boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ class DatasetSpec:
             self.reader == "synthetic" or bool(self.root),
             f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
         )
+        check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
         check(
             self.group_by == "person" or self.reader == "biwi",
             f"group_by: sequence is for reader biwi, not {self.reader}",

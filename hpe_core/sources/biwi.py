@@ -13,7 +13,7 @@ pixels off, with the inverse 28.
 
 There are no boxes. Ours is a square of `BOX_MM` about the projected centre, at its depth: a head is some 150 mm wide
 and 190 deep, a face some 190 high, so 200 mm hold the face from any side, with little around it. It is
-made of the annotation, which no detector has.
+made of the annotation, which no detector has; import a file of published `boxes` for the papers' tables.
 
 15,678 frames; the papers have 15,677, without 01/frame_00003. Four people were recorded twice: 15 = 03, 18 = 05,
 21 = 02, 22 = 07. So there are two ways to split, and `group_by` says which. `person` keeps a person's sequences

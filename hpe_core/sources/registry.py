@@ -10,7 +10,16 @@ from hpe_core.spec import DatasetSpec
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """The reader that `spec.reader` names, on `spec.root` made absolute. Opens no file."""
+    """The reader that `spec.reader` names, on `spec.root` made absolute, with its `spec.boxes`. Opens no file."""
+    source = _reader(spec)
+    if spec.boxes:
+        from hpe_core.sources.boxes import Boxed
+
+        return Boxed(source)
+    return source
+
+
+def _reader(spec: DatasetSpec) -> Source:
     if spec.reader == "pointing04":
         from hpe_core.sources.pointing04 import Pointing04
 
