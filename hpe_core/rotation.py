@@ -50,6 +50,12 @@ def matrix_to_euler(rotation: ArrayLike) -> Floats:
     return np.degrees(np.stack([-a, yaw, roll], axis=-1))
 
 
+def is_rotation(matrix: ArrayLike, tolerance: float = 0.01) -> bool:
+    """Whether one (3, 3) matrix is a rotation and no mirror, to the few digits that annotation files keep."""
+    r = np.asarray(matrix, dtype=np.float64)
+    return bool(np.abs(r @ r.T - np.eye(3)).max() <= tolerance and np.linalg.det(r) > 0)
+
+
 def matrix_to_6d(rotation: ArrayLike) -> Floats:
     """(..., 3, 3) -> (..., 6): the first two columns, one after the other (Zhou et al., CVPR 2019)."""
     r = np.asarray(rotation, dtype=np.float64)

@@ -57,7 +57,7 @@ class CropSpec:
         return self.size + 2 * self.margin_px
 
 
-Reader = Literal["synthetic", "pointing04", "aflw2000"]
+Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class DatasetSpec:
     val_groups: tuple[str, ...] = ()
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
+    boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
 
     def __post_init__(self) -> None:
         check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
@@ -83,7 +85,15 @@ class DatasetSpec:
         check(self.heads_per_person >= 1 and self.image_px >= 32, "heads_per_person must be >= 1 and image_px >= 32")
         check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         check(self.reader != "synthetic" or self.count > 0, "a synthetic dataset needs count > 0")
-        check(self.reader == "synthetic" or bool(self.root), f"reader {self.reader} needs root, the archive's folder")
+        check(
+            self.reader == "synthetic" or bool(self.root),
+            f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
+        )
+        check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
+        check(
+            self.group_by == "person" or self.reader == "biwi",
+            f"group_by: sequence is for reader biwi, not {self.reader}",
+        )
         both = sorted(set(self.val_groups) & set(self.test_groups))
         check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
 

@@ -1,5 +1,8 @@
 """Tiny archives in the real formats, for tests that run without the real ones."""
 
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -43,3 +46,106 @@ def write_pointing04(root: Path, person: int, number: int, tilt: int, pan: int, 
     cv2.imwrite(str(folder / f"{name}.jpg"), picture(number, 96, 128))
     (folder / f"{name}.txt").write_text(text or f"{name}.jpg\n\nFace\n64\n48\n40\n50\n")
     return folder / f"{name}.jpg"
+
+
+def write_300w_lp(
+    root: Path,
+    subset: str,
+    name: str,
+    pose: Pose = (5.0, 20.0, -3.0),
+    marks: np.ndarray | None = None,
+    *,
+    flip: bool = False,
+    width: int = 100,
+    **change: object,
+) -> Path:
+    """One picture (80 high) with its .mat, whose pt2d lies elsewhere than `marks`, the (68, 2) of landmarks/.
+
+    The mirror writes no landmarks. `change` replaces variables of the .mat (None leaves one out).
+    """
+    folder = root / (f"{subset}_Flip" if flip else subset)
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"{name}.jpg"), picture(len(name), 80, width))
+    variables: dict[str, object] = {
+        "Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32),
+        "pt2d": np.random.default_rng(3).uniform(20, 50, (2, 68)),
+    }
+    variables |= change
+    scipy.io.savemat(folder / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
+    if marks is not None and not flip:
+        path = root / "landmarks" / subset / f"{name}_pts.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scipy.io.savemat(path, {"pts_2d": marks, "pts_3d": marks + 1})
+    return folder / f"{name}.jpg"
+
+
+AFLW_TABLES = {
+    "FaceImages": "image_id INTEGER PRIMARY KEY, db_id TEXT, file_id TEXT, filepath TEXT, bw, width, height",
+    "Faces": "face_id INTEGER PRIMARY KEY, file_id TEXT, db_id TEXT",
+    "FaceRect": "face_id INTEGER PRIMARY KEY, x INT, y INT, w INT, h INT, annot_type_id INT",
+    "FacePose": "face_id INTEGER PRIMARY KEY, roll REAL, pitch REAL, yaw REAL, annot_type_id INT",
+}
+
+
+def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str = "") -> Path:
+    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h) and pose (pitch, yaw, roll radians).
+
+    Every named file gets a picture under data/flickr/2, unless `listed` is False. Returns the SQLite file.
+    """
+    folder = root / "data" / "flickr" / "2"
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(root / "aflw.sqlite")) as database:
+        for table, columns in AFLW_TABLES.items():
+            if table != leave_out:
+                database.execute(f"CREATE TABLE {table} ({columns})")
+        for file in dict.fromkeys(str(face["file"]) for face in faces if face.get("listed", True)):
+            cv2.imwrite(str(folder / file), picture(len(file), 90, 130))
+            if leave_out != "FaceImages":
+                row = (None, "flickr", file, f"2/{file}", 0, 130, 90)
+                database.execute("INSERT INTO FaceImages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        for face in faces:
+            if leave_out != "Faces":
+                database.execute("INSERT INTO Faces VALUES (?, ?, 'flickr')", (face["face"], face["file"]))
+            if "rect" in face and leave_out != "FaceRect":
+                database.execute("INSERT INTO FaceRect VALUES (?, ?, ?, ?, ?, 1)", (face["face"], *face["rect"]))  # type: ignore[misc]
+            if "pose" in face and leave_out != "FacePose":
+                pitch, yaw, roll = face["pose"]  # type: ignore[misc]
+                database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
+        database.commit()
+    return root / "aflw.sqlite"
+
+
+BIWI_CAL = """517.679 0 320
+0 517.679 240.5
+0 0 1
+
+0 0 0 0
+
+0.999947 0.00432361 0.00929419
+-0.00446314 0.999877 0.0150443
+-0.009228 -0.015085 0.999844
+
+-24.0198 5.8896 -13.2308
+
+640 480
+"""
+
+
+def write_biwi(
+    hpdb: Path,
+    sequence: int,
+    frame: int,
+    rotation: np.ndarray | None = None,
+    center: Sequence[float] = (50.0, 40.0, 900.0),
+    *,
+    text: str = "",
+) -> Path:
+    """One frame: picture, pose.txt (or `text`) and the sequence's rgb.cal. Returns the picture's path."""
+    folder = hpdb / f"{sequence:02d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"frame_{frame:05d}_rgb.png"), picture(sequence, 480, 640))
+    rows = np.eye(3) if rotation is None else rotation
+    lines = [" ".join(f"{value:g}" for value in row) + " " for row in [*rows, [], center]]
+    (folder / f"frame_{frame:05d}_pose.txt").write_text(text or "\n".join(lines) + "\n")
+    (folder / "rgb.cal").write_text(BIWI_CAL)
+    return folder / f"frame_{frame:05d}_rgb.png"

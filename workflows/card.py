@@ -44,11 +44,25 @@ TERMS = {
         True,
         "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
     ),
-    "300wlp": Terms(
+    "300w_lp": Terms(
         "300W-LP",
         "research only",
         True,
         "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
+    ),
+    "aflw": Terms(
+        "AFLW",
+        "research only",
+        True,
+        "M. Koestinger, P. Wohlhart, P. M. Roth, H. Bischof, Annotated Facial Landmarks in the Wild, "
+        "BeFIT Workshop, ICCV 2011",
+    ),
+    "biwi": Terms(
+        "BIWI Kinect Head Pose",
+        "non-commercial research only",
+        True,
+        "G. Fanelli, M. Dantone, J. Gall, A. Fossati, L. Van Gool, Random Forests for Real Time 3D Face Analysis, "
+        "IJCV 2013",
     ),
 }
 UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", True)

@@ -140,7 +140,7 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
 
     here = Path.cwd()
     datasets = {
-        name: dataclasses.replace(dataset, root=absolute(dataset.root, here))
+        name: dataclasses.replace(dataset, root=absolute(dataset.root, here), boxes=absolute(dataset.boxes, here))
         for name, dataset in spec.data.datasets.items()
     }
 

@@ -11,27 +11,26 @@ as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as publ
 from ours.
 """
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
-from hpe_core.sources.pictures import read_bytes, read_picture
+from hpe_core.sources.matlab import numbers, pose_para, read_mat
+from hpe_core.sources.pictures import read_picture
 from hpe_core.spec import DatasetSpec
 
-MAX_MAT = 1 << 24  # a .mat of the archive has about 5 kB
+KNOWN_COUNTS = {"faces": 2_000}
 
 
 class Aflw2000:
     """The archive unpacked under `spec.root`."""
 
     risky = True
+    whole = KNOWN_COUNTS["faces"]
 
     def __init__(self, spec: DatasetSpec) -> None:
         self.spec = spec
@@ -39,11 +38,7 @@ class Aflw2000:
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
-        pictures = list(files.listing(self.root, files.PICTURES))
-        complete = {str(Path(path).with_suffix("")) for path in pictures}
-        mats = files.listing(self.root, (".mat",))
-        alone = [path for path in mats if str(Path(path).with_suffix("")) not in complete]
-        for path in [*pictures, *alone]:
+        for path in files.paired(self.root, ".mat"):
             stem = files.printable(Path(path).stem)
             yield FaceRef(stem, stem, path)
 
@@ -54,45 +49,15 @@ class Aflw2000:
         mat_path = path.with_suffix(".mat")
         name = files.printable(str(mat_path))
         mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
-        radians = _numbers(mat, "Pose_Para", name).ravel()[:3]
-        if radians.size < 3:
-            raise Rejected("bad_annotation", f"{name}: Pose_Para has fewer than three numbers")
-        if not np.isfinite(radians).all():
-            raise Rejected("nan_pose", f"{name}: Pose_Para is not finite")
-        points = _numbers(mat, "pt3d_68", name)
+        pose = pose_para(mat, name)
+        points = numbers(mat, "pt3d_68", name)
         if points.shape not in ((3, 68), (2, 68)):
             raise Rejected("no_box", f"{name}: pt3d_68 has shape {points.shape}, not (3, 68)")
         landmarks = points[:2].T
         if not np.isfinite(landmarks).all():
             raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
-        pitch, yaw, roll = (float(value) for value in np.degrees(radians))
         box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
-        return Annotation(ref, box, (pitch, yaw, roll), landmarks.astype(np.float32)), read_picture(path)
+        return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
 
     def fingerprint(self) -> str:
         return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".mat")))
-
-
-def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The named variables of a MATLAB 5 file. Raises Rejected.
-
-    On a damaged file the parser may also take the process down, so call it in a sandbox.
-    """
-    import scipy.io  # takes time that a listing need not pay
-
-    read_bytes(path, MAX_MAT)  # for the reasons why it may not be readable at all
-    name = files.printable(str(path))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return scipy.io.loadmat(path, variable_names=list(names))
-    except Exception as error:  # a damaged file raises nearly anything from deep inside the parser
-        said = " ".join(str(error).split())[:120] or type(error).__name__
-        raise Rejected("bad_annotation", f"{name} is not a readable .mat file: {said}") from None
-
-
-def _numbers(mat: dict[str, Any], key: str, name: str) -> NDArray[np.float64]:
-    value = mat.get(key)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        raise Rejected("bad_annotation", f"{name} has no numbers named {key}")
-    return np.asarray(value, dtype=np.float64)

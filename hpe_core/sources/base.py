@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,9 @@ class FaceRef:
     sample_id: str
     group: str  # the person, or what stands for one: never split between training and test
     key: str
+    # The split that the dataset itself prescribes, or "": then shares and named groups decide. It says where a face
+    # goes, not which face it is, so it counts in no comparison and does not travel with a job.
+    split: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,19 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A hash that changes when the dataset's files do; opens none of them."""
         ...
+
+
+def census(source: Source) -> str:
+    """How much of its archive a dataset holds, as a sentence, from a listing alone. Raises DatasetError.
+
+    A reader that knows the size of the whole archive has it as `whole`.
+    """
+    found, whole = sum(1 for _ in source.refs()), getattr(source, "whole", None)
+    counted = f"{found:,} {'face' if found == 1 else 'faces'}"
+    if whole is None:
+        return counted
+    verdict = {-1: ": this is a part", 0: "", 1: ": this is more"}[(found > whole) - (found < whole)]
+    return f"{counted}; the whole archive has {whole:,}{verdict}"
 
 
 def share_of(group: str, seed: int) -> float:

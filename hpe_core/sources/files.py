@@ -36,6 +36,13 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield str(Path(folder, name).relative_to(root))
 
 
+def paired(root: Path, suffix: str) -> list[str]:
+    """Every picture under `root`, and every file with `suffix` that lacks its picture: nothing half there is missed."""
+    pictures = list(listing(root, PICTURES))
+    complete = {str(Path(path).with_suffix("")) for path in pictures}
+    return pictures + [path for path in listing(root, (suffix,)) if str(Path(path).with_suffix("")) not in complete]
+
+
 def fingerprint(root: Path, paths: Iterable[str]) -> str:
     """SHA-256 over (relative path, size, time of change) of each file, or the fact that it is gone."""
     digest = hashlib.sha256()

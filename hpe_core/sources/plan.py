@@ -1,11 +1,16 @@
 """From a dataset's listing to the jobs of the shards stage: sort, thin, drop repeats, split by person, cut.
 
-No file is opened. The result does not depend on the order in which the disk lists its files.
+No picture is opened. The result does not depend on the order in which the disk lists its files.
+
+A dataset may say itself who is tested on (`FaceRef.split`, from a manifest). That decides, for whole groups: a group on
+two sides is an error, not a choice. Only val is then still drawn, from the train groups, where the dataset names none:
+published splits know train and test, and checkpoints must be chosen on neither. A dataset that is only tested on
+contributes what it calls test.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from hpe_core import rows
 from hpe_core.sources.base import DatasetError, FaceRef, Source, share_of, split_of
@@ -65,9 +70,10 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
         raise DatasetError(f"dataset '{name}' is empty: the reader {spec.reader} finds no face{where}")
     groups = sorted({ref.group for ref in listed})
     _check_groups(name, groups, spec)
+    given = _given_splits(name, listed, spec)
     wanted = wanted_splits(name, data)
     chosen = _thinned(listed, spec)
-    split_by_group = _split_groups({ref.group for ref in chosen}, spec, wanted)
+    split_by_group = _split_groups({ref.group for ref in chosen}, spec, wanted, given)
     by_split: dict[str, list[FaceRef]] = {}
     repeated, seen = [], set()
     for ref in chosen:
@@ -80,7 +86,9 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
     for split in wanted:
         if split not in by_split:
             fix = f"name some in data.datasets.{name}.{split}_groups"
-            if split in ("val", "test"):
+            if given and (split != "val" or "val" in given.values()):
+                fix = "the dataset itself says which split a face belongs to"
+            elif split in ("val", "test"):
                 fix += f" or set data.datasets.{name}.{split} (now {getattr(spec, split):g})"
             raise DatasetError(
                 f"dataset '{name}' has an empty {split} set: none of its {len(groups)} groups "
@@ -101,13 +109,36 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
     )
 
 
-def _split_groups(groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...]) -> dict[str, str]:
+def _given_splits(name: str, listed: list[FaceRef], spec: DatasetSpec) -> dict[str, str]:
+    """Each group's split where the dataset itself prescribes it. Raises DatasetError where that is contradicted."""
+    given: dict[str, str] = {}
+    for ref in listed:
+        if ref.split and given.setdefault(ref.group, ref.split) != ref.split:
+            raise DatasetError(
+                f"dataset '{name}' puts the group '{ref.group}' into {given[ref.group]} and {ref.split}: a group is a "
+                "person and stays on one side"
+            )
+    for key, split, named in (("test_groups", "test", spec.test_groups), ("val_groups", "val", spec.val_groups)):
+        if named and given and (split == "test" or "val" in given.values()):
+            raise DatasetError(f"dataset '{name}' says itself who is in {split}, so {key} cannot; leave it out")
+    return given
+
+
+def _split_groups(
+    groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...], given: dict[str, str]
+) -> dict[str, str]:
     """Each group's split.
 
     Shares are drawn per group, so of few people a small share may get nobody. An empty split then takes the group
     that was drawn nearest to it from the fullest split, as long as that one keeps another.
     """
-    splits = {group: split_of(group, spec, trained_on="train" in wanted) for group in groups}
+    trained_on = "train" in wanted
+    if given:
+        spec = replace(spec, test=0.0, val=0.0 if "val" in given.values() else spec.val)
+    drawn = {group for group in groups if group not in given or (trained_on and given[group] == "train")}
+    splits = {
+        group: split_of(group, spec, trained_on=trained_on) if group in drawn else given[group] for group in groups
+    }
     named = {*spec.test_groups, *spec.val_groups}
     shares = {
         "test": 0.0 if spec.test_groups else spec.test,
@@ -116,10 +147,11 @@ def _split_groups(groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...]) 
     }
     for split, share in shares.items():
         # Whether or not the test faces are asked for: who is trained on must not depend on the list of test sets.
-        if "train" not in wanted or share == 0 or split in splits.values():
+        if not trained_on or share == 0 or split in splits.values():
             continue
-        fullest = max(sorted(set(splits.values())), key=list(splits.values()).count)
-        donors = [group for group in groups if splits[group] == fullest and group not in named]
+        taken = [splits[group] for group in drawn]
+        fullest = max(sorted(set(taken)), key=taken.count, default="")
+        donors = [group for group in drawn if splits[group] == fullest and group not in named]
         if len(donors) > 1:
             order = sorted(donors, key=lambda group: (share_of(group, spec.seed), group))
             splits[order[-1 if split == "train" else 0]] = split

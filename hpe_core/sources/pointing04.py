@@ -24,12 +24,14 @@ NAME = re.compile(
     re.IGNORECASE,
 )
 MAX_TEXT = 1 << 16
+KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
 
 
 class Pointing04:
     """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
 
     risky = True
+    whole = KNOWN_COUNTS["faces"]
 
     def __init__(self, spec: DatasetSpec) -> None:
         self.spec = spec

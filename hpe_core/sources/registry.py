@@ -10,7 +10,16 @@ from hpe_core.spec import DatasetSpec
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """The reader that `spec.reader` names, on `spec.root` made absolute. Opens no file."""
+    """The reader that `spec.reader` names, on `spec.root` made absolute, with its `spec.boxes`. Opens no file."""
+    source = _reader(spec)
+    if spec.boxes:
+        from hpe_core.sources.boxes import Boxed
+
+        return Boxed(source)
+    return source
+
+
+def _reader(spec: DatasetSpec) -> Source:
     if spec.reader == "pointing04":
         from hpe_core.sources.pointing04 import Pointing04
 
@@ -19,6 +28,22 @@ def open_source(spec: DatasetSpec) -> Source:
         from hpe_core.sources.aflw2000 import Aflw2000
 
         return Aflw2000(spec)
+    if spec.reader == "300w_lp":
+        from hpe_core.sources.w300lp import W300LP
+
+        return W300LP(spec)
+    if spec.reader == "aflw":
+        from hpe_core.sources.aflw import Aflw
+
+        return Aflw(spec)
+    if spec.reader == "biwi":
+        from hpe_core.sources.biwi import Biwi
+
+        return Biwi(spec)
+    if spec.reader == "manifest":
+        from hpe_core.sources.manifest import Manifest
+
+        return Manifest(spec)
     assert spec.reader == "synthetic", f"reader {spec.reader} is in the spec but not in the registry"
     return SyntheticSource(spec)
 

@@ -1,0 +1,116 @@
+"""AFLW (Koestinger et al. 2011): pictures from Flickr, often with several faces, annotated in an SQLite file.
+
+    aflw.sqlite (also under data/)    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect and FacePose
+    data/flickr/<0|2|3>/image00002.jpg   where FaceImages.filepath, e.g. `2/image00002.jpg`, says
+
+FacePose is (roll, pitch, yaw) in radians, by POSIT on 21 landmarks; ours is (pitch, yaw, -roll) in degrees. FaceRect is
+the left top corner and the size in pixels. The 21 landmarks fit no schema of 68 and are not read.
+
+No identities are known, so a group is a picture: its faces stay together. It is named as in AFLW2000, without the
+ending, so protocol 2 (the pictures of AFLW2000 are the test set) is a list of `test_groups`. The paper counts 25,993
+faces in 21,997 pictures; in the file that public loaders read, 24,384 have both a rectangle and a pose. Faces without
+one of them are listed and rejected.
+
+The file is opened read-only and as immutable, so no lock is taken and none is waited for; what another program has not
+finished writing shows by its journal, and is refused.
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from hpe_core.crop import Box, Image
+from hpe_core.sources import files
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
+from hpe_core.sources.pictures import read_picture
+from hpe_core.spec import DatasetSpec
+
+KNOWN_COUNTS = {"faces": 24_384, "pictures": 21_997}
+PICTURES = "data/flickr"
+PLACES = ("aflw.sqlite", "data/aflw.sqlite")
+FACES = (
+    "SELECT Faces.face_id, Faces.file_id, FaceImages.filepath FROM Faces "
+    "LEFT JOIN FaceImages ON FaceImages.file_id = Faces.file_id"
+)
+RECT = "SELECT x, y, w, h FROM FaceRect WHERE face_id = ? ORDER BY rowid"
+POSE = "SELECT pitch, yaw, roll FROM FacePose WHERE face_id = ? ORDER BY rowid"
+
+
+class Aflw:
+    """The archive unpacked under `spec.root`."""
+
+    risky = True
+    whole = KNOWN_COUNTS["faces"]
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.root = files.archive_root(spec.root)
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per row of Faces. Raises DatasetError where the SQLite file is missing, damaged or of another kind."""
+        place = self._place()
+        try:
+            with closing(connect(place)) as database:
+                for query in (RECT, POSE):
+                    database.execute(query, (-1,)).fetchone()  # a missing table is one sentence, not 24,384 rejections
+                rows = database.execute(FACES).fetchall()
+        except sqlite3.Error as error:
+            raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
+        for face, file, path in rows:
+            key = f"{PICTURES}/{path}" if path else ""
+            yield FaceRef(f"face{face}", Path(str(file)).stem, key)
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        if not ref.key:
+            raise Rejected("bad_annotation", f"{ref.sample_id} belongs to {ref.group}, which FaceImages does not list")
+        face = int(ref.sample_id.removeprefix("face"))
+        try:
+            with closing(connect(self._place())) as database:
+                rect, pose = (database.execute(query, (face,)).fetchone() for query in (RECT, POSE))
+        except sqlite3.Error as error:
+            raise Rejected("unreadable_file", f"{ref.sample_id}: the SQLite file cannot be read: {error}") from None
+        if rect is None:
+            raise Rejected("no_box", f"{ref.sample_id} has no row in FaceRect")
+        if pose is None:
+            raise Rejected("bad_annotation", f"{ref.sample_id} has no row in FacePose")
+        x, y, width, height = _numbers(rect, f"{ref.sample_id}: FaceRect")
+        pitch, yaw, roll = (math.degrees(value) for value in _numbers(pose, f"{ref.sample_id}: FacePose"))
+        if not all(map(math.isfinite, (pitch, yaw, roll))):
+            raise Rejected("nan_pose", f"{ref.sample_id}: FacePose is not finite")
+        box = Box(x, y, x + width, y + height)
+        return Annotation(ref, box, (pitch, yaw, -roll)), read_picture(self.root / ref.key)
+
+    def fingerprint(self) -> str:
+        place = str(self._place().relative_to(self.root))
+        listed = [f"{PICTURES}/{path}" for path in files.listing(self.root / PICTURES, files.PICTURES)]
+        return files.fingerprint(self.root, [place, *listed])
+
+    def _place(self) -> Path:
+        """Of the SQLite file. Raises DatasetError where it is not there, or where a program is at work on it."""
+        root = files.printable(str(self.root))
+        if not self.root.is_dir():
+            raise DatasetError(f"its root {root} is not a folder")
+        place = next((self.root / place for place in PLACES if (self.root / place).is_file()), None)
+        if place is None:
+            raise DatasetError(f"its root {root} holds no {PLACES[0]}")
+        for ending in ("-journal", "-wal"):
+            journal = place.with_name(place.name + ending)
+            if journal.is_file() and journal.stat().st_size:
+                raise DatasetError(f"{files.printable(str(journal))} shows that a program is writing to {place.name}")
+        return place
+
+
+def connect(place: Path) -> sqlite3.Connection:
+    """Read-only, without locks, also on a disk that allows no writing. Raises sqlite3.Error."""
+    return sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+def _numbers(row: tuple[Any, ...], name: str) -> list[float]:
+    """A row of the database as floats; SQLite lets any column hold text or nothing. Raises Rejected."""
+    try:
+        return [float(value) for value in row]
+    except (TypeError, ValueError):
+        raise Rejected("bad_annotation", f"{name} holds {row}, not numbers") from None

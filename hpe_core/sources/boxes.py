@@ -1,0 +1,150 @@
+"""Published boxes for any archive's reader: a JSON file `{file: [{"bbox": [x1, y1, x2, y2], "type": "train|test"}]}`.
+
+Errors of pose depend on the boxes, so papers are comparable on one detector's only, and some publish theirs. A face
+keeps its reader's pose, person and landmarks, and gets the published box; one without an entry is rejected as no_box.
+Of several boxes it gets the one that overlaps the reader's own most, by intersection over union. One that overlaps none
+of them is another face of the picture and is rejected, too. A face that the reader itself rejects stays rejected.
+`type` says how the publisher split; it is not used: persons, and who is tested on, are the dataset's own keys.
+
+An entry belongs to a picture when their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
+`hpdb/01/frame_00003_rgb.png`, and a bare name fits any folder. It must fit one picture only: BIWI repeats its names in
+every sequence and 300W-LP in every mirror, so a bare name would put a box onto other faces; that dataset is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hpe_core.crop import Box, Image
+from hpe_core.rows import file_sha256
+from hpe_core.sources import files
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
+
+
+@dataclass(frozen=True, eq=False)
+class BoxFile:
+    """A file of boxes in memory."""
+
+    boxes: dict[str, tuple[Box, ...]]
+    paths_of: dict[str, tuple[str, ...]]  # file name -> the entries of that name
+
+    def entry(self, path: str) -> str | None:
+        """The entry for a picture's path below its root; None where none fits, or several do."""
+        path = _tidy(path)
+        if path in self.boxes:
+            return path
+        fitting = [entry for entry in self.paths_of.get(PurePosixPath(path).name, ()) if _agree(entry, path)]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+class Boxed:
+    """A source with the boxes of `spec.boxes` in place of its own. Keys must be paths, as those of archives are."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.spec = source.spec
+        self.risky = source.risky
+        self.whole: int | None = getattr(source, "whole", None)
+        self.file = files.archive_root(source.spec.boxes)
+
+    def refs(self) -> Iterator[FaceRef]:
+        """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
+        boxes = self._boxes()
+        used: dict[str, str] = {}
+        for ref in self.source.refs():
+            entry = boxes.entry(ref.key)
+            if entry is not None and used.setdefault(entry, ref.key) != ref.key:
+                first, second = files.printable(used[entry]), files.printable(ref.key)
+                raise DatasetError(
+                    f"{files.printable(str(self.file))}: its entry '{entry}' fits {first} and {second}; "
+                    "give the folders, too"
+                )
+            yield ref
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        annotation, image = self.source.load(ref)
+        boxes = self._boxes()
+        entry = boxes.entry(ref.key)
+        place = f"{files.printable(str(self.file))} for {files.printable(ref.key)}"
+        if entry is None or not boxes.boxes[entry]:
+            raise Rejected("no_box", f"{ref.sample_id}: there is no box in {place}")
+        best = max(boxes.boxes[entry], key=lambda box: overlap(box, annotation.box))
+        if overlap(best, annotation.box) == 0:
+            raise Rejected("no_box", f"{ref.sample_id}: no box in {place} touches this face")
+        changed = Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible)
+        return changed, image
+
+    def fingerprint(self) -> str:
+        """Of the reader's files and the content of the file of boxes, which is read."""
+        self._boxes()
+        body = f"{self.source.fingerprint()}\n{file_sha256(self.file)}"
+        return hashlib.sha256(body.encode()).hexdigest()
+
+    def _boxes(self) -> BoxFile:
+        try:
+            status = self.file.stat()
+        except OSError as error:
+            name = files.printable(str(self.file))
+            raise DatasetError(f"its file of boxes {name} cannot be read: {error.strerror}") from None
+        return read_boxes(self.file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
+    """The file; size and time name its state on disk, so that a process reads it once. Raises DatasetError."""
+    name = files.printable(str(file))
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"its file of boxes {name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise DatasetError(f"its file of boxes {name} is not JSON") from None
+    if not isinstance(content, dict) or not content:
+        raise DatasetError(f"its file of boxes {name} is not a mapping of files to boxes")
+    boxes: dict[str, tuple[Box, ...]] = {}
+    paths_of: dict[str, tuple[str, ...]] = {}
+    for path, entries in content.items():
+        path = _tidy(path)
+        if path in boxes:
+            raise DatasetError(f"its file of boxes {name} has two entries for '{path}'")
+        boxes[path] = _parse(entries, f"its file of boxes {name}: the entry '{path}'")
+        last = PurePosixPath(path).name
+        paths_of[last] = (*paths_of.get(last, ()), path)
+    return BoxFile(boxes, paths_of)
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union, in [0, 1]; 0 where they do not meet."""
+    width = min(first.x2, second.x2) - max(first.x1, second.x1)
+    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+    if not (width > 0 and height > 0):
+        return 0.0
+    shared = width * height
+    return shared / (first.width * first.height + second.width * second.height - shared)
+
+
+def _parse(entries: Any, where: str) -> tuple[Box, ...]:
+    found = []
+    for entry in entries if isinstance(entries, list) else [None]:
+        corners = entry.get("bbox") if isinstance(entry, dict) else None
+        numbers = [c for c in corners if isinstance(c, int | float)] if isinstance(corners, list) else []
+        box = Box(*map(float, numbers)) if len(numbers) == 4 == len(corners or ()) else None
+        if box is None:
+            raise DatasetError(f'{where} is no list of {{"bbox": [x1, y1, x2, y2]}}')
+        found.append(box)
+    return tuple(found)
+
+
+def _tidy(path: str) -> str:
+    return str(PurePosixPath(path.replace("\\", "/")))
+
+
+def _agree(first: str, second: str) -> bool:
+    """Whether two paths have the same end, as long as the shorter one is."""
+    a, b = PurePosixPath(first).parts, PurePosixPath(second).parts
+    shared = min(len(a), len(b))
+    return a[-shared:] == b[-shared:]

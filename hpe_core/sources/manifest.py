@@ -1,0 +1,213 @@
+"""A dataset of your own: one table with a row for each face, beside the pictures.
+
+`root` is a .csv, .jsonl (or .json, one object a line) or .parquet file, or a folder that holds exactly one manifest.*
+of these kinds. Columns, in any order; others are ignored:
+
+    path                                    of the picture, relative to the manifest's folder, and inside it
+    pitch yaw roll  or  r00 r01 ... r22     degrees, or the rotation row by row, in our convention (`rotation.py`)
+    x1 y1 x2 y2                             the face's box in pixels
+    group      optional: the person; without it each picture is a group, so that its faces stay together
+    split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
+               val: where no row says val, it is drawn from the groups that say train (published splits have no val)
+    id         optional: the sample's name; without it the path, and path#2 ... for further faces of a picture
+    landmarks  optional: 68 pairs [x, y], in CSV as JSON text
+
+A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
+rejected by file and row, counted from 1 without the header; so is a path that leaves the folder, by `..` or by a link:
+a manifest that came with a dataset must not reach other files. There is no count of the whole: the manifest is it.
+"""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.crop import Box, Image
+from hpe_core.rotation import is_rotation, matrix_to_euler
+from hpe_core.rows import Pose, file_sha256
+from hpe_core.sources import files
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
+from hpe_core.sources.pictures import read_picture
+from hpe_core.sources.tables import FORMATS, Row, read_rows
+from hpe_core.spec import DatasetSpec, nearest
+
+EULER = ("pitch", "yaw", "roll")
+MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
+BOX = ("x1", "y1", "x2", "y2")
+OPTIONAL = ("group", "split", "id", "landmarks")
+KNOWN = frozenset(("path", *EULER, *MATRIX, *BOX, *OPTIONAL))
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A manifest in memory: which face lies in which row. Of equal references the first row counts."""
+
+    matrices: bool  # poses are r00 ... r22
+    rows: list[Row]
+    refs: list[FaceRef]
+    row_of: dict[FaceRef, int]
+
+
+class Manifest:
+    """The faces that a table lists. It is read once a process, and again when it changes."""
+
+    risky = True
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.root = files.archive_root(spec.root)
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per row. Raises DatasetError for a table that is missing, unreadable or of other columns."""
+        yield from self._table(self._file()).refs
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        file = self._file()
+        table = self._table(file)
+        if ref not in table.row_of:
+            raise Rejected("bad_annotation", f"{ref.sample_id} is no longer in {files.printable(str(file))}")
+        index = table.row_of[ref]
+        row, name = table.rows[index], f"{files.printable(str(file))}, row {index + 1}"
+        if isinstance(row, str):
+            raise Rejected("bad_annotation", f"{name} {row}")
+        path = inside(file.parent, ref.key, name)
+        if table.matrices:
+            pose = _pose_of_matrix(_numbers(row, MATRIX, name), name)
+        else:
+            pitch, yaw, roll = _numbers(row, EULER, name)
+            pose = (pitch, yaw, roll)
+        if not np.isfinite(pose).all():
+            raise Rejected("nan_pose", f"{name}: its pose is not finite")
+        if all(row.get(column) in (None, "") for column in BOX):
+            raise Rejected("no_box", f"{name} has no box")
+        box = Box(*_numbers(row, BOX, name))
+        return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
+
+    def fingerprint(self) -> str:
+        """Of the manifest's content and the pictures' sizes and times; opens no picture."""
+        file = self._file()
+        pictures = files.fingerprint(file.parent, {ref.key for ref in self._table(file).refs})
+        return hashlib.sha256(f"{file_sha256(file)}\n{pictures}".encode()).hexdigest()
+
+    def _file(self) -> Path:
+        """The table itself. Raises DatasetError where `root` is none and holds none, or several."""
+        name = files.printable(str(self.root))
+        if self.root.is_file():
+            if self.root.suffix.lower() not in FORMATS:
+                raise DatasetError(f"its root {name} is no manifest: it must end in {', '.join(FORMATS)}")
+            return self.root
+        if not self.root.is_dir():
+            raise DatasetError(f"its root {name} is neither a file nor a folder")
+        found = [p for p in self.root.iterdir() if p.stem == "manifest" and p.suffix.lower() in FORMATS]
+        if len(found) != 1:
+            what = " and ".join(sorted(path.name for path in found)) or "no manifest.csv, .jsonl or .parquet"
+            raise DatasetError(f"its root {name} holds {what}, not one manifest")
+        return found[0]
+
+    @staticmethod
+    def _table(file: Path) -> Table:
+        status = file.stat()
+        return _read(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, size: int, changed_ns: int) -> Table:
+    """The table; the arguments name its state on disk, so that a process reads it once."""
+    name = files.printable(str(file))
+    columns, rows = read_rows(file, KNOWN)
+    matrices = _check_columns(columns, name)
+    refs: list[FaceRef] = []
+    seen: Counter[str] = Counter()
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str) or not (path := _text(row.get("path"))) or "\0" in path:
+            if not isinstance(row, str):
+                rows[number - 1] = "names no picture"
+            refs.append(FaceRef(f"row {number}", f"row {number}", ""))
+            continue
+        seen[path] += 1
+        sample_id = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
+        split = _text(row.get("split"))
+        if "split" in columns and split not in SPLITS:
+            raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
+        refs.append(FaceRef(sample_id, _text(row.get("group")) or path, path, split))
+    row_of: dict[FaceRef, int] = {}
+    for index, ref in enumerate(refs):
+        row_of.setdefault(ref, index)
+    return Table(matrices, rows, refs, row_of)
+
+
+def _check_columns(columns: list[str], name: str) -> bool:
+    """Whether poses are matrices. Raises DatasetError for a column that is missing or nearly right."""
+    matrices = not set(MATRIX).isdisjoint(columns)
+    if matrices and not set(EULER).isdisjoint(columns):
+        raise DatasetError(f"{name} has angles and matrices; a pose is either pitch, yaw, roll or r00 ... r22")
+    others = [column for column in columns if column not in KNOWN]
+    for column in ("path", *(MATRIX if matrices else EULER), *BOX):
+        if column not in columns:
+            raise DatasetError(f"{name} has no column '{column}'{nearest(column, others or columns)}")
+    for column in others:
+        close = difflib.get_close_matches(column, [key for key in OPTIONAL if key not in columns], n=1, cutoff=0.85)
+        if close:
+            raise DatasetError(f"{name} has a column '{column}', which is unknown; did you mean '{close[0]}'?")
+    return matrices
+
+
+def inside(folder: Path, path: str, name: str) -> Path:
+    """The picture's path. Raises Rejected where it lies outside `folder`, also behind a link."""
+    try:
+        within = (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        within = False
+    if not within:
+        raise Rejected("unreadable_file", f"{name}: {path} lies outside the manifest's folder")
+    return folder / path
+
+
+def _text(value: Any) -> str:
+    """A cell as text that UTF-8 can hold; nothing is the empty text."""
+    return "" if value is None else str(value).strip().encode("utf-8", "backslashreplace").decode()
+
+
+def _numbers(row: dict[str, Any], columns: tuple[str, ...], name: str) -> list[float]:
+    """The cells as floats. Raises Rejected that names the column."""
+    found = []
+    for column in columns:
+        value = row.get(column)
+        try:
+            if value is None or isinstance(value, bool):
+                raise ValueError
+            found.append(float(value))
+        except (TypeError, ValueError, OverflowError):
+            raise Rejected("bad_annotation", f"{name}: {column} is {_text(value)[:40] or 'empty'}, no number") from None
+    return found
+
+
+def _pose_of_matrix(values: list[float], name: str) -> Pose:
+    matrix = np.array(values).reshape(3, 3)
+    if not np.isfinite(matrix).all():
+        raise Rejected("nan_pose", f"{name}: its matrix is not finite")
+    if not is_rotation(matrix):
+        raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
+    pitch, yaw, roll = (float(angle) for angle in matrix_to_euler(matrix))
+    return pitch, yaw, roll
+
+
+def _landmarks(value: Any, name: str) -> NDArray[np.float32] | None:
+    if value is None or value == "":
+        return None
+    try:
+        points = np.array(json.loads(value) if isinstance(value, str) else value, dtype=np.float32)
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        points = np.empty(0, np.float32)
+    if points.shape != (68, 2) or not np.isfinite(points).all():
+        raise Rejected("bad_annotation", f"{name}: its landmarks are not 68 pairs [x, y]")
+    return points
