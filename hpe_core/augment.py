@@ -6,6 +6,10 @@ window, then the papers' photometric chains. In a stretched crop a turn is S^-1 
 Soft labels: a flip reverses the yaw and roll bins, exactly. A turn moves each distribution by the change of the hard
 label, which is exact for its mean where the teacher is right and leaves its shape. A jitter of a few pixels leaves
 them: the offset ensemble is already a mean over such shifts.
+
+Near 90 degrees of yaw a small turn swaps much of pitch for roll (the Euler angles' lock): the labels are right and no
+network can follow them. `turn_gain` leaves such faces unturned. On the demo's heads, validation MAE of the base teacher
+over seeds 0, 1, 2 with every face turned: 6.92, 6.88, 6.35; with turn_gain 2: 6.16, 6.37, 6.11.
 """
 
 import os
@@ -37,7 +41,7 @@ class Augment:
         flips = random.random(count) < spec.flip
         turns = random.uniform(-spec.turn_deg, spec.turn_deg, count) if spec.turn_deg else np.zeros(count)
         jitter = random.integers(-spec.jitter_px, spec.jitter_px + 1, (count, 2))
-        batch = move(batch, self.size, self.bins, flips, turns, jitter)
+        batch = move(batch, self.size, self.bins, flips, turns, jitter, spec.turn_gain)
         if spec.photometric != "none" and spec.strength > 0:
             pixels = batch.images_BHWC.cpu().numpy()
             chain = photometric_chain(spec.photometric, spec.strength)
@@ -48,14 +52,26 @@ class Augment:
 
 
 def move(
-    batch: PoseBatch, size: int, bins: AngleBins, flips: np.ndarray, turns_deg: np.ndarray, jitter_px: np.ndarray
+    batch: PoseBatch,
+    size: int,
+    bins: AngleBins,
+    flips: np.ndarray,
+    turns_deg: np.ndarray,
+    jitter_px: np.ndarray,
+    turn_gain: float = 0.0,
 ) -> PoseBatch:
-    """Flip (B,) bool, then turn (B,) degrees clockwise, then look (B, 2) whole pixels (dx, dy) aside."""
+    """Flip (B,) bool, then turn (B,) degrees clockwise, then look (B, 2) whole pixels (dx, dy) aside.
+
+    With `turn_gain`, a face of which an angle would change by more than so many times its turn is not turned.
+    """
     before = batch.angles_B3.cpu().numpy()
     angles = np.where(flips[:, None], rotation.mirror(before), before)
     turned = rotation.turn(angles, turns_deg) if np.any(turns_deg) else angles
-    # A turned profile can leave the grid (2 % of rendered heads at +-10 degrees); such a face is not turned.
+    # A turned profile can leave the grid (2 % of rendered heads at +-10 degrees), and near 90 degrees of yaw pitch and
+    # roll run away from it; such a face is not turned.
     beyond = np.abs(turned).max(axis=1) > bins.limit
+    if turn_gain:
+        beyond |= rotation.angle_error(turned, angles).max(axis=1) > turn_gain * np.abs(turns_deg) + 1e-6
     turns_deg, turned = np.where(beyond, 0.0, turns_deg), np.where(beyond[:, None], angles, turned)
     soft = batch.soft_B3N
     if soft is not None:

@@ -23,7 +23,7 @@ class FaceSet:
 
     reader: str
     faces: int | None = None  # that the paper states, after its filter
-    fixed: tuple[tuple[str, int], ...] = (("count", 0),)  # keys of DatasetSpec that decide which faces there are
+    fixed: tuple[tuple[str, int | str], ...] = (("count", 0),)  # keys of DatasetSpec that decide which faces there are
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,7 @@ class AugmentSpec:
 
     flip: float = 0.5
     turn_deg: float = 0.0  # in-plane turn drawn from +- this
+    turn_gain: float = 2.0  # a face of which an angle would change by more than this times its turn stays; 0: none does
     jitter_px: int = 0  # window moved by up to this, inside the margin
     photometric: Literal["none", "light", "ehpnet", "offsets"] = "light"
     strength: float = 1.0  # scales the probability of the photometric chain
@@ -203,6 +204,7 @@ class AugmentSpec:
     def __post_init__(self) -> None:
         check(0 <= self.flip <= 1, f"augment.flip is a probability, got {self.flip}")
         check(0 <= self.turn_deg <= 45, f"augment.turn_deg must lie in 0 ... 45, got {self.turn_deg}")
+        check(self.turn_gain >= 0, f"augment.turn_gain must not be negative, got {self.turn_gain}")
         check(self.jitter_px >= 0, f"augment.jitter_px must not be negative, got {self.jitter_px}")
         check(0 <= self.strength <= 1, f"augment.strength must lie in [0, 1], got {self.strength}")
 

@@ -1,5 +1,7 @@
 """Laws of the augmentation: pixels and labels move together, proved on rendered heads."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -114,6 +116,26 @@ def test_soft_labels_follow_a_turn():
     inside = (out.angles_B3.abs() < 80).all(1)
     assert inside.sum() >= 2
     assert ((decoded - out.angles_B3 - before)[inside].abs() < 0.3).all()
+
+
+def test_a_face_near_the_lock_stays_and_others_turn():
+    """At 85 degrees of yaw a turn by 10 changes pitch and roll by some 60: that face keeps its pixels and labels."""
+    batch = batch_of(soft=True)
+    angles = torch.tensor([[0.0, 0.0, 0.0], [10.0, 45.0, -5.0], [3.0, 85.0, 4.0], [-8.0, -86.0, 0.0]])
+    batch = dataclasses.replace(batch, angles_B3=angles)
+    turns = np.array([10.0, -10.0, 10.0, -10.0])
+    change = rotation.angle_error(rotation.turn(angles.numpy(), turns), angles.numpy()).max(1)
+    assert (change[:2] < 20).all() and (change[2:] > 20).all()
+    free = move(batch, CROP.size, BINS, NO, turns, NOTHING)
+    out = move(batch, CROP.size, BINS, NO, turns, NOTHING, turn_gain=2.0)
+    for i in (0, 1):
+        assert torch.equal(out.images_BHWC[i], free.images_BHWC[i])
+        assert torch.equal(out.angles_B3[i], free.angles_B3[i]) and not torch.equal(out.angles_B3[i], angles[i])
+    still = move(batch, CROP.size, BINS, NO, np.zeros(4), NOTHING)
+    for i in (2, 3):
+        assert torch.equal(out.angles_B3[i], angles[i])
+        assert (out.images_BHWC[i].int() - still.images_BHWC[i].int()).abs().max() <= 1
+        assert torch.allclose(out.soft_B3N[i].float().exp(), batch.soft_B3N[i].float().exp(), atol=1e-3)
 
 
 @pytest.mark.parametrize("chain", ["light", "ehpnet", "offsets"])

@@ -77,11 +77,16 @@ def drift_arguments(stage: StageRun, sets: Sequence[LabelSet], files: Sequence[P
     """The largest label set and the student's own augmentation: where moved labels have the most to lose."""
     largest, augment = max(sets, key=lambda labels: (len(labels.teachers), labels.radius)), stage.spec.student.augment
     sample = [str(file) for file in files[: -(-DRIFT_FACES // stage.spec.data.rows_per_shard)]]
-    return str(stage.inputs["teachers"]), tuple(largest), sample, augment.flip, augment.turn_deg
+    return str(stage.inputs["teachers"]), tuple(largest), sample, augment.flip, augment.turn_deg, augment.turn_gain
 
 
 def drift(
-    teachers: str, plain: tuple[tuple[str, ...], int, int], files: list[str], flip: float, turn_deg: float
+    teachers: str,
+    plain: tuple[tuple[str, ...], int, int],
+    files: list[str],
+    flip: float,
+    turn_deg: float,
+    turn_gain: float,
 ) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.drift`)."""
     import torch
@@ -98,7 +103,7 @@ def drift(
     yaw = faces.angles_B3[:, YAW].abs()
     parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
     motions = {"flip": {"flip": 1.0}} if flip else {}
-    motions |= {"turn": {"turn_deg": turn_deg}} if turn_deg else {}
+    motions |= {"turn": {"turn_deg": turn_deg, "turn_gain": turn_gain}} if turn_deg else {}
     return {
         f"{kind}, {name}": label_drift(nets, labels, part, size, **motion) | {"faces": len(part)}
         for kind, motion in motions.items()
