@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hpe_core.models import PoseNet
+from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rotation import CONVENTION
-from hpe_core.spec import CropSpec, NetSpec, SpecError, build, to_dict
+from hpe_core.spec import CropSpec, NetSpec
 
 WEIGHTS, MEANING = "model.safetensors", "model.json"
 

@@ -27,7 +27,8 @@ from hpe_core.checkpoint import save_net
 from hpe_core.ensemble import OnlineTeachers
 from hpe_core.metrics import PoseSums
 from hpe_core.models import PoseNet
-from hpe_core.spec import CropSpec, OptimSpec, TrainSpec, to_dict
+from hpe_core.plain import to_dict
+from hpe_core.spec import CropSpec, OptimSpec, TrainSpec
 from hpe_core.task import PoseTask, make_task
 
 TRAINER = "trainer.pt"

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hpe_core.bins import AngleBins
-from hpe_core.spec import NetSpec, SpecError
+from hpe_core.plain import SpecError
+from hpe_core.spec import NetSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

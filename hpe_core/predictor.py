@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.crop import Box, Image, canonical_crop, window
+from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rotation import CONVENTION
-from hpe_core.spec import CropSpec, SpecError, build, to_dict
+from hpe_core.spec import CropSpec
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
 INPUT, OUTPUTS = "images", ("angles", "spread")

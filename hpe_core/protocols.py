@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpe_core.spec import DatasetSpec, DataSpec, check, nearest, to_dict
+from hpe_core.plain import check, nearest, to_dict
+from hpe_core.spec import DatasetSpec, DataSpec
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpe_core.crop import FaceCrop, Image
+from hpe_core.plain import UserError
 from hpe_core.rotation import CONVENTION
-from hpe_core.spec import CropSpec, UserError
+from hpe_core.spec import CropSpec
 
 SCHEMA_VERSION = 1
 ROW_GROUP = 128

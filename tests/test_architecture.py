@@ -10,7 +10,7 @@ import pytest
 from workflows.config import REPO
 
 LAYERS = [
-    {"rotation", "spec"},
+    {"rotation", "plain", "spec"},
     {"bins", "crop", "backbones", "protocols"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hpe_core.spec import SpecError
+from hpe_core.plain import SpecError
 from workflows import compare_seeds
 from workflows.compare_seeds import KINDS, compare, into_readme, main, markdown, variant, with_seed
 from workflows.config import load

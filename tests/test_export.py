@@ -14,21 +14,12 @@ import torch
 from hpe_core.checkpoint import load_net, save_net
 from hpe_core.crop import Box, canonical_crop, window
 from hpe_core.models import PoseNet
+from hpe_core.plain import SpecError, to_dict
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor
 from hpe_core.rotation import CONVENTION
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
-from hpe_core.spec import (
-    CropSpec,
-    DatasetSpec,
-    DataSpec,
-    DistillSpec,
-    NetSpec,
-    PipelineSpec,
-    SpecError,
-    TrainSpec,
-    to_dict,
-)
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, DistillSpec, NetSpec, PipelineSpec, TrainSpec
 from workflows import export
 from workflows.card import model_card
 

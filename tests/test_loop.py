@@ -13,8 +13,9 @@ from hpe_core.checkpoint import load_net
 from hpe_core.ensemble import OnlineTeachers
 from hpe_core.loop import Place, backward, fit, validate
 from hpe_core.models import PoseNet
+from hpe_core.plain import SpecError
 from hpe_core.rows import read_shard, write_soft_labels
-from hpe_core.spec import AugmentSpec, DistillSpec, LabelSet, NetSpec, OptimSpec, SpecError, TrainSpec
+from hpe_core.spec import AugmentSpec, DistillSpec, LabelSet, NetSpec, OptimSpec, TrainSpec
 from hpe_core.task import make_task
 from tests.faces import CROP, write_heads
 

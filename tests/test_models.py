@@ -8,7 +8,8 @@ from torch import nn
 
 from hpe_core.backbones import BOTNET101
 from hpe_core.models import PoseNet, check_backbone, create_backbone
-from hpe_core.spec import NetSpec, SpecError
+from hpe_core.plain import SpecError
+from hpe_core.spec import NetSpec
 
 SIZES = (112, 224)
 

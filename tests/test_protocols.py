@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from hpe_core.plain import SpecError
 from hpe_core.protocols import Boxes, FaceSet, Protocol, Split, matches, protocol_named, protocols
-from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, SpecError
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from workflows.config import load
 
 EVERY = list(protocols().values())

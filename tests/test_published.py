@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import yaml
 
+from hpe_core.plain import SpecError
 from hpe_core.protocols import listed, protocol_named, protocols
-from hpe_core.spec import SpecError, canonical_offsets
+from hpe_core.spec import canonical_offsets
 from workflows.published import FILE, ROUNDING, PublishedRow, Stated, TableRow, beside, entries, published
 
 RESULTS, OFFSETS = entries("results", PublishedRow), entries("offsets", PublishedRow)

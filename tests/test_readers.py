@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from hpe_core.crop import Box
+from hpe_core.plain import SpecError
 from hpe_core.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources import aflw, biwi
@@ -30,7 +31,7 @@ from hpe_core.sources.boxes import overlap
 from hpe_core.sources.plan import plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.sources.w300lp import MIRROR_68
-from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, Reader, SpecError
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, Reader
 from tests.archives import picture, write_300w_lp, write_aflw, write_aflw2000, write_biwi
 from workflows.card import TERMS
 from workflows.config import load

@@ -15,6 +15,7 @@ from hpe_core.checkpoint import save_net
 from hpe_core.crop import canonical_crop
 from hpe_core.metrics import PoseSums, aligned_summary
 from hpe_core.models import PoseNet
+from hpe_core.plain import to_dict
 from hpe_core.protocols import matches, protocol_named
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
@@ -29,7 +30,6 @@ from hpe_core.spec import (
     PipelineSpec,
     PublishSpec,
     TrainSpec,
-    to_dict,
 )
 from workflows import publish
 from workflows.evaluate import write_predictions

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpe_core.spec import (
-    PipelineSpec,
-    SpecError,
-    TrainSpec,
-    build,
-    canonical_offsets,
-    student_with,
-    to_dict,
-)
+from hpe_core.plain import SpecError, build, to_dict
+from hpe_core.spec import PipelineSpec, TrainSpec, canonical_offsets, student_with
 from workflows.config import REPO, as_yaml, load
 
 CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))

@@ -31,6 +31,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.plain import SpecError, check, nearest
 from hpe_core.spec import (
     AugmentSpec,
     ClusterSpec,
@@ -42,10 +43,7 @@ from hpe_core.spec import (
     NetSpec,
     OptimSpec,
     PipelineSpec,
-    SpecError,
     TrainSpec,
-    check,
-    nearest,
 )
 from workflows.config import guarded
 from workflows.progress import Reporter

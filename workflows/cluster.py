@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hpe_core.spec import ClusterSpec, SpecError
+from hpe_core.plain import SpecError
+from hpe_core.spec import ClusterSpec
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time

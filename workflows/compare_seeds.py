@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import PipelineSpec, SearchSpace, SpecError, nearest
+from hpe_core.plain import SpecError, nearest
+from hpe_core.spec import PipelineSpec, SearchSpace
 from workflows.config import arguments, guarded, load
 
 KINDS = {

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_core.plain import SpecError, UserError, build, check, nearest, to_dict
 from hpe_core.protocols import protocol_named
-from hpe_core.spec import PipelineSpec, SpecError, UserError, build, check, nearest, to_dict
+from hpe_core.spec import PipelineSpec
 
 REPO = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = "conf/demo.yaml"

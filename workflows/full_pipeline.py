@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import NetSpec, PipelineSpec, SpecError, UserError, to_dict
+from hpe_core.plain import SpecError, UserError, to_dict
+from hpe_core.spec import NetSpec, PipelineSpec
 from workflows.config import REPO, arguments, as_yaml, guarded, load, tell
 from workflows.stages import Planned, Stage, StageFailed, execute, finished, holding, leaves_of, plan
 
@@ -170,7 +171,7 @@ def check_backbones(spec: PipelineSpec) -> None:
     searched = spec.search.space.get("net.backbone")
     names = sorted(named | {str(value) for value in (searched.choice if searched else ())})
     code = (
-        "import sys\nfrom hpe_core.models import check_backbone\nfrom hpe_core.spec import SpecError\n"
+        "import sys\nfrom hpe_core.models import check_backbone\nfrom hpe_core.plain import SpecError\n"
         "try:\n    [check_backbone(name) for name in sys.argv[1:]]\nexcept SpecError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=REPO)

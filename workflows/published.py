@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hpe_core.plain import build, check
 from hpe_core.protocols import Protocol, listed, protocol_named
-from hpe_core.spec import build, check
 
 FILE = Path(__file__).with_name("published.yaml")
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles

@@ -32,6 +32,7 @@ from workflows.progress import Reporter
 
 CARRIERS = {
     "hpe_core.spec",
+    "hpe_core.plain",
     "workflows.stages",
     "workflows.tracking",
     "workflows.mlflow_backend",
@@ -300,7 +301,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 def leaves_of(spec: Any, *drop: str) -> dict[str, Any]:
     """A spec as plain values for hashing, without the named top-level keys."""
-    from hpe_core.spec import to_dict
+    from hpe_core.plain import to_dict
 
     assert dataclasses.is_dataclass(spec)
     return {key: value for key, value in to_dict(spec).items() if key not in drop}

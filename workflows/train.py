@@ -22,19 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rows import file_sha256, shard_files
-from hpe_core.spec import (
-    ClusterSpec,
-    DataSpec,
-    LabelSet,
-    NetSpec,
-    PipelineSpec,
-    SpecError,
-    TrainSpec,
-    build,
-    student_with,
-    to_dict,
-)
+from hpe_core.spec import ClusterSpec, DataSpec, LabelSet, NetSpec, PipelineSpec, TrainSpec, student_with
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
 KEPT = ("model.safetensors", "model.json")

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, build, student_with, to_dict
+from hpe_core.plain import build, to_dict
+from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, student_with
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
 from workflows.train import Job, online_teachers, open_data, resources, soft_labels

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
+from hpe_core.plain import UserError
 from hpe_core.rows import Pose
-from hpe_core.spec import DatasetSpec, UserError
+from hpe_core.spec import DatasetSpec
 
 
 @dataclass(frozen=True, order=True)

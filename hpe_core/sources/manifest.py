@@ -31,13 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
+from hpe_core.plain import nearest
 from hpe_core.rotation import is_rotation, matrix_to_euler
 from hpe_core.rows import Pose, file_sha256
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 from hpe_core.sources.tables import FORMATS, Row, read_rows
-from hpe_core.spec import DatasetSpec, nearest
+from hpe_core.spec import DatasetSpec
 
 EULER = ("pitch", "yaw", "roll")
 MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))

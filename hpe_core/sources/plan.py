@@ -13,9 +13,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from hpe_core import rows
+from hpe_core.plain import nearest
 from hpe_core.sources.base import DatasetError, FaceRef, Source, share_of, split_of
 from hpe_core.sources.files import printable
-from hpe_core.spec import DatasetSpec, DataSpec, nearest
+from hpe_core.spec import DatasetSpec, DataSpec
 
 
 @dataclass(frozen=True)
