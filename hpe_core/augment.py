@@ -101,6 +101,7 @@ def center_window(batch: PoseBatch, size: int) -> PoseBatch:
 def _slice(crops_BHWC: Tensor, size: int, flips: np.ndarray, jitter_px: np.ndarray) -> Tensor:
     """Without a turn every window is whole pixels: a gather, no resampling."""
     margin = (crops_BHWC.shape[1] - size) // 2
+    assert np.abs(jitter_px).max(initial=0) <= margin, f"a jitter beyond the stored margin of {margin} pixels"
     device = crops_BHWC.device
     steps = np.arange(size)
     rows = torch.as_tensor(margin + jitter_px[:, 1:2] + steps, device=device)

@@ -95,9 +95,8 @@ def fit(
         batches = train.shuffled(spec.optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world)
         for step, batch in enumerate(batches):
             batch = augment(batch, random).to(place.device)
-            batch = batch if teachers is None else teachers(batch)
             state.set_lr(scale(epoch * steps + step))
-            for name, value in backward(task, model, batch, spec.optim, place).items():
+            for name, value in backward(task, model, batch, spec.optim, place, teachers).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             state.step()
             on_step((epoch * steps + step + 1) * min(spec.optim.batch_size, len(train)), total_faces)
@@ -105,6 +104,9 @@ def fit(
         metrics = {f"train/{name}": float(value) / steps for name, value in sums.items()}
         if not math.isfinite(metrics["train/loss"]):
             raise FloatingPointError(f"the training loss became {metrics['train/loss']} in epoch {epoch + 1}; lower lr")
+        if place.world > 1:  # each worker has batch statistics of its own; the network that is saved is rank 0's
+            for buffer in state.averaged().buffers():
+                dist.broadcast(buffer, 0)
         scored = validate(state.averaged(), val, crop, spec.optim.batch_size * 2, place).summary()
         metrics |= {f"val/{name}": value for name, value in scored.items() if name != "n"}
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
@@ -118,16 +120,23 @@ def fit(
 
 def wrapped(net: PoseNet, optim: OptimSpec, place: Place) -> nn.Module:
     """The network as the step calls it: data-parallel over several workers, compiled if asked for."""
-    model: nn.Module = net
+    model = typing.cast(nn.Module, torch.compile(net)) if optim.compile else net
     if place.world > 1:
         device_ids = [place.device.index] if place.device.type == "cuda" else None
         # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
         spare = len(net.heads) + (net.regression is not None) > 1
-        model = nn.parallel.DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=spare)
-    return typing.cast(nn.Module, torch.compile(model)) if optim.compile else model
+        model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=spare)
+    return model
 
 
-def backward(task: PoseTask, model: nn.Module, batch: PoseBatch, optim: OptimSpec, place: Place) -> dict[str, Tensor]:
+def backward(
+    task: PoseTask,
+    model: nn.Module,
+    batch: PoseBatch,
+    optim: OptimSpec,
+    place: Place,
+    teachers: OnlineTeachers | None = None,
+) -> dict[str, Tensor]:
     """Sum the gradients of a batch, in `optim.accumulate` parts; returns the loss and its named parts, detached.
 
     Each part weighs as many faces as it has, so the gradient is the whole batch's (but for batch statistics). Workers
@@ -139,8 +148,10 @@ def backward(task: PoseTask, model: nn.Module, batch: PoseBatch, optim: OptimSpe
     for number, piece in enumerate(pieces, start=1):
         silent = isinstance(model, nn.parallel.DistributedDataParallel) and number < len(pieces)
         with typing.cast(nn.parallel.DistributedDataParallel, model).no_sync() if silent else contextlib.nullcontext():
-            with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
-                out = task(model, piece)
+            if teachers is not None:
+                with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
+                    piece = teachers(piece)
+            out = task(model, piece, half)
             share = len(piece) / len(batch)
             (out.loss * share).backward()
         for name, value in {**out.parts, "loss": out.loss.detach()}.items():

@@ -55,7 +55,8 @@ class PoseSums:
         under = np.maximum(0.0, 1.0 - errors.mean(axis=1) / AUC_DEG)
         columns = np.column_stack([np.ones(len(true)), errors, geodesic, axes_error(first, second), under])
         size = np.abs(true[:, YAW])
-        cells = np.minimum((geodesic / CELL_DEG).astype(np.int64), CELLS - 1)
+        known = np.nan_to_num(geodesic, nan=180.0)  # a prediction that is no number: the sums say so
+        cells = np.minimum((known / CELL_DEG).astype(np.int64), CELLS - 1)
         return cls(
             np.stack([columns[(size >= low) & (size < high)].sum(0) for low, high in YAW_RANGES]),
             np.bincount(cells, minlength=CELLS).astype(np.float64),

@@ -56,12 +56,12 @@ class PoseNet(nn.Module):
         return self.backbone((x_BCHW - self.mean_C11) / self.std_C11)
 
     def forward(self, images_BHWC: Tensor) -> PoseLogits:
-        features = self.features(images_BHWC)
-        heads = tuple(
-            head(features).float().unflatten(1, (3, bins.count))
-            for head, bins in zip(self.heads, self.bins, strict=True)
-        )
-        regression = None if self.regression is None else self.regression(features).float()
+        features = self.features(images_BHWC).float()
+        with torch.autocast(features.device.type, enabled=False):  # the heads are small, and angles need their digits
+            heads = tuple(
+                head(features).unflatten(1, (3, bins.count)) for head, bins in zip(self.heads, self.bins, strict=True)
+            )
+            regression = None if self.regression is None else self.regression(features)
         return PoseLogits(heads, regression)
 
     @property
@@ -70,7 +70,9 @@ class PoseNet(nn.Module):
 
     def predict(self, images_BHWC: Tensor) -> Tensor:
         """(B, 3, N) probabilities of the narrowest head; the other heads are not computed."""
-        logits = self.heads[self.predicting](self.features(images_BHWC)).float()
+        features = self.features(images_BHWC).float()
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.heads[self.predicting](features)
         return logits.unflatten(1, (3, self.main_bins.count)).softmax(-1)
 
     def angles(self, images_BHWC: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ every key of the project stands in it, once.)
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 from hpe_core.plain import SpecError, build, check, nearest, to_dict
@@ -81,9 +82,22 @@ class DatasetSpec:
         check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
 
     def shares_faces(self, other: "DatasetSpec") -> bool:
-        """Whether both read the same archive or render the same heads."""
-        same = "seed" if self.reader == "synthetic" else "root"
-        return self.reader == other.reader and getattr(self, same) == getattr(other, same)
+        """Whether both read the same archive or render the same heads; AFLW2000's pictures are AFLW's first 2000.
+
+        AFLW with named test groups may stand beside AFLW2000: whoever names them keeps those pictures apart.
+        """
+        if {self.reader, other.reader} == {"aflw", "aflw2000"}:
+            whole = self if self.reader == "aflw" else other
+            return not whole.test_groups
+        same = self.seed == other.seed if self.reader == "synthetic" else self.archive == other.archive
+        return self.reader == other.reader and same
+
+    @property
+    def archive(self) -> str:
+        """The root in one spelling: BIWI may be named with or without hpdb, a manifest by its folder or its file."""
+        path = PurePath(self.root)
+        inner = (self.reader == "biwi" and path.name == "hpdb") or (self.reader == "manifest" and path.suffix)
+        return str(path.parent if inner else path)
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,10 @@ class AugmentSpec:
     def __post_init__(self) -> None:
         check(0 <= self.flip <= 1, f"augment.flip is a probability, got {self.flip}")
         check(0 <= self.turn_deg <= 45, f"augment.turn_deg must lie in 0 ... 45, got {self.turn_deg}")
-        check(self.turn_gain >= 0, f"augment.turn_gain must not be negative, got {self.turn_gain}")
+        check(
+            self.turn_gain == 0 or self.turn_gain >= 1,
+            f"augment.turn_gain is 0 or at least 1 (roll itself changes by the turn), got {self.turn_gain}",
+        )
         check(self.jitter_px >= 0, f"augment.jitter_px must not be negative, got {self.jitter_px}")
         check(0 <= self.strength <= 1, f"augment.strength must lie in [0, 1], got {self.strength}")
 
@@ -312,6 +329,10 @@ class PublishSpec:
     alias: str = "champion"
     parity_crops: int = 256
 
+    def __post_init__(self) -> None:
+        taken = self.alias in ("candidate", "latest") or re.fullmatch(r"v\d+", self.alias) is not None
+        check(not taken, f"publish.alias '{self.alias}' means something else in the registry; choose another")
+
 
 @dataclass(frozen=True)
 class ClusterSpec:
@@ -372,14 +393,11 @@ class PipelineSpec:
                 spec.augment.jitter_px <= self.data.crop.margin_px,
                 f"{who}.augment.jitter_px {spec.augment.jitter_px} exceeds data.crop.margin_px",
             )
-            check(
-                spec.optim.batch_size >= 2 * self.cluster.workers,
-                f"{who}.optim.batch_size {spec.optim.batch_size} is less than two a worker",
-            )
+            self._check_batch(spec.optim, f"{who}.optim")
         for name in self.teachers:
             check(
-                is_name(name) and name not in ("hard", "distilled"),
-                f"teachers.{name}: a name has no slash, does not begin with a dot, and is not hard or distilled",
+                is_name(name) and "+" not in name and name not in ("hard", "distilled"),
+                f"teachers.{name}: a name has no slash or plus, does not begin with a dot, is not hard or distilled",
             )
         self._check_search()
         base = self.evaluate.base
@@ -393,15 +411,24 @@ class PipelineSpec:
             "://" not in self.store, f"store is {self.store}: a folder is needed (a remote store is not supported yet)"
         )
 
+    def _check_batch(self, optim: OptimSpec, key: str) -> None:
+        """Equal parts for all workers (their gradients weigh the same), of two faces at least (batch statistics)."""
+        workers, size = self.cluster.workers, optim.batch_size
+        check(size % workers == 0, f"{key}.batch_size {size} is no multiple of cluster.workers {workers}")
+        parts = workers * optim.accumulate
+        check(size >= 2 * parts, f"{key}.batch_size {size} leaves less than two faces for each of {parts} parts")
+
     def _check_search(self) -> None:
         """Every searched value makes a student that can be trained: said now, not by a trial that dies."""
         for key, entry in self.search.space.items():
             student_with(self.student, {key: None}, check_only=True)
+            check(key != "net.pretrained", "search.space.net.pretrained: weights files are not searched")
             for value in entry.choice or (entry.low, entry.high):
                 try:
                     changed = student_with(self.student, {key: value})
                 except SpecError as error:
                     raise SpecError(f"search.space.{key}: {error}") from None
+                self._check_batch(changed.optim, f"search.space.{key}: student.optim")
                 check(
                     changed.augment.jitter_px <= self.data.crop.margin_px,
                     f"search.space.{key}: {value} exceeds data.crop.margin_px {self.data.crop.margin_px}",
@@ -424,13 +451,14 @@ class PipelineSpec:
     def label_sets(self) -> tuple[LabelSet, ...]:
         """Every label set that the student or a trial may read: what the labels stage has to write."""
         keys = ("distill.offset_radius", "distill.offset_step", "distill.teachers", "distill.labels")
-        searched = {key: self.search.space[key] for key in keys if key in self.search.space}
-        for key, entry in searched.items():
-            check(bool(entry.choice), f"search.space.{key} takes choice: [...] only")
+        searched = {key: self.search.space[key].choice for key in keys if key in self.search.space}
+        for key, values in searched.items():
+            check(bool(values), f"search.space.{key} takes choice: [...] only")
+        jitter = self.search.space.get("augment.jitter_px", SearchSpace(choice=(self.student.augment.jitter_px,)))
+        searched["augment.jitter_px"] = jitter.choice or (jitter.high,)  # the farthest; no label set depends on it
         students = [self.student]
-        for key, entry in searched.items():
-            changed = [student_with(student, {key: value}) for student in students for value in entry.choice]
-            students = [*students, *changed]
+        for key, values in searched.items():
+            students += [student_with(student, {key: value}) for student in students for value in values]
         found = set()
         for student in students:
             labels = self.label_set(student)

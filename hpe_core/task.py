@@ -24,9 +24,10 @@ class PoseTask:
     def __init__(self, spec: TrainSpec, net: PoseNet) -> None:
         self.spec, self.bins, self.predicting = spec, net.bins, net.predicting
 
-    def __call__(self, model: nn.Module, batch: PoseBatch) -> StepOutput:
-        """`model` is the PoseNet or its data-parallel wrapper."""
-        logits: PoseLogits = model(batch.images_BHWC)
+    def __call__(self, model: nn.Module, batch: PoseBatch, half: bool = False) -> StepOutput:
+        """`model` is the PoseNet or its data-parallel wrapper; with `half` it computes in bfloat16, the loss never."""
+        with torch.autocast(batch.images_BHWC.device.type, torch.bfloat16, enabled=half):
+            logits: PoseLogits = model(batch.images_BHWC)
         return self._output(logits, self.parts(logits, batch))
 
     def parts(self, logits: PoseLogits, batch: PoseBatch) -> dict[str, Tensor]:

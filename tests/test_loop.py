@@ -12,6 +12,7 @@ from hpe_core.bins import AngleBins
 from hpe_core.checkpoint import load_net
 from hpe_core.ensemble import OnlineTeachers
 from hpe_core.loop import Place, backward, fit, validate
+from hpe_core.losses import ehpnet_loss
 from hpe_core.models import PoseNet
 from hpe_core.plain import SpecError
 from hpe_core.rows import read_shard, write_soft_labels
@@ -105,6 +106,25 @@ def test_accumulated_parts_make_the_gradient_of_the_whole_batch(shards):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5 * float(gradients[0].abs().max()))
     assert [len(piece) for piece in batch.split(3)] == [4, 3, 3]
+
+
+def test_angles_and_losses_keep_their_digits_in_half_precision(shards):
+    """bfloat16 has steps of half a degree beyond 64; heads, expectation and loss must not be computed in it."""
+    torch.manual_seed(0)
+    net = PoseNet(SPEC.net, CROP.size).eval()
+    batch = center_window(next(iter(FaceData(shards[1]).ordered(8))), CROP.size)
+    spec = dataclasses.replace(SPEC, mse_weight=1.0)
+    seen = []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for half in (False, True):
+        out = make_task(spec, net)(net, batch, half)
+        assert out.angles_B3.dtype == torch.float32
+        logits = seen[-1].heads[0]
+        assert logits.dtype == torch.float32
+        expected = ehpnet_loss(seen[-1], batch.angles_B3, net.bins, 1.0)
+        for name, value in expected.items():
+            assert float(out.parts[name]) == pytest.approx(float(value.detach()), rel=1e-6), (half, name)
+    assert not torch.equal(seen[0].heads[0], seen[1].heads[0]), "the backbone did compute in bfloat16"
 
 
 def test_channels_last_computes_the_same_network(shards):

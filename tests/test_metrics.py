@@ -101,3 +101,9 @@ def test_alignment_never_makes_a_constant_truth_of_noise():
     assert (
         aligned_summary(predicted, true)["aligned_geodesic"] > 0.6 * PoseSums.of(predicted, true).summary()["geodesic"]
     )
+
+
+def test_a_prediction_that_is_no_number_makes_a_mean_that_is_none():
+    """So that training can say that it diverged."""
+    sums = PoseSums.of([[np.nan, 0, 0], [0, 0, 0]], np.zeros((2, 3))).summary()
+    assert np.isnan(sums["mae"]) and np.isnan(sums["geodesic"]) and sums["p90"] > 179

@@ -108,10 +108,10 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     return {
         "shards": {"splits": splits, "input": 32, "kept": 28},
         "teachers": {"networks": {"base": network, "second": network}},
-        "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}, "drift": drift},
+        "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
         "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
-        "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}},
+        "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}, "drift": drift},
     }
 
 

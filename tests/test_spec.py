@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.plain import SpecError, build, to_dict
-from hpe_core.spec import PipelineSpec, TrainSpec, canonical_offsets, student_with
+from hpe_core.spec import DatasetSpec, PipelineSpec, TrainSpec, canonical_offsets, student_with
 from workflows.config import REPO, as_yaml, load
 
 CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
@@ -46,6 +46,11 @@ def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
         ("evaluate.base=nobody", "is no teacher"),
         ("student.distill.teachers=[resnt]", "'resnt' is no teacher; did you mean 'resnet'?"),
         ("student.optim.accumulate=20", "leaves less than two faces"),
+        ("cluster.workers=3", "batch_size 32 is no multiple of cluster.workers 3"),
+        ("cluster.workers=32", "leaves less than two faces for each of 32 parts"),
+        ("student.augment.turn_gain=0.5", "turn_gain is 0 or at least 1"),
+        ("publish.alias=candidate", "means something else in the registry"),
+        ("search.space.net.pretrained.choice=[a]", "weights files are not searched"),
         ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
         (
             "search.space.optim.optimizer.choice=[adamm]",
@@ -110,6 +115,46 @@ def test_online_labels_are_written_by_nobody_and_need_the_margin_for_jitter_too(
     assert load(["demo"], alone).label_sets() == ()
     with pytest.raises(SpecError, match="look K \\+ augment.jitter_px = 8 pixels aside"):
         load(["demo"], [*alone, "student.distill.offset_radius=4"])
+
+
+def test_online_labels_leave_room_for_every_searched_jitter():
+    online = ["search.space=null", "student.distill.labels=online", "student.augment.jitter_px=0"]
+    load(["demo"], online)
+    for jitter in ("choice=[0,6]", "low=0"):
+        space = [f"search.space.augment.jitter_px.{jitter}"] + ["search.space.augment.jitter_px.high=6"] * (
+            jitter == "low=0"
+        )
+        with pytest.raises(SpecError, match="look K .* = 8 pixels aside"):
+            load(["demo"], [*online, *space])
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "same"),
+    [
+        ({"reader": "aflw", "root": "/a"}, {"reader": "aflw2000", "root": "/b"}, True),
+        ({"reader": "aflw", "root": "/a", "test_groups": ["image00002"]}, {"reader": "aflw2000", "root": "/b"}, False),
+        ({"reader": "biwi", "root": "/x/biwi"}, {"reader": "biwi", "root": "/x/biwi/hpdb"}, True),
+        ({"reader": "manifest", "root": "/m"}, {"reader": "manifest", "root": "/m/manifest.csv"}, True),
+        ({"reader": "300w_lp", "root": "/w"}, {"reader": "aflw2000", "root": "/b"}, False),
+    ],
+)
+def test_archives_of_the_same_pictures_are_known(trained, tested, same):
+    first, second = build(DatasetSpec, trained), build(DatasetSpec, tested)
+    assert first.shares_faces(second) == second.shares_faces(first) == same
+
+
+def test_a_file_that_was_included_is_not_laid_over_what_came_since(tmp_path):
+    (tmp_path / "base.yaml").write_text(as_yaml(load(["demo"])))
+    (tmp_path / "one.yaml").write_text("include: base.yaml\nsearch: {trials: 7}\n")
+    (tmp_path / "two.yaml").write_text("include: [base.yaml]\nname: two\n")
+    spec = load([str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")])
+    assert (spec.search.trials, spec.name) == (7, "two")
+    (tmp_path / "lost.yaml").write_text("include: [nobody.yaml]\n")
+    with pytest.raises(SpecError, match="includes nobody.yaml, which is not there"):
+        load([str(tmp_path / "lost.yaml")])
+    (tmp_path / "empty.yaml").write_text("include:\n")
+    with pytest.raises(SpecError, match="include names files"):
+        load([str(tmp_path / "empty.yaml")])
 
 
 def test_student_with_changes_only_what_it_names():

@@ -406,7 +406,7 @@ def start_server(store: Path) -> Iterator[Callable[[int], str]]:
             except OSError:
                 return False
 
-        until(up, 60)
+        until(up, 180)  # a server imports for a minute on a busy machine
         return f"http://127.0.0.1:{port}"
 
     yield start

@@ -36,8 +36,9 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     from yaml import YAMLError
 
     merged = OmegaConf.create({})
+    seen: list[Path] = []
     for name in files:
-        for layer in _layers(find_config(name)):
+        for layer in _layers(find_config(name), seen):
             merged = OmegaConf.merge(merged, layer)
     _check_overrides(OmegaConf.to_container(merged), overrides)
     try:
@@ -53,14 +54,14 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     return resolve_paths(spec)
 
 
-def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
-    """What a file includes, then the file itself."""
+def _layers(path: Path, seen: list[Path]) -> list[Any]:
+    """What a file includes, then the file itself; a file that was included before is not laid over what came since."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     path = path.resolve()
-    check(path not in above, f"{path} includes itself")
+    seen.append(path)
     try:
         layer = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -68,10 +69,13 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
     if not OmegaConf.is_dict(layer):
         raise SpecError(f"{path} must hold a mapping of keys")
     included = layer.pop("include", [])
+    names = [included] if isinstance(included, str) else included
+    check(OmegaConf.is_list(names) or isinstance(names, list), f"{path}: include names files, as [one.yaml, two.yaml]")
     below = []
-    for name in [included] if isinstance(included, str) else included:
-        check((path.parent / name).is_file(), f"{path} includes {name}, which is not there")
-        below += _layers(path.parent / name, (*above, path))
+    for name in names:
+        other = (path.parent / str(name)).resolve()
+        check(other.is_file(), f"{path} includes {name}, which is not there")
+        below += [] if other in seen else _layers(other, seen)
     return [*below, layer]
 
 

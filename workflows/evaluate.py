@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_core.plain import build, to_dict
+from hpe_core.rotation import YAW
 from hpe_core.rows import shard_files
-from hpe_core.spec import LabelSet, PipelineSpec
+from hpe_core.spec import AugmentSpec, LabelSet, PipelineSpec, TrainSpec
 from workflows.stages import StageRun
 
 Angles = NDArray[np.float64]
 BATCH = 64
+DRIFT_FACES = 128
 
 
 def run(stage: StageRun) -> dict[str, Any]:
@@ -61,8 +64,53 @@ def run(stage: StageRun) -> dict[str, Any]:
     }
     return {
         "protocol": under_protocol(spec),
+        "drift": ray.get(drift_task(stage)),
         "rows": table(spec, truth, predictions, costs),
         "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
+    }
+
+
+def drift_task(stage: StageRun) -> Any:
+    """Validation faces, flipped and turned as the student's augmentation does: are moved soft labels still right?
+
+    Of the student's teachers, over one window: the motion is in question, not the offsets.
+    """
+    import ray
+
+    spec, student = stage.spec, build(TrainSpec, stage.results["student"]["spec"])
+    folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
+    files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
+    task = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(drift)
+    return task.remote(folders, files, to_dict(student.augment))
+
+
+def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.drift`)."""
+    import torch
+
+    from hpe_core.batch import FaceData
+    from hpe_core.checkpoint import load_net
+    from hpe_core.drift import label_drift
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1)
+    saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
+    nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
+    few = FaceData([Path(file) for file in files[: -(-DRIFT_FACES // FaceData([Path(files[0])]).counts[0])]])
+    faces = next(iter(few.ordered(DRIFT_FACES))).to(device)
+    yaw = faces.angles_B3[:, YAW].abs()
+    parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
+    motions: dict[str, tuple[float, float]] = {"flip": (1.0, 0.0)} if augment.flip else {}
+    motions |= {"turn": (0.0, augment.turn_deg)} if augment.turn_deg else {}
+    return {
+        f"{kind}, {name}": {
+            **label_drift(nets, labels, part, size, flip=flip, turn_deg=turn, turn_gain=augment.turn_gain),
+            "faces": len(part),
+        }
+        for kind, (flip, turn) in motions.items()
+        for name, part in parts.items()
+        if len(part)
     }
 
 

@@ -110,8 +110,9 @@ STAGES = (
         leaves=lambda spec: {
             "student": to_dict(spec.student),
             "weights": weights([spec.student.net]),
-            "search": leaves_of(spec.search, "concurrent"),
+            "search": leaves_of(spec.search, "concurrent") if spec.search.trials else "none",
             "resident_gb": spec.data.resident_gb,
+            "latency_threads": spec.evaluate.latency_threads,
         },
     ),
     # The best trial is trained to the end (EHPNet eq. 5, offsets eq. 7), and its twin from hard labels alone.
@@ -326,8 +327,9 @@ def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
     if name in ("teachers", "student"):
         return {f"{network}/val_mae": row["val_mae"] for network, row in result["networks"].items()}
     if name == "labels":
-        found = {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
-        return found | {f"drift/{kind}/{key}": v for kind, row in result["drift"].items() for key, v in row.items()}
+        return {f"train_mae/{which}": mae for which, mae in result["train_mae"].items()}
+    if name == "evaluate":
+        return {f"drift/{kind}/{key}": value for kind, row in result["drift"].items() for key, value in row.items()}
     if name == "search":
         found = {"trials": float(len(result["trials"]))}
         return found | ({"best_val_mae": result["best"]["best_val_mae"]} if result["trials"] else {})

@@ -5,9 +5,7 @@ over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
-Each shard gives one file a set and then a receipt; a shard whose receipt exists is not computed again. At the end a
-sample of faces is flipped and turned as the student's augmentation does, and the teachers are asked again: how far
-their answer lies from the moved labels is part of the result.
+Each shard gives one file a set and then a receipt; a shard whose receipt exists is not computed again.
 """
 
 import hashlib
@@ -16,13 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.rotation import YAW
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import LabelSet
 from workflows.progress import Reporter
 from workflows.stages import StageRun, read_json, write_json
 
-DRIFT_FACES = 256  # that are flipped and turned for the check of moved labels
 BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
 
 
@@ -36,7 +32,7 @@ def run(stage: StageRun) -> dict[str, Any]:
     asked = {name for labels in sets for name in labels.teachers}
     teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers if name in asked}
     if not sets:
-        return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "drift": {}, "fingerprint": ""}
+        return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "fingerprint": ""}
     files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
     todo = [{"shard": str(file)} for file in files]
     actors = max(1, min(len(files), actor_count(spec.cluster)))
@@ -68,47 +64,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         "teachers": list(teachers),
         "rows": rows_done,
         "train_mae": mae,
-        "drift": ray.get(ray.remote(num_cpus=1)(drift).remote(*drift_arguments(stage, sets, files))),
         "fingerprint": fingerprint(stage.folder, sets),
-    }
-
-
-def drift_arguments(stage: StageRun, sets: Sequence[LabelSet], files: Sequence[Path]) -> tuple[Any, ...]:
-    """The largest label set and the student's own augmentation: where moved labels have the most to lose."""
-    largest, augment = max(sets, key=lambda labels: (len(labels.teachers), labels.radius)), stage.spec.student.augment
-    sample = [str(file) for file in files[: -(-DRIFT_FACES // stage.spec.data.rows_per_shard)]]
-    return str(stage.inputs["teachers"]), tuple(largest), sample, augment.flip, augment.turn_deg, augment.turn_gain
-
-
-def drift(
-    teachers: str,
-    plain: tuple[tuple[str, ...], int, int],
-    files: list[str],
-    flip: float,
-    turn_deg: float,
-    turn_gain: float,
-) -> dict[str, dict[str, float]]:
-    """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.drift`)."""
-    import torch
-
-    from hpe_core.batch import FaceData
-    from hpe_core.checkpoint import load_net
-    from hpe_core.drift import label_drift
-
-    torch.set_num_threads(1)
-    labels = LabelSet(*plain)
-    saved = {name: load_net(Path(teachers) / name) for name in labels.teachers}
-    nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
-    faces = next(iter(FaceData([Path(file) for file in files]).ordered(DRIFT_FACES)))
-    yaw = faces.angles_B3[:, YAW].abs()
-    parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
-    motions = {"flip": {"flip": 1.0}} if flip else {}
-    motions |= {"turn": {"turn_deg": turn_deg, "turn_gain": turn_gain}} if turn_deg else {}
-    return {
-        f"{kind}, {name}": label_drift(nets, labels, part, size, **motion) | {"faces": len(part)}
-        for kind, motion in motions.items()
-        for name, part in parts.items()
-        if len(part)
     }
 
 

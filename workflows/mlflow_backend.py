@@ -271,13 +271,14 @@ class Backend:
             version = self.client.create_model_version(
                 name, source, run_id, tags, description=event["description"], await_creation_for=0
             ).version
+            if event["alias"]:
+                self.client.set_registered_model_alias(name, CANDIDATE, version)
         else:
             for tag, value in tags.items():
                 self.client.set_model_version_tag(name, version, tag, value)
             self.client.update_model_version(name, version, event["description"])
         holder = version
         if event["alias"]:
-            self.client.set_registered_model_alias(name, CANDIDATE, version)
             holder = self._better_holder(name, event["alias"], str(version), tags) or version
         if event["alias"] and holder == version:
             self.client.set_registered_model_alias(name, event["alias"], version)

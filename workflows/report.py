@@ -49,7 +49,7 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
         *with_tests,
         section_papers(stage),
         section_training(book, histories),
-        section_labels(results["labels"]),
+        section_labels(results["labels"], results["evaluate"].get("drift", {})),
         section_search(book, results["search"]),
         section_samples(book, stage),
         section_quarantine(stage),
@@ -232,23 +232,21 @@ def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
     return f'<section><h2>Training</h2><div class="grid">{"".join(parts)}</div></section>\n'
 
 
-def section_labels(labels: Row) -> str:
+def section_labels(labels: Row, drift: Mapping[str, Row]) -> str:
     """How good the soft labels are, and what is lost when they are moved with the picture."""
-    if not labels["sets"]:
-        note = "None are stored: the teachers label each training step's own views."
-        return f"<section><h2>Soft labels</h2><p class=note>{note}</p></section>\n"
     sets = [f"<tr><th>{esc(name)}</th><td>{mae:.2f}</td></tr>" for name, mae in labels["train_mae"].items()]
     moved = [
         f"<tr><th>{esc(kind)}</th><td>{row['moved_deg']:.2f}</td><td>{row['unmoved_deg']:.2f}</td>"
         f"<td>{row['kl']:.3f}</td><td>{row['faces']:.0f}</td></tr>"
-        for kind, row in labels["drift"].items()
+        for kind, row in drift.items()
     ]
     note = (
-        "Left: error of each label set’s angles on the training faces. Right: labels moved with a flipped or turned "
-        "face, against the teachers asked again about the moved picture, degrees; beside it labels left as they were."
+        "Left: error of each label set’s angles on the training faces. Right, on validation faces and over one window: "
+        "labels moved with a flipped or turned face, against the teachers asked again about the moved picture, "
+        "degrees; beside it labels left as they were."
     )
     right = table(["motion", "moved", "unmoved", "KL, nats", "faces"], moved) if moved else ""
-    left = table(["label set", "MAE"], sets)
+    left = table(["label set", "MAE"], sets) if sets else "<p class=note>None are stored: labels are online.</p>"
     return (
         f'<section><h2>Soft labels</h2><div class="grid"><div>{left}</div><div>{right}</div></div>'
         f"<p class=note>{note}</p></section>\n"
@@ -275,7 +273,7 @@ def section_search(book: Book, search: Row) -> str:
     note += ". Few epochs: ASHA stopped the trial. Validation identities only."
     caption = "Each dot is a trial after its short training; the line joins those that no other beats in both."
     chart = book.chart("pareto", figures.pareto(search["trials"]), caption)
-    body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}</div>'
+    body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}<div></div></div>'
     return f"<section><h2>Search</h2>{body}</section>\n"
 
 

@@ -65,6 +65,7 @@ def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     """The job of one network of this stage, with soft labels where its spec distils."""
     labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
     depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
+    depends += [stage.spec.data.resident_gb]  # it decides which faces meet in a batch
     depends += [stage.hashes[source]] if source else []
     depends += [weights_hash(spec.net)] if weights_hash(spec.net) else []
     return Job(

@@ -39,7 +39,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         resources(stage.spec.cluster),
     )
     path = stage.folder / "tune"
-    if restorable(path):
+    if restorable(path, searched=bool(search.space)):
         tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
@@ -49,7 +49,7 @@ def run(stage: StageRun) -> dict[str, Any]:
             tune_config=tune.TuneConfig(
                 metric="val_mae",
                 mode="min",
-                num_samples=search.trials,
+                num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
                 max_concurrent_trials=search.concurrent,
                 search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
                 scheduler=ASHAScheduler(
@@ -103,14 +103,15 @@ def cost(net: dict[str, Any], size: int, threads: int) -> dict[str, float]:
     return cpu_cost(PoseNet(fresh, size), threads)
 
 
-def restorable(folder: Path) -> bool:
+def restorable(folder: Path, searched: bool = True) -> bool:
     """Whether Tune's own files are all there and whole.
 
     Tune writes them in place, and the settings some time before the first state, so a SIGKILL can leave the settings
     alone or half a file. Tuner.can_restore looks at the settings only and restoring would fail for ever; such a search
     starts anew.
     """
-    kinds = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
+    kinds = ["tuner.pkl", "experiment_state-*.json"]
+    kinds += ["search_gen_state-*.json", "searcher-state-*.pkl"] if searched else ["basic-variant-state-*.json"]
     files = [list(folder.glob(kind)) for kind in kinds]
     return all(files) and all(_is_whole(file) for kind in files for file in kind)
 
