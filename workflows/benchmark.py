@@ -340,7 +340,8 @@ def build_with_ray(lab: Lab, crop: CropSpec) -> Side:
     write_here(jobs, data, expected)
 
     def built(turn: int) -> dict[str, float]:
-        folder, began, clock = lab.scratch(), time.time(), time.perf_counter()
+        folder = lab.scratch() / "stage"  # alone in its parent: shards of a sibling would be taken over
+        began, clock = time.time(), time.perf_counter()
         build_shards(data, folder, Reporter(), workers=1)
         whole = time.perf_counter() - clock
         done = sorted(((folder / job.path).with_suffix(".json").stat().st_mtime, len(job.refs)) for job in jobs)
