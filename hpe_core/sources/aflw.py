@@ -28,7 +28,7 @@ from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 from hpe_core.spec import DatasetSpec
 
-KNOWN_COUNTS = {"faces": 24_384, "pictures": 21_997}
+KNOWN_COUNTS = {"faces": 25_993, "with_box_and_pose": 24_384, "pictures": 21_997}
 PICTURES = "data/flickr"
 PLACES = ("aflw.sqlite", "data/aflw.sqlite")
 FACES = (
