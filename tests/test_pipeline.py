@@ -231,8 +231,11 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Fin
     nets = [load_net(stage_folder(finished.store, "teachers") / name).net for name in ("byobnet", "resnet")]
     crop = load([CONFIG]).data.crop
     files = sorted(shards.glob("heads.train/part-*.parquet"))
-    assert result_of(finished.store, "labels")["sets"] == ["K2-d2", "K4-d2"] and len(files) >= 2
-    for radius, name in ((2, "K2-d2"), (4, "K4-d2")):
+    assert (
+        result_of(finished.store, "labels")["sets"] == ["byobnet+resnet-K2-d2", "byobnet+resnet-K4-d2"]
+        and len(files) >= 2
+    )
+    for radius, name in ((2, "byobnet+resnet-K2-d2"), (4, "byobnet+resnet-K4-d2")):
         for file in files:
             shard = read_shard(file)
             found = read_soft_labels(labels / name / "heads.train" / file.name, shard.sample_ids)
@@ -301,8 +304,8 @@ def check_tracking(store: Path) -> None:
         assert {child.info.run_name for child in children} == {f"{name}: {network}" for network in networks}
         for child in children:
             assert child.info.status == "FINISHED" and child.data.params["optim.batch_size"] == "16"
-            steps = {point.step for point in client.get_metric_history(child.info.run_id, "val/mae")}
-            assert steps == set(range(1, epochs[name] + 1)), child.info.run_name
+            steps = sorted(point.step for point in client.get_metric_history(child.info.run_id, "val/mae"))
+            assert steps == list(range(1, epochs[name] + 1)), f"{child.info.run_name}: every epoch once"
     best = [child for child in below[stages["search"].info.run_id] if child.info.status == "FINISHED"]
     assert len(best) >= spec.search.trials
     for child in best:

@@ -654,8 +654,8 @@ class Run:
 class Stamping(Reporter):
     """Adds to each epoch's figures the CPU seconds that the worker's process has used, all its threads together."""
 
-    def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
-        super().metrics(key, {**values, "cpu_seconds": time.process_time()}, step)
+    def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int | None = None) -> None:
+        super().metrics(key, {**values, "cpu_seconds": time.process_time()}, step, when_ms)
 
 
 def training_rows(lab: Lab) -> int:

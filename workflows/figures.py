@@ -176,7 +176,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def pareto(trials: Sequence[Mapping[str, Any]]) -> Figure:
     """Validation error of the trials against the CPU time of their networks, and the front of the undominated."""
     with rc_context(STYLE):
-        figure, axes = _axes("Error against latency", "one face on the CPU, ms", "validation MAE, degrees")
+        figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
         points = [(float(trial["latency_ms"]), float(trial["best_val_mae"])) for trial in trials]
         names = [str(trial["changes"].get("net.backbone", "student")) for trial in trials]
         for place, name in enumerate(dict.fromkeys(names)):

@@ -112,7 +112,6 @@ STAGES = (
             "weights": weights([spec.student.net]),
             "search": leaves_of(spec.search, "concurrent") if spec.search.trials else "none",
             "resident_gb": spec.data.resident_gb,
-            "latency_threads": spec.evaluate.latency_threads,
         },
     ),
     # The best trial is trained to the end (EHPNet eq. 5, offsets eq. 7), and its twin from hard labels alone.

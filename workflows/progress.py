@@ -20,6 +20,10 @@ LOG_EVERY_S = 5.0
 DRAW_EVERY_S = 0.5
 
 
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 class Reporter:
     """Sends progress and metrics; made by the driver, copied into workers. Never raises and never waits."""
 
@@ -34,9 +38,9 @@ class Reporter:
         """`task` has done so much of `total`; the driver works out rate and time left."""
         self._send(("progress", (task, float(done), float(total), unit, time.time())))
 
-    def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
-        """Figures of the MLflow run `key` (see Tracker.run) at a step."""
-        self._send(("metrics", (key, dict(values), step, int(time.time() * 1000))))
+    def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int | None = None) -> None:
+        """Figures of the MLflow run `key` at a step; sent again with the same time they count once."""
+        self._send(("metrics", (key, dict(values), step, now_ms() if when_ms is None else when_ms)))
 
     def started(self, key: str, name: str, parent: str, params: Mapping[str, Any]) -> None:
         """A child run begins (or goes on)."""

@@ -25,6 +25,7 @@ from typing import Any
 from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import ClusterSpec, DataSpec, LabelSet, NetSpec, PipelineSpec, TrainSpec, student_with
+from workflows.progress import now_ms
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
 KEPT = ("model.safetensors", "model.json")
@@ -123,8 +124,7 @@ def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
     summary = read_json(home / "result.json")
     if summary is not None:
         stage.reporter.say(f"  {job.name}: already trained, validation MAE {summary['val_mae']:.2f}")
-        for row in summary["history"]:
-            stage.reporter.metrics(job.key, row, int(row["epoch"]))
+        resend(stage.reporter, job.key, summary["history"])
     else:
         try:
             summary = run_ray_train(job, stage, home)
@@ -288,14 +288,15 @@ def train_worker(config: dict[str, Any]) -> None:
             resume = Path(scratch)
             checkpoint.to_directory(scratch)
             history = read_json(resume / "history.json") or []
+            resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
         train, val = open_data(job)
 
         def on_epoch(end: EpochEnd) -> None:
-            history.append({"epoch": end.epoch, **end.metrics})
+            history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
             if place.rank > 0:
                 ray.train.report(end.metrics)
                 return
-            reporter.metrics(job.key, end.metrics, end.epoch)
+            resend(reporter, job.key, history[-1:])
             with tempfile.TemporaryDirectory() as folder:
                 end.save(Path(folder))
                 write_json(Path(folder) / "history.json", history)
@@ -319,6 +320,13 @@ def train_worker(config: dict[str, Any]) -> None:
         )
         if place.rank == 0:
             reporter.progress(job.name, 1, 1, "run, trained")
+
+
+def resend(reporter: Any, key: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Figures of finished epochs, each with the time when it ended: however often they are sent, they count once."""
+    for row in history:
+        figures = {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
+        reporter.metrics(key, figures, int(row["epoch"]), int(row["time_ms"]))
 
 
 class _Every:

@@ -85,22 +85,21 @@ def run(stage: StageRun) -> dict[str, Any]:
 
 
 def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
-    """Parameters and CPU time of each trial's network, on a quiet machine: after the search, one at a time."""
+    """Parameters and CPU time (one thread) of each trial's network: after the search, one at a time."""
     import ray
 
     nets = [student_with(spec.student, change).net for change in changes]
     measure = ray.remote(num_cpus=1)(cost)
-    size, threads = spec.data.crop.size, spec.evaluate.latency_threads
-    known = {net: ray.get(measure.remote(to_dict(net), size, threads)) for net in dict.fromkeys(nets)}
+    known = {net: ray.get(measure.remote(to_dict(net), spec.data.crop.size)) for net in dict.fromkeys(nets)}
     return [known[net] for net in nets]
 
 
-def cost(net: dict[str, Any], size: int, threads: int) -> dict[str, float]:
+def cost(net: dict[str, Any], size: int) -> dict[str, float]:
     from hpe_core.latency import cpu_cost
     from hpe_core.models import PoseNet
 
     fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time
-    return cpu_cost(PoseNet(fresh, size), threads)
+    return cpu_cost(PoseNet(fresh, size))
 
 
 def restorable(folder: Path, searched: bool = True) -> bool:
