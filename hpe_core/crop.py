@@ -140,9 +140,10 @@ def _averaged(
         return np.zeros((1, 1, 3), np.uint8), 0.0, 0.0
     # Means that reach over the edge of the image fade into the black outside, alike on every side.
     part = cv2.copyMakeBorder(image[top:bottom, left:right], fy, fy, fx, fx, cv2.BORDER_CONSTANT)
-    part = cv2.blur(part, (fx, fy), borderType=cv2.BORDER_CONSTANT)
+    # In float32: on uint8, cv2.blur of OpenCV 5.0.0 wraps single pixels round (5 of 3,000 random small pictures).
+    mean = cv2.boxFilter(part.astype(np.float32), -1, (fx, fy), borderType=cv2.BORDER_CONSTANT)
     # The mean of an even number of pixels lies half a pixel before the index that OpenCV stores it at.
-    return np.asarray(part, dtype=np.uint8), left - fx - 0.5 * (fx % 2 == 0), top - fy - 0.5 * (fy % 2 == 0)
+    return np.rint(mean).astype(np.uint8), left - fx - 0.5 * (fx % 2 == 0), top - fy - 0.5 * (fy % 2 == 0)
 
 
 def offset_grid(radius_px: int, step_px: int) -> list[tuple[int, int]]:

@@ -304,8 +304,9 @@ def check_tracking(store: Path) -> None:
         assert {child.info.run_name for child in children} == {f"{name}: {network}" for network in networks}
         for child in children:
             assert child.info.status == "FINISHED" and child.data.params["optim.batch_size"] == "16"
-            steps = sorted(point.step for point in client.get_metric_history(child.info.run_id, "val/mae"))
-            assert steps == list(range(1, epochs[name] + 1)), f"{child.info.run_name}: every epoch once"
+            # An epoch whose checkpoint did not count when all was cut off is trained, and told, again; none is lost.
+            steps = {point.step for point in client.get_metric_history(child.info.run_id, "val/mae")}
+            assert steps == set(range(1, epochs[name] + 1)), child.info.run_name
     best = [child for child in below[stages["search"].info.run_id] if child.info.status == "FINISHED"]
     assert len(best) >= spec.search.trials
     for child in best:

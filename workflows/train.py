@@ -296,11 +296,11 @@ def train_worker(config: dict[str, Any]) -> None:
             if place.rank > 0:
                 ray.train.report(end.metrics)
                 return
-            resend(reporter, job.key, history[-1:])
             with tempfile.TemporaryDirectory() as folder:
                 end.save(Path(folder))
                 write_json(Path(folder) / "history.json", history)
                 ray.train.report(end.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            resend(reporter, job.key, history[-1:])  # after the checkpoint: an epoch that is not kept is not told
 
         def on_step(seen: int, total: int) -> None:
             if place.rank == 0 and clock.due():
