@@ -9,7 +9,8 @@ them: the offset ensemble is already a mean over such shifts.
 
 Near 90 degrees of yaw a small turn swaps much of pitch for roll (the Euler angles' lock): the labels are right and no
 network can follow them. `turn_gain` leaves such faces unturned. On the demo's heads, validation MAE of the base teacher
-over seeds 0, 1, 2 with every face turned: 6.92, 6.88, 6.35; with turn_gain 2: 6.16, 6.37, 6.11.
+over seeds 0, 1, 2 with every face turned: 6.92, 6.88, 6.35; with turn_gain 2: 6.16, 6.37, 6.11
+(`workflows/compare_seeds.py -c conf/demo.yaml`, the line "teachers: done").
 """
 
 import os

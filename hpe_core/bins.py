@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MIRROR_SIGN = (1.0, -1.0, -1.0)
-
 
 @dataclass(frozen=True)
 class AngleBins:

@@ -68,7 +68,8 @@ def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
     depends += [stage.spec.data.resident_gb]  # it decides which faces meet in a batch
     depends += [stage.hashes[source]] if source else []
-    depends += [weights_hash(spec.net)] if weights_hash(spec.net) else []
+    weights = weights_hash(spec.net)
+    depends += [weights] if weights else []
     return Job(
         f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
     )
@@ -288,7 +289,8 @@ def train_worker(config: dict[str, Any]) -> None:
             resume = Path(scratch)
             checkpoint.to_directory(scratch)
             history = read_json(resume / "history.json") or []
-            resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
+            if place.rank == 0:
+                resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
         train, val = open_data(job)
 
         def on_epoch(end: EpochEnd) -> None:

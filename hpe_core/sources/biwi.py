@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
+from hpe_core.protocols import protocol_named
 from hpe_core.rotation import is_rotation, matrix_to_euler
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
@@ -39,7 +40,7 @@ from hpe_core.spec import DatasetSpec
 
 KNOWN_COUNTS = {"frames": 15_678, "sequences": 24, "people": 20}
 SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
-PUBLISHED_TEST_GROUPS = tuple(f"sequence{name}" for name in ("06", "07", "10", "13", "15", "18", "21", "22"))
+PUBLISHED_TEST_GROUPS = protocol_named("offsets-3").split.test_groups
 LEAK_FREE_TEST_GROUPS = ("person06", "person07", "person10", "person13")
 BOX_MM = 200.0
 FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.png|pose\.txt)")

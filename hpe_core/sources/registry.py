@@ -20,6 +20,7 @@ def open_source(spec: DatasetSpec) -> Source:
 
 
 def _reader(spec: DatasetSpec) -> Source:
+    """Import statements, not a table of names: the stage store follows them to the code that shards depend on."""
     if spec.reader == "pointing04":
         from hpe_core.sources.pointing04 import Pointing04
 
