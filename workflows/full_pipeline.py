@@ -387,11 +387,11 @@ def print_plan(spec: PipelineSpec, as_json: bool) -> int:
 
 def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: float) -> str:
     """The table, and where to look."""
-    from workflows.evaluate import print_table
+    from workflows.evaluate import print_tables
     from workflows.tracking import ui_command
 
     published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].folder
-    lines = [print_table(results["evaluate"]["rows"]), ""]
+    lines = [print_tables(results["evaluate"]), ""]
     lines += [f"{'report':<9}{published / results['publish']['report']}"]
     lines += [f"{'ONNX':<9}{published / results['publish']['onnx']}"]
     if spec.mlflow.uri != "none":
