@@ -2,13 +2,15 @@
 
     python workflows/compare_seeds.py -c conf/demo.yaml              seeds 0 1 2, in the configuration's store
     python workflows/compare_seeds.py seeds=0,1,2,3,4 readme=README.md
-    python workflows/compare_seeds.py variants=ensemble,offsets,combined
+    python workflows/compare_seeds.py variants=ensemble,offsets,combined,online
 
 A seed changes weights, order and augmentation of every teacher, trial and student, and the search starts anew; faces
 and their split stay. `variants` compares sources of soft labels instead of searching: the teachers' ensemble (EHPNet),
-the offsets of the base teacher alone, and the teachers over offsets. Their students differ in nothing else, so they
-share one hard twin. With `readme=FILE` the table replaces what stands between that file's markers
-`<!-- seeds:NAME -->` and `<!-- /seeds -->`, NAME being the configuration's name; `variants:NAME` for variants.
+the offsets of the base teacher alone, the teachers over offsets, and the base teacher's offsets once more, asked online
+instead of stored and moved along. Their students differ in nothing else, so they share one hard twin.
+
+With `readme=FILE` the table replaces what stands between that file's markers `<!-- seeds:NAME -->` and
+`<!-- /seeds -->`, NAME being the configuration's name; `variants:NAME` for variants.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.plain import SpecError, nearest
+from hpe_core.plain import SpecError, check, nearest
 from hpe_core.spec import PipelineSpec, SearchSpace
 from workflows.config import arguments, guarded, load
 
@@ -28,6 +30,7 @@ KINDS = {
     "ensemble": "the teachers' ensemble",
     "offsets": "the base teacher's offsets",
     "combined": "the teachers' ensemble over offsets",
+    "online": "the base teacher's offsets, asked about the very view that the student is shown",
 }
 COLUMNS = ("pitch", "yaw", "roll", "mae", "geodesic")
 
@@ -42,16 +45,16 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
     """The run without a search whose student learns from one source of soft labels.
 
     K and d of the offsets are the configured student's. All kinds name the same label sets in their (unused) search
-    space, so that one pass over the faces writes the labels of all.
+    space, so that one pass over the faces writes the labels of all; online labels are not stored.
     """
     distill = spec.student.distill
     assert distill is not None
-    teachers: dict[str, tuple[str, ...]] = {"ensemble": (), "offsets": (spec.base_teacher,), "combined": ()}
-    offsets = {"ensemble": 0}
-    if kind not in teachers:
-        raise SpecError(f"variants: there is no '{kind}'{nearest(kind, list(teachers))}")
+    check(kind in KINDS, f"variants: there is no '{kind}'{nearest(kind, list(KINDS))}")
     chosen = dataclasses.replace(
-        distill, teachers=teachers[kind], offset_radius=offsets.get(kind, distill.offset_radius)
+        distill,
+        teachers=(spec.base_teacher,) if kind in ("offsets", "online") else (),
+        offset_radius=0 if kind == "ensemble" else distill.offset_radius,
+        labels="online" if kind == "online" else "stored",
     )
     space = {
         "distill.teachers": SearchSpace(choice=((), (spec.base_teacher,))),
