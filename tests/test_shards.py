@@ -1,27 +1,32 @@
 """The shards stage on tiny archives: every kind of bad input, the conservation law, equal bytes, and going on."""
 
 import dataclasses
+import errno
 import json
 import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hpe_core.rows import read_shard, shard_files
+from hpe_core import rows
+from hpe_core.rows import read_shard, row_bytes, shard_files
+from hpe_core.sandbox import load_directly
 from hpe_core.sources.base import DatasetError, FaceRef, Source
 from hpe_core.sources.plan import Job, plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.test_sandbox import Trouble
-from workflows import shards
+from workflows import room, shards
 from workflows.accounts import QUARANTINE, Receipt, Summary
+from workflows.room import DiskFull, disk_is_full
 from workflows.shards import BuildShard, build_shards
 
 CROP = CropSpec(size=16, margin_px=2)
@@ -315,6 +320,57 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
         0,
     ]  # the last one has no shard, only its receipt
     assert len(shard_files(tmp_path / "out", "wild", "test")) == 3
+
+
+# ---------------------------------------------------------------- a disk with too little room
+
+
+def test_too_little_room_is_said_before_any_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
+    needed = 36 * row_bytes(CROP, "raw")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1000))
+    with pytest.raises(
+        DiskFull, match=r"shards of 36 faces need 0.08 MB in .*out.* 0.08 MB are free: 0.00 MB are missi"
+    ):
+        build(data, folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed write leaves nothing behind, what is there needs no room again, and the run goes on."""
+    data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
+    whole = build(data, folder)
+    wanted = content(folder)
+    shutil.rmtree(folder)
+    original, written = rows.pq.write_table, []
+
+    def until_full(table: Any, where: Path, **options: Any) -> None:
+        original(table, where, **options)
+        written.append(where)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows.pq, "write_table", until_full)
+        with pytest.raises(OSError) as caught:
+            build_shards(data, folder, Progress())  # type: ignore[arg-type]
+    assert disk_is_full(caught.value) and not disk_is_full(ValueError("no"))
+    there = content(folder)
+    assert len(there) == 4 and there.items() < wanted.items(), "two shards with their receipts, and no half one"
+    done = sum(json.loads(text)["input"] for name, text in there.items() if name.endswith(".json"))
+    enough = SimpleNamespace(free=(36 - done) * row_bytes(CROP, "raw"))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: enough)
+    assert build(data, folder) == whole and content(folder) == wanted
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(64, "raw"), (64, "jpeg"), (112, "jpeg")])
+def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encoding: str) -> None:
+    source, crop = open_source(DatasetSpec(reader="synthetic", count=12)), CropSpec(size=size, margin_px=8)
+    faces = [face for face in load_directly(source, crop, list(source.refs())) if isinstance(face, rows.FaceRow)]
+    rows.write_shard(tmp_path / "part.parquet", faces, crop, encoding)
+    taken, estimate = (tmp_path / "part.parquet").stat().st_size, 12 * row_bytes(crop, encoding)
+    assert 0.5 * estimate < taken < 1.1 * estimate
 
 
 # ---------------------------------------------------------------- data that cannot be used

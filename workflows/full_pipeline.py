@@ -12,6 +12,7 @@ the student is exported, described and registered. A finished stage is not run a
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from hpe_core.plain import SpecError, UserError, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec
 from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
 from workflows.contents import misfits, set_aside_damaged
+from workflows.room import disk_is_full, size
 from workflows.stages import (
     Planned,
     Stage,
@@ -238,6 +240,12 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             self.tracker.finish(entry.key, "FAILED")
             if expected(error):
                 raise plain(error) from None
+            if disk_is_full(error):
+                free = size(shutil.disk_usage(entry.folder).free)
+                raise StageFailed(
+                    f"stage {name} failed: the disk of {entry.folder} is full ({free} free); what is finished is kept, "
+                    "make room and the same command continues"
+                ) from None
             log.write_text(traceback.format_exc())
             last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
             raise StageFailed(f"stage {name} failed: {last[0].strip()} (traceback in {log})") from error

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.rows import FaceRow, write_shard
+from hpe_core.rows import FaceRow, row_bytes, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources.base import FaceRef, Rejected, Source, census
 from hpe_core.sources.files import printable
@@ -34,7 +34,8 @@ from workflows.accounts import (
     summarise,
     write_quarantine,
 )
-from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.pieces import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.room import check_room
 from workflows.stages import code_hashes, write_json
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
 
     `workers` is the number of actors, 0 for one per CPU of the cluster; the bytes do not depend on it.
     Returns counts, shards with their SHA-256, and fingerprints. Raises DatasetError for data that cannot be
-    used; by then the quarantine file has been written, unless the listing alone showed it.
+    used; by then the quarantine file has been written, unless the listing alone showed it. Raises DiskFull, before
+    anything is decoded, where the shards that are not there yet will not fit.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
     jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
@@ -65,6 +68,8 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     adopted = adopt_shards(folder, jobs)
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
+    new = sum(len(job.refs) for job in jobs if not is_claimed(folder / job.path, job.hash))
+    check_room(folder, new * row_bytes(data.crop, data.encoding), f"shards of {new:,} faces")
     done, total = 0, sum(len(job.refs) for job in jobs)
     receipts: list[Receipt] = []
     reporter.progress("shards", done, total, "faces")

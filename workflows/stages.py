@@ -38,6 +38,7 @@ CARRIERS = {
     "workflows.stages",
     "workflows.contents",
     "workflows.pieces",
+    "workflows.room",
     "workflows.tracking",
     "workflows.mlflow_backend",
     "workflows.spool",
