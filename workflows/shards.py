@@ -1,12 +1,13 @@
 """Stage 1: from archives to padded Parquet shards, with every face accounted for.
 
-Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of
+Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
 `rows_per_shard` faces (`hpe_core.sources.plan`). Ray Data runs the jobs; a job loads, crops and writes its
 own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
 receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.accounts`). A
 job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
 all there is to continuing a killed run. A shard that an earlier run of the stage cut from the same faces in the
-same way is linked into the new folder, so another test set costs only its own shards.
+same way is linked into the new folder, so another test set costs only its own shards, and new faces in an archive
+cost only the shards that they lie in.
 
 A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
 """

@@ -17,7 +17,7 @@ finished writing shows by its journal, and is refused.
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,11 @@ FACES = (
 )
 RECT = "SELECT x, y, w, h FROM FaceRect WHERE face_id = ? ORDER BY rowid"
 POSE = "SELECT pitch, yaw, roll FROM FacePose WHERE face_id = ? ORDER BY rowid"
+ALL_RECTS = "SELECT face_id, x, y, w, h FROM FaceRect ORDER BY rowid"
+ALL_POSES = "SELECT face_id, pitch, yaw, roll FROM FacePose ORDER BY rowid"
 
 
-class Aflw:
+class Aflw(files.Archive):
     """The archive unpacked under `spec.root`."""
 
     risky = True
@@ -82,6 +84,20 @@ class Aflw:
             raise Rejected("nan_pose", f"{ref.sample_id}: FacePose is not finite")
         box = Box(x, y, x + width, y + height)
         return Annotation(ref, box, (pitch, yaw, -roll)), read_picture(self.root / ref.key)
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""
+        return (self.root / ref.key,) if ref.key else ()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        found: dict[str, list[object]] = {ref.sample_id: [] for ref in refs}
+        with closing(connect(self._place())) as database:
+            for query in (ALL_RECTS, ALL_POSES):
+                for face, *values in database.execute(query):
+                    if f"face{face}" in found:
+                        found[f"face{face}"].append(values)
+        pictures = super().states(refs)
+        return [f"{found[ref.sample_id]} {picture}" for ref, picture in zip(refs, pictures, strict=True)]
 
     def fingerprint(self) -> str:
         place = str(self._place().relative_to(self.root))

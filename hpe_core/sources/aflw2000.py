@@ -26,7 +26,7 @@ from hpe_core.spec import DatasetSpec
 KNOWN_COUNTS = {"faces": 2_000}
 
 
-class Aflw2000:
+class Aflw2000(files.Archive):
     """The archive unpacked under `spec.root`."""
 
     risky = True
@@ -58,6 +58,10 @@ class Aflw2000:
             raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
         box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".mat")
 
     def fingerprint(self) -> str:
         return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".mat")))

@@ -47,7 +47,7 @@ FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.png|pose\.txt)")
 MAX_TEXT = 1 << 16
 
 
-class Biwi:
+class Biwi(files.Archive):
     """The archive unpacked under `spec.root`; as many sequences as are there."""
 
     risky = True
@@ -72,10 +72,10 @@ class Biwi:
             yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self._hpdb() / ref.key
-        rotation, center = read_pose(path.with_name(path.name.replace("_rgb.png", "_pose.txt")))
+        path, pose, calibration = self.files_of(ref)
+        rotation, center = read_pose(pose)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
-        box = head_box(center, path.with_name("rgb.cal"))
+        box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
 
     def person_of(self, group: str) -> str:
@@ -86,6 +86,10 @@ class Biwi:
     def recording_of(self, sample_id: str) -> str:
         """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
         return sample_id.rpartition("/")[0]
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self._hpdb() / ref.key
+        return path, path.with_name(path.name.replace("_rgb.png", "_pose.txt")), path.with_name("rgb.cal")
 
     def fingerprint(self) -> str:
         hpdb = self._hpdb()

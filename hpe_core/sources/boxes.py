@@ -13,7 +13,7 @@ every sequence and 300W-LP in every mirror, so a bare name would put a box onto 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -83,6 +83,11 @@ class Boxed:
             raise Rejected("no_box", f"{ref.sample_id}: no box in {place} touches this face")
         changed = Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible)
         return changed, image
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        boxes = self._boxes()
+        entries = (boxes.boxes.get(boxes.entry(ref.key) or "", ()) for ref in refs)
+        return [f"{state} {entry}" for state, entry in zip(self.source.states(refs), entries, strict=True)]
 
     def fingerprint(self) -> str:
         """Of the reader's files and the content of the file of boxes, which is read."""

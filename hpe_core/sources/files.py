@@ -2,12 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hpe_core.sources.base import DatasetError
+from hpe_core.sources.base import DatasetError, FaceRef
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Archive(ABC):
+    """What readers of unpacked archives share: a face is decided by files of its own."""
+
+    @abstractmethod
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """Every file that decides a face, whether or not it is there, in an order of the reader's."""
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Size and time of change of each face's files; where they lie is not part of it, so an archive may move."""
+        return [" ".join(map(file_state, self.files_of(ref))) for ref in refs]
 
 
 def archive_root(root: str) -> Path:
@@ -47,13 +60,17 @@ def fingerprint(root: Path, paths: Iterable[str]) -> str:
     """SHA-256 over (relative path, size, time of change) of each file, or the fact that it is gone."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        try:
-            stat = (root / path).stat()
-            line = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-        except OSError:
-            line = f"{path}\0gone\n"
-        digest.update(os.fsencode(line))
+        digest.update(os.fsencode(f"{path}\0{file_state(root / path)}\n"))
     return digest.hexdigest()
+
+
+def file_state(path: Path) -> str:
+    """Size and time of change, or that there is no such file."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # a name from a table may be no name
+        return "gone"
+    return f"{stat.st_size}/{stat.st_mtime_ns}"
 
 
 def printable(name: str) -> str:

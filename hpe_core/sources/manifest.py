@@ -21,7 +21,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +58,7 @@ class Table:
     row_of: dict[FaceRef, int]
 
 
-class Manifest:
+class Manifest(files.Archive):
     """The faces that a table lists. It is read once a process, and again when it changes."""
 
     risky = True
@@ -92,6 +92,17 @@ class Manifest:
             raise Rejected("no_box", f"{name} has no box")
         box = Box(*_numbers(row, BOX, name))
         return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """The picture; of the table only its own row decides a face, and `states` knows it."""
+        return (self._file().parent / ref.key,) if ref.key else ()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
+        table = self._table(self._file())
+        rows = (table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs)
+        texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
+        return [f"{row} {picture}" for row, picture in zip(texts, super().states(refs), strict=True)]
 
     def fingerprint(self) -> str:
         """Of the manifest's content and the pictures' sizes and times; opens no picture."""

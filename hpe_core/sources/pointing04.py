@@ -27,7 +27,7 @@ MAX_TEXT = 1 << 16
 KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
 
 
-class Pointing04:
+class Pointing04(files.Archive):
     """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
 
     risky = True
@@ -55,6 +55,10 @@ class Pointing04:
         pose = (float(match["tilt"]), float(match["pan"]), 0.0)
         box = read_box(path.with_suffix(".txt"))
         return Annotation(ref, box, pose), read_picture(path)
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".txt")
 
     def fingerprint(self) -> str:
         return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".txt")))

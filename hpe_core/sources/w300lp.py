@@ -49,7 +49,7 @@ MIRROR_68 = np.array(
 )
 
 
-class W300LP:
+class W300LP(files.Archive):
     """The archive unpacked: the eight folders (as many as are there) and landmarks/ under `spec.root`."""
 
     risky = True
@@ -80,7 +80,7 @@ class W300LP:
         image = read_picture(path)
         folder = Path(ref.key).parts[0]
         original = FLIP.sub("", path.stem)
-        marks_path = self.root / "landmarks" / FLIP.sub("", folder) / f"{original}_pts.mat"
+        marks_path = self._marks(ref)
         name = files.printable(str(marks_path))
         mirrored = bool(FLIP.search(folder))
         if marks_path.exists():
@@ -102,6 +102,15 @@ class W300LP:
             points = points[MIRROR_68]
         box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, points.astype(np.float32)), image
+
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".mat"), self._marks(ref)
+
+    def _marks(self, ref: FaceRef) -> Path:
+        """The landmarks' file of a picture; a mirror has its original's."""
+        key = Path(ref.key)
+        return self.root / "landmarks" / FLIP.sub("", key.parts[0]) / f"{FLIP.sub('', key.stem)}_pts.mat"
 
     def fingerprint(self) -> str:
         listed = [
