@@ -39,6 +39,9 @@ class Trouble:
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         return [ref.key for ref in refs]
 
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        pass
+
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         pose = (1.0, 2.0, 3.0)
         if ref.key == "exit":

@@ -156,7 +156,8 @@ class Shuffled:
 
     def __init__(self, inner: Source) -> None:
         self.inner, self.spec = inner, inner.spec
-        self.load, self.fingerprint, self.states = inner.load, inner.fingerprint, inner.states
+        self.load, self.fingerprint = inner.load, inner.fingerprint
+        self.states, self.fetch = inner.states, inner.fetch
 
     def refs(self) -> Iterator[FaceRef]:
         listed = list(self.inner.refs())

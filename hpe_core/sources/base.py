@@ -99,6 +99,13 @@ class Source(Protocol):
         """
         ...
 
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Bring what `load` will read to this machine, where it lies on another. Called outside of the sandbox.
+
+        Raises RemoteError: that the network is down says nothing about a picture.
+        """
+        ...
+
 
 def person_of(source: Source, group: str) -> str:
     """Who a group shows. A reader whose groups may be finer than people says so itself, as `person_of`."""

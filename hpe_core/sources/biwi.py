@@ -36,7 +36,6 @@ from hpe_core.rotation import is_rotation, matrix_to_euler
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
 from hpe_core.sources.pictures import read_bytes, read_picture
-from hpe_core.spec import DatasetSpec
 
 KNOWN_COUNTS = {"frames": 15_678, "sequences": 24, "people": 20}
 SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
@@ -53,13 +52,9 @@ class Biwi(files.Archive):
     risky = True
     whole = KNOWN_COUNTS["frames"]
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per frame that has a picture or a pose; `load` rejects what lacks the other."""
-        listed = files.listing(self._hpdb(), ("_rgb.png", "_pose.txt"))
+        listed = self.listing(("_rgb.png", "_pose.txt"), self._inner())
         frames = {
             str(Path(path).with_name(f"{match['frame']}_rgb.png"))
             for path in listed
@@ -88,16 +83,18 @@ class Biwi(files.Archive):
         return sample_id.rpartition("/")[0]
 
     def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self._hpdb() / ref.key
+        path = self.root / self._inner() / ref.key
         return path, path.with_name(path.name.replace("_rgb.png", "_pose.txt")), path.with_name("rgb.cal")
 
     def fingerprint(self) -> str:
-        hpdb = self._hpdb()
-        return files.fingerprint(hpdb, files.listing(hpdb, ("_rgb.png", "_pose.txt", "rgb.cal")))
+        hpdb = self._inner()
+        return self.fingerprint_of(self.listing(("_rgb.png", "_pose.txt", "rgb.cal"), hpdb), hpdb)
 
-    def _hpdb(self) -> Path:
-        inner = self.root / "hpdb"
-        return inner if inner.is_dir() else self.root
+    def _inner(self) -> str:
+        """Where in the root the sequences lie, hpdb or itself. What was fetched shows it, so `load` asks no remote."""
+        fetched = self.remote is not None and self.root.is_dir()
+        there = (self.root / "hpdb").is_dir() if fetched else self.has_folder("hpdb")
+        return "hpdb" if there else ""
 
 
 def read_pose(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

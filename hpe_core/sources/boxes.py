@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpe_core.crop import Box, Image
+from hpe_core.remote import Remote, is_remote
 from hpe_core.rows import file_sha256
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source, person_of, recording_of
@@ -49,7 +50,8 @@ class Boxed:
         self.spec = source.spec
         self.risky = source.risky
         self.whole: int | None = getattr(source, "whole", None)
-        self.file = files.archive_root(source.spec.boxes)
+        self.address = str(source.spec.boxes)
+        self.file = files.archive_root(self.address)
 
     def person_of(self, group: str) -> str:
         return person_of(self.source, group)
@@ -59,6 +61,7 @@ class Boxed:
 
     def refs(self) -> Iterator[FaceRef]:
         """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
+        self._fetch_boxes()
         boxes = self._boxes()
         used: dict[str, str] = {}
         for ref in self.source.refs():
@@ -85,15 +88,25 @@ class Boxed:
         return changed, image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        self._fetch_boxes()
         boxes = self._boxes()
         entries = (boxes.boxes.get(boxes.entry(ref.key) or "", ()) for ref in refs)
         return [f"{state} {entry}" for state, entry in zip(self.source.states(refs), entries, strict=True)]
 
     def fingerprint(self) -> str:
         """Of the reader's files and the content of the file of boxes, which is read."""
+        self._fetch_boxes()
         self._boxes()
         body = f"{self.source.fingerprint()}\n{file_sha256(self.file)}"
         return hashlib.sha256(body.encode()).hexdigest()
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)
+        self._fetch_boxes()
+
+    def _fetch_boxes(self) -> None:
+        if is_remote(self.address):
+            Remote(self.address).parent.fetch([self.file.name])
 
     def _boxes(self) -> BoxFile:
         try:

@@ -81,6 +81,9 @@ class SyntheticSource:
         spec = self.spec
         return [json.dumps([spec.seed, spec.image_px, spec.heads_per_person])] * len(refs)
 
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Nothing: heads are rendered where they are needed."""
+
     def _names(self, index: int) -> tuple[str, str]:
         """(sample id, group) as the renderer spells them, without rendering."""
         seed, person = self.spec.seed, index // self.spec.heads_per_person

@@ -34,7 +34,6 @@ from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
-from hpe_core.spec import DatasetSpec
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 KNOWN_COUNTS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many mirrors
@@ -55,15 +54,11 @@ class W300LP(files.Archive):
     risky = True
     whole = 2 * sum(KNOWN_COUNTS.values())
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
         for folder in self._folders():
             subset = FLIP.sub("", folder)
-            for path in files.paired(self.root / folder, ".mat"):
+            for path in self.paired(".mat", folder):
                 stem = Path(path).stem
                 match = NAME.fullmatch(FLIP.sub("", stem))
                 person = match["base"] if match else stem
@@ -115,18 +110,17 @@ class W300LP(files.Archive):
     def fingerprint(self) -> str:
         listed = [
             str(Path(folder, path))
-            for folder in [*self._folders(), *(["landmarks"] if (self.root / "landmarks").is_dir() else [])]
-            for path in files.listing(self.root / folder, (*files.PICTURES, ".mat"))
+            for folder in [*self._folders(), *(["landmarks"] if self.has_folder("landmarks") else [])]
+            for path in self.listing((*files.PICTURES, ".mat"), folder)
         ]
-        return files.fingerprint(self.root, listed)
+        return self.fingerprint_of(listed)
 
     def _folders(self) -> list[str]:
         """Those of the eight that are there. Raises DatasetError where there is none."""
         wanted = [name + flip for name in SUBSETS for flip in ("", "_Flip")]
-        found = [name for name in wanted if (self.root / name).is_dir()]
+        found = [name for name in wanted if self.has_folder(name)]
         if not found:
-            root = files.printable(str(self.root))
-            raise DatasetError(f"its root {root} has none of the folders {', '.join(SUBSETS)} of 300W-LP")
+            raise DatasetError(f"its root {self.place} has none of the folders {', '.join(SUBSETS)} of 300W-LP")
         return found
 
 
