@@ -11,7 +11,7 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "plain", "spec"},
-    {"bins", "crop", "backbones", "protocols"},
+    {"bins", "crop", "backbones", "detector", "protocols"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
