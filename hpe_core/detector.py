@@ -149,9 +149,8 @@ def _download(url: str) -> bytes:
             content: bytes = answer.read(MAX_BYTES)
             whole = len(content) == int(answer.headers.get("Content-Length", len(content)))
     except (OSError, HTTPException, ValueError) as error:
-        raise SpecError(
-            f"the face detector cannot be fetched from {url}: {error}; give its file by path instead"
-        ) from None
+        said = str(error).removeprefix("<urlopen error ").removesuffix(">")
+        raise SpecError(f"the face detector cannot be fetched from {url}: {said}; give its file by path") from None
     if not whole:
-        raise SpecError(f"the face detector's download from {url} broke off; give its file by path instead")
+        raise SpecError(f"the face detector's download from {url} broke off; give its file by path")
     return content

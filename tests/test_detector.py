@@ -151,7 +151,7 @@ def test_what_is_not_the_tested_file_leaves_nothing_behind(site: str, tmp_path: 
 
 
 def test_without_a_network_the_sentence_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="give its file by path instead"):
+    with pytest.raises(SpecError, match="refused; give its file by path"):
         fetched("http://127.0.0.1:9/yunet.onnx", "0" * 64, tmp_path)
 
 

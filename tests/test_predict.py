@@ -186,6 +186,7 @@ def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(h
         assert [row["file"] for row in table(Path("in/poses"))] == ["a.png"]
     assert "over itself" in refusal("in/a.png", onnx, "boxes=whole", "out=in")
     save(here / "other" / "a.png", picture(1))
+    assert predict.main(["in/a.png", "in/a.png", onnx, "boxes=whole"]) == 0 and len(table()) == 1  # named twice
     assert "both be written" in refusal("in/a.png", "other/a.png", onnx, "boxes=whole")
     assert (here / "in" / "a.png").read_bytes() == before
 
@@ -299,6 +300,36 @@ def test_videos_that_are_none_or_cut_off_are_told(here: Path, onnx: str, capsys:
     Path("cut.avi").write_bytes(data[: len(data) // 2])
     assert predict.main(["cut.avi", onnx, "boxes=whole"]) == 2
     assert 0 < len(table()) < 18 and "cut.avi ends after" in capsys.readouterr().err
+
+
+class Camera:
+    """Stands in for OpenCV's: knows no rate and no end, until somebody presses Ctrl-C."""
+
+    def __init__(self, source: int) -> None:
+        self.asked, self.frames = source, 0
+
+    def isOpened(self) -> bool:
+        return self.asked == 2
+
+    def get(self, key: int) -> float:
+        return -1.0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.frames += 1
+        if self.frames > 4:
+            raise KeyboardInterrupt
+        return True, picture(self.frames, 48, 64)
+
+    def release(self) -> None:
+        self.asked = -1
+
+
+def test_a_camera_ends_with_ctrl_c_and_that_is_success(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media.cv2, "VideoCapture", Camera)
+    assert predict.main(["2", onnx, "boxes=whole"]) == 0
+    monkeypatch.undo()
+    frames, fps = frames_of(here / "poses" / "camera-2.mp4")
+    assert len(frames) == len(table(here / "poses")) == 4 and fps == media.DEFAULT_FPS
 
 
 def test_a_camera_that_is_not_there_is_one_sentence(here: Path, onnx: str) -> None:

@@ -84,7 +84,7 @@ def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
     found: dict[str, Path] = {}
     for path in paths:
         for name, file in _pictures(path, out):
-            if name in found:
+            if name in found and not file.samefile(found[name]):
                 raise SpecError(f"{found[name]} and {file} would both be written to {out / name}; give them apart")
             found[name] = file
             apart(file, out / name)

@@ -252,7 +252,10 @@ def predict(
 
 
 def usable(face: Face, frame: "Frame", tally: Tally, say: Callable[[str], None]) -> bool:
-    """Whether the box is one that the picture shows, by the rule of the shards; else it is told and counted."""
+    """Whether the box is one that the picture shows, by the rule of the shards.
+
+    One of a file that is not is told and counted; a detector's guess beyond the edge is merely no face.
+    """
     from hpe_core.sandbox import check_box
     from hpe_core.sources.base import Rejected
     from hpe_core.sources.files import printable
@@ -260,8 +263,9 @@ def usable(face: Face, frame: "Frame", tally: Tally, say: Callable[[str], None])
     try:
         check_box(face.box, frame.image.shape[1], frame.image.shape[0], printable(frame.name))
     except Rejected as rejected:
-        tally.unusable += 1
-        say(f"unusable: {rejected.detail}")
+        if face.score is None:
+            tally.unusable += 1
+            say(f"unusable: {rejected.detail}")
         return False
     return True
 
