@@ -144,9 +144,8 @@ def main(argv: Sequence[str]) -> int:
             stopped = False
         except KeyboardInterrupt:  # how a camera is meant to end; what was seen is kept
             stopped = True
-    summary = tally.sentence(media.noun)
-    kept = [str(out)] if spec.draw or not as_json else []
-    print("; ".join([summary, *(f"in {place}" for place in kept)]), file=sys.stderr if as_json else sys.stdout)
+    kept = f"; in {out}" if spec.draw or not as_json else ""
+    print(tally.sentence(media.noun) + kept, file=sys.stderr if as_json else sys.stdout)
     if stopped and media.total:
         print("stopped before the end", file=sys.stderr)
         return INTERRUPTED
