@@ -278,7 +278,7 @@ def row_of(frame: "Frame", number: int, face: Face, angles: Any, spread: Any) ->
     row: Row = {"file": printable(frame.name), "frame": frame.number, "face": number}
     row |= {"x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2, "score": face.score}
     row |= dict(zip(ANGLE_NAMES, map(float, angles), strict=True))
-    row |= {f"{name}_sd": float(value) for name, value in zip(ANGLE_NAMES, spread, strict=True)}
+    row |= {f"{name}_spread": float(value) for name, value in zip(ANGLE_NAMES, spread, strict=True)}
     return {key: round(v, DECIMALS.get(key, 4)) if isinstance(v, float) else v for key, v in row.items()}
 
 
@@ -305,7 +305,7 @@ def csv_table(out: Path) -> Iterator[Callable[[Row], None]]:
     except OSError as error:
         raise SpecError(f"{out / TABLE} cannot be written: {error.strerror}") from None
     with stream:
-        writer = csv.DictWriter(stream, [*columns, *(f"{name}_sd" for name in ANGLE_NAMES)])
+        writer = csv.DictWriter(stream, [*columns, *(f"{name}_spread" for name in ANGLE_NAMES)])
         writer.writeheader()
         yield writer.writerow
 
