@@ -41,6 +41,23 @@ class CropSpec:
         return self.size + 2 * self.margin_px
 
 
+FETCH = "fetch"
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A face detector, YuNet (`hpe_core/detector.py`)."""
+
+    model: str  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
+    min_score: float = 0.6  # faces that the detector is less sure of are no faces
+    side_px: int = 640  # the longer side of a larger picture is scaled down to this before faces are looked for
+
+    def __post_init__(self) -> None:
+        check(bool(self.model), "detector.model names no file")
+        check(0 < self.min_score < 1, f"detector.min_score must lie between 0 and 1, got {self.min_score}")
+        check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
+
+
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
@@ -60,6 +77,7 @@ class DatasetSpec:
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    detector: DetectorSpec | None = None  # draws the boxes instead of the reader
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
 
     def __post_init__(self) -> None:
@@ -74,6 +92,7 @@ class DatasetSpec:
             f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
         )
         check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
+        check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
         check(
             self.group_by == "person" or self.reader == "biwi",
             f"group_by: sequence is for reader biwi, not {self.reader}",
