@@ -364,9 +364,12 @@ class ClusterSpec:
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
     max_failures: int = 2
+    max_cpus: int = 0  # of a cluster that scales: CPUs that it may grow to, nodes with GPUs not counted; 0: it does not
+    max_gpus: int = 0  # the same for GPUs
 
     def __post_init__(self) -> None:
         check(self.workers >= 1, "cluster.workers must be at least 1")
+        check(min(self.max_cpus, self.max_gpus) >= 0, "cluster.max_cpus and max_gpus must not be negative")
         check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
         check(self.gpus_per_worker >= 0, "cluster.gpus_per_worker must not be negative")
         check(self.threads_per_worker >= 1, "cluster.threads_per_worker must be at least 1")

@@ -31,6 +31,7 @@ COMMANDS = [
     "benchmark",
     "compare_seeds",
     "predict",
+    "budget",
 ]
 
 

@@ -34,6 +34,7 @@ from workflows.accounts import (
     summarise,
     write_quarantine,
 )
+from workflows.cluster import capacity
 from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
 from workflows.stages import code_hashes, write_json
 
@@ -46,7 +47,8 @@ FACE_TIMEOUT_S = 20.0
 
 def run(stage: "StageRun") -> Summary:
     """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
-    return build_shards(stage.spec.data, stage.folder, stage.reporter)
+    workers = int(capacity(stage.spec.cluster)["CPU"])
+    return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
 
 
 def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
