@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.io
+from scipy.spatial.transform import Rotation
 
 from hpe_core.rotation import euler_to_matrix
+from hpe_core.spec import ConventionSpec
 
 Pose = tuple[float, float, float]
 
@@ -149,3 +151,23 @@ def write_biwi(
     (folder / f"frame_{frame:05d}_pose.txt").write_text(text or "\n".join(lines) + "\n")
     (folder / "rgb.cal").write_text(BIWI_CAL)
     return folder / f"frame_{frame:05d}_rgb.png"
+
+
+def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
+    """(N, 3) poses in our convention -> the labels of an archive that `convention` turns back into them.
+
+    Decoded by SciPy, so that the product is checked against somebody else's.
+    """
+    rotation = Rotation.from_matrix(euler_to_matrix(poses))
+    decoded = (rotation.inv() if convention.transposed else rotation).as_euler(
+        convention.rotation.upper(), degrees=True
+    )
+    turns = {axis: decoded[:, i] for i, axis in enumerate(convention.rotation)}
+    named = {
+        "pitch": -turns["x"] * convention.pitch_sign,
+        "yaw": turns["y"] * convention.yaw_sign,
+        "roll": turns["z"] * convention.roll_sign,
+    }
+    stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
+    unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
+    return np.asarray(stored * unit[convention.unit])

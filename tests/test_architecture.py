@@ -11,9 +11,9 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "plain", "spec"},
-    {"bins", "crop", "backbones", "protocols"},
+    {"bins", "crop", "backbones", "protocols", "convention"},
     {"rows", "sources", "draw"},
-    {"batch", "sandbox"},
+    {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor", "drift"},
