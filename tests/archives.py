@@ -86,11 +86,13 @@ AFLW_TABLES = {
     "Faces": "face_id INTEGER PRIMARY KEY, file_id TEXT, db_id TEXT",
     "FaceRect": "face_id INTEGER PRIMARY KEY, x INT, y INT, w INT, h INT, annot_type_id INT",
     "FacePose": "face_id INTEGER PRIMARY KEY, roll REAL, pitch REAL, yaw REAL, annot_type_id INT",
+    "FeatureCoords": "face_id INTEGER, feature_id INTEGER, x REAL, y REAL, annot_type_id INTEGER",
 }
 
 
 def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str = "") -> Path:
-    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h) and pose (pitch, yaw, roll radians).
+    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h), pose (pitch, yaw, roll radians) and marks
+    (feature id -> (x, y)).
 
     Every named file gets a picture under data/flickr/2, unless `listed` is False. Returns the SQLite file.
     """
@@ -113,6 +115,10 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
             if "pose" in face and leave_out != "FacePose":
                 pitch, yaw, roll = face["pose"]  # type: ignore[misc]
                 database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
+            if leave_out != "FeatureCoords":
+                for feature, place in face.get("marks", {}).items():  # type: ignore[attr-defined]
+                    row = (face["face"], feature, *place)
+                    database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
         database.commit()
     return root / "aflw.sqlite"
 

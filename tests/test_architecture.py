@@ -20,7 +20,18 @@ LAYERS = [
     {"loop"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
-COMMANDS = ["full_pipeline", "shards", "train", "labels", "tune", "evaluate", "publish", "benchmark", "compare_seeds"]
+COMMANDS = [
+    "full_pipeline",
+    "shards",
+    "train",
+    "labels",
+    "tune",
+    "evaluate",
+    "publish",
+    "benchmark",
+    "compare_seeds",
+    "doctor",
+]
 
 
 def imports(path):

@@ -93,12 +93,13 @@ class Source(Protocol):
         ...
 
 
-def census(source: Source) -> str:
-    """How much of its archive a dataset holds, as a sentence, from a listing alone. Raises DatasetError.
+def census(source: Source, found: int | None = None) -> str:
+    """How much of its archive a dataset holds, as a sentence, from a listing alone (or of `found` faces listed before).
 
-    A reader that knows the size of the whole archive has it as `whole`.
+    A reader that knows the size of the whole archive has it as `whole`. Raises DatasetError.
     """
-    found, whole = sum(1 for _ in source.refs()), getattr(source, "whole", None)
+    found = sum(1 for _ in source.refs()) if found is None else found
+    whole = getattr(source, "whole", None)
     counted = f"{found:,} {'face' if found == 1 else 'faces'}"
     if whole is None:
         return counted
