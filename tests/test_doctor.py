@@ -146,12 +146,13 @@ def test_a_missing_archive_is_a_finding_and_the_others_are_looked_at(tmp_path):
     assert len(in_lines(gone)) == 1 and gone.report["found"] == 0
 
 
-def test_too_many_rejected_faces_are_an_error(tmp_path, capsys):
+@pytest.mark.parametrize(("every", "said"), [(3, "more than data.max_bad_share 0.2 allows"), (1, "24 of 24 faces are")])
+def test_too_many_rejected_faces_are_an_error(tmp_path, capsys, every, said):
     for i in range(24):
         write_aflw2000(tmp_path, f"image{i:05d}", seed=i)
-        if i % 3 == 0:
+        if i % every == 0:
             (tmp_path / f"image{i:05d}.jpg").write_bytes(b"")
-    assert "more than data.max_bad_share 0.2 allows" in errors(looked_at(tmp_path, capsys))[0]
+    assert said in errors(looked_at(tmp_path, capsys, f"out={tmp_path / 'look'}"))[0]
 
 
 def test_pictures_are_written_where_they_are_asked_for(tmp_path, capsys):
@@ -310,6 +311,7 @@ def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
         (["data.crop.sise=3"], "unknown key data.crop.sise; did you mean 'size'?"),
         (["-c", "demo", "reader=aflw2000", "root=x"], "leave out -c demo"),
         (["reader=aflw2000"], "needs root"),
+        (["reader=aflw2000", "out"], "'out' is no override; write key=value"),
         (["reader=aflw2000", "root=x", "convention.yaw_sgin=-1"], "did you mean 'yaw_sign'?"),
         ([f"out={__file__}/folder", "reader=aflw2000", "root=x"], "the folder cannot be made"),
     ],

@@ -7,7 +7,7 @@
 Datasets: how much of the archive is there, what is rejected and why, how faces are split and turned, and whether the
 labels are in our convention: where landmarks exist, each label is compared with the pose that they give, in every
 convention that labels come in. With out=FOLDER also `<name>.faces.png` (crops with the axes of their labels) and
-`<name>.angles.png`. At most faces=500 of each dataset are decoded (0: all). Machine: packages, GPU, room in the store,
+`<name>.angles.png`. At most faces=300 of each dataset are decoded (0: all). Machine: packages, GPU, room in the store,
 memory, Ray and its dashboard, MLflow.
 
 Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
@@ -24,14 +24,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpe_core.plain import SpecError, build, nearest
+from hpe_core.plain import SpecError, build, check, nearest
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, PipelineSpec
 from workflows.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
 from workflows.examine_machine import Look, examine_machine, look_at_packages
 
-FACES = 500  # decoded of each dataset where nothing else is said
+if TYPE_CHECKING:
+    from workflows.examine_data import Examined
+
+FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
 ALONE = tuple(field.name for field in dataclasses.fields(DatasetSpec))
 PIPELINE = tuple(field.name for field in dataclasses.fields(PipelineSpec))
@@ -40,9 +43,9 @@ LOOKED_AT_ALONE = CropSpec(size=128, margin_px=0)  # of a dataset without a conf
 
 def main(argv: Sequence[str]) -> int:
     args = arguments(argv, __doc__ or "", verbs=("run",))
-    own = {word.partition("=")[0]: word.partition("=")[2] for word in args.overrides if word.startswith(OWN_STARTS)}
-    words = [word for word in args.overrides if not word.startswith(OWN_STARTS)]
-    faces, out = check_own(own)
+    pairs = [word.partition("=") for word in args.overrides]
+    faces, out = check_own({key: value for key, equals, value in pairs if equals and key in OWN})
+    words = [word for word, (key, equals, _) in zip(args.overrides, pairs, strict=True) if not equals or key not in OWN]
     looks = [look_at_packages()]
     if looks[0].findings:
         return conclude(looks, [], as_json=args.json)  # whatever comes next imports what may be missing
@@ -54,22 +57,28 @@ def main(argv: Sequence[str]) -> int:
     else:
         spec = load(args.config, words)
         data, prefix = spec.data, "data.datasets.{}."
-    seen = []
-    from hpe_core.sources.plan import used_datasets
-    from workflows.examine_data import examine, write_pictures
-
-    for name in used_datasets(data):
-        print(f"looking at {name}", file=sys.stderr)
-        seen.append(examine(name, data.datasets[name], data, faces, prefix.format(name), planned=not alone))
-        if out is not None:
-            for path in write_pictures(seen[-1], data, out):
-                print(f"wrote {path}", file=sys.stderr)
+    seen = look_at_data(data, faces, prefix, out, planned=not alone)
     if not alone:
         looks += examine_machine(spec, seen)
     return conclude(looks, seen, as_json=args.json)
 
 
-OWN_STARTS = tuple(f"{key}=" for key in OWN)
+def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, planned: bool) -> list["Examined"]:
+    """Every dataset that has a role, and its pictures where a folder is given for them."""
+    from hpe_core.sources.plan import used_datasets
+    from workflows.examine_data import examine, write_pictures
+
+    seen = []
+    for name in used_datasets(data):
+        print(f"looking at {name}", file=sys.stderr)
+        seen.append(examine(name, data.datasets[name], data, faces, prefix.format(name), planned=planned))
+        try:
+            written = write_pictures(seen[-1], data, out) if out is not None else []
+        except OSError as error:
+            raise SpecError(f"out={out}: the pictures cannot be written: {error}") from None
+        for path in written:
+            print(f"wrote {path}", file=sys.stderr)
+    return seen
 
 
 def check_own(own: dict[str, str]) -> tuple[int, Path | None]:
@@ -89,6 +98,8 @@ def check_own(own: dict[str, str]) -> tuple[int, Path | None]:
 
 def check_keys(words: Sequence[str]) -> bool:
     """Whether the words describe one dataset alone. Raises SpecError for a key that nobody has."""
+    for word in words:
+        check("=" in word, f"'{word}' is no override; write key=value, for example faces=1000")
     keys = [word.partition("=")[0].split(".")[0] for word in words]
     alone = any(key in ALONE for key in keys)
     known = [*OWN, *ALONE, *(() if alone else PIPELINE)]
@@ -114,11 +125,12 @@ def dataset_alone(words: Sequence[str]) -> DataSpec:
     return DataSpec({spec.reader: spec}, train=(spec.reader,), test=(), crop=LOOKED_AT_ALONE)
 
 
-def conclude(looks: Sequence[Look], seen: Sequence[Any], *, as_json: bool) -> int:
+def conclude(looks: Sequence[Look], seen: Sequence["Examined"], *, as_json: bool) -> int:
     """Print everything; the exit code says whether anything must be mended."""
     from workflows.examine_data import in_lines
 
-    findings = [finding for one in (*seen, *looks) for finding in one.findings]
+    findings = [finding for one in seen for finding in one.findings]
+    findings += [finding for look in looks for finding in look.findings]
     findings.sort(key=lambda finding: finding.level)  # errors first
     failed = any(finding.level == "error" for finding in findings)
     if as_json:

@@ -212,9 +212,10 @@ def in_lines(seen: Examined) -> list[str]:
     lines.append(f"  found       {seen.census}")
     if seen.splits:
         lines.append(f"  split       {', '.join(f'{count:,} {split}' for split, count in seen.splits.items())}")
-    part = "all" if seen.looked_at == seen.found else f"of {seen.found:,}; faces= sets how many"
+    limit = "" if seen.looked_at == seen.found else " (faces=0 looks at all)"
     good = f"{len(seen.kept) - seen.filtered:,} good, {seen.filtered:,} {OUT_OF_RANGE}"
-    lines.append(f"  looked at   {seen.looked_at:,} faces ({part}): {good}, {sum(seen.rejected.values()):,} rejected")
+    looked = f"{seen.looked_at:,} of {seen.found:,}{limit}"
+    lines.append(f"  looked at   {looked}: {good}, {sum(seen.rejected.values()):,} rejected")
     for reason, count in seen.rejected.items():
         lines.append(f"  rejected    {count:,} {reason}, e.g. {seen.examples[reason]}")
     for name, values in zip(ANGLE_NAMES, seen.poses.T, strict=True):
@@ -252,7 +253,7 @@ def _yaml(value: Any) -> str:
 
 
 def write_pictures(seen: Examined, data: DataSpec, folder: Path) -> list[Path]:
-    """`<name>.faces.png`, crops with the axes of their labels from left to right by yaw, and `<name>.angles.png`."""
+    """`<name>.faces.png`, crops with the axes of their labels by yaw, and `<name>.angles.png`. Raises OSError."""
     import cv2
 
     from workflows.figures import angle_histograms, sample_sheet
@@ -265,7 +266,7 @@ def write_pictures(seen: Examined, data: DataSpec, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     faces, angles = folder / f"{seen.name}.faces.png", folder / f"{seen.name}.angles.png"
     sheet = sample_sheet(windows, seen.poses[shown], columns=6)
-    written = cv2.imwrite(str(faces), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    assert written, f"{faces} could not be written"
+    if not cv2.imwrite(str(faces), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{faces} cannot be written")
     angle_histograms(seen.name, seen.poses).savefig(angles)
     return [faces, angles]

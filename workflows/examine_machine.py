@@ -59,7 +59,7 @@ def examine_machine(spec: PipelineSpec, seen: Sequence["Examined"]) -> list[Look
         address = (running_address() or "") if address == "auto" else ""
     return [
         look_at_gpu(spec.cluster, joins=bool(address)),
-        look_at_store(Path(spec.store), bytes_needed(spec, seen)),
+        look_at_store(Path(spec.store), bytes_needed(spec, seen), complete=all(one.found for one in seen)),
         look_at_memory(spec, seen),
         look_at_ray(spec.cluster, address),
         look_at_mlflow(tracking_uri(spec)),
@@ -153,8 +153,11 @@ def _trained(spec: PipelineSpec, seen: Sequence["Examined"]) -> int:
     return sum(one.splits.get("train", 0) for one in seen if one.name in spec.data.train)
 
 
-def look_at_store(store: Path, needed: float) -> Look:
-    """Writable, and with room for what the run will cut; shards that lie there already count as room."""
+def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
+    """Writable, and with room for what the run will cut; shards that lie there already count as room.
+
+    `complete`: every dataset was there to be counted.
+    """
     place = next(path for path in (store, *store.parents) if path.exists())
     if not place.is_dir():
         return Look("store", str(store), error("store", f"{place} is a file, not a folder"))
@@ -169,6 +172,7 @@ def look_at_store(store: Path, needed: float) -> Look:
     free = shutil.disk_usage(place).free
     there = sum(path.stat().st_size for path in (store / "shards").rglob("*.parquet"))
     said = f"{store}, writable, {gigabytes(free)} free; shards and soft labels take about {gigabytes(needed)}"
+    said += "" if complete else " without the missing datasets"
     if there + free < needed:
         lacking = f"{gigabytes(needed)} are needed and {gigabytes(free)} are free on the disk of {store}"
         return Look("store", said, error("store", f"{lacking}: use data.encoding=jpeg, a smaller crop or another disk"))
@@ -269,8 +273,9 @@ def look_at_mlflow(uri: str) -> Look:
         _ask(f"{uri.rstrip('/')}/health")
         return Look("MLflow", f"{said} answers")
     except (OSError, ValueError) as failed:
-        text = f"{said} does not answer ({failed}); a run goes on and keeps what it would send in <store>/mlflow-spool"
-        return Look("MLflow", said, warning("MLflow", text))
+        silent = f"{said} does not answer ({getattr(failed, 'reason', failed)})"
+        spooled = "a run goes on and keeps what it would send in <store>/mlflow-spool"
+        return Look("MLflow", silent, warning("MLflow", f"{silent}; {spooled}"))
 
 
 def _look_at_sqlite(file: Path, said: str) -> Look:
