@@ -58,6 +58,28 @@ class DetectorSpec:
         check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
 
 
+Sign = Literal[1, -1]
+
+
+@dataclass(frozen=True)
+class ConventionSpec:
+    """How an archive's labels differ from our convention (`rotation.py`); as it stands, not at all.
+
+    For archives whose labels are not what their reader expects: `workflows/doctor.py` finds the keys, `convention.py`
+    applies them, from the top down.
+    """
+
+    unit: Literal["as_read", "radians_as_degrees", "degrees_as_radians"] = "as_read"  # what was taken for what
+    order: Literal[  # which angles the three are that the reader calls pitch, yaw, roll
+        "pitch_yaw_roll", "pitch_roll_yaw", "yaw_pitch_roll", "yaw_roll_pitch", "roll_pitch_yaw", "roll_yaw_pitch"
+    ] = "pitch_yaw_roll"
+    pitch_sign: Sign = 1
+    yaw_sign: Sign = 1
+    roll_sign: Sign = 1
+    rotation: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = "xyz"  # factors of R from left to right
+    transposed: bool = False  # R is camera frame to head frame
+
+
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
@@ -79,6 +101,7 @@ class DatasetSpec:
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
     detector: DetectorSpec | None = None  # draws the boxes instead of the reader
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
+    convention: ConventionSpec = ConventionSpec()  # archives whose labels are not what their reader expects
 
     def __post_init__(self) -> None:
         check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
@@ -93,6 +116,10 @@ class DatasetSpec:
         )
         check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
         check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
+        check(
+            self.reader != "synthetic" or self.convention == ConventionSpec(),
+            "convention is for archives; rendered heads have exact poses",
+        )
         check(
             self.group_by == "person" or self.reader == "biwi",
             f"group_by: sequence is for reader biwi, not {self.reader}",

@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.io
+from scipy.spatial.transform import Rotation
 
 from hpe_core.rotation import euler_to_matrix
+from hpe_core.spec import ConventionSpec
 
 Pose = tuple[float, float, float]
 
@@ -84,11 +86,13 @@ AFLW_TABLES = {
     "Faces": "face_id INTEGER PRIMARY KEY, file_id TEXT, db_id TEXT",
     "FaceRect": "face_id INTEGER PRIMARY KEY, x INT, y INT, w INT, h INT, annot_type_id INT",
     "FacePose": "face_id INTEGER PRIMARY KEY, roll REAL, pitch REAL, yaw REAL, annot_type_id INT",
+    "FeatureCoords": "face_id INTEGER, feature_id INTEGER, x REAL, y REAL, annot_type_id INTEGER",
 }
 
 
 def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str = "") -> Path:
-    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h) and pose (pitch, yaw, roll radians).
+    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h), pose (pitch, yaw, roll radians) and marks
+    (feature id -> (x, y)).
 
     Every named file gets a picture under data/flickr/2, unless `listed` is False. Returns the SQLite file.
     """
@@ -111,6 +115,10 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
             if "pose" in face and leave_out != "FacePose":
                 pitch, yaw, roll = face["pose"]  # type: ignore[misc]
                 database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
+            if leave_out != "FeatureCoords":
+                for feature, place in face.get("marks", {}).items():  # type: ignore[attr-defined]
+                    row = (face["face"], feature, *place)
+                    database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
         database.commit()
     return root / "aflw.sqlite"
 
@@ -149,3 +157,23 @@ def write_biwi(
     (folder / f"frame_{frame:05d}_pose.txt").write_text(text or "\n".join(lines) + "\n")
     (folder / "rgb.cal").write_text(BIWI_CAL)
     return folder / f"frame_{frame:05d}_rgb.png"
+
+
+def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
+    """(N, 3) poses in our convention -> the labels of an archive that `convention` turns back into them.
+
+    Decoded by SciPy, so that the product is checked against somebody else's.
+    """
+    rotation = Rotation.from_matrix(euler_to_matrix(poses))
+    decoded = (rotation.inv() if convention.transposed else rotation).as_euler(
+        convention.rotation.upper(), degrees=True
+    )
+    turns = {axis: decoded[:, i] for i, axis in enumerate(convention.rotation)}
+    named = {
+        "pitch": -turns["x"] * convention.pitch_sign,
+        "yaw": turns["y"] * convention.yaw_sign,
+        "roll": turns["z"] * convention.roll_sign,
+    }
+    stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
+    unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
+    return np.asarray(stored * unit[convention.unit])

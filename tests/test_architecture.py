@@ -11,9 +11,9 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "plain", "spec"},
-    {"bins", "crop", "backbones", "detector", "protocols"},
+    {"bins", "crop", "backbones", "detector", "protocols", "convention"},
     {"rows", "sources", "draw"},
-    {"batch", "sandbox"},
+    {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor", "drift"},
@@ -32,6 +32,7 @@ COMMANDS = [
     "compare_seeds",
     "predict",
     "budget",
+    "doctor",
 ]
 
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from hpe_core.convention_check import POINTS
 from hpe_core.crop import Box
 from hpe_core.plain import SpecError
 from hpe_core.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
@@ -301,6 +302,22 @@ def test_aflw_rejects_faces_that_lack_something(tmp_path: Path, change: dict[str
     opened.load(refs["face7"])
     (tmp_path / "data" / "flickr" / "2" / "image00013.jpg").unlink()
     assert rejected(opened, refs["face7"])[0] == "unreadable_file"
+
+
+def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path: Path) -> None:
+    marks = {feature: (float(feature), 2.0 * feature) for feature in range(1, 22)}
+    write_aflw(tmp_path, [{**FACES[0], "marks": marks}, FACES[2]])
+    faces = loaded(source("aflw", tmp_path))
+    first, other = faces["face39341"], faces["face7"]
+    assert first.landmarks is not None and first.visible is not None
+    assert set(np.flatnonzero(first.visible)) == set(POINTS), "those that the doctor solves poses from"
+    assert first.landmarks[8].tolist() == [21, 42] and first.landmarks[54].tolist() == [20, 40]
+    assert other.landmarks is None and other.visible is None
+    for folder, place in (("words", ("left", 3)), ("infinite", (np.inf, 3.0))):
+        write_aflw(tmp_path / folder, [{**FACES[0], "marks": {15: place}}])
+        assert rejected(source("aflw", tmp_path / folder))[0] == "bad_annotation"
+    write_aflw(tmp_path / "without", FACES, leave_out="FeatureCoords")
+    assert all(face.landmarks is None for face in loaded(source("aflw", tmp_path / "without")).values())
 
 
 @pytest.mark.parametrize("table", ["FaceImages", "Faces", "FaceRect", "FacePose"])

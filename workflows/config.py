@@ -136,13 +136,7 @@ def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
-    """Every path absolute: Ray moves its workers into folders of its own. `~` and `$VARIABLES` are expanded."""
-
-    def absolute(path: str, base: Path) -> str:
-        if not path or "://" in path:
-            return path
-        return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
-
+    """Every path absolute: Ray moves its workers into folders of its own."""
     here = Path.cwd()
 
     def found(dataset: DatasetSpec) -> DatasetSpec:
@@ -164,6 +158,13 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
         student=trained(spec.student),
         store=absolute(spec.store, lasting_folder(here)),
     )
+
+
+def absolute(path: str, base: Path) -> str:
+    """A path with `~` and `$VARIABLES` expanded; an address or nothing stays as it is."""
+    if not path or "://" in path:
+        return path
+    return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
 
 
 def lasting_folder(here: Path) -> Path:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hpe_core.crop import Image
 from hpe_core.draw import contact_sheet, draw_axes, enlarged
-from hpe_core.rotation import YAW, angle_error
+from hpe_core.rotation import ANGLE_NAMES, YAW, angle_error
 
 Floats = NDArray[np.floating]
 
@@ -213,6 +213,21 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=2)  # curves fall, rise or lie flat: no corner is free
+    return figure
+
+
+def angle_histograms(name: str, poses_M3: Floats, width: float = 10.0) -> Figure:
+    """How many faces lie in each bin of pitch, yaw and roll; what lies beyond +-100 is counted in the title."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2 * SIZE[0], 0.8 * SIZE[1]), dpi=160, layout="constrained")
+        edges = np.arange(-100.0, 100.0 + width, width)
+        for axes, angle, values in zip(figure.subplots(1, 3, sharey=True), ANGLE_NAMES, poses_M3.T, strict=True):
+            beyond = int((np.abs(values) > edges[-1]).sum())
+            axes.set_title(angle + (f" ({beyond:,} beyond)" if beyond else ""), loc="left", weight="bold")
+            axes.hist(values, edges, color="#0b5fa5")
+            axes.set_xlabel("degrees")
+        figure.axes[0].set_ylabel(f"faces of {name}")
+        figure.axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from hpe_core.crop import Box, Image
 from hpe_core.rows import file_sha256
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source, person_of, recording_of
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,6 @@ class Boxed:
         self.risky = source.risky
         self.whole: int | None = getattr(source, "whole", None)
         self.file = files.archive_root(source.spec.boxes)
-
-    def person_of(self, group: str) -> str:
-        return person_of(self.source, group)
-
-    def recording_of(self, sample_id: str) -> str:
-        return recording_of(self.source, sample_id)
 
     def refs(self) -> Iterator[FaceRef]:
         """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
