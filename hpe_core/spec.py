@@ -41,6 +41,7 @@ class CropSpec:
         return self.size + 2 * self.margin_px
 
 
+Links = Literal["inside", "anywhere"]
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
@@ -60,6 +61,7 @@ class DatasetSpec:
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    links: Links = "inside"  # archives: whether a link may lead out of root
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
 
     def __post_init__(self) -> None:
