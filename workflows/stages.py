@@ -6,8 +6,8 @@ the manifest is written last and renamed into place. A stage that was killed fin
 under the same name, so the same command continues it.
 
 "Code" is the syntax tree, without docstrings and comments, of the stage's module and of every project module that
-it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only
-carry things (this one, tracking, progress, configuration) do not count.
+it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only carry
+things or show them (this one, tracking, progress, configuration, the quarantine's sheet) do not count.
 """
 
 import ast
@@ -39,6 +39,7 @@ CARRIERS = {
     "workflows.spool",
     "workflows.progress",
     "workflows.config",
+    "workflows.quarantine",
     "workflows.cluster",
     "workflows.full_pipeline",
 }
