@@ -170,9 +170,11 @@ def execute(
     upstream: Mapping[str, Planned],
     reporter: Reporter,
     before_finish: Callable[[dict[str, Any]], None] = lambda result: None,
+    machinery: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Run one stage in its folder and write its manifest; returns the stage's result.
 
+    `machinery` is what it ran on, noted for its cost: {"cpus", "gpus"}.
     `before_finish` sees the result before the manifest makes the stage finished: what it does is never skipped.
     """
     planned.folder.mkdir(parents=True, exist_ok=True)
@@ -197,6 +199,7 @@ def execute(
         "finished": now(),
         "seconds": time.monotonic() - clock,
         "host": platform.node(),
+        "machinery": dict(machinery or {}),
         "leaves": planned.leaves,
         "inputs": planned.inputs,
         "code": planned.code,
