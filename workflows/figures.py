@@ -248,17 +248,10 @@ def sample_sheet(windows: Image, poses_M3: Floats, columns: int = 4) -> Image:
     return contact_sheet(tiles, columns, [angles_text(pose) for pose in poses_M3])
 
 
-def worst_sheet(windows: Image, truth_M3: Floats, teachers_M3: Floats, student_M3: Floats, columns: int = 2) -> Image:
-    """Triples of one face: with the axes of the label, of the teachers' ensemble and of the student."""
-    tiles, captions = [], []
-    for face, truth, teachers, student in zip(windows, truth_M3, teachers_M3, student_M3, strict=True):
-        large = enlarged(face, TILE)
-        tiles.append(np.concatenate([draw_axes(large, pose) for pose in (truth, teachers, student)], axis=1))
-        lines = [f"label    {angles_text(truth)}"]
-        for name, said in (("teachers", teachers), ("student ", student)):
-            lines.append(f"{name} {angles_text(said)}  off {float(angle_error(said, truth).mean()):.0f}")
-        captions.append("\n".join(lines))
-    return contact_sheet(tiles, columns, captions)
+def with_axes(face: Image, poses: Sequence[Floats]) -> Image:
+    """One face side by side, with the axes of each pose."""
+    large = enlarged(face, TILE)
+    return np.concatenate([draw_axes(large, pose) for pose in poses], axis=1)
 
 
 def angles_text(pose: Floats) -> str:

@@ -132,13 +132,10 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
             "best cell; it was picked on this test set, so read it as a picture, not as a score."
         )
         parts.append(book.chart(f"heatmap_{test}", figures.heat_map(test, base, cells), caption))
-    faces = worst_faces(stage, test, networks["teachers' ensemble"], networks["distilled"])
-    caption = "The student’s worst faces: axes of the label, the teachers’ ensemble and the student (pitch, yaw, roll)."
-    if faces is not None:
-        parts.append(book.faces(f"worst_{test}", faces, caption))
+    worst = worst_faces(book, stage, test, networks["teachers' ensemble"], networks["distilled"])
     return (
         f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
-        f'<div class="grid">{"".join(parts)}</div></section>\n'
+        f'<div class="grid">{"".join(parts)}</div>{worst}</section>\n'
     )
 
 
@@ -327,7 +324,7 @@ def section_quarantine(book: Book, stage: StageRun) -> str:
     if broken:
         shown = chosen(broken, SHOWN_BROKEN)
         rows = [
-            f"<tr><td>{esc(face.reason)}</td><td class=text>{esc(face.dataset)}.{esc(face.split)}</td>"
+            f"<tr><th>{esc(face.reason)}</th><td>{esc(face.dataset)}.{esc(face.split)}</td>"
             f"<td class=text>{esc(shortened(face.path))}</td><td class=text>{esc(shortened(face.detail))}</td></tr>"
             for face in shown
         ]
@@ -348,7 +345,7 @@ def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
     for name, folder in stage.inputs.items():
         manifest = finished(folder)
         hours, had = manifest["seconds"] / 3600, manifest.get("machinery", {})
-        spent = "".join(f"<td>{hours * had[key]:.2f}</td>" if key in had else "<td>–</td>" for key in ("cpus", "gpus"))
+        spent = "".join(f"<td>{hours * had[key]:.3f}</td>" if key in had else "<td>–</td>" for key in ("cpus", "gpus"))
         times.append(
             f"<tr><th>{esc(name)}</th><td>{manifest['seconds']:,.0f} s</td>{spent}"
             f"<td class=text><code>{esc(folder.name)}</code></td></tr>"
@@ -409,17 +406,24 @@ def paired_gain(student: Predicted, hard: Predicted) -> tuple[float, float]:
 
 
 def worst_faces(
-    stage: StageRun, test: str, teachers: Predicted, student: Predicted, count: int = WORST
-) -> Image | None:
-    """A sheet of the faces with the student's largest mean error."""
+    book: Book, stage: StageRun, test: str, teachers: Predicted, student: Predicted, count: int = WORST
+) -> str:
+    """The faces with the student's largest mean error, each with the axes of label, teachers and student."""
     assert student.sample_ids == teachers.sample_ids, "predictions of one test set share their order"
     order = np.argsort(-student.errors, kind="stable")[:count]
     crops = dict(crops_of(stage, test, {student.sample_ids[i] for i in order}))
-    found = [i for i in order if student.sample_ids[i] in crops]
-    if not found:
-        return None
-    windows = np.stack([crops[student.sample_ids[i]] for i in found])
-    return figures.worst_sheet(windows, student.truth[found], teachers.angles[found], student.angles[found])
+    shown = []
+    for place, i in enumerate(order, start=1):
+        truth, taught, said = student.truth[i], teachers.angles[i], student.angles[i]
+        caption = (
+            f"label {figures.angles_text(truth)}; "
+            f"teachers {figures.angles_text(taught)}, off {teachers.errors[i]:.0f}°; "
+            f"student {figures.angles_text(said)}, off {student.errors[i]:.0f}°"
+        )
+        picture = figures.with_axes(crops[student.sample_ids[i]], [truth, taught, said])
+        shown.append(book.faces(f"worst_{test}_{place}", picture, caption))
+    head = "The student’s worst faces: axes of the label, of the teachers’ ensemble and of the student"
+    return f'<h3>{head}</h3><div class="gallery">{"".join(shown)}</div>'
 
 
 def crops_of(stage: StageRun, test: str, wanted: set[str]) -> Iterator[tuple[str, Image]]:
