@@ -351,11 +351,13 @@ def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
             f"<td class=text><code>{esc(folder.name)}</code></td></tr>"
         )
     note = "Hours: time by the cores and GPUs of the cluster, used or not; of a continued stage its last go only."
-    print_of = {f"data {name}": entry["fingerprint"][:12] for name, entry in stage.results["shards"]["splits"].items()}
+    fingerprints = {
+        f"data {name}": entry["fingerprint"][:12] for name, entry in stage.results["shards"]["splits"].items()
+    }
     known = {name: value for name, value in provenance.items() if not name.startswith("stage ")}
     facts = [
         f"<tr><th>{esc(name)}</th><td class=text><code>{esc(value)}</code></td></tr>"
-        for name, value in {**known, **print_of, "seeds": seeds(stage)}.items()
+        for name, value in {**known, **fingerprints, "seeds": seeds(stage)}.items()
     ]
     config = re.sub(r"//[^/@\s]*@", "//", as_yaml(stage.spec))  # a tracking server's password stays out
     return (
@@ -369,9 +371,9 @@ def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
 def seeds(stage: StageRun) -> str:
     """Every seed that the run drew from, datasets first."""
     spec = stage.spec
-    used = {name: spec.data.datasets[name].seed for name in dict.fromkeys([*spec.data.train, *spec.data.test])}
-    used |= {name: teacher.seed for name, teacher in spec.teachers.items()}
-    return ", ".join(f"{name} {seed}" for name, seed in {**used, "student": spec.student.seed}.items())
+    used = [(name, spec.data.datasets[name].seed) for name in dict.fromkeys([*spec.data.train, *spec.data.test])]
+    used += [(name, teacher.seed) for name, teacher in spec.teachers.items()]
+    return ", ".join(f"{name} {seed}" for name, seed in [*used, ("student", spec.student.seed)])
 
 
 # ---------------------------------------------------------------- what the sections need
