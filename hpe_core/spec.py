@@ -41,6 +41,23 @@ class CropSpec:
         return self.size + 2 * self.margin_px
 
 
+FETCH = "fetch"
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A face detector, YuNet (`hpe_core/detector.py`)."""
+
+    model: str  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
+    min_score: float = 0.6  # faces that the detector is less sure of are no faces
+    side_px: int = 640  # the longer side of a larger picture is scaled down to this before faces are looked for
+
+    def __post_init__(self) -> None:
+        check(bool(self.model), "detector.model names no file")
+        check(0 < self.min_score < 1, f"detector.min_score must lie between 0 and 1, got {self.min_score}")
+        check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
+
+
 Links = Literal["inside", "anywhere"]
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
@@ -62,6 +79,7 @@ class DatasetSpec:
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
     links: Links = "inside"  # archives: whether a link may lead out of root
+    detector: DetectorSpec | None = None  # draws the boxes instead of the reader
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
 
     def __post_init__(self) -> None:
@@ -76,6 +94,7 @@ class DatasetSpec:
             f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
         )
         check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
+        check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
         check(
             self.group_by == "person" or self.reader == "biwi",
             f"group_by: sequence is for reader biwi, not {self.reader}",
@@ -347,9 +366,12 @@ class ClusterSpec:
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
     max_failures: int = 2
+    max_cpus: int = 0  # of a cluster that scales: CPUs that it may grow to, nodes with GPUs not counted; 0: it does not
+    max_gpus: int = 0  # the same for GPUs
 
     def __post_init__(self) -> None:
         check(self.workers >= 1, "cluster.workers must be at least 1")
+        check(min(self.max_cpus, self.max_gpus) >= 0, "cluster.max_cpus and max_gpus must not be negative")
         check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
         check(self.gpus_per_worker >= 0, "cluster.gpus_per_worker must not be negative")
         check(self.threads_per_worker >= 1, "cluster.threads_per_worker must be at least 1")

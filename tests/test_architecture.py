@@ -11,7 +11,7 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "plain", "spec"},
-    {"bins", "crop", "backbones", "protocols"},
+    {"bins", "crop", "backbones", "detector", "protocols"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox"},
     {"augment", "models", "metrics"},
@@ -20,7 +20,19 @@ LAYERS = [
     {"loop"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
-COMMANDS = ["full_pipeline", "shards", "train", "labels", "tune", "evaluate", "publish", "benchmark", "compare_seeds"]
+COMMANDS = [
+    "full_pipeline",
+    "shards",
+    "train",
+    "labels",
+    "tune",
+    "evaluate",
+    "publish",
+    "benchmark",
+    "compare_seeds",
+    "predict",
+    "budget",
+]
 
 
 def imports(path):

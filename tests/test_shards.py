@@ -307,8 +307,9 @@ def test_a_common_reason_hides_no_rare_one() -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_run_that_is_stopped_still_hands_over_its_quarantine(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_still_hands_over_its_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is when somebody wants to see it; and the sheet of an earlier try goes when nothing is broken any more."""
+    monkeypatch.setattr(shards, "capacity", lambda cluster: {"CPU": 2.0})
     demo = load(["demo"])
     data = pointing(tmp_path / "archive", max_bad_share=0.1, crop=demo.data.crop)
     broken = sorted((tmp_path / "archive" / "Person01").glob("*.txt"))[:5]

@@ -16,10 +16,10 @@ from hpe_core.sources.base import OUT_OF_RANGE, DatasetError
 from hpe_core.sources.files import printable
 from hpe_core.sources.plan import DatasetPlan
 from hpe_core.spec import DataSpec
+from workflows.pieces import Receipt
 
 QUARANTINE = "quarantine.parquet"
 FEW = 20  # a smaller dataset is not stopped by its share of quarantined faces
-Receipt = dict[str, Any]
 Summary = dict[str, Any]
 Plans = Mapping[str, DatasetPlan]
 

@@ -98,6 +98,18 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         ray.shutdown()
 
 
+def capacity(spec: ClusterSpec) -> dict[str, float]:
+    """CPUs and GPUs to plan for: those of the connected cluster, or those that it may grow to if that is more.
+
+    A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
+    limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
+
+
 def _drop_worker_count_warnings() -> None:
     """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpe_core.plain import SpecError, UserError, build, check, nearest, to_dict
 from hpe_core.protocols import protocol_named
-from hpe_core.spec import PipelineSpec
+from hpe_core.spec import FETCH, DatasetSpec, PipelineSpec
 
 REPO = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -144,10 +144,13 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
         return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
 
     here = Path.cwd()
-    datasets = {
-        name: dataclasses.replace(dataset, root=absolute(dataset.root, here), boxes=absolute(dataset.boxes, here))
-        for name, dataset in spec.data.datasets.items()
-    }
+
+    def found(dataset: DatasetSpec) -> DatasetSpec:
+        detector = dataset.detector
+        if detector is not None and detector.model != FETCH:
+            detector = dataclasses.replace(detector, model=absolute(detector.model, here))
+        root, boxes = absolute(dataset.root, here), absolute(dataset.boxes, here)
+        return dataclasses.replace(dataset, root=root, boxes=boxes, detector=detector)
 
     def trained(train: Any) -> Any:
         weights = train.net.pretrained
@@ -156,7 +159,7 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
 
     return dataclasses.replace(
         spec,
-        data=dataclasses.replace(spec.data, datasets=datasets),
+        data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
         teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
         student=trained(spec.student),
         store=absolute(spec.store, lasting_folder(here)),

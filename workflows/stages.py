@@ -34,6 +34,7 @@ CARRIERS = {
     "hpe_core.spec",
     "hpe_core.plain",
     "workflows.stages",
+    "workflows.pieces",
     "workflows.tracking",
     "workflows.mlflow_backend",
     "workflows.spool",

@@ -94,6 +94,18 @@ class Source(Protocol):
         ...
 
 
+def person_of(source: Source, group: str) -> str:
+    """Who a group shows. A reader whose groups may be finer than people says so itself, as `person_of`."""
+    own = getattr(source, "person_of", None)
+    return own(group) if own else group
+
+
+def recording_of(source: Source, sample_id: str) -> str:
+    """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
+    own = getattr(source, "recording_of", None)
+    return own(sample_id) if own else ""
+
+
 def census(source: Source) -> str:
     """How much of its archive a dataset holds, as a sentence, from a listing alone. Raises DatasetError.
 

@@ -10,12 +10,16 @@ from hpe_core.spec import DatasetSpec
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """The reader that `spec.reader` names, on `spec.root` made absolute, with its `spec.boxes`. Opens no file."""
+    """The reader that `spec.reader` names, on `spec.root` made absolute, with the boxes it asks for. Opens no file."""
     source = _reader(spec)
     if spec.boxes:
         from hpe_core.sources.boxes import Boxed
 
         return Boxed(source)
+    if spec.detector is not None:
+        from hpe_core.sources.detected import Detected
+
+        return Detected(source)
     return source
 
 
