@@ -80,6 +80,7 @@ class ConventionSpec:
     transposed: bool = False  # R is camera frame to head frame
 
 
+Links = Literal["inside", "anywhere"]
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
@@ -99,6 +100,7 @@ class DatasetSpec:
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    links: Links = "inside"  # archives: whether a link may lead out of root
     detector: DetectorSpec | None = None  # draws the boxes instead of the reader
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
     convention: ConventionSpec = ConventionSpec()  # archives whose labels are not what their reader expects

@@ -1,12 +1,17 @@
 """Tiny archives in the real formats, for tests that run without the real ones."""
 
+import csv
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.io
 from scipy.spatial.transform import Rotation
 
@@ -22,6 +27,9 @@ def picture(seed: int, height: int = 120, width: int = 120) -> np.ndarray:
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
     return np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+
+
+JPEG = cv2.imencode(".jpg", picture(3, 50, 70))[1].tobytes()
 
 
 def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object) -> Path:
@@ -177,3 +185,31 @@ def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
     stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
     unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
     return np.asarray(stored * unit[convention.unit])
+
+
+def write_manifest(root: Path, rows: Sequence[dict[str, Any]], kind: str = "csv", *, pictures: bool = True) -> Path:
+    """The rows as manifest.<kind>, with a picture for every path inside the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    path = root / f"manifest.{kind}"
+    if kind == "csv":
+        with open(path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()})
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows]), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        place = str(row.get("path") or "")
+        if pictures and place and not place.startswith(("/", "..")):
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / place), picture(len(place), 70, 90))
+    return path
+
+
+def write_boxes(path: Path, content: Any) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)

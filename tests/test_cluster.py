@@ -39,7 +39,7 @@ from tests.test_pipeline import (
     whole_tree,
     words,
 )
-from workflows.cluster import capacity
+from workflows.cluster import capacity, machinery
 from workflows.labels import actor_count
 from workflows.train import slots
 
@@ -237,3 +237,19 @@ def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
     there = Path.home() / ".ray" / "auth_token"
     assert not there.exists() or there.read_text().strip() != token
     assert head.env["RAY_TMPDIR"] != os.environ.get("RAY_TMPDIR")
+
+
+@pytest.mark.parametrize(
+    ("alive", "cpus", "expected"),
+    [([True], 64.0, 3.0), ([True], 2.0, 2.0), ([True, False], 64.0, 3.0), ([True, True], 64.0, 64.0)],
+)
+def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(
+    monkeypatch: pytest.MonkeyPatch, alive: list[bool], cpus: float, expected: float
+) -> None:
+    """What a stage cost must not depend on how many logical CPUs a local cluster was given."""
+    import ray
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": yes} for yes in alive])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": 1.0})
+    assert machinery() == {"cpus": expected, "gpus": 1.0}

@@ -188,7 +188,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
 
     def __enter__(self) -> "Drive":
-        from workflows.cluster import connected
+        from workflows.cluster import connected, machinery
         from workflows.progress import Console, Pump, start_board
         from workflows.tracking import Tracker
 
@@ -198,6 +198,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             opened.push(self.tracker)
             begin_run(self.tracker, self.key, self.spec, self.planned)
             self.console.say(opened.enter_context(connected(self.spec.cluster)))
+            self.machinery = machinery()
             actor, self.reporter = start_board()
             self.pump = Pump(actor, self.handle)
             opened.callback(self.pump.close)
@@ -217,7 +218,12 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         began = time.monotonic()
         try:
             result = execute(
-                entry, self.spec, self.planned, self.reporter, lambda result: self.note(name, entry, result)
+                entry,
+                self.spec,
+                self.planned,
+                self.reporter,
+                lambda result: self.note(name, entry, result),
+                self.machinery,
             )
         except Exception as error:
             self.tracker.finish(entry.key, "FAILED")

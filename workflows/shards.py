@@ -36,6 +36,7 @@ from workflows.accounts import (
 )
 from workflows.cluster import capacity
 from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.quarantine import SHEET, TABLE, show_quarantine
 from workflows.stages import code_hashes, write_json
 
 if TYPE_CHECKING:
@@ -46,9 +47,17 @@ FACE_TIMEOUT_S = 20.0
 
 
 def run(stage: "StageRun") -> Summary:
-    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder.
+
+    The quarantine is an artifact of the stage's MLflow run, also of a run that it stops.
+    """
     workers = int(capacity(stage.spec.cluster)["CPU"])
-    return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+    try:
+        return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+    finally:
+        for name in (TABLE, SHEET):
+            if (stage.folder / name).exists():
+                stage.reporter.artifact(stage.key, stage.folder / name, "quarantine")
 
 
 def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
@@ -77,9 +86,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     assert len(receipts) == len(jobs), f"{len(jobs)} jobs gave {len(receipts)} receipts"
     _sweep(folder, jobs)
     broken = broken_faces(plans, receipts)
-    quarantine = write_quarantine(folder, broken)
+    write_quarantine(folder, broken)
+    show_quarantine(folder, broken, plans, sources)
     summary = summarise(plans, receipts, broken)
-    check_usable(plans, summary, data, quarantine)
+    check_usable(plans, summary, data, folder / TABLE)
     return summary
 
 

@@ -87,13 +87,14 @@ class Aflw:
             raise Rejected("no_box", f"{ref.sample_id} has no row in FaceRect")
         if pose is None:
             raise Rejected("bad_annotation", f"{ref.sample_id} has no row in FacePose")
+        path = files.within(self.root, ref.key, self.spec.links)
         x, y, width, height = _numbers(rect, f"{ref.sample_id}: FaceRect")
         pitch, yaw, roll = (math.degrees(value) for value in _numbers(pose, f"{ref.sample_id}: FacePose"))
         if not all(map(math.isfinite, (pitch, yaw, roll))):
             raise Rejected("nan_pose", f"{ref.sample_id}: FacePose is not finite")
         box = Box(x, y, x + width, y + height)
         landmarks, visible = _landmarks(marks, ref.sample_id)
-        return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(self.root / ref.key)
+        return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
 
     def fingerprint(self) -> str:
         place = str(self._place().relative_to(self.root))

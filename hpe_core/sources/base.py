@@ -44,6 +44,7 @@ class Annotation:
 # (its pose lies beyond `data.limit_deg`) is filtered instead, as OUT_OF_RANGE, and counted apart.
 Reason = Literal[
     "unreadable_file",  # missing, a folder, no permission
+    "outside_root",  # its path or a link leaves the dataset's folder
     "not_a_picture",  # empty, HTML, a format or pixel type that is not read
     "truncated_picture",  # ends before its last row
     "damaged_picture",  # decodes only by guessing

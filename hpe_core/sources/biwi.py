@@ -72,10 +72,12 @@ class Biwi:
             yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self._hpdb() / ref.key
-        rotation, center = read_pose(path.with_name(path.name.replace("_rgb.png", "_pose.txt")))
+        key = Path(ref.key)
+        keys = (key, key.with_name(key.name.replace("_rgb.png", "_pose.txt")), key.with_name("rgb.cal"))
+        path, pose_path, calibration = (files.within(self._hpdb(), str(one), self.spec.links) for one in keys)
+        rotation, center = read_pose(pose_path)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
-        box = head_box(center, path.with_name("rgb.cal"))
+        box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
 
     def person_of(self, group: str) -> str:
