@@ -10,7 +10,7 @@ from hpe_core.sources import biwi
 from hpe_core.sources.base import person_of, recording_of
 from hpe_core.sources.plan import plan_dataset
 from hpe_core.sources.registry import open_source
-from hpe_core.spec import DatasetSpec, DataSpec
+from hpe_core.spec import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import write_biwi
 from tests.faces import CROP, face_row
 from workflows.evaluate import new_people
@@ -61,7 +61,8 @@ def test_biwi_is_aligned_by_sequence_and_the_others_as_a_whole(tmp_path: Path):
     spec = archive(tmp_path / "hpdb")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"01/frame_00003_rgb.png": [{"bbox": [1, 2, 90, 90], "type": "test"}]}')
-    for source in (open_source(spec), open_source(dataclasses.replace(spec, boxes=str(boxes)))):
+    for changes in ({}, {"boxes": str(boxes)}, {"convention": ConventionSpec(yaw_sign=-1)}):
+        source = open_source(dataclasses.replace(spec, **changes))
         refs = sorted(source.refs())
         assert len({recording_of(source, ref.sample_id) for ref in refs}) == 24
         assert person_of(source, "sequence21") == person_of(source, "person02") == "person02"

@@ -49,11 +49,10 @@ def broken_faces(plans: Plans, receipts: Sequence[Receipt]) -> list[Broken]:
     return sorted(found)
 
 
-def write_quarantine(folder: Path, broken: Sequence[Broken]) -> Path:
-    """Write the quarantine file, also when it is empty; returns its path."""
+def write_quarantine(folder: Path, broken: Sequence[Broken]) -> None:
+    """Write the quarantine file, also when it is empty."""
     columns = {name: pa.array([face[i] for face in broken], pa.string()) for i, name in enumerate(Broken._fields)}
     write_table(folder / QUARANTINE, pa.table(columns))
-    return folder / QUARANTINE
 
 
 def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken]) -> Summary:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import LabelSet, NetSpec
+from workflows.cluster import capacity
 from workflows.pieces import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.room import check_room
 from workflows.stages import StageRun, code_hashes, write_json
@@ -130,12 +131,10 @@ def actor_count(cluster: Any) -> int:
 
     Half, because a local cluster counts more CPUs than there are cores, and each actor holds every teacher.
     """
-    import ray
-
-    have = ray.cluster_resources()
+    have = capacity(cluster)
     if cluster.gpus_per_worker:
-        return int(have.get("GPU", 0) / cluster.gpus_per_worker)
-    return int(have.get("CPU", 1) / cluster.cpus_per_worker / 2)
+        return int(have["GPU"] / cluster.gpus_per_worker)
+    return int(have["CPU"] / cluster.cpus_per_worker / 2)
 
 
 def count_rows(file: Path) -> int:

@@ -35,7 +35,9 @@ from workflows.accounts import (
     summarise,
     write_quarantine,
 )
+from workflows.cluster import capacity
 from workflows.pieces import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.quarantine import SHEET, TABLE, show_quarantine
 from workflows.room import check_room
 from workflows.stages import code_hashes, write_json
 
@@ -47,8 +49,17 @@ FACE_TIMEOUT_S = 20.0
 
 
 def run(stage: "StageRun") -> Summary:
-    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
-    return build_shards(stage.spec.data, stage.folder, stage.reporter)
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder.
+
+    The quarantine is an artifact of the stage's MLflow run, also of a run that it stops.
+    """
+    workers = int(capacity(stage.spec.cluster)["CPU"])
+    try:
+        return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+    finally:
+        for name in (TABLE, SHEET):
+            if (stage.folder / name).exists():
+                stage.reporter.artifact(stage.key, stage.folder / name, "quarantine")
 
 
 def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
@@ -81,9 +92,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     assert len(receipts) == len(jobs), f"{len(jobs)} jobs gave {len(receipts)} receipts"
     _sweep(folder, jobs)
     broken = broken_faces(plans, receipts)
-    quarantine = write_quarantine(folder, broken)
+    write_quarantine(folder, broken)
+    show_quarantine(folder, broken, plans, sources)
     summary = summarise(plans, receipts, broken)
-    check_usable(plans, summary, data, quarantine)
+    check_usable(plans, summary, data, folder / TABLE)
     return summary
 
 
@@ -119,7 +131,6 @@ class BuildShard:
 
     def build(self, dataset: str, refs: Sequence[FaceRef], path: Path, job_hash: str) -> Receipt:
         """Load, crop and write one shard, then its receipt."""
-        self._sources[dataset].fetch(refs)
         kept: list[FaceRow] = []
         quarantined, filtered = [], []
         for ref, face in zip(refs, self._load(dataset, refs), strict=True):

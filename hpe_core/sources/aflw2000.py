@@ -38,10 +38,10 @@ class Aflw2000(files.Archive):
             yield FaceRef(stem, stem, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self.root / ref.key
+        path = files.within(self.root, ref.key, self.spec.links)
         if path.suffix.lower() == ".mat":
             raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
-        mat_path = path.with_suffix(".mat")
+        mat_path = files.within(self.root, str(Path(ref.key).with_suffix(".mat")), self.spec.links)
         name = files.printable(str(mat_path))
         mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
         pose = pose_para(mat, name)
@@ -54,9 +54,8 @@ class Aflw2000(files.Archive):
         box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self.root / ref.key
-        return path, path.with_suffix(".mat")
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, str(Path(ref.key).with_suffix(".mat"))
 
     def fingerprint(self) -> str:
         return self.fingerprint_of(self.listing((*files.PICTURES, ".mat")))

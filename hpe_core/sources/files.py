@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from hpe_core.remote import Entry, Remote, RemoteError, is_remote
-from hpe_core.sources.base import DatasetError, FaceRef
-from hpe_core.spec import DatasetSpec
+from hpe_core.sources.base import DatasetError, FaceRef, Rejected
+from hpe_core.spec import DatasetSpec, Links
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,12 +31,17 @@ class Archive(ABC):
         """The root as the user named it, for messages about it."""
         return printable(str(self.root) if self.remote is None else self.spec.root)
 
-    @abstractmethod
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        """Every file that decides a face, whether or not it is there, in an order of the reader's."""
+    @property
+    def folder(self) -> Path:
+        """The folder here that files are named from."""
+        return self.root
 
-    def tables(self) -> tuple[Path, ...]:
-        """Files that list faces, whether or not they are there."""
+    @abstractmethod
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """Every file that decides a face, below `folder`, whether or not it is there, in an order of the reader's."""
+
+    def tables(self) -> tuple[str, ...]:
+        """Files that list faces, below `folder`, whether or not they are there."""
         return ()
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
@@ -44,7 +49,7 @@ class Archive(ABC):
         return [" ".join(map(self._state, self.files_of(ref))) for ref in refs]
 
     def fetch(self, refs: Sequence[FaceRef]) -> None:
-        self._fetch([*self.tables(), *(path for ref in refs for path in self.files_of(ref))])
+        self._fetch([*self.tables(), *(name for ref in refs for name in self.files_of(ref))])
 
     def fetch_tables(self) -> None:
         """Before they are looked at: they are needed whole where pictures are only listed. Raises DatasetError."""
@@ -53,9 +58,9 @@ class Archive(ABC):
         except RemoteError as error:
             raise DatasetError(str(error)) from None
 
-    def _fetch(self, paths: Sequence[Path]) -> None:
+    def _fetch(self, names: Sequence[str]) -> None:
         if self.remote is not None:
-            self.remote.fetch(os.path.relpath(path, self.remote.folder) for path in paths)
+            self.remote.fetch(names)
 
     def listing(self, suffixes: tuple[str, ...], folder: str = "") -> Iterator[str]:
         """Paths relative to `folder`, a folder in the root, of the files with these suffixes. Raises DatasetError."""
@@ -88,16 +93,16 @@ class Archive(ABC):
         """SHA-256 over (path relative to `folder`, size, time of change) of each file, or the fact that it is gone."""
         digest = hashlib.sha256()
         for path in sorted(paths):
-            digest.update(os.fsencode(f"{path}\0{self._state(self.root / folder / path)}\n"))
+            digest.update(os.fsencode(f"{path}\0{self._state(str(Path(folder, path)))}\n"))
         return digest.hexdigest()
 
-    def _state(self, path: Path) -> str:
-        """Size and time of change of a file below the root, or that there is none."""
+    def _state(self, name: str) -> str:
+        """Size and time of change of a file below `folder`, or that there is none."""
         if self.remote is not None:
-            entry = _index(self.remote).get(os.path.relpath(path, self.remote.folder))
+            entry = _index(self.remote).get(name)
             return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
         try:
-            stat = path.stat()
+            stat = (self.folder / name).stat()
         except (OSError, ValueError):  # a name from a table may be no name
             return "gone"
         return f"{stat.st_size}/{stat.st_mtime_ns}"
@@ -141,6 +146,27 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield str(Path(folder, name).relative_to(root))
 
 
+def within(root: Path, key: str, links: Links) -> Path:
+    """The file `key` below `root`. Raises Rejected where it lies outside: by `..`, or behind a link unless `links` says
+    "anywhere".
+
+    Names in tables and links in archives are other people's: they must not reach into the user's other files.
+    """
+    path = root / key
+    name = printable(str(path))
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+        raise Rejected("outside_root", f"{name} lies outside the dataset's folder")
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except ValueError as error:  # a null character
+        raise Rejected("unreadable_file", f"{name} is no name of a file: {error}") from None
+    if not inside and links == "inside":
+        said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
+        raise Rejected("outside_root", f"{name} {said}")
+    return path
+
+
 def printable(name: str) -> str:
-    """A file name as text that UTF-8 can hold: bytes that are none are spelt out as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as one line of text: bytes that are no UTF-8, line breaks and the like are spelt out as \\xNN."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

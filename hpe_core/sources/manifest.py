@@ -13,8 +13,8 @@ of these kinds. Columns, in any order; others are ignored:
     landmarks  optional: 68 pairs [x, y], in CSV as JSON text
 
 A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
-rejected by file and row, counted from 1 without the header; so is a path that leaves the folder, by `..` or by a link:
-a manifest that came with a dataset must not reach other files. There is no count of the whole: the manifest is it.
+rejected by file and row, counted from 1 without the header; so is a path that leaves the folder
+(`files.within`). There is no count of the whole: the manifest is it.
 """
 
 import difflib
@@ -38,7 +38,7 @@ from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 from hpe_core.sources.tables import FORMATS, Row, read_rows
-from hpe_core.spec import DatasetSpec
+from hpe_core.spec import DatasetSpec, Links
 
 EULER = ("pitch", "yaw", "roll")
 MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
@@ -82,7 +82,7 @@ class Manifest(files.Archive):
         row, name = table.rows[index], f"{files.printable(str(file))}, row {index + 1}"
         if isinstance(row, str):
             raise Rejected("bad_annotation", f"{name} {row}")
-        path = inside(file.parent, ref.key, name)
+        path = _picture(file.parent, ref.key, self.spec.links, name)
         if table.matrices:
             pose = _pose_of_matrix(_numbers(row, MATRIX, name), name)
         else:
@@ -95,14 +95,20 @@ class Manifest(files.Archive):
         box = Box(*_numbers(row, BOX, name))
         return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        """The picture; of the table only its own row decides a face, and `states` knows it."""
-        return (self._file().parent / ref.key,) if ref.key else ()
+    @property
+    def folder(self) -> Path:
+        """Of the pictures; `root` may be the table in it."""
+        if self.remote is not None:
+            return self.remote.folder
+        return self.root.parent if self.root.is_file() else self.root
 
-    def tables(self) -> tuple[Path, ...]:
-        return (
-            (self.root,) if self.root.suffix.lower() in FORMATS else tuple(self.root / f"manifest{e}" for e in FORMATS)
-        )
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """The picture; of the table only its own row decides a face, and `states` knows it."""
+        return (ref.key,) if ref.key else ()
+
+    def tables(self) -> tuple[str, ...]:
+        named = self.root.suffix.lower() in FORMATS
+        return (self.root.name,) if named else tuple(f"manifest{ending}" for ending in FORMATS)
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
@@ -155,11 +161,11 @@ def _read(file: Path, size: int, changed_ns: int) -> Table:
             refs.append(FaceRef(f"row {number}", f"row {number}", ""))
             continue
         seen[path] += 1
-        sample_id = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
+        named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
         split = _text(row.get("split"))
         if "split" in columns and split not in SPLITS:
             raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
-        refs.append(FaceRef(sample_id, _text(row.get("group")) or path, path, split))
+        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or path, path, split))
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
@@ -182,15 +188,12 @@ def _check_columns(columns: list[str], name: str) -> bool:
     return matrices
 
 
-def inside(folder: Path, path: str, name: str) -> Path:
-    """The picture's path. Raises Rejected where it lies outside `folder`, also behind a link."""
+def _picture(folder: Path, path: str, links: Links, name: str) -> Path:
+    """`files.within`, whose sentence then begins with the row that names the picture."""
     try:
-        within = (folder / path).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a loop of links
-        within = False
-    if not within:
-        raise Rejected("unreadable_file", f"{name}: {path} lies outside the manifest's folder")
-    return folder / path
+        return files.within(folder, path, links)
+    except Rejected as rejected:
+        raise Rejected(rejected.reason, f"{name}: {rejected.detail}") from None
 
 
 def _text(value: Any) -> str:

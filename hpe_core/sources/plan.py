@@ -209,7 +209,7 @@ def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Se
     """The root is left out: an archive may move, and what its files are is in the faces' states."""
     recipe = {
         "version": rows.SCHEMA_VERSION,
-        "reading": [spec.reader, spec.landmark_box_scale],
+        "reading": [spec.reader, spec.landmark_box_scale, asdict(spec.convention), spec.links],
         "states": states,
         "crop": asdict(data.crop),
         "encoding": data.encoding,

@@ -42,18 +42,17 @@ class Pointing04(files.Archive):
             yield FaceRef(files.printable(stem), group, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self.root / ref.key
+        path = files.within(self.root, ref.key, self.spec.links)
         match = NAME.fullmatch(path.stem)
         if match is None:
             detail = f"{ref.sample_id}: the file's name does not spell person, tilt and pan"
             raise Rejected("bad_annotation", detail)
         pose = (float(match["tilt"]), float(match["pan"]), 0.0)
-        box = read_box(path.with_suffix(".txt"))
+        box = read_box(files.within(self.root, str(Path(ref.key).with_suffix(".txt")), self.spec.links))
         return Annotation(ref, box, pose), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self.root / ref.key
-        return path, path.with_suffix(".txt")
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, str(Path(ref.key).with_suffix(".txt"))
 
     def fingerprint(self) -> str:
         return self.fingerprint_of(self.listing((*files.PICTURES, ".txt")))
