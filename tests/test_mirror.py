@@ -134,6 +134,27 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (here(store).folder / "mlartifacts" / "deep" / "card.md").read_bytes() == b"card"
 
 
+def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained, half = (here(store).folder / "networks" / name for name in ("trained", "half"))
+    for folder in (trained, half):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "model.json").write_bytes(b"{}")
+    (trained / "result.json").write_bytes(b"{}")
+    run_all(here(store))
+    assert {name for name in Remote(store).index("networks")} == {
+        f"networks/trained/{name}" for name in ("model.safetensors", "model.json", "result.json")
+    }
+    elsewhere(monkeypatch, tmp_path)
+    mirror = Mirror(here(store))
+    mirror.look()
+    assert not (mirror.folder / "networks").exists(), "a plan needs none"
+    mirror.bring_networks()
+    assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
+
+
 def test_an_address_that_is_none_is_one_sentence(bucket: str) -> None:
     with pytest.raises(SpecError, match="store: s3://no-such-bucket-here/runs/lease.json cannot be written"):
         run_all(here("s3://no-such-bucket-here/runs"))

@@ -176,11 +176,18 @@ def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[s
             if entry.action == "skip":
                 mirror.push(entry.folder)
         if running:
+            bring_networks(mirror, running)
             with Drive(spec, planned) as drive:
                 for entry in running:
                     drive.run(entry)
                     mirror.push(entry.folder)
     return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
+
+
+def bring_networks(mirror: Mirror, running: Sequence[Planned]) -> None:
+    """From a remote store, where a stage that trains is about to run; others read networks from finished stages."""
+    if any(entry.stage.name in ("teachers", "student") for entry in running):
+        mirror.bring_networks()
 
 
 def plan_line(entry: Planned) -> str:
@@ -500,6 +507,7 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
                 planned = {entry.stage.name: entry for entry in plan_checked(STAGES, spec, mirror, [name])}
                 check_upstream(planned, name, spec)
                 if planned[name].action != "skip":
+                    bring_networks(mirror, [planned[name]])
                     with Drive(spec, planned) as drive:
                         drive.run(planned[name])
                         mirror.push(planned[name].folder)

@@ -57,7 +57,10 @@ class Mirror:
         if self.remote is not None:
             self._there = self.remote.index()
             self._bring(name for name in self._there if name.count("/") == 2 and name.endswith(f"/{MANIFEST}"))
-            self._bring(name for name in self._there if name.startswith("networks/"))
+
+    def bring_networks(self) -> None:
+        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again."""
+        self._bring(name for name in self._there if name.startswith("networks/"))
 
     def size(self, path: Path) -> int | None:
         """Of the file's copy there, or None where there is none."""

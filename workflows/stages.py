@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CARRIERS = {
     "hpe_core.spec",
     "hpe_core.plain",
+    "hpe_core.remote",
     "workflows.stages",
     "workflows.contents",
     "workflows.mirror",
