@@ -66,6 +66,16 @@ class Shard:
         return len(self.sample_ids)
 
 
+def row_bytes(crop: CropSpec, encoding: str) -> int:
+    """About how much of a shard's file a face takes, for asking whether there is room.
+
+    Raw is the picture and up to 1 kB beside it. JPEG varies with its content: over Pointing'04, AFLW2000 and rendered
+    heads at 64, 112 and 224 px a face took 8 to 29 % of the raw picture, and never more than this on average.
+    """
+    raw = crop.stored_size**2 * 3
+    return raw + 1_000 if encoding == "raw" else raw // 5 + 2_000
+
+
 def schema(crop: CropSpec, encoding: str) -> pa.Schema:
     """Arrow schema of a shard, with version, convention and crop in its metadata."""
     image = pa.binary(crop.stored_size**2 * 3) if encoding == "raw" else pa.binary()
@@ -127,18 +137,21 @@ def write_table(path: Path, table: pa.Table) -> str:
     """Write a table so that equal tables are equal bytes, atomically; returns the SHA-256 of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(
-        table,
-        temporary,
-        row_group_size=ROW_GROUP,
-        compression={name: "none" if name in ("image", "log_probs") else "zstd" for name in table.column_names},
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-        data_page_version="1.0",
-    )
-    digest = file_sha256(temporary)
-    temporary.replace(path)
+    try:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROW_GROUP,
+            compression={name: "none" if name in ("image", "log_probs") else "zstd" for name in table.column_names},
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+            data_page_version="1.0",
+        )
+        digest = file_sha256(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk gets back what the failed write took
     return digest
 
 

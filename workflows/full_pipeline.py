@@ -2,6 +2,7 @@
 
     python workflows/full_pipeline.py -c conf/demo.yaml           run what is not finished
     python workflows/full_pipeline.py plan -c conf/demo.yaml      say what would run, and which key made it so
+    python workflows/full_pipeline.py verify -c conf/demo.yaml    hash every finished file; the next run repairs
 
 Faces are cut once into padded shards; several teachers learn from hard labels at the same time; their ensemble, over
 windows moved by a few pixels, writes soft labels; a search finds temperature, weights, offsets and backbone of the
@@ -11,6 +12,7 @@ the student is exported, described and registered. A finished stage is not run a
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,8 +23,21 @@ from typing import Any
 
 from hpe_core.plain import SpecError, UserError, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec
-from workflows.config import REPO, arguments, as_yaml, guarded, load, tell
-from workflows.stages import Planned, Stage, StageFailed, execute, finished, holding, leaves_of, plan
+from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
+from workflows.contents import misfits, set_aside_damaged
+from workflows.room import disk_is_full, size
+from workflows.stages import (
+    Planned,
+    Stage,
+    StageFailed,
+    execute,
+    finished,
+    holding,
+    leaves_of,
+    plan,
+    plan_checked,
+    read_manifest,
+)
 
 # ---------------------------------------------------------------- what every stage depends on
 
@@ -137,6 +152,7 @@ STAGES = (
     ),
 )
 COMMANDS = {"teachers": "train.py teachers", "student": "train.py student", "search": "tune.py"}
+DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 
 
 # ---------------------------------------------------------------- the run
@@ -150,7 +166,7 @@ def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[s
     if any(entry.action != "skip" for entry in planned.values()):
         check_backbones(spec)
         with holding(Path(spec.store)):
-            planned = {entry.stage.name: entry for entry in plan(stages, spec)}  # another run may just have finished
+            planned = {entry.stage.name: entry for entry in plan_checked(stages, spec)}  # others may just have finished
             with Drive(spec, planned) as drive:
                 for entry in planned.values():
                     if entry.action != "skip":
@@ -212,10 +228,11 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         """One stage, with its run in MLflow and a line when it starts and ends."""
         name = entry.stage.name
         self.console.enter(f"{name} {self.number[name]}")
-        self.console.say(f"{name}: {'continuing' if entry.action == 'continue' else 'starting'} ({entry.reason})")
+        self.console.say(f"{name}: {DOING[entry.action]} ({entry.reason})")
         self.tracker.run(entry.key, name=name, parent=self.key, tags={"stage": name, "folder": str(entry.folder)})
         self.tracker.params(entry.key, entry.leaves)
-        began = time.monotonic()
+        began, log = time.monotonic(), entry.folder / "error.txt"
+        log.unlink(missing_ok=True)  # of an earlier attempt: it is no part of what the stage makes
         try:
             result = execute(
                 entry,
@@ -229,7 +246,12 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             self.tracker.finish(entry.key, "FAILED")
             if expected(error):
                 raise plain(error) from None
-            log = entry.folder / "error.txt"
+            if disk_is_full(error):
+                free = size(shutil.disk_usage(entry.folder).free)
+                raise StageFailed(
+                    f"stage {name} failed: the disk of {entry.folder} is full ({free} free); what is finished is kept, "
+                    "make room and the same command continues"
+                ) from None
             log.write_text(traceback.format_exc())
             last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
             raise StageFailed(f"stage {name} failed: {last[0].strip()} (traceback in {log})") from error
@@ -367,11 +389,13 @@ def short(value: Any) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`full_pipeline.py [run|plan] [-c FILE]... [key=value]...`"""
-    args = arguments(argv, __doc__ or "")
+    """`full_pipeline.py [run|plan|verify] [-c FILE]... [key=value]...`"""
+    args = arguments(argv, __doc__ or "", ("run", "plan", "verify"))
     spec = load(args.config, args.overrides)
     if args.verb == "plan":
         return print_plan(spec, args.json)
+    if args.verb == "verify":
+        return verify(spec, args.json)
     began = time.monotonic()
     results = run_pipeline(spec)
     if args.json:
@@ -391,6 +415,28 @@ def print_plan(spec: PipelineSpec, as_json: bool) -> int:
     return 0
 
 
+def verify(spec: PipelineSpec, as_json: bool) -> int:
+    """Hash every file of every finished stage of this configuration; returns 1 where one is not whole."""
+    found: dict[str, dict[str, Any]] = {}
+    with holding(Path(spec.store)):
+        for entry in plan(STAGES, spec):
+            manifest = read_manifest(entry.folder)
+            if manifest is None:
+                continue
+            files = manifest["files"]
+            lost = [*misfits(entry.folder, files), *set_aside_damaged(entry.folder, files)]
+            size = sum(listed["bytes"] for listed in files.values())
+            found[entry.stage.name] = {"files": len(files), "bytes": size, "lost": lost}
+    lines = []
+    for name, row in found.items():
+        lines.append(
+            f"{name:<9} {len(row['lost'])} of {row['files']} files lost or damaged, {row['bytes'] / 1e6:.1f} MB"
+        )
+        lines += [f"          {sentence}" for sentence in row["lost"]]
+    tell(json.dumps(found) if as_json else "\n".join(lines) or "nothing is finished yet for this configuration")
+    return EXIT_FAILED if any(row["lost"] for row in found.values()) else 0
+
+
 def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: float) -> str:
     """The table, and where to look."""
     from workflows.evaluate import print_tables
@@ -407,6 +453,18 @@ def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: flo
     return "\n".join(lines)
 
 
+def check_upstream(planned: Mapping[str, Planned], name: str, spec: PipelineSpec) -> None:
+    """Raises SpecError unless every stage that this one reads is finished and whole."""
+    missing = [other for other in planned[name].stage.upstream() if planned[other].action != "skip"]
+    if missing:
+        first = COMMANDS.get(missing[0], f"{missing[0]}.py")
+        reason = f" ({planned[missing[0]].reason})" if planned[missing[0]].action == "repair" else ""
+        raise SpecError(
+            f"stage {name} needs {', '.join(missing)}, not finished for this configuration in {spec.store}{reason}: "
+            f"run workflows/{first} or workflows/full_pipeline.py first"
+        )
+
+
 def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
     """A stage as a command of its own: runs it if the stages that it depends on are finished."""
 
@@ -418,18 +476,16 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
         if args.verb == "plan":
             tell(plan_line(entry))
             return 0
-        missing = [other for other in entry.stage.upstream() if planned[other].action != "skip"]
-        if missing:
-            first = COMMANDS.get(missing[0], f"{missing[0]}.py")
-            raise SpecError(
-                f"stage {name} needs {', '.join(missing)}, not finished for this configuration in {spec.store}: "
-                f"run workflows/{first} or workflows/full_pipeline.py first"
-            )
+        check_upstream(planned, name, spec)
         print(plan_line(entry), file=sys.stderr)
         if entry.action != "skip":
             check_backbones(spec)
-            with holding(Path(spec.store)), Drive(spec, planned) as drive:
-                drive.run(entry)
+            with holding(Path(spec.store)):
+                planned = {entry.stage.name: entry for entry in plan_checked(STAGES, spec, [name])}
+                check_upstream(planned, name, spec)
+                if planned[name].action != "skip":
+                    with Drive(spec, planned) as drive:
+                        drive.run(planned[name])
         result = finished(entry.folder)["result"]
         tell(json.dumps(result) if args.json else f"{name}: {entry.folder}{headline(name, result)}")
         return 0

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_core.rows import file_sha256, shard_files
-from hpe_core.spec import LabelSet
+from hpe_core.spec import LabelSet, NetSpec
 from workflows.cluster import capacity
-from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.pieces import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.room import check_room
 from workflows.stages import StageRun, code_hashes, write_json
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ def run(stage: StageRun) -> dict[str, Any]:
     adopted = adopt(wanted, stage.folder.parent.glob("*/*/*/part-*.json"))
     if adopted:
         stage.reporter.say(f"  {adopted} of {len(wanted)} files of soft labels are taken over from earlier runs")
+    faces = {file: count_rows(file) for file in files}
+    new = sum(
+        faces[file]
+        for file in files
+        for labels, job in jobs[file].items()
+        if not is_claimed(stage.folder / place(file, labels), job)
+    )
+    check_room(stage.folder, new * row_bytes(spec.student.net), f"soft labels of {new:,} faces")
     receipts: list[Receipt] = []
     rows = [{"shard": str(file), "jobs": json.dumps(list(jobs[file].values()))} for file in files]
     dataset = ray.data.from_items(rows, override_num_blocks=len(files)).map_batches(
@@ -65,7 +74,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         num_cpus=spec.cluster.cpus_per_worker,
         num_gpus=spec.cluster.gpus_per_worker,
     )
-    total, done = sum(count_rows(file) for file in files), 0
+    total, done = sum(faces.values()), 0
     for row in dataset.iter_rows():
         found = json.loads(row["receipts"])
         receipts += found
@@ -96,6 +105,13 @@ def job_hash(shard: Path, labels: LabelSet, weights: Mapping[str, Sequence[str]]
         code_hashes(__name__),
     ]
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def row_bytes(net: NetSpec) -> int:
+    """How much of a file of soft labels a face takes: three rows of fp16 and its name."""
+    from hpe_core.bins import AngleBins
+
+    return 3 * 2 * AngleBins.covering(net.limit_deg, min(net.bin_widths)).count + 100
 
 
 def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:

@@ -34,6 +34,12 @@ def fitting_receipt(piece: Path, job_hash: str) -> Receipt | None:
     return receipt if whole else None
 
 
+def is_claimed(piece: Path, job_hash: str) -> bool:
+    """Whether a receipt says that the piece is finished; its bytes are not looked at."""
+    receipt = _read(receipt_file(piece))
+    return receipt is not None and receipt.get("hash") == job_hash
+
+
 def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
     """Link finished pieces that other folders hold; returns how many.
 

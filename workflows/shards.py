@@ -1,12 +1,13 @@
 """Stage 1: from archives to padded Parquet shards, with every face accounted for.
 
-Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of
+Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
 `rows_per_shard` faces (`hpe_core.sources.plan`). Ray Data runs the jobs; a job loads, crops and writes its
 own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
 receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.accounts`). A
 job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
 all there is to continuing a killed run. A shard that an earlier run of the stage cut from the same faces in the
-same way is linked into the new folder, so another test set costs only its own shards.
+same way is linked into the new folder, so another test set costs only its own shards, and new faces in an archive
+cost only the shards that they lie in.
 
 A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
 """
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.rows import FaceRow, write_shard
+from hpe_core.rows import FaceRow, row_bytes, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources.base import FaceRef, Rejected, Source, census
 from hpe_core.sources.files import printable
@@ -35,8 +36,9 @@ from workflows.accounts import (
     write_quarantine,
 )
 from workflows.cluster import capacity
-from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.pieces import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.quarantine import SHEET, TABLE, show_quarantine
+from workflows.room import check_room
 from workflows.stages import code_hashes, write_json
 
 if TYPE_CHECKING:
@@ -65,8 +67,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
 
     `workers` is the number of actors, 0 for one per CPU of the cluster; the bytes do not depend on it.
     Returns counts, shards with their SHA-256, and fingerprints. Raises DatasetError for data that cannot be
-    used; by then the quarantine file has been written, unless the listing alone showed it.
+    used; by then the quarantine file has been written, unless the listing alone showed it. Raises DiskFull, before
+    anything is decoded, where the shards that are not there yet will not fit.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
     jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
@@ -76,6 +80,8 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     adopted = adopt_shards(folder, jobs)
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
+    new = sum(len(job.refs) for job in jobs if not is_claimed(folder / job.path, job.hash))
+    check_room(folder, new * row_bytes(data.crop, data.encoding), f"shards of {new:,} faces")
     done, total = 0, sum(len(job.refs) for job in jobs)
     receipts: list[Receipt] = []
     reporter.progress("shards", done, total, "faces")
@@ -125,6 +131,7 @@ class BuildShard:
 
     def build(self, dataset: str, refs: Sequence[FaceRef], path: Path, job_hash: str) -> Receipt:
         """Load, crop and write one shard, then its receipt."""
+        self._sources[dataset].fetch(refs)
         kept: list[FaceRow] = []
         quarantined, filtered = [], []
         for ref, face in zip(refs, self._load(dataset, refs), strict=True):

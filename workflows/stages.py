@@ -3,7 +3,8 @@
 A stage's folder is `<store>/<stage>/<hash>`, the hash taken over the configuration leaves, the upstream hashes
 and the code that its result depends on, all known before anything runs. It is finished when its manifest exists;
 the manifest is written last and renamed into place. A stage that was killed finds its own half-done folder again
-under the same name, so the same command continues it.
+under the same name, so the same command continues it. A finished stage that has lost a file since, or in which one is
+damaged (`workflows.contents`), is repaired: it runs again in its folder, where its pieces that are whole are kept.
 
 "Code" is the syntax tree, without docstrings and comments, of the stage's module and of every project module that
 it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only carry
@@ -28,13 +29,16 @@ from typing import Any
 
 from hpe_core.spec import PipelineSpec
 from workflows.config import REPO, flatten
+from workflows.contents import MANIFEST, drop_damaged, inventory, misfits, set_aside_damaged
 from workflows.progress import Reporter
 
 CARRIERS = {
     "hpe_core.spec",
     "hpe_core.plain",
     "workflows.stages",
+    "workflows.contents",
     "workflows.pieces",
+    "workflows.room",
     "workflows.tracking",
     "workflows.mlflow_backend",
     "workflows.spool",
@@ -97,7 +101,7 @@ class Planned:
     inputs: dict[str, str]
     code: dict[str, str]
     views: dict[str, str]
-    action: str  # 'skip', 'run' or 'continue'
+    action: str  # 'skip', 'run', 'continue' or 'repair'
     reason: str
 
     @property
@@ -106,7 +110,7 @@ class Planned:
 
 
 def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
-    """Hash every stage from the top down; nothing runs and nothing is written."""
+    """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written."""
     store = Path(spec.store)
     planned: dict[str, Planned] = {}
     for stage in stages:
@@ -120,13 +124,33 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
         views = {name: _digest(stage.name, _leaves(view, spec), inputs, code) for name, view in stage.views.items()}
         folder = store / stage.name / digest
         manifest = read_manifest(folder)
-        if manifest is not None:
-            action, reason = "skip", f"finished {manifest['finished']} in {manifest['seconds']:.0f} s"
-        else:
+        lost = [] if manifest is None else misfits(folder, manifest["files"])
+        if manifest is None:
             action = "continue" if folder.exists() else "run"
             reason = "was cut off" if folder.exists() else _why(store / stage.name, leaves, inputs, code)
+        elif lost:
+            action, reason = "repair", lost[0] + (f"; and {len(lost) - 1} more" if lost[1:] else "")
+        else:
+            action, reason = "skip", f"finished {manifest['finished']} in {manifest['seconds']:.0f} s"
         planned[stage.name] = Planned(stage, digest, folder, leaves, inputs, code, views, action, reason)
     return list(planned.values())
+
+
+def plan_checked(stages: Sequence[Stage], spec: PipelineSpec, wanted: Sequence[str] = ()) -> list[Planned]:
+    """`plan`, after every finished stage that a stage to be run will read was hashed, and what is damaged set aside.
+
+    `wanted` names the stages to be run, all by default. Hold the store.
+    """
+    checked: set[str] = set()
+    while True:
+        planned = {entry.stage.name: entry for entry in plan(stages, spec)}
+        running = [e for name, e in planned.items() if e.action != "skip" and (not wanted or name in wanted)]
+        read = {name for e in running for name in e.stage.upstream() if planned[name].action == "skip"}
+        if read <= checked:
+            return list(planned.values())
+        for name in read - checked:
+            set_aside_damaged(planned[name].folder, finished(planned[name].folder)["files"])
+        checked |= read
 
 
 def _leaves(read: Callable[[PipelineSpec], Mapping[str, Any]], spec: PipelineSpec) -> dict[str, Any]:
@@ -191,8 +215,12 @@ def execute(
         results={name: finished(upstream[name].folder)["result"] for name in planned.stage.upstream()},
         reporter=reporter,
     )
+    before = read_manifest(planned.folder)
     result = getattr(importlib.import_module(module), function)(run)
     before_finish(result)
+    files = inventory(planned.folder)
+    if before is not None:
+        _say_changes(planned.stage.name, before["files"], files, reporter)
     manifest = {
         "stage": planned.stage.name,
         "hash": planned.hash,
@@ -204,10 +232,22 @@ def execute(
         "leaves": planned.leaves,
         "inputs": planned.inputs,
         "code": planned.code,
+        "files": files,
         "result": result,
     }
-    write_json(planned.folder / "manifest.json", manifest)
+    write_json(planned.folder / MANIFEST, manifest)
+    drop_damaged(planned.folder)
     return result
+
+
+def _say_changes(name: str, before: Mapping[str, Any], after: Mapping[str, Any], reporter: Reporter) -> None:
+    """A repaired file should be the file that it was: later stages were made from that one, and are not run again."""
+    changed = [place for place in before if place in after and after[place] != before[place]]
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        reporter.say(
+            f"  {name}: {changed[0]}{more} came out with other bytes than before; later stages saw the old ones"
+        )
 
 
 def finished(folder: Path) -> dict[str, Any]:
@@ -217,8 +257,11 @@ def finished(folder: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None."""
-    return read_json(folder / "manifest.json")
+    """The manifest of a finished stage, or None; a damaged one finishes nothing."""
+    try:
+        return read_json(folder / MANIFEST)
+    except ValueError:
+        return None
 
 
 def read_json(path: Path) -> Any | None:

@@ -19,7 +19,7 @@ finished writing shows by its journal, and is refused.
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from hpe_core.crop import Box, Image
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
-from hpe_core.spec import DatasetSpec
 
 KNOWN_COUNTS = {"faces": 25_993, "with_box_and_pose": 24_384, "pictures": 21_997}
 PICTURES = "data/flickr"
 PLACES = ("aflw.sqlite", "data/aflw.sqlite")
+JOURNALS = ("-journal", "-wal")
 FACES = (
     "SELECT Faces.face_id, Faces.file_id, FaceImages.filepath FROM Faces "
     "LEFT JOIN FaceImages ON FaceImages.file_id = Faces.file_id"
@@ -47,20 +47,20 @@ HAS_MARKS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = 
 # feature_id -> index among the 68. Not there: 8 and 11 (middle of an eye), 13 and 17 (ears), 19 (middle of the mouth).
 AMONG_68 = {1: 17, 2: 19, 3: 21, 4: 22, 5: 24, 6: 26, 7: 36, 9: 39, 10: 42, 12: 45, 14: 31, 15: 30, 16: 35, 18: 48}
 AMONG_68 |= {20: 54, 21: 8}
+ALL_RECTS = "SELECT face_id, x, y, w, h FROM FaceRect ORDER BY rowid"
+ALL_POSES = "SELECT face_id, pitch, yaw, roll FROM FacePose ORDER BY rowid"
+ALL_MARKS = "SELECT face_id, feature_id, x, y FROM FeatureCoords ORDER BY rowid"
 
 
-class Aflw:
+class Aflw(files.Archive):
     """The archive unpacked under `spec.root`."""
 
     risky = True
     whole = KNOWN_COUNTS["faces"]
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per row of Faces. Raises DatasetError where the SQLite file is missing, damaged or of another kind."""
+        self.fetch_tables()
         place = self._place()
         try:
             with closing(connect(place)) as database:
@@ -96,20 +96,39 @@ class Aflw:
         landmarks, visible = _landmarks(marks, ref.sample_id)
         return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
 
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""
+        return (self.root / ref.key,) if ref.key else ()
+
+    def tables(self) -> tuple[Path, ...]:
+        return tuple(self.root / f"{place}{ending}" for place in PLACES for ending in ("", *JOURNALS))
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        self.fetch_tables()
+        found: dict[str, list[object]] = {ref.sample_id: [] for ref in refs}
+        with closing(connect(self._place())) as database:
+            marks = (ALL_MARKS,) if database.execute(HAS_MARKS).fetchone() else ()
+            for query in (ALL_RECTS, ALL_POSES, *marks):
+                for face, *values in database.execute(query):
+                    if f"face{face}" in found:
+                        found[f"face{face}"].append(values)
+        pictures = super().states(refs)
+        return [f"{found[ref.sample_id]} {picture}" for ref, picture in zip(refs, pictures, strict=True)]
+
     def fingerprint(self) -> str:
+        self.fetch_tables()
         place = str(self._place().relative_to(self.root))
-        listed = [f"{PICTURES}/{path}" for path in files.listing(self.root / PICTURES, files.PICTURES)]
-        return files.fingerprint(self.root, [place, *listed])
+        listed = [f"{PICTURES}/{path}" for path in self.listing(files.PICTURES, PICTURES)]
+        return self.fingerprint_of([place, *listed])
 
     def _place(self) -> Path:
         """Of the SQLite file. Raises DatasetError where it is not there, or where a program is at work on it."""
-        root = files.printable(str(self.root))
-        if not self.root.is_dir():
-            raise DatasetError(f"its root {root} is not a folder")
+        if self.remote is None and not self.root.is_dir():
+            raise DatasetError(f"its root {self.place} is not a folder")
         place = next((self.root / place for place in PLACES if (self.root / place).is_file()), None)
         if place is None:
-            raise DatasetError(f"its root {root} holds no {PLACES[0]}")
-        for ending in ("-journal", "-wal"):
+            raise DatasetError(f"its root {self.place} holds no {PLACES[0]}")
+        for ending in JOURNALS:
             journal = place.with_name(place.name + ending)
             if journal.is_file() and journal.stat().st_size:
                 raise DatasetError(f"{files.printable(str(journal))} shows that a program is writing to {place.name}")

@@ -21,24 +21,19 @@ from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
 from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
-from hpe_core.spec import DatasetSpec
 
 KNOWN_COUNTS = {"faces": 2_000}
 
 
-class Aflw2000:
+class Aflw2000(files.Archive):
     """The archive unpacked under `spec.root`."""
 
     risky = True
     whole = KNOWN_COUNTS["faces"]
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
-        for path in files.paired(self.root, ".mat"):
+        for path in self.paired(".mat"):
             stem = files.printable(Path(path).stem)
             yield FaceRef(stem, stem, path)
 
@@ -59,5 +54,9 @@ class Aflw2000:
         box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
 
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".mat")
+
     def fingerprint(self) -> str:
-        return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".mat")))
+        return self.fingerprint_of(self.listing((*files.PICTURES, ".mat")))

@@ -1,7 +1,7 @@
 """What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -91,6 +91,20 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """A hash that changes when the dataset's files do; opens none of them."""
+        ...
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """For each face a text that changes when what decides it does, and only then: its files, its row of a table.
+
+        Opens no picture. A shard is made again when a state of its own faces changes, not when the dataset grows.
+        """
+        ...
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Bring what `load` will read to this machine, where it lies on another. Called outside of the sandbox.
+
+        Raises RemoteError: that the network is down says nothing about a picture.
+        """
         ...
 
 

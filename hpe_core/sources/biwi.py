@@ -36,7 +36,6 @@ from hpe_core.rotation import is_rotation, matrix_to_euler
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
 from hpe_core.sources.pictures import read_bytes, read_picture
-from hpe_core.spec import DatasetSpec
 
 KNOWN_COUNTS = {"frames": 15_678, "sequences": 24, "people": 20}
 SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
@@ -47,19 +46,15 @@ FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.png|pose\.txt)")
 MAX_TEXT = 1 << 16
 
 
-class Biwi:
+class Biwi(files.Archive):
     """The archive unpacked under `spec.root`; as many sequences as are there."""
 
     risky = True
     whole = KNOWN_COUNTS["frames"]
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per frame that has a picture or a pose; `load` rejects what lacks the other."""
-        listed = files.listing(self._hpdb(), ("_rgb.png", "_pose.txt"))
+        listed = self.listing(("_rgb.png", "_pose.txt"), self._inner())
         frames = {
             str(Path(path).with_name(f"{match['frame']}_rgb.png"))
             for path in listed
@@ -72,10 +67,8 @@ class Biwi:
             yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        key = Path(ref.key)
-        keys = (key, key.with_name(key.name.replace("_rgb.png", "_pose.txt")), key.with_name("rgb.cal"))
-        path, pose_path, calibration = (files.within(self._hpdb(), str(one), self.spec.links) for one in keys)
-        rotation, center = read_pose(pose_path)
+        path, pose, calibration = (files.within(self.root, key, self.spec.links) for key in self._keys(ref))
+        rotation, center = read_pose(pose)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
         box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
@@ -89,13 +82,24 @@ class Biwi:
         """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
         return sample_id.rpartition("/")[0]
 
-    def fingerprint(self) -> str:
-        hpdb = self._hpdb()
-        return files.fingerprint(hpdb, files.listing(hpdb, ("_rgb.png", "_pose.txt", "rgb.cal")))
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        return tuple(self.root / key for key in self._keys(ref))
 
-    def _hpdb(self) -> Path:
-        inner = self.root / "hpdb"
-        return inner if inner.is_dir() else self.root
+    def _keys(self, ref: FaceRef) -> tuple[str, str, str]:
+        """Picture, pose and the sequence's calibration, below the root."""
+        path = Path(self._inner(), ref.key)
+        pose = path.with_name(path.name.replace("_rgb.png", "_pose.txt"))
+        return str(path), str(pose), str(path.with_name("rgb.cal"))
+
+    def fingerprint(self) -> str:
+        hpdb = self._inner()
+        return self.fingerprint_of(self.listing(("_rgb.png", "_pose.txt", "rgb.cal"), hpdb), hpdb)
+
+    def _inner(self) -> str:
+        """Where in the root the sequences lie, hpdb or itself. What was fetched shows it, so `load` asks no remote."""
+        fetched = self.remote is not None and self.root.is_dir()
+        there = (self.root / "hpdb").is_dir() if fetched else self.has_folder("hpdb")
+        return "hpdb" if there else ""
 
 
 def read_pose(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

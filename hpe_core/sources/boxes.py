@@ -13,13 +13,14 @@ every sequence and 300W-LP in every mirror, so a bare name would put a box onto 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpe_core.crop import Box, Image
+from hpe_core.remote import Remote, is_remote
 from hpe_core.rows import file_sha256
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
@@ -66,10 +67,12 @@ class Boxed:
         self.spec = source.spec
         self.risky = source.risky
         self.whole: int | None = getattr(source, "whole", None)
-        self.file = files.archive_root(source.spec.boxes)
+        self.address = str(source.spec.boxes)
+        self.file = files.archive_root(self.address)
 
     def refs(self) -> Iterator[FaceRef]:
         """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
+        self._fetch_boxes()
         listed = list(self.source.refs())
         self._boxes().check_names(self.file, (ref.key for ref in listed))
         yield from listed
@@ -86,11 +89,25 @@ class Boxed:
         changed = Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible)
         return changed, image
 
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        self._fetch_boxes()
+        found = (self._boxes().of(ref.key) for ref in refs)
+        return [f"{state} {boxes}" for state, boxes in zip(self.source.states(refs), found, strict=True)]
+
     def fingerprint(self) -> str:
         """Of the reader's files and the content of the file of boxes, which is read."""
+        self._fetch_boxes()
         self._boxes()
         body = f"{self.source.fingerprint()}\n{file_sha256(self.file)}"
         return hashlib.sha256(body.encode()).hexdigest()
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)
+        self._fetch_boxes()
+
+    def _fetch_boxes(self) -> None:
+        if is_remote(self.address):
+            Remote(self.address).parent.fetch([self.file.name])
 
     def _boxes(self) -> BoxFile:
         return open_boxes(self.file)

@@ -1,7 +1,7 @@
 """A reader's labels in our convention, where `spec.convention` says that the archive's differ from what it expects."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hpe_core.convention import to_ours
 from hpe_core.crop import Image
@@ -28,3 +28,9 @@ class Converted:
     def fingerprint(self) -> str:
         """Of the reader's files; the convention itself is among the keys that the stage store hashes."""
         return self.source.fingerprint()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        return self.source.states(refs)
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)

@@ -14,7 +14,7 @@ that was kept was 0.24, the largest that was not 0.19.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from hpe_core.crop import Image
@@ -58,9 +58,18 @@ class Detected:
 
     def fingerprint(self) -> str:
         """Of the reader's files, the content of the detector's file, which is read, and its settings."""
+        return hashlib.sha256(f"{self.source.fingerprint()}\n{self._settings()}".encode()).hexdigest()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        settings = self._settings()
+        return [f"{state} {settings}" for state in self.source.states(refs)]
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)
+
+    def _settings(self) -> str:
         settings = asdict(self.detector) | {"model": self.detector_sha256(), "min_overlap": MIN_OVERLAP}
-        body = f"{self.source.fingerprint()}\n{json.dumps(settings, sort_keys=True)}"
-        return hashlib.sha256(body.encode()).hexdigest()
+        return json.dumps(settings, sort_keys=True)
 
     def detector_sha256(self) -> str:
         try:

@@ -1,19 +1,124 @@
-"""Listing an archive's folder and fingerprinting what was listed, without opening a file."""
+"""Listing an archive, here or on another filesystem, and fingerprinting what was listed, without opening a file."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from hpe_core.sources.base import DatasetError, Rejected
-from hpe_core.spec import Links
+from hpe_core.remote import Entry, Remote, RemoteError, is_remote
+from hpe_core.sources.base import DatasetError, FaceRef, Rejected
+from hpe_core.spec import DatasetSpec, Links
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
+class Archive(ABC):
+    """What readers of unpacked archives share: a folder, here or remote, in which files of its own decide a face.
+
+    `root` is the folder here. Of a remote archive it is the counterpart of `hpe_core.remote`, where files lie once they
+    were fetched: listings and states are the remote's, and `load` reads what `fetch` has brought.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.root = archive_root(spec.root)
+        self.remote = Remote(spec.root) if is_remote(spec.root) else None
+
+    @property
+    def place(self) -> str:
+        """The root as the user named it, for messages about it."""
+        return printable(str(self.root) if self.remote is None else self.spec.root)
+
+    @abstractmethod
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """Every file that decides a face, whether or not it is there, in an order of the reader's."""
+
+    def tables(self) -> tuple[Path, ...]:
+        """Files that list faces, whether or not they are there."""
+        return ()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Size and time of change of each face's files; where they lie is not part of it, so an archive may move."""
+        return [" ".join(map(self._state, self.files_of(ref))) for ref in refs]
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self._fetch([*self.tables(), *(path for ref in refs for path in self.files_of(ref))])
+
+    def fetch_tables(self) -> None:
+        """Before they are looked at: they are needed whole where pictures are only listed. Raises DatasetError."""
+        try:
+            self._fetch(self.tables())
+        except RemoteError as error:
+            raise DatasetError(str(error)) from None
+
+    def _fetch(self, paths: Sequence[Path]) -> None:
+        if self.remote is not None:
+            below = (os.path.relpath(path, self.remote.folder) for path in paths)
+            self.remote.fetch(path for path in below if not path.startswith(".."))  # `within` has a sentence for those
+
+    def listing(self, suffixes: tuple[str, ...], folder: str = "") -> Iterator[str]:
+        """Paths relative to `folder`, a folder in the root, of the files with these suffixes. Raises DatasetError."""
+        if self.remote is None:
+            yield from listing(self.root / folder, suffixes)
+            return
+        index = _index(self.remote)
+        if not index:
+            raise DatasetError(f"its root {self.place} holds no file")
+        start = f"{folder}/" if folder else ""
+        for path in index:
+            below = path[len(start) :]
+            if path.startswith(start) and below.lower().endswith(suffixes) and "/." not in f"/{below}":
+                yield below
+
+    def paired(self, suffix: str, folder: str = "") -> list[str]:
+        """Every picture, and every file with `suffix` that lacks its picture: nothing half there is missed."""
+        pictures = list(self.listing(PICTURES, folder))
+        complete = {str(Path(path).with_suffix("")) for path in pictures}
+        others = self.listing((suffix,), folder)
+        return pictures + [path for path in others if str(Path(path).with_suffix("")) not in complete]
+
+    def has_folder(self, name: str) -> bool:
+        """Whether a folder in the root is there. Raises DatasetError."""
+        if self.remote is None:
+            return (self.root / name).is_dir()
+        return any(path.startswith(f"{name}/") for path in _index(self.remote))
+
+    def fingerprint_of(self, paths: Iterable[str], folder: str = "") -> str:
+        """SHA-256 over (path relative to `folder`, size, time of change) of each file, or the fact that it is gone."""
+        digest = hashlib.sha256()
+        for path in sorted(paths):
+            digest.update(os.fsencode(f"{path}\0{self._state(self.root / folder / path)}\n"))
+        return digest.hexdigest()
+
+    def _state(self, path: Path) -> str:
+        """Size and time of change of a file below the root, or that there is none."""
+        if self.remote is not None:
+            entry = _index(self.remote).get(os.path.relpath(path, self.remote.folder))
+            return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
+        try:
+            stat = path.stat()
+        except (OSError, ValueError):  # a name from a table may be no name
+            return "gone"
+        return f"{stat.st_size}/{stat.st_mtime_ns}"
+
+
+@lru_cache(maxsize=8)
+def _index(remote: Remote) -> dict[str, Entry]:
+    """A remote archive's listing, once a process: it takes a request for every thousand files. Raises DatasetError."""
+    try:
+        return remote.index()
+    except RemoteError as error:
+        raise DatasetError(str(error)) from None
+
+
 def archive_root(root: str) -> Path:
-    """The folder of a `root:` key as an absolute path, with ~ expanded; it need not exist yet."""
-    return Path(root).expanduser().absolute()
+    """The folder of a `root:` key as an absolute path, with ~ expanded; of a remote one its counterpart here.
+
+    It need not exist yet.
+    """
+    return Remote(root).folder if is_remote(root) else Path(root).expanduser().absolute()
 
 
 def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -35,26 +140,6 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield str(Path(folder, name).relative_to(root))
-
-
-def paired(root: Path, suffix: str) -> list[str]:
-    """Every picture under `root`, and every file with `suffix` that lacks its picture: nothing half there is missed."""
-    pictures = list(listing(root, PICTURES))
-    complete = {str(Path(path).with_suffix("")) for path in pictures}
-    return pictures + [path for path in listing(root, (suffix,)) if str(Path(path).with_suffix("")) not in complete]
-
-
-def fingerprint(root: Path, paths: Iterable[str]) -> str:
-    """SHA-256 over (relative path, size, time of change) of each file, or the fact that it is gone."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        try:
-            stat = (root / path).stat()
-            line = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-        except OSError:
-            line = f"{path}\0gone\n"
-        digest.update(os.fsencode(line))
-    return digest.hexdigest()
 
 
 def within(root: Path, key: str, links: Links) -> Path:

@@ -21,7 +21,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,17 +58,19 @@ class Table:
     row_of: dict[FaceRef, int]
 
 
-class Manifest:
+class Manifest(files.Archive):
     """The faces that a table lists. It is read once a process, and again when it changes."""
 
     risky = True
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
+        super().__init__(spec)
+        if self.remote is not None and self.root.suffix.lower() in FORMATS:
+            self.remote = self.remote.parent  # the folder of the pictures
 
     def refs(self) -> Iterator[FaceRef]:
         """One per row. Raises DatasetError for a table that is missing, unreadable or of other columns."""
+        self.fetch_tables()
         yield from self._table(self._file()).refs
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
@@ -93,15 +95,33 @@ class Manifest:
         box = Box(*_numbers(row, BOX, name))
         return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
 
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        """The picture; of the table only its own row decides a face, and `states` knows it."""
+        return (self._file().parent / ref.key,) if ref.key else ()
+
+    def tables(self) -> tuple[Path, ...]:
+        return (
+            (self.root,) if self.root.suffix.lower() in FORMATS else tuple(self.root / f"manifest{e}" for e in FORMATS)
+        )
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
+        self.fetch_tables()
+        table = self._table(self._file())
+        rows = (table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs)
+        texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
+        return [f"{row} {picture}" for row, picture in zip(texts, super().states(refs), strict=True)]
+
     def fingerprint(self) -> str:
         """Of the manifest's content and the pictures' sizes and times; opens no picture."""
+        self.fetch_tables()
         file = self._file()
-        pictures = files.fingerprint(file.parent, {ref.key for ref in self._table(file).refs})
-        return hashlib.sha256(f"{file_sha256(file)}\n{pictures}".encode()).hexdigest()
+        pictures = super().states(sorted(self._table(file).refs))
+        return hashlib.sha256("\n".join([file_sha256(file), *pictures]).encode()).hexdigest()
 
     def _file(self) -> Path:
         """The table itself. Raises DatasetError where `root` is none and holds none, or several."""
-        name = files.printable(str(self.root))
+        name = self.place
         if self.root.is_file():
             if self.root.suffix.lower() not in FORMATS:
                 raise DatasetError(f"its root {name} is no manifest: it must end in {', '.join(FORMATS)}")

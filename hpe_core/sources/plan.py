@@ -2,6 +2,11 @@
 
 No picture is opened. The result does not depend on the order in which the disk lists its files.
 
+A dataset that grows keeps its shards. A job's hash covers its own faces and what decides them, and where a shard ends
+is decided by the names of the faces around that place (`cut`), so faces that are added, removed or changed alter the
+shards that they lie in and now and then the next ones. Of 52 shards of 20,000 names, 100 new neighbours change 2 (the
+median over 200 places; 6 at most). The price is that a shard holds three quarters of `rows_per_shard` on average.
+
 A dataset may say itself who is tested on (`FaceRef.split`, from a manifest). That decides, for whole groups: a group on
 two sides is an error, not a choice. Only val is then still drawn, from the train groups, where the dataset names none:
 published splits know train and test, and checkpoints must be chosen on neither. A dataset that is only tested on
@@ -10,6 +15,7 @@ contributes what it calls test.
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from hpe_core import rows
@@ -17,6 +23,8 @@ from hpe_core.plain import nearest
 from hpe_core.sources.base import DatasetError, FaceRef, Source, share_of, split_of
 from hpe_core.sources.files import printable
 from hpe_core.spec import DatasetSpec, DataSpec
+
+CUT_SEED = 1  # not that of any split by chance: where a shard ends has nothing to do with who is in it
 
 
 @dataclass(frozen=True)
@@ -95,12 +103,13 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
                 f"dataset '{name}' has an empty {split} set: none of its {len(groups)} groups "
                 f"({len(listed)} faces) falls into it; {fix}"
             )
-    state = source.fingerprint()
+    faces = [ref for split in wanted for ref in by_split[split]]
+    states = dict(zip(faces, source.states(faces), strict=True))
     jobs = []
     for split in wanted:
-        for part, start in enumerate(range(0, len(by_split[split]), data.rows_per_shard)):
-            cut = tuple(by_split[split][start : start + data.rows_per_shard])
-            jobs.append(Job(name, split, part, cut, _job_hash(spec, state, data, cut)))
+        for part, some in enumerate(cut(by_split[split], data.rows_per_shard)):
+            own = [states[ref] for ref in some]
+            jobs.append(Job(name, split, part, tuple(some), _job_hash(spec, own, data, some)))
     return DatasetPlan(
         jobs=tuple(jobs),
         wanted=wanted,
@@ -108,6 +117,23 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
         groups=len(groups),
         unused={split: len(some) for split, some in sorted(by_split.items()) if split not in wanted},
     )
+
+
+def cut(refs: Sequence[FaceRef], most: int) -> Iterator[Sequence[FaceRef]]:
+    """Sorted faces in runs of at most `most`; all but the last hold at least half of that.
+
+    Cuts at every `most`-th face would move with each face that is added before them. Here the next run begins, of all
+    faces at which it might, with the one whose name has the smallest hash: runs on both sides of a change soon agree
+    again on where they begin.
+    """
+    least = (most + 1) // 2
+    hashes = [share_of(ref.sample_id, CUT_SEED) for ref in refs]
+    start = 0
+    while len(refs) - start > most:
+        end = min(range(start + least, start + most + 1), key=lambda place: hashes[place])
+        yield refs[start:end]
+        start = end
+    yield refs[start:]
 
 
 def _given_splits(name: str, listed: list[FaceRef], spec: DatasetSpec) -> dict[str, str]:
@@ -179,12 +205,12 @@ def _check_groups(name: str, groups: list[str], spec: DatasetSpec) -> None:
                 )
 
 
-def _job_hash(spec: DatasetSpec, state: str, data: DataSpec, refs: tuple[FaceRef, ...]) -> str:
-    """The root is left out: an archive may move, and what its files are is in the fingerprint `state`."""
+def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Sequence[FaceRef]) -> str:
+    """The root is left out: an archive may move, and what its files are is in the faces' states."""
     recipe = {
         "version": rows.SCHEMA_VERSION,
         "reading": [spec.reader, spec.landmark_box_scale, asdict(spec.convention), spec.links],
-        "state": state,
+        "states": states,
         "crop": asdict(data.crop),
         "encoding": data.encoding,
         "limit_deg": data.limit_deg,

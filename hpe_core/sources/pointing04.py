@@ -17,7 +17,6 @@ from hpe_core.crop import Box, Image
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, FaceRef, Rejected
 from hpe_core.sources.pictures import read_bytes, read_picture
-from hpe_core.spec import DatasetSpec
 
 NAME = re.compile(
     r"person(?P<person>\d{2})(?P<series>\d)(?P<number>\d{2})(?P<tilt>[+-]\d{1,2})(?P<pan>[+-]\d{1,2})",
@@ -27,19 +26,15 @@ MAX_TEXT = 1 << 16
 KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
 
 
-class Pointing04:
+class Pointing04(files.Archive):
     """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
 
     risky = True
     whole = KNOWN_COUNTS["faces"]
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per picture; a picture whose name is of another form is listed too, and rejected by `load`."""
-        for path in files.listing(self.root, files.PICTURES):
+        for path in self.listing(files.PICTURES):
             stem = Path(path).stem
             match = NAME.fullmatch(stem)
             folder = files.printable(Path(path).parent.name)
@@ -56,8 +51,12 @@ class Pointing04:
         box = read_box(files.within(self.root, str(Path(ref.key).with_suffix(".txt")), self.spec.links))
         return Annotation(ref, box, pose), read_picture(path)
 
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".txt")
+
     def fingerprint(self) -> str:
-        return files.fingerprint(self.root, files.listing(self.root, (*files.PICTURES, ".txt")))
+        return self.fingerprint_of(self.listing((*files.PICTURES, ".txt")))
 
 
 def read_box(path: Path) -> Box:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hpe_core.crop import Image
 from hpe_core.sources.base import Annotation, FaceRef, Source
@@ -86,6 +86,14 @@ class SyntheticSource:
         spec = self.spec
         body = json.dumps([spec.seed, spec.count, spec.image_px, spec.heads_per_person])
         return hashlib.sha256(body.encode()).hexdigest()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Of what decides a head beside its number; how many others are rendered is not part of it."""
+        spec = self.spec
+        return [json.dumps([spec.seed, spec.image_px, spec.heads_per_person])] * len(refs)
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Nothing: heads are rendered where they are needed."""
 
     def _names(self, index: int) -> tuple[str, str]:
         """(sample id, group) as the renderer spells them, without rendering."""

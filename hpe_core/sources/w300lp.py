@@ -34,7 +34,6 @@ from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
-from hpe_core.spec import DatasetSpec
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 KNOWN_COUNTS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many mirrors
@@ -49,21 +48,17 @@ MIRROR_68 = np.array(
 )
 
 
-class W300LP:
+class W300LP(files.Archive):
     """The archive unpacked: the eight folders (as many as are there) and landmarks/ under `spec.root`."""
 
     risky = True
     whole = 2 * sum(KNOWN_COUNTS.values())
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-        self.root = files.archive_root(spec.root)
-
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
         for folder in self._folders():
             subset = FLIP.sub("", folder)
-            for path in files.paired(self.root / folder, ".mat"):
+            for path in self.paired(".mat", folder):
                 stem = Path(path).stem
                 match = NAME.fullmatch(FLIP.sub("", stem))
                 person = match["base"] if match else stem
@@ -80,8 +75,7 @@ class W300LP:
         image = read_picture(path)
         folder = Path(ref.key).parts[0]
         original = FLIP.sub("", path.stem)
-        marks_key = str(Path("landmarks", FLIP.sub("", folder), f"{original}_pts.mat"))
-        marks_path = files.within(self.root, marks_key, self.spec.links)
+        marks_path = files.within(self.root, self._marks(ref), self.spec.links)
         name = files.printable(str(marks_path))
         mirrored = bool(FLIP.search(folder))
         if marks_path.exists():
@@ -104,21 +98,29 @@ class W300LP:
         box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, points.astype(np.float32)), image
 
+    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+        path = self.root / ref.key
+        return path, path.with_suffix(".mat"), self.root / self._marks(ref)
+
+    def _marks(self, ref: FaceRef) -> str:
+        """The landmarks' file of a picture, below the root; a mirror has its original's."""
+        key = Path(ref.key)
+        return f"landmarks/{FLIP.sub('', key.parts[0])}/{FLIP.sub('', key.stem)}_pts.mat"
+
     def fingerprint(self) -> str:
         listed = [
             str(Path(folder, path))
-            for folder in [*self._folders(), *(["landmarks"] if (self.root / "landmarks").is_dir() else [])]
-            for path in files.listing(self.root / folder, (*files.PICTURES, ".mat"))
+            for folder in [*self._folders(), *(["landmarks"] if self.has_folder("landmarks") else [])]
+            for path in self.listing((*files.PICTURES, ".mat"), folder)
         ]
-        return files.fingerprint(self.root, listed)
+        return self.fingerprint_of(listed)
 
     def _folders(self) -> list[str]:
         """Those of the eight that are there. Raises DatasetError where there is none."""
         wanted = [name + flip for name in SUBSETS for flip in ("", "_Flip")]
-        found = [name for name in wanted if (self.root / name).is_dir()]
+        found = [name for name in wanted if self.has_folder(name)]
         if not found:
-            root = files.printable(str(self.root))
-            raise DatasetError(f"its root {root} has none of the folders {', '.join(SUBSETS)} of 300W-LP")
+            raise DatasetError(f"its root {self.place} has none of the folders {', '.join(SUBSETS)} of 300W-LP")
         return found
 
 

@@ -1,0 +1,177 @@
+"""Archives on a server that speaks S3, and on any filesystem of fsspec, are the archives that they are on a disk."""
+
+import dataclasses
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpe_core.plain import SpecError
+from hpe_core.remote import Remote, RemoteError, is_inside, open_filesystem
+from hpe_core.sandbox import load_directly
+from hpe_core.sources.base import DatasetError, Rejected
+from hpe_core.sources.files import _index
+from hpe_core.sources.registry import open_source
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
+from tests.test_plan import READERS
+from tests.test_shards import CROP, Progress, build, check_law, pointing
+from tests.test_shards import without_ray as without_ray
+from workflows.shards import build_shards
+
+
+def upload(folder: Path, address: str) -> None:
+    """A folder's files, as somebody else would have put them there."""
+    filesystem, base = open_filesystem(address)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with filesystem.open_output_stream(f"{base}/{path.relative_to(folder).as_posix()}") as stream:
+                stream.write(path.read_bytes())
+    _index.cache_clear()
+
+
+def test_files_come_here_once_and_again_when_they_change(bucket: str) -> None:
+    remote = Remote(f"{bucket}/some/where")
+    for name, content in (("a.txt", b"one"), ("deep/b.bin", bytes(3_000_000)), ("empty", b"")):
+        remote.write(name, content)
+    assert {name: entry.size for name, entry in remote.index().items()} == {
+        "a.txt": 3,
+        "deep/b.bin": 3_000_000,
+        "empty": 0,
+    }
+    assert set(remote.index("deep")) == {"deep/b.bin"} and remote.read("a.txt") == b"one" and remote.read("no") is None
+    assert remote.fetch(["a.txt", "deep/b.bin", "absent", "../../out"]) == 3_000_003
+    assert remote.fetch(["a.txt", "deep/b.bin"]) == 0, "what is here is not copied again"
+    assert sorted(path.name for path in remote.folder.rglob("*") if path.is_file()) == ["a.txt", "b.bin"]
+    remote.write("a.txt", b"three")
+    assert remote.fetch(["a.txt", "deep/b.bin"]) == 5 and (remote.folder / "a.txt").read_bytes() == b"three"
+    remote.delete("a.txt")
+    remote.delete("a.txt")
+    assert remote.fetch(["a.txt"]) == 0 and not (remote.folder / "a.txt").exists(), "gone there is gone here"
+    (remote.folder / "new").write_bytes(b"12345")
+    assert remote.send(["new"]) == 5 and remote.read("new") == b"12345"
+    assert pickle.loads(pickle.dumps(remote)) == remote
+
+
+def test_any_filesystem_of_fsspec_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path))
+    remote = Remote("memory://somewhere/else")
+    remote.write("deep/a.txt", b"content")
+    assert {name: entry.size for name, entry in remote.index().items()} == {"deep/a.txt": 7}
+    assert remote.fetch(["deep/a.txt"]) == 7 and (remote.folder / "deep/a.txt").read_bytes() == b"content"
+    remote.delete("deep/a.txt")
+    assert remote.index() == {} and remote.read("deep/a.txt") is None
+
+
+def test_addresses_that_cannot_be_used_are_one_sentence(bucket: str) -> None:
+    for address, said in (
+        ("nonsense://x/y", "no filesystem 'nonsense' here"),
+        (f"{bucket}/x?region=eu", "AWS_ENDPOINT_URL"),
+        ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x/a.txt cannot be written: .*bucket"),
+    ):
+        with pytest.raises((SpecError, RemoteError), match=said) as caught:
+            Remote(address).write("a.txt", b"")
+        assert "\n" not in str(caught.value) and "Request ID" not in str(caught.value)
+    assert not any(map(is_inside, ("", "/etc/passwd", "../a", "a/../../b"))) and is_inside("a/b..c/d")
+
+
+# ---------------------------------------------------------------- archives
+
+
+@pytest.mark.parametrize("make", READERS, ids=lambda make: make.__name__)
+def test_a_remote_archive_reads_as_a_local_one(
+    tmp_path: Path, bucket: str, make: Callable[[Path], tuple[DatasetSpec, Callable[[], object], Callable[[], object]]]
+) -> None:
+    """The same faces, and of a face nothing that it does not need is brought here."""
+    spec, change, grow = make(tmp_path / "archive")
+    upload(tmp_path, f"{bucket}/up")
+    boxes = spec.boxes and f"{bucket}/up/boxes.json"
+    there = dataclasses.replace(spec, root=f"{bucket}/up/archive", boxes=boxes)
+    local, remote = open_source(spec), open_source(there)
+    first, _ = refs = sorted(remote.refs())
+    assert refs == sorted(local.refs())
+    before, dataset = remote.states(refs), remote.fingerprint()
+    remote.fetch([first])
+    pictures = [path for path in Remote(bucket).folder.rglob("*") if path.suffix in (".jpg", ".png")]
+    assert len(pictures) == (0 if spec.reader == "manifest" else 1)
+    remote.fetch(refs)
+    offline = pickle.loads(pickle.dumps(remote))  # as a worker's sandbox has it
+    crop = CropSpec(size=16, margin_px=2)
+    for ours, theirs in zip(load_directly(offline, crop, refs), load_directly(local, crop, refs), strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(ours, Rejected):
+            assert isinstance(theirs, Rejected) and ours.reason == theirs.reason
+        else:
+            assert not isinstance(theirs, Rejected)
+            assert ours.pose == theirs.pose and np.array_equal(ours.crop.pixels, theirs.crop.pixels)
+    grow()
+    upload_changes(tmp_path, f"{bucket}/up")
+    assert remote.states(refs) == before and remote.fingerprint() != dataset
+    change()
+    upload_changes(tmp_path, f"{bucket}/up")
+    after = remote.states(refs)
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def upload_changes(folder: Path, address: str) -> None:
+    """What differs there is replaced or removed; what does not is left with its time."""
+    remote = Remote(address)
+    here = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    here = {name: content for name, content in here.items() if not name.startswith("cache/")}
+    for name in remote.index():
+        if name not in here:
+            remote.delete(name)
+    changed = {name: content for name, content in here.items() if remote.read(name) != content}
+    if any(not name.endswith((".jpg", ".mat")) for name in changed):
+        time.sleep(1.1)  # tables may keep their size, and S3 keeps whole seconds
+    for name, content in changed.items():
+        remote.write(name, content)
+    _index.cache_clear()
+
+
+def test_biwi_without_its_outer_folder(tmp_path: Path, bucket: str) -> None:
+    spec, _, _ = READERS[3](tmp_path / "archive")
+    upload(tmp_path / "archive" / "hpdb", f"{bucket}/hpdb")
+    source = open_source(dataclasses.replace(spec, root=f"{bucket}/hpdb"))
+    refs = sorted(source.refs())
+    source.fetch(refs)
+    assert [ref.key for ref in sorted(source.refs())] == [ref.key for ref in refs]
+    assert all(not isinstance(face, Rejected) for face in load_directly(source, CROP, refs))
+
+
+def test_an_archive_that_is_not_there_is_one_sentence(tmp_path: Path, bucket: str) -> None:
+    for root in (f"{bucket}/nowhere", "s3://no-such-bucket-here/x"):
+        for reader, said in (
+            ("pointing04", "no file"),
+            ("biwi", "no file"),
+            ("300w_lp", "none of"),
+            ("aflw", "no aflw"),
+        ):
+            with pytest.raises(DatasetError, match=f"its root {root} .*{said}"):
+                list(open_source(DatasetSpec(reader, root=root)).refs())  # type: ignore[arg-type]
+        with pytest.raises(DatasetError, match=f"its root {root}.csv is neither"):
+            list(open_source(DatasetSpec("manifest", root=f"{root}.csv")).refs())
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_shards_of_a_remote_archive_are_those_of_a_local_one(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding happens in the sandbox, which asks no server; a server that fails puts no face into quarantine."""
+    data = pointing(tmp_path / "archive", rows_per_shard=100)
+    upload(tmp_path / "archive", f"{bucket}/heads")
+    remote = dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")
+    there: DataSpec = dataclasses.replace(data, datasets={"heads": remote})
+    ours = build(there, tmp_path / "b")
+    check_law(ours, tmp_path / "b")
+    assert ours == build(data, tmp_path / "a")
+
+    def fail(*ignored: object) -> None:
+        raise RemoteError("the network is down")
+
+    monkeypatch.setattr(Remote, "look", fail)
+    with pytest.raises(RemoteError):
+        build_shards(there, tmp_path / "apart" / "c", Progress())  # type: ignore[arg-type]
+    assert list((tmp_path / "apart" / "c").iterdir()) == []
