@@ -17,7 +17,7 @@ LAYERS = [
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor", "drift"},
-    {"loop"},
+    {"loop", "pyfunc"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
 COMMANDS = ["full_pipeline", "shards", "train", "labels", "tune", "evaluate", "publish", "benchmark", "compare_seeds"]

@@ -21,6 +21,7 @@ from workflows.card import TERMS, UNKNOWN
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
 from workflows.published import beside
+from workflows.runtimes import ONNX
 from workflows.stages import StageRun, finished
 
 Row = Mapping[str, Any]
@@ -91,7 +92,7 @@ def header(
             f"{'lower' if gain >= 0 else 'higher'} than its hard twin’s (95 % interval of the gain "
             f"{gain - margin:+.2f} to {gain + margin:+.2f}°, paired over faces; one seed).</p></section>\n"
         )
-    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"]
+    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"][ONNX]
     net = stage.results["student"]["spec"]["net"]
     return (
         f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
