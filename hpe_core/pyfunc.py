@@ -36,6 +36,8 @@ class TablePredictor:
         read where this runs, so a server that strangers reach should be sent bytes. `params` is MLflow's, and unused.
         Raises SpecError that names the row.
         """
+        # MLflow drops columns that the signature does not name, and with them, if no other is left, every row.
+        check(PICTURE in table or PATH in table, f"the table has neither a column '{PICTURE}' nor '{PATH}'")
         degrees = np.empty((len(table), len(COLUMNS)))
         for row, values in enumerate(table.to_dict("records")):
             try:

@@ -53,6 +53,11 @@ def test_a_bad_row_is_named(exported_net: Path, row: dict[str, object], said: st
         TablePredictor(exported_net / ONNX_FILE).predict(pandas.DataFrame([{"image": png(0)}, row]))
 
 
+def test_a_table_without_pictures_is_no_empty_answer(exported_net: Path) -> None:
+    with pytest.raises(SpecError, match="neither a column 'image' nor 'path'"):
+        TablePredictor(exported_net / ONNX_FILE).predict(pandas.DataFrame())
+
+
 def test_the_latency_table_has_every_runtime_that_is_here_and_they_agree(exported_net: Path) -> None:
     before = torch.get_num_threads()
     table = latency_table(exported_net, exported_net / ONNX_FILE, exported_net / ONNX_FILE)

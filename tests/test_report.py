@@ -18,7 +18,7 @@ from hpe_core.metrics import PoseSums, aligned_summary
 from hpe_core.models import PoseNet
 from hpe_core.plain import to_dict
 from hpe_core.protocols import matches, protocol_named
-from hpe_core.rows import FaceRow, write_shard
+from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
 from hpe_core.spec import (
     CropSpec,
@@ -212,6 +212,31 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     assert list(found.predict(found.input_example).columns) == found.metadata.signature.outputs.input_names()
     assert result["parity"]["crops"] == 6 and result["int8"]["faces"] == 6
     assert result["int8"]["calibrated_on"] == 14
+
+
+def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) -> None:
+    stage, _, _ = published
+    labels = [read_shard(stage.inputs["shards"] / f"{name}.test" / "part-00000.parquet").angles for name in TESTS]
+    every = publish.spread_faces(stage, TESTS, "test", 1000)
+    assert every is not None and every.windows.shape == (28, CROP.size, CROP.size, 3)
+    np.testing.assert_array_equal(every.angles, np.concatenate(labels))
+    some = publish.spread_faces(stage, TESTS, "test", 6)
+    assert some is not None
+    np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
+    assert publish.spread_faces(stage, TESTS, "test", 0) is None
+
+
+def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, _, _ = published
+
+    def refuses(*_: Any) -> None:
+        raise TypeError("no such\noperator")
+
+    monkeypatch.setattr(publish, "quantize_onnx", refuses)
+    monkeypatch.setattr(publish, "export_network", lambda *_: {})
+    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
+        publish.export_all(stage, stage.folder, stage.folder)
 
 
 def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(published: Any) -> None:

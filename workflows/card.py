@@ -272,6 +272,7 @@ def int8_line(int8: Mapping[str, Any]) -> str:
 def _files(exported: Mapping[str, Any]) -> str:
     parity, program, hub = exported["parity"], exported["program_parity"], exported["hub"]
     gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in parity["angles"].items())
+    traced = max(program["angles"].values())
     lines = [
         f"- `{ONNX_FILE}`, {exported['bytes'] / 1e6:.2f} MB, opset {exported['opset']}. Input `images` "
         "(batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (standard deviation) (batch, 3) float32 "
@@ -281,8 +282,8 @@ def _files(exported: Mapping[str, Any]) -> str:
     if exported["int8"]:
         lines.append(f"- `student.int8.onnx`, {exported['int8']['bytes'] / 1e6:.2f} MB. {int8_line(exported['int8'])}.")
     lines += [
-        f"- `student.pt2`, {exported['program_bytes'] / 1e6:.2f} MB: `torch.export.load` gives the same function; it "
-        f"differs from the network by at most {max(program['angles'].values()):.1e} degrees.",
+        f"- `student.pt2`, {exported['program_bytes'] / 1e6:.2f} MB: the same function for `torch.export.load`, "
+        f"{traced:.1e} degrees from the network on the same crops.",
         "- `model.safetensors` and `model.json`: the weights and their meaning, for `hpe_core`.",
         f"- `timm/`: {hub['architecture']} for timm, {'with' if hub['head'] else 'without'} the predicting head; its "
         "README says what that form loses.",

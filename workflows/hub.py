@@ -53,7 +53,8 @@ def write_hub(net_folder: Path, out: Path, terms: str) -> dict[str, Any]:
     }
     meaning = {"angles": ANGLE_NAMES, "bins": to_dict(net.main_bins), "convention": CONVENTION, "crop": to_dict(crop)}
     arguments = {"img_size": crop.size} if before.get("fixed_input_size") else None
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        shutil.rmtree(out)
     save_for_hf(model, str(out), model_config={"head_pose": meaning}, model_args=arguments, safe_serialization=True)
     gap = _gap(out, images, expected)
     if not gap <= LOGIT_GAP * max(1.0, float(expected.abs().max())):
@@ -106,7 +107,7 @@ angles = logits.unflatten(1, (3, {bins["count"]})).softmax(-1) @ centers  # (B, 
         lost = "this architecture's classifier is no single linear layer, so the folder holds the backbone alone"
     others = len(net.heads) - 1 + (net.regression is not None)
     lost += f"; {others} head(s) that only regularised the training are left out" if others else ""
-    mean, std = (model_numbers(net.backbone.pretrained_cfg[key]) for key in ("mean", "std"))
+    mean, std = (_numbers(net.backbone.pretrained_cfg[key]) for key in ("mean", "std"))
     return f"""---
 library_name: timm
 license: other
@@ -127,5 +128,5 @@ Terms of the weights: {terms}.
 """
 
 
-def model_numbers(values: Any) -> str:
+def _numbers(values: Any) -> str:
     return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"

@@ -22,7 +22,8 @@ def begin_folder(folder: Path) -> None:
     from mlflow.models import Model
 
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it announces each check of the example
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off; MLflow asks for an empty folder
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was cut off; MLflow asks for an empty one
     model = Model()
     model.add_flavor("onnx", onnx_version=version_of("onnx"), data=ONNX_FILE, providers=["CPUExecutionProvider"])
     mlflow.pyfunc.save_model(

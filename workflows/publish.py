@@ -109,7 +109,11 @@ def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
     calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
     exported["int8"] = None
     if calibration:
-        quantize_onnx(model / ONNX_FILE, model / INT8_FILE, calibration.windows)
+        try:
+            quantize_onnx(model / ONNX_FILE, model / INT8_FILE, calibration.windows)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
         exported["int8"] = {"bytes": (model / INT8_FILE).stat().st_size, "calibrated_on": len(calibration.windows)}
         if scored:
             exported["int8"] |= score_int8(model / ONNX_FILE, model / INT8_FILE, scored.windows, scored.angles)
