@@ -90,7 +90,7 @@ def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path:
 def write(folder: Path, crop: CropSpec, first: int, last: int) -> list[Path]:
     rows = []
     for index in range(first, last):
-        head = render_head(1, index, size=112)
+        head = render_head(1, index, size=112, heads_per_person=6)
         pixels = canonical_crop(head.image, head.box, crop)
         rows.append(FaceRow(head.sample_id, head.group, "", head.pose, pixels))
     write_shard(folder / "part-00000.parquet", rows, crop, "raw")
