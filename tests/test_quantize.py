@@ -69,7 +69,7 @@ SPANS = {"train": (0, 2220), "val": (2220, 2520), "test": (2520, 3000)}
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path: Path) -> None:
-    """Some five minutes on one idle core: rendering, six epochs, and the cost on faces of other people."""
+    """Eight minutes on a shared core: rendering, six epochs, and the cost on faces of other people."""
     crop = CropSpec(size=64, margin_px=6)
     files = {name: write(tmp_path / name, crop, *span) for name, span in SPANS.items()}
     optim = OptimSpec(epochs=6, batch_size=32, warmup_epochs=1, ema_decay=0.99)
