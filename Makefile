@@ -10,7 +10,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED := 0
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test setup lint types seeds benchmark slow clean
+.PHONY: demo test setup lint types seeds benchmark doctor slow clean
 
 demo: setup
 	$(BIN)/python workflows/full_pipeline.py -c $(CONFIG) $(ARGS)
@@ -38,6 +38,9 @@ seeds: setup
 
 benchmark: setup
 	$(BIN)/python workflows/benchmark.py $(ARGS)
+
+doctor: setup
+	$(BIN)/python workflows/doctor.py -c $(CONFIG) $(ARGS)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -110,9 +110,13 @@ def protocol_named(name: str) -> Protocol:
 def matches(protocol: Protocol, data: DataSpec) -> list[str]:
     """The sentences in which a configuration deviates from a protocol; none when it is the same.
 
-    Test sets beyond the protocol's are no deviation: they change no other figure. No key says who drew the boxes or
-    what the named images are, so an empty list does not vouch for `boxes.source` and the names behind `test_images`.
+    Test sets beyond the protocol's are no deviation: they change no other figure. Boxes that a detector draws are named
+    with its file's hash; who drew those of a reader or of a file is not known here, nor what the named images are, so
+    an empty list does not vouch for `boxes.source` and the names behind `test_images`. Raises SpecError where a
+    detector's file cannot be read.
     """
+    from hpe_core.detector import drawn_by
+
     trained, tested = ({data.datasets[name].reader for name in names} for names in (data.train, data.test))
     taught = {part.reader for part in protocol.train}
     compared: list[tuple[str, object, object]] = [
@@ -126,6 +130,8 @@ def matches(protocol: Protocol, data: DataSpec) -> list[str]:
     for name in sorted({*data.train, *data.test}):
         dataset, key = data.datasets[name], f"data.datasets.{name}"
         compared += [(f"{key}.{what}", getattr(dataset, what), value) for what, value in fixed.get(dataset.reader, ())]
+        if dataset.detector is not None:
+            compared.append((f"who draws the boxes of {key}", drawn_by(dataset.detector), protocol.boxes.source))
         if dataset.reader in taught:
             compared.append((f"what {key} holds for testing", *_held(dataset, name in data.train, protocol.split)))
     said = [f"{what} is {ours}, in {protocol.name} it is {theirs}" for what, ours, theirs in compared if ours != theirs]

@@ -41,6 +41,46 @@ class CropSpec:
         return self.size + 2 * self.margin_px
 
 
+FETCH = "fetch"
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A face detector, YuNet (`hpe_core/detector.py`)."""
+
+    model: str  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
+    min_score: float = 0.6  # faces that the detector is less sure of are no faces
+    side_px: int = 640  # the longer side of a larger picture is scaled down to this before faces are looked for
+
+    def __post_init__(self) -> None:
+        check(bool(self.model), "detector.model names no file")
+        check(0 < self.min_score < 1, f"detector.min_score must lie between 0 and 1, got {self.min_score}")
+        check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
+
+
+Sign = Literal[1, -1]
+
+
+@dataclass(frozen=True)
+class ConventionSpec:
+    """How an archive's labels differ from our convention (`rotation.py`); as it stands, not at all.
+
+    For archives whose labels are not what their reader expects: `workflows/doctor.py` finds the keys, `convention.py`
+    applies them, from the top down.
+    """
+
+    unit: Literal["as_read", "radians_as_degrees", "degrees_as_radians"] = "as_read"  # what was taken for what
+    order: Literal[  # which angles the three are that the reader calls pitch, yaw, roll
+        "pitch_yaw_roll", "pitch_roll_yaw", "yaw_pitch_roll", "yaw_roll_pitch", "roll_pitch_yaw", "roll_yaw_pitch"
+    ] = "pitch_yaw_roll"
+    pitch_sign: Sign = 1
+    yaw_sign: Sign = 1
+    roll_sign: Sign = 1
+    rotation: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = "xyz"  # factors of R from left to right
+    transposed: bool = False  # R is camera frame to head frame
+
+
+Links = Literal["inside", "anywhere"]
 Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
 
 
@@ -60,7 +100,10 @@ class DatasetSpec:
     test_groups: tuple[str, ...] = ()
     landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    links: Links = "inside"  # archives: whether a link may lead out of root
+    detector: DetectorSpec | None = None  # draws the boxes instead of the reader
     group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
+    convention: ConventionSpec = ConventionSpec()  # archives whose labels are not what their reader expects
 
     def __post_init__(self) -> None:
         check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
@@ -74,6 +117,11 @@ class DatasetSpec:
             f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
         )
         check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
+        check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
+        check(
+            self.reader != "synthetic" or self.convention == ConventionSpec(),
+            "convention is for archives; rendered heads have exact poses",
+        )
         check(
             self.group_by == "person" or self.reader == "biwi",
             f"group_by: sequence is for reader biwi, not {self.reader}",
@@ -348,9 +396,12 @@ class ClusterSpec:
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
     max_failures: int = 2
+    max_cpus: int = 0  # of a cluster that scales: CPUs that it may grow to, nodes with GPUs not counted; 0: it does not
+    max_gpus: int = 0  # the same for GPUs
 
     def __post_init__(self) -> None:
         check(self.workers >= 1, "cluster.workers must be at least 1")
+        check(min(self.max_cpus, self.max_gpus) >= 0, "cluster.max_cpus and max_gpus must not be negative")
         check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
         check(self.gpus_per_worker >= 0, "cluster.gpus_per_worker must not be negative")
         check(self.threads_per_worker >= 1, "cluster.threads_per_worker must be at least 1")

@@ -1,15 +1,22 @@
 """Tiny archives in the real formats, for tests that run without the real ones."""
 
+import csv
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.io
+from scipy.spatial.transform import Rotation
 
 from hpe_core.rotation import euler_to_matrix
+from hpe_core.spec import ConventionSpec
 
 Pose = tuple[float, float, float]
 
@@ -20,6 +27,9 @@ def picture(seed: int, height: int = 120, width: int = 120) -> np.ndarray:
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
     return np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+
+
+JPEG = cv2.imencode(".jpg", picture(3, 50, 70))[1].tobytes()
 
 
 def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object) -> Path:
@@ -84,11 +94,13 @@ AFLW_TABLES = {
     "Faces": "face_id INTEGER PRIMARY KEY, file_id TEXT, db_id TEXT",
     "FaceRect": "face_id INTEGER PRIMARY KEY, x INT, y INT, w INT, h INT, annot_type_id INT",
     "FacePose": "face_id INTEGER PRIMARY KEY, roll REAL, pitch REAL, yaw REAL, annot_type_id INT",
+    "FeatureCoords": "face_id INTEGER, feature_id INTEGER, x REAL, y REAL, annot_type_id INTEGER",
 }
 
 
 def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str = "") -> Path:
-    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h) and pose (pitch, yaw, roll radians).
+    """An AFLW: `faces` have face, file, and optionally rect (x, y, w, h), pose (pitch, yaw, roll radians) and marks
+    (feature id -> (x, y)).
 
     Every named file gets a picture under data/flickr/2, unless `listed` is False. Returns the SQLite file.
     """
@@ -111,6 +123,10 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
             if "pose" in face and leave_out != "FacePose":
                 pitch, yaw, roll = face["pose"]  # type: ignore[misc]
                 database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
+            if leave_out != "FeatureCoords":
+                for feature, place in face.get("marks", {}).items():  # type: ignore[attr-defined]
+                    row = (face["face"], feature, *place)
+                    database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
         database.commit()
     return root / "aflw.sqlite"
 
@@ -149,3 +165,51 @@ def write_biwi(
     (folder / f"frame_{frame:05d}_pose.txt").write_text(text or "\n".join(lines) + "\n")
     (folder / "rgb.cal").write_text(BIWI_CAL)
     return folder / f"frame_{frame:05d}_rgb.png"
+
+
+def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
+    """(N, 3) poses in our convention -> the labels of an archive that `convention` turns back into them.
+
+    Decoded by SciPy, so that the product is checked against somebody else's.
+    """
+    rotation = Rotation.from_matrix(euler_to_matrix(poses))
+    decoded = (rotation.inv() if convention.transposed else rotation).as_euler(
+        convention.rotation.upper(), degrees=True
+    )
+    turns = {axis: decoded[:, i] for i, axis in enumerate(convention.rotation)}
+    named = {
+        "pitch": -turns["x"] * convention.pitch_sign,
+        "yaw": turns["y"] * convention.yaw_sign,
+        "roll": turns["z"] * convention.roll_sign,
+    }
+    stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
+    unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
+    return np.asarray(stored * unit[convention.unit])
+
+
+def write_manifest(root: Path, rows: Sequence[dict[str, Any]], kind: str = "csv", *, pictures: bool = True) -> Path:
+    """The rows as manifest.<kind>, with a picture for every path inside the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    path = root / f"manifest.{kind}"
+    if kind == "csv":
+        with open(path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()})
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows]), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        place = str(row.get("path") or "")
+        if pictures and place and not place.startswith(("/", "..")):
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / place), picture(len(place), 70, 90))
+    return path
+
+
+def write_boxes(path: Path, content: Any) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)

@@ -11,16 +11,29 @@ from workflows.config import REPO
 
 LAYERS = [
     {"rotation", "plain", "spec"},
-    {"bins", "crop", "backbones", "protocols"},
+    {"bins", "crop", "backbones", "detector", "protocols", "convention"},
     {"rows", "sources", "draw"},
-    {"batch", "sandbox"},
+    {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor", "drift"},
     {"loop", "pyfunc"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
-COMMANDS = ["full_pipeline", "shards", "train", "labels", "tune", "evaluate", "publish", "benchmark", "compare_seeds"]
+COMMANDS = [
+    "full_pipeline",
+    "shards",
+    "train",
+    "labels",
+    "tune",
+    "evaluate",
+    "publish",
+    "benchmark",
+    "compare_seeds",
+    "predict",
+    "budget",
+    "doctor",
+]
 
 
 def imports(path):

@@ -16,13 +16,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from hpe_core.plain import SpecError
 from hpe_core.rows import ShardError, read_shard
+from hpe_core.spec import ClusterSpec
 from tests.test_pipeline import (
     NAMES,
     Done,
@@ -37,6 +39,37 @@ from tests.test_pipeline import (
     whole_tree,
     words,
 )
+from workflows.cluster import capacity, machinery
+from workflows.labels import actor_count
+from workflows.train import slots
+
+# ---------------------------------------------------------------- how much fits
+
+
+def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
+    """What Ray says that the connected cluster has."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+
+def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch: pytest.MonkeyPatch):
+    cluster_of(monkeypatch, memory=8e9)  # a head that has neither a CPU nor a GPU to give
+    asked = ClusterSpec(workers=2, cpus_per_worker=4, gpus_per_worker=1)
+    with pytest.raises(SpecError, match="2 workers of 4 CPU, 1 GPU do not fit into a cluster of 0 CPU, 0 GPU"):
+        slots(asked)
+    growing = replace(asked, max_cpus=64, max_gpus=8)
+    assert slots(growing) == 4 and actor_count(growing) == 8
+    assert capacity(growing) == {"CPU": 64, "GPU": 8}
+    assert actor_count(ClusterSpec(max_cpus=64)) == 32
+
+
+def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch: pytest.MonkeyPatch):
+    cluster_of(monkeypatch, CPU=16.0, GPU=2.0)
+    assert capacity(ClusterSpec()) == capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}
+
+
+# ---------------------------------------------------------------- a cluster that is running
 
 
 @dataclass(frozen=True)
@@ -204,3 +237,19 @@ def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
     there = Path.home() / ".ray" / "auth_token"
     assert not there.exists() or there.read_text().strip() != token
     assert head.env["RAY_TMPDIR"] != os.environ.get("RAY_TMPDIR")
+
+
+@pytest.mark.parametrize(
+    ("alive", "cpus", "expected"),
+    [([True], 64.0, 3.0), ([True], 2.0, 2.0), ([True, False], 64.0, 3.0), ([True, True], 64.0, 64.0)],
+)
+def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(
+    monkeypatch: pytest.MonkeyPatch, alive: list[bool], cpus: float, expected: float
+) -> None:
+    """What a stage cost must not depend on how many logical CPUs a local cluster was given."""
+    import ray
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": yes} for yes in alive])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": 1.0})
+    assert machinery() == {"cpus": expected, "gpus": 1.0}

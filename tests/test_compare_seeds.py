@@ -13,11 +13,14 @@ from workflows.config import load
 def test_variants_differ_in_their_soft_labels_only_and_share_the_labels_stage():
     spec = load(["demo"])
     made = {kind: variant(spec, kind) for kind in KINDS}
-    assert len({run.label_sets() for run in made.values()}) == 1, "one pass writes the labels of all"
+    assert made["online"].label_sets() == () and made["online"].student.distill.labels == "online"
+    stored = {kind: run for kind, run in made.items() if kind != "online"}
+    assert len({run.label_sets() for run in stored.values()}) == 1, "one pass writes the labels of all"
     assert {kind: run.label_set(run.student).name for kind, run in made.items()} == {
         "ensemble": "resnet+efficientnet+regnet-K0-d1",
         "offsets": "resnet-K2-d2",
         "combined": "resnet+efficientnet+regnet-K2-d2",
+        "online": "resnet-K2-d2",
     }
     for run in made.values():
         assert dataclasses.replace(run.student, distill=spec.student.distill) == spec.student
@@ -40,11 +43,12 @@ def fake_scores(monkeypatch):
         labels = spec.label_set(spec.student)
         own = spec.student.seed + 0.1 * labels.radius + 0.01 * len(labels.teachers)
         names = {"resnet": 5.0, "hard": 10.0 + spec.student.seed, "distilled": 8.0 + own}
-        return [
+        rows = [
             {"test": "heads", "name": name, "role": "role", "n": 40, "parameters": 1e6, "latency_ms": 1.0}
             | dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), value)
             for name, value in names.items()
         ]
+        return {"rows": rows, "heatmap": {"heads": [{"K": 0, "d": 1, "mae": 6.0 + spec.student.seed}]}}
 
     monkeypatch.setattr(compare_seeds, "scores", scores)
     return titles
@@ -52,8 +56,9 @@ def fake_scores(monkeypatch):
 
 def test_the_table_has_a_row_a_network_with_mean_and_spread(monkeypatch, tmp_path):
     titles = fake_scores(monkeypatch)
-    spec = load(["demo"])
-    rows = compare(spec, [0, 2])
+    spec = load(["demo"], ["student.distill.teachers=[]"])
+    rows, cells = compare(spec, [0, 2])
+    assert cells == [{"K": 0, "d": 1, "mae": 7.0}]
     assert titles == ["seed 0", "seed 2"]
     text = markdown(spec, rows, [0, 2])
     assert "| hard | role | 11.00 ± 1.41 |" in text and "| **distilled** | role | 9.23 ± 1.41 |" in text
@@ -67,11 +72,13 @@ def test_the_table_has_a_row_a_network_with_mean_and_spread(monkeypatch, tmp_pat
 def test_every_variant_has_a_row_beside_one_hard_twin(monkeypatch):
     fake_scores(monkeypatch)
     spec = load(["demo"])
-    rows = compare(spec, [0], list(KINDS))
+    rows, _ = compare(spec, [0], list(KINDS))
     names = [row["name"] for row in rows]
     assert sorted(names) == sorted(["resnet", "hard", *(f"distilled: {kind}" for kind in KINDS)])
     text = markdown(spec, rows, [0])
-    assert text.count("the student's MAE by") == 3 and "from the teachers' ensemble over offsets lowers" in text
+    assert (
+        text.count("the student's MAE by") == len(KINDS) and "from the teachers' ensemble over offsets lowers" in text
+    )
 
 
 def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, tmp_path):
@@ -82,4 +89,8 @@ def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, t
         main(["-c", "demo", f"readme={page}", "variants=ensemble"])
     with pytest.raises(SpecError, match="not a list of whole numbers"):
         main(["-c", "demo", "seeds=one"])
+    with pytest.raises(SpecError, match="heatmap_radius is 0, so there is none"):
+        main(["-c", "demo", "evaluate.heatmap_radius=0", "heatmap=map.png"])
+    with pytest.raises(SpecError, match="not a .png file in a folder that exists"):
+        main(["-c", "demo", "heatmap=nowhere/map.png"])
     assert titles == []

@@ -1,6 +1,7 @@
 """The ensembles against brute force with real networks."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -85,3 +86,23 @@ def test_online_labels_of_an_unchanged_view_are_the_stored_ones(nets, crops):
     assert torch.allclose(out.soft_B3N, stored, atol=1e-5) and not out.soft_B3N.is_inference()
     mirrored = teachers(dataclasses.replace(batch, images_BHWC=view.flip(2)))
     assert not torch.allclose(mirrored.soft_B3N, stored, atol=1e-2), "the teachers are asked again for another view"
+
+
+def test_memory_is_flat_in_the_number_of_windows(nets, tmp_path):
+    """The most that torch held at a time, read off its profiler: 289 windows take what one takes."""
+    crops = torch.zeros(8, SIZE + 32, SIZE + 32, 3, dtype=torch.uint8)
+
+    def peak(labels: LabelSet) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+            ensemble_probs({NAMES[0]: nets[NAMES[0]]}, crops, SIZE, [labels])
+        trace = tmp_path / "trace.json"
+        seen.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+        moments = [event["args"] for event in events if event.get("name") == "[memory]"]
+        before = moments[0]["Total Allocated"] - moments[0]["Bytes"]
+        return max(moment["Total Allocated"] for moment in moments) - before
+
+    # One window needs no second sum beside the first; from then on nothing is added.
+    few, many = peak(LabelSet(NAMES[:1], 16, 16)), peak(LabelSet(NAMES[:1], 16, 2))
+    copies = 289 * 8 * SIZE * SIZE * 3
+    assert few <= many < 1.05 * few and many < copies

@@ -398,7 +398,7 @@ def has_checkpoint(store: Path) -> bool:
 
 
 def has_label(store: Path) -> bool:
-    return any(store.glob("labels/*/receipts/heads.train/*.json"))
+    return any(store.glob("labels/*/*/heads.train/part-*.json"))
 
 
 def has_trial(store: Path) -> bool:
@@ -412,8 +412,8 @@ def has_settings(store: Path) -> bool:
 
 def kept_state(store: Path) -> dict[Path, int]:
     """Finished work: receipts with their files, finished networks, manifests -> when they were written."""
-    done = [*store.glob("shards/*/*/part-*.json"), *store.glob("labels/*/receipts/*/*.json")]
-    done += [path.with_suffix(".parquet") for path in store.glob("shards/*/*/part-*.json")]
+    done = [*store.glob("shards/*/*/part-*.json"), *store.glob("labels/*/*/*/part-*.json")]
+    done += [path.with_suffix(".parquet") for path in done]
     done += [*store.glob("networks/*/result.json"), *store.glob("*/*/manifest.json")]
     return {path: path.stat().st_mtime_ns for path in done if path.exists()}
 

@@ -33,10 +33,12 @@ from hpe_core.spec import (
     TrainSpec,
 )
 from workflows import publish
+from workflows.accounts import Broken, write_quarantine
 from workflows.evaluate import write_predictions
-from workflows.page import file_name
+from workflows.page import file_name, table
 from workflows.progress import Event, LocalReporter
-from workflows.report import paired_gain, read_predictions, section_papers
+from workflows.quarantine import SHEET
+from workflows.report import WORST, paired_gain, read_predictions, section_papers
 from workflows.stages import StageRun, write_json
 
 CROP = CropSpec(size=32, margin_px=4)
@@ -103,8 +105,11 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "quarantined": {"truncated_picture": 1},
         "filtered": {"out_of_range": 1},
     }
-    split["fingerprint"] = "0123456789abcdef"
+    split |= {"fingerprint": "0123456789abcdef"}
     splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split}
+    broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
+    write_quarantine(inputs["shards"], broken)
+    cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
     trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
     trial |= cost
     drift = {"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}}
@@ -130,7 +135,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, dict[
     for name, folder in inputs.items():
         write_json(
             folder / "manifest.json",
-            {"seconds": 12.0, "finished": "2030-01-01 00:00:00", "result": results[name]},
+            {
+                "seconds": 7200.0,
+                "machinery": {"cpus": 3.0, "gpus": 0.5},
+                "finished": "2030-01-01 00:00:00",
+                "result": results[name],
+            },
         )
     torch.manual_seed(0)
     save_net(inputs["student"] / "distilled", PoseNet(spec.student.net, CROP.size).eval(), CROP, {})
@@ -153,7 +163,7 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     report = stage.folder / result["report"]
     page = report.read_text()
     pictures = sorted(report.parent.glob("*.png"))
-    assert len(pictures) == page.count("<img ") == 2 + 4 * len(TESTS) + 2 + 1
+    assert len(pictures) == page.count("<img ") == (6 + WORST) * len(TESTS) + 2 + 2 + 1 + 1
     for picture in pictures:
         assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
@@ -172,12 +182,26 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "truncated_picture",
         "0.00123",
         "hash-of-search",
+        "a&lt;b&gt;.jpg",
+        "0123456789ab",
+        '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
+        "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
     ):
         assert name in page, name
     for row in stage.results["evaluate"]["rows"]:
         assert f"{row['mae']:.2f}" in page
-    assert "<set>" not in page
-    assert (stage.folder / "report" / f"{file_name('worst_other <set>')}.png").is_file()
+    assert "<set>" not in page and "a<b>" not in page and "x" * 200 not in page
+    assert (stage.folder / "report" / f"{file_name('worst_other <set>_1')}.png").is_file()
+
+
+def test_every_cell_of_a_wide_table_names_its_column() -> None:
+    """On a telephone the head is not shown."""
+    line = '<tr class="ours"><th>a<small>b</small></th><td>1</td><td>–</td><td class=text>x</td></tr>'
+    page = table(["name", "n < 2", "m", "said"], [line])
+    assert '<th data-name="name">a' in page and '<td data-name="n &lt; 2">1<' in page
+    assert '<td data-name="said" class=text>x<' in page and "<th class=text>said<" in page
+    assert "data-name" not in table(["name", "n"], ["<tr><th>a</th><td>1</td></tr>"])
+    assert "<table" in table(["name", "n", "m", "said"], [])
 
 
 def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:

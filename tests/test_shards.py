@@ -1,5 +1,6 @@
 """The shards stage on tiny archives: every kind of bad input, the conservation law, equal bytes, and going on."""
 
+import csv
 import dataclasses
 import json
 import random
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,8 +23,12 @@ from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.test_sandbox import Trouble
 from workflows import shards
-from workflows.accounts import QUARANTINE, Receipt, Summary
+from workflows.accounts import QUARANTINE, Broken, Receipt, Summary
+from workflows.config import load
+from workflows.progress import Event, LocalReporter
+from workflows.quarantine import SHEET, TABLE, chosen
 from workflows.shards import BuildShard, build_shards
+from workflows.stages import StageRun
 
 CROP = CropSpec(size=16, margin_px=2)
 
@@ -280,10 +286,48 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
         "image00010.jpg": "bad_annotation",
         "image00011.jpg": "duplicate_id",
     }
+    with open(folder / TABLE, newline="") as stream:
+        assert list(csv.DictReader(stream)) == pq.read_table(folder / QUARANTINE).to_pylist()
+    sheet = cv2.imread(str(folder / SHEET))
+    assert sheet is not None
+    for left in range(8, 900, 152):
+        assert sheet[8:152, left : left + 144].std() > 20, "what is left of a picture is shown"
     entry = summary["splits"]["wild.test"]
     assert (entry["input"], entry["kept"], entry["filtered"]) == (21, 7, {"out_of_range": 2})
     ids = [sample_id for path in shard_files(folder, "wild", "test") for sample_id in read_shard(path).sample_ids]
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
+
+
+def test_a_common_reason_hides_no_rare_one() -> None:
+    broken = [Broken("it", "train", f"face{i:03d}", "", "no_box", "") for i in range(100)]
+    broken += [Broken("it", "train", f"other{i}", "", "nan_pose", "") for i in range(3)]
+    shown = chosen(broken, 10)
+    assert Counter(face.reason for face in shown) == {"no_box": 7, "nan_pose": 3}
+    assert chosen([], 10) == [] and len(chosen(broken, 1000)) == len(broken)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_run_that_is_stopped_still_hands_over_its_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is when somebody wants to see it; and the sheet of an earlier try goes when nothing is broken any more."""
+    monkeypatch.setattr(shards, "capacity", lambda cluster: {"CPU": 2.0})
+    demo = load(["demo"])
+    data = pointing(tmp_path / "archive", max_bad_share=0.1, crop=demo.data.crop)
+    broken = sorted((tmp_path / "archive" / "Person01").glob("*.txt"))[:5]
+    words = {path: path.read_text() for path in broken}
+    events: list[Event] = []
+    spec = dataclasses.replace(demo, data=data)
+    stage = StageRun("shards", "shards/1", spec, tmp_path / "out", {}, {}, {}, LocalReporter(events.append))
+    for path in broken:
+        path.write_text("no such thing")
+    with pytest.raises(DatasetError):
+        shards.run(stage)
+    assert [(body[0], Path(body[1]).name) for kind, body in events if kind == "artifact"] == [
+        ("shards/1", TABLE),
+        ("shards/1", SHEET),
+    ]
+    for path, text in words.items():
+        path.write_text(text)
+    assert shards.run(stage)["quarantined"] == 0 and not (tmp_path / "out" / SHEET).exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -351,7 +395,7 @@ def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path: Path) -> None:
     for path in (tmp_path / "archive" / "Person05").glob("*.jpg"):
         path.write_bytes(b"")
     text = sentence(data, tmp_path / "out")
-    assert "empty val set" in text and "6 not_a_picture" in text and QUARANTINE in text
+    assert "empty val set" in text and "6 not_a_picture" in text and TABLE in text
     assert set(quarantine(tmp_path / "out").values()) == {"not_a_picture"}
 
 
@@ -363,7 +407,7 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
     for path in texts[:5]:
         path.write_text("no such thing")
     text = sentence(data, folder)
-    assert "5 of 36" in text and "5 no_box" in text and str(folder / QUARANTINE) in text
+    assert "5 of 36" in text and "5 no_box" in text and str(folder / TABLE) in text
     assert len(quarantine(folder)) == 5
     allowed = build(dataclasses.replace(data, max_bad_share=0.2), folder)
     assert (allowed["kept"], allowed["quarantined"]) == (31, 5)

@@ -97,7 +97,7 @@ def test_pairs_with_the_same_windows_share_a_name(radius, step):
 
 
 def test_every_label_set_that_a_trial_may_ask_for_is_written():
-    space = ["search.space.distill.teachers.choice=[[],[regnet],[resnet,regnet]]"]
+    space = ["search.space.distill.teachers.choice=[[],[regnet],[resnet,regnet]]", "student.distill.teachers=[]"]
     spec = load(["demo"], space)
     names = {labels.name for labels in spec.label_sets()}
     for teachers in ([], ["regnet"], ["regnet", "resnet"]):

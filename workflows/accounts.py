@@ -16,10 +16,10 @@ from hpe_core.sources.base import OUT_OF_RANGE, DatasetError
 from hpe_core.sources.files import printable
 from hpe_core.sources.plan import DatasetPlan
 from hpe_core.spec import DataSpec
+from workflows.pieces import Receipt
 
 QUARANTINE = "quarantine.parquet"
 FEW = 20  # a smaller dataset is not stopped by its share of quarantined faces
-Receipt = dict[str, Any]
 Summary = dict[str, Any]
 Plans = Mapping[str, DatasetPlan]
 
@@ -49,11 +49,10 @@ def broken_faces(plans: Plans, receipts: Sequence[Receipt]) -> list[Broken]:
     return sorted(found)
 
 
-def write_quarantine(folder: Path, broken: Sequence[Broken]) -> Path:
-    """Write the quarantine file, also when it is empty; returns its path."""
+def write_quarantine(folder: Path, broken: Sequence[Broken]) -> None:
+    """Write the quarantine file, also when it is empty."""
     columns = {name: pa.array([face[i] for face in broken], pa.string()) for i, name in enumerate(Broken._fields)}
     write_table(folder / QUARANTINE, pa.table(columns))
-    return folder / QUARANTINE
 
 
 def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken]) -> Summary:

@@ -34,6 +34,15 @@ def worker_environment() -> dict[str, str]:
     return {**QUIET, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
+def machinery() -> dict[str, float]:
+    """{"cpus", "gpus"} of the connected cluster; of one machine its cores, since a local cluster claims more."""
+    import ray
+
+    have, alone = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"]) == 1
+    cpus = have.get("CPU", 0.0)
+    return {"cpus": min(cpus, float(os.cpu_count() or 1)) if alone else cpus, "gpus": have.get("GPU", 0.0)}
+
+
 @contextmanager
 def connected(spec: ClusterSpec) -> Iterator[str]:
     """Join the running cluster (RAY_ADDRESS, a submitted job, or `ray start` on this machine) or start a local one.
@@ -87,6 +96,18 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         yield line
     finally:
         ray.shutdown()
+
+
+def capacity(spec: ClusterSpec) -> dict[str, float]:
+    """CPUs and GPUs to plan for: those of the connected cluster, or those that it may grow to if that is more.
+
+    A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
+    limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
 
 
 def _drop_worker_count_warnings() -> None:

@@ -2,13 +2,16 @@
 
     python workflows/compare_seeds.py -c conf/demo.yaml              seeds 0 1 2, in the configuration's store
     python workflows/compare_seeds.py seeds=0,1,2,3,4 readme=README.md
-    python workflows/compare_seeds.py variants=ensemble,offsets,combined
+    python workflows/compare_seeds.py variants=ensemble,offsets,combined,online
 
 A seed changes weights, order and augmentation of every teacher, trial and student, and the search starts anew; faces
 and their split stay. `variants` compares sources of soft labels instead of searching: the teachers' ensemble (EHPNet),
-the offsets of the base teacher alone, and the teachers over offsets. Their students differ in nothing else, so they
-share one hard twin. With `readme=FILE` the table replaces what stands between that file's markers
-`<!-- seeds:NAME -->` and `<!-- /seeds -->`, NAME being the configuration's name; `variants:NAME` for variants.
+the offsets of the base teacher alone, the teachers over offsets, and the base teacher's offsets once more, asked online
+instead of stored and moved along. Their students differ in nothing else, so they share one hard twin.
+
+With `readme=FILE` the table replaces what stands between that file's markers `<!-- seeds:NAME -->` and
+`<!-- /seeds -->`, NAME being the configuration's name; `variants:NAME` for variants. With `heatmap=FILE` the mean error
+of the base teacher's offset ensemble at each (K, d) is drawn into that picture, for the first test set.
 """
 
 import dataclasses
@@ -16,11 +19,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.plain import SpecError, nearest
+from hpe_core.plain import SpecError, check, nearest
 from hpe_core.spec import PipelineSpec, SearchSpace
 from workflows.config import arguments, guarded, load
 
@@ -28,6 +31,7 @@ KINDS = {
     "ensemble": "the teachers' ensemble",
     "offsets": "the base teacher's offsets",
     "combined": "the teachers' ensemble over offsets",
+    "online": "the base teacher's offsets, asked about the very view that the student is shown",
 }
 COLUMNS = ("pitch", "yaw", "roll", "mae", "geodesic")
 
@@ -42,16 +46,16 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
     """The run without a search whose student learns from one source of soft labels.
 
     K and d of the offsets are the configured student's. All kinds name the same label sets in their (unused) search
-    space, so that one pass over the faces writes the labels of all.
+    space, so that one pass over the faces writes the labels of all; online labels are not stored.
     """
     distill = spec.student.distill
     assert distill is not None
-    teachers: dict[str, tuple[str, ...]] = {"ensemble": (), "offsets": (spec.base_teacher,), "combined": ()}
-    offsets = {"ensemble": 0}
-    if kind not in teachers:
-        raise SpecError(f"variants: there is no '{kind}'{nearest(kind, list(teachers))}")
+    check(kind in KINDS, f"variants: there is no '{kind}'{nearest(kind, list(KINDS))}")
     chosen = dataclasses.replace(
-        distill, teachers=teachers[kind], offset_radius=offsets.get(kind, distill.offset_radius)
+        distill,
+        teachers=(spec.base_teacher,) if kind in ("offsets", "online") else (),
+        offset_radius=0 if kind == "ensemble" else distill.offset_radius,
+        labels="online" if kind == "online" else "stored",
     )
     space = {
         "distill.teachers": SearchSpace(choice=((), (spec.base_teacher,))),
@@ -64,43 +68,50 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
     )
 
 
-def compare(spec: PipelineSpec, seeds: Sequence[int], variants: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Run every seed (finished ones are skipped); returns a row a test set and network with all its figures.
+def compare(
+    spec: PipelineSpec, seeds: Sequence[int], variants: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """Run every seed (finished ones are skipped).
 
-    With variants, each has its own distilled row, named and described by its kind.
+    Returns a row a test set and network with all its figures, and the cells of the first test set's (K, d) map, their
+    errors averaged over the seeds. With variants, each has its own distilled row, named and described by its kind.
     """
-    runs = []
+    runs, maps = [], []
     for seed in seeds:
         seeded = with_seed(spec, seed)
-        if not variants:
-            runs.append(scores(seeded, f"seed {seed}"))
-            continue
-        together: list[dict[str, Any]] = []
-        for kind in variants:
-            rows = scores(variant(seeded, kind), f"seed {seed}, {kind}")
-            known = {(row["test"], row["name"]) for row in together}
-            for row in rows:
-                if row["name"] == "distilled":
-                    row = row | {"name": f"distilled: {kind}", "role": KINDS[kind]}
-                if (row["test"], row["name"]) not in known:
-                    together.append(row)
-        runs.append(together)
+        kinds = {kind: scores(variant(seeded, kind), f"seed {seed}, {kind}") for kind in variants}
+        results = kinds or {"": scores(seeded, f"seed {seed}")}
+        runs.append(together(results))
+        maps.append(next(iter(results.values()))["heatmap"].get(spec.data.test[0], []))
     rows = []
     for same in zip(*runs, strict=True):
         assert len({(row["test"], row["name"]) for row in same}) == 1, "every seed has the same rows"
         row = {key: same[0][key] for key in ("test", "name", "role", "n", "parameters")}
         row["latency_ms"] = statistics.median(entry["latency_ms"] for entry in same)
         rows.append(row | {key: [float(entry[key]) for entry in same] for key in COLUMNS})
-    return rows
+    cells = [{**same[0], "mae": statistics.mean(cell["mae"] for cell in same)} for same in zip(*maps, strict=True)]
+    return rows, cells
 
 
-def scores(spec: PipelineSpec, title: str) -> list[dict[str, Any]]:
-    """The table of one run. Nothing is published: every seed would move the registry's aliases."""
+def together(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one seed's variants, by kind: what they share stands once, each distilled student for itself."""
+    found: list[dict[str, Any]] = []
+    for kind, result in results.items():
+        known = {(row["test"], row["name"]) for row in found}
+        for row in result["rows"]:
+            if kind and row["name"] == "distilled":
+                row = row | {"name": f"distilled: {kind}", "role": KINDS[kind]}
+            if (row["test"], row["name"]) not in known:
+                found.append(row)
+    return found
+
+
+def scores(spec: PipelineSpec, title: str) -> dict[str, Any]:
+    """The evaluate stage's result of one run. Nothing is published: every seed would move the registry's aliases."""
     from workflows.full_pipeline import STAGES, run_pipeline
 
     print(title, file=sys.stderr)
-    rows: list[dict[str, Any]] = run_pipeline(spec, STAGES[:-1])["evaluate"]["rows"]
-    return rows
+    return run_pipeline(spec, STAGES[:-1])["evaluate"]
 
 
 def markdown(spec: PipelineSpec, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
@@ -164,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     own = {
         word.partition("=")[0]: word.partition("=")[2]
         for word in args.overrides
-        if word.startswith(("seeds=", "readme=", "variants="))
+        if word.startswith(("seeds=", "readme=", "variants=", "heatmap="))
     }
     spec = load(args.config, [word for word in args.overrides if word.partition("=")[0] not in own])
     try:
@@ -177,11 +188,20 @@ def main(argv: Sequence[str]) -> int:
     place = f"{'variants' if variants else 'seeds'}:{spec.name}"
     if own.get("readme"):
         place_in(Path(own["readme"]), place)
-    rows = compare(spec, seeds, variants)
+    picture = own.get("heatmap", "")
+    if picture:
+        check(spec.evaluate.heatmap_radius > 0, f"heatmap={picture}: evaluate.heatmap_radius is 0, so there is none")
+        writable = Path(picture).suffix == ".png" and Path(picture).absolute().parent.is_dir()
+        check(writable, f"heatmap={picture} is not a .png file in a folder that exists")
+    rows, cells = compare(spec, seeds, variants)
     text = markdown(spec, rows, seeds)
     print(json.dumps(rows) if args.json else text)
     if own.get("readme"):
         into_readme(Path(own["readme"]), place, text)
+    if picture:
+        from workflows.figures import heat_map
+
+        heat_map(spec.data.test[0], spec.base_teacher, cells).savefig(picture, metadata={"Software": None})
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpe_core.plain import SpecError, UserError, build, check, nearest, to_dict
 from hpe_core.protocols import protocol_named
-from hpe_core.spec import PipelineSpec
+from hpe_core.spec import FETCH, DatasetSpec, PipelineSpec
 
 REPO = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -136,18 +136,15 @@ def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
-    """Every path absolute: Ray moves its workers into folders of its own. `~` and `$VARIABLES` are expanded."""
-
-    def absolute(path: str, base: Path) -> str:
-        if not path or "://" in path:
-            return path
-        return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
-
+    """Every path absolute: Ray moves its workers into folders of its own."""
     here = Path.cwd()
-    datasets = {
-        name: dataclasses.replace(dataset, root=absolute(dataset.root, here), boxes=absolute(dataset.boxes, here))
-        for name, dataset in spec.data.datasets.items()
-    }
+
+    def found(dataset: DatasetSpec) -> DatasetSpec:
+        detector = dataset.detector
+        if detector is not None and detector.model != FETCH:
+            detector = dataclasses.replace(detector, model=absolute(detector.model, here))
+        root, boxes = absolute(dataset.root, here), absolute(dataset.boxes, here)
+        return dataclasses.replace(dataset, root=root, boxes=boxes, detector=detector)
 
     def trained(train: Any) -> Any:
         weights = train.net.pretrained
@@ -156,11 +153,18 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
 
     return dataclasses.replace(
         spec,
-        data=dataclasses.replace(spec.data, datasets=datasets),
+        data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
         teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
         student=trained(spec.student),
         store=absolute(spec.store, lasting_folder(here)),
     )
+
+
+def absolute(path: str, base: Path) -> str:
+    """A path with `~` and `$VARIABLES` expanded; an address or nothing stays as it is."""
+    if not path or "://" in path:
+        return path
+    return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
 
 
 def lasting_folder(here: Path) -> Path:

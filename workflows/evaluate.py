@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from hpe_core.plain import build, to_dict
 from hpe_core.rotation import YAW
-from hpe_core.rows import shard_files
-from hpe_core.spec import AugmentSpec, LabelSet, PipelineSpec, TrainSpec
+from hpe_core.rows import read_table, shard_files
+from hpe_core.sources.base import person_of, recording_of
+from hpe_core.sources.registry import open_source
+from hpe_core.spec import AugmentSpec, DataSpec, LabelSet, PipelineSpec, TrainSpec
 from workflows.stages import StageRun
 
 Angles = NDArray[np.float64]
@@ -57,17 +59,51 @@ def run(stage: StageRun) -> dict[str, Any]:
     predictions["combined ensemble"] = {
         test: np.mean([found[name]["offset_angles"][test] for name in spec.teachers], axis=0) for test in tests
     }
-    write_predictions(stage.folder / "predictions.parquet", found["distilled"]["ids"], truth, predictions)
+    ids, groups = found["distilled"]["ids"], found["distilled"]["groups"]
+    write_predictions(stage.folder / "predictions.parquet", ids, truth, predictions)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
         for name, folder in networks.items()
     }
+    sources = {name: open_source(spec.data.datasets[name]) for name in tests}
+    recordings = {test: np.array([recording_of(source, i) for i in ids[test]]) for test, source in sources.items()}
+    new = new_people(spec.data, stage.inputs["shards"], groups)
     return {
         "protocol": under_protocol(spec),
         "drift": ray.get(drift_task(stage)),
-        "rows": table(spec, truth, predictions, costs),
+        "rows": table(spec, truth, predictions, costs, recordings),
+        "new_people": table(
+            spec,
+            {test: truth[test][rows] for test, rows in new.items()},
+            {name: {test: angles[test][rows] for test, rows in new.items()} for name, angles in predictions.items()},
+            costs,
+            {test: recordings[test][rows] for test, rows in new.items()},
+        ),
         "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
     }
+
+
+def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
+    """For each test set that shows people who were trained on: which of its faces show nobody of them.
+
+    Only where a reader's groups are finer than people, as BIWI's sequences are: three of the eight that protocol 3
+    tests on show people of its training set. A test set without such people, or without others, is left out.
+    """
+    found = {}
+    for test, names in groups.items():
+        source = open_source(data.datasets[test])
+        seen = {
+            person_of(source, group)
+            for name in data.train
+            if data.datasets[name].reader == data.datasets[test].reader
+            for split in ("train", "val")
+            for file in shard_files(shards, name, split)
+            for group in read_table(file, ["group"])["group"].to_pylist()
+        }
+        rows = np.array([person_of(source, group) not in seen for group in names])
+        if 0 < rows.sum() < len(rows):
+            found[test] = rows
+    return found
 
 
 def drift_task(stage: StageRun) -> Any:
@@ -124,7 +160,7 @@ def under_protocol(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> dict[str, Any]:
-    """One network over all test sets: ids, labels, plain angles, offset-ensemble angles, and errors by (K, d)."""
+    """One network over all test sets: ids, groups, labels, plain and offset-ensemble angles, and errors by (K, d)."""
     import torch
 
     from hpe_core.checkpoint import load_net
@@ -137,14 +173,16 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     saved = load_net(Path(folder), device)
     size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)
-    out: dict[str, Any] = {"ids": {}, "truth": {}, "angles": {}, "offset_angles": {}, "kd": {}}
+    out: dict[str, Any] = {"ids": {}, "groups": {}, "truth": {}, "angles": {}, "offset_angles": {}, "kd": {}}
     for test, files in tests.items():
         ids: list[str] = []
+        groups: list[str] = []
         truth, plain, shifted = [], [], []
         kd: dict[tuple[int, int], PoseSums] = {}
         for file in files:
             shard = read_shard(Path(file))
             ids += shard.sample_ids
+            groups += shard.groups
             truth.append(shard.angles.astype(np.float64))
             for start in range(0, len(shard), BATCH):
                 rows = slice(start, start + BATCH)
@@ -157,7 +195,7 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
                 if radius:
                     for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
                         kd[pair] = kd.get(pair, PoseSums.empty()) + PoseSums.of(angles, shard.angles[rows])
-        out["ids"][test], out["truth"][test] = ids, np.concatenate(truth)
+        out["ids"][test], out["groups"][test], out["truth"][test] = ids, groups, np.concatenate(truth)
         out["angles"][test] = np.concatenate(plain)
         out["offset_angles"][test] = np.concatenate(shifted) if shifted else out["angles"][test]
         out["kd"][test] = {pair: sums.summary()["mae"] for pair, sums in kd.items()}
@@ -177,9 +215,16 @@ def cost(folder: str, threads: int) -> dict[str, float]:
 
 
 def table(
-    spec: Any, truth: dict[str, Angles], predictions: dict[str, dict[str, Angles]], costs: dict[str, dict[str, float]]
+    spec: PipelineSpec,
+    truth: dict[str, Angles],
+    predictions: dict[str, dict[str, Angles]],
+    costs: dict[str, dict[str, float]],
+    recordings: dict[str, NDArray[np.str_]],
 ) -> list[dict[str, Any]]:
-    """One row a network or ensemble and test set; an ensemble costs what its members cost together."""
+    """One row a network or ensemble and test set; an ensemble costs what its members cost together.
+
+    `recordings` says of each face in which recording it was labelled: each gets an alignment of its own.
+    """
     from hpe_core.crop import offset_grid
     from hpe_core.metrics import PoseSums, aligned_summary
 
@@ -208,7 +253,7 @@ def table(
     for test, labels in truth.items():
         for name, role in roles.items():
             scores = PoseSums.of(predictions[name][test], labels).summary()
-            scores |= aligned_summary(predictions[name][test], labels)
+            scores |= aligned_summary(predictions[name][test], labels, recordings[test])
             rows.append({"test": test, "name": name, "role": role, **scores, **costs[name]})
     return rows
 
@@ -236,14 +281,19 @@ def write_predictions(
     write_table(path, pa.table(arrays))
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> str:
+def print_tables(result: dict[str, Any]) -> str:
+    """All tables of this stage's result: every test set whole, then the faces of new people where some are not."""
+    return print_table(result["rows"]) + print_table(result["new_people"], " of people who were not trained on")
+
+
+def print_table(rows: Sequence[dict[str, Any]], whose: str = "") -> str:
     """The table that ends a run, one block a test set."""
     lines = []
     for test in dict.fromkeys(row["test"] for row in rows):
         block = [row for row in rows if row["test"] == test]
         lines += [
             "",
-            f"test set {test}, {block[0]['n']:.0f} faces",
+            f"test set {test}, {block[0]['n']:.0f} faces{whose}",
             f"{'network':<22}{'pitch':>7}{'yaw':>7}{'roll':>7}{'MAE':>7}{'geod.':>7}{'params':>9}{'CPU ms':>8}  what",
         ]
         for row in block:

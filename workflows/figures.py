@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hpe_core.crop import Image
 from hpe_core.draw import contact_sheet, draw_axes, enlarged
-from hpe_core.rotation import YAW, angle_error
+from hpe_core.rotation import ANGLE_NAMES, angle_error
 
 Floats = NDArray[np.floating]
 
@@ -84,11 +84,13 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float] = SIZE) -> tuple
     return figure, axes
 
 
-def error_by_yaw(test: str, networks: Mapping[str, Predicted], width: float = 15.0) -> Figure:
-    """Mean error in bins of the true yaw, one line a network; the bars are the numbers of faces."""
+def error_by_angle(test: str, networks: Mapping[str, Predicted], angle: int, width: float = 15.0) -> Figure:
+    """Mean error in bins of the true pitch, yaw or roll (0, 1, 2), a line a network; the bars are numbers of faces."""
     with rc_context(STYLE):
-        figure, axes = _axes(f"Error against yaw, {test}", "true yaw, degrees", "mean absolute error, degrees")
-        truth = next(iter(networks.values())).truth[:, YAW]
+        name_of = ANGLE_NAMES[angle]
+        title, label_x = f"Error against {name_of}, {test}", f"true {name_of}, degrees"
+        figure, axes = _axes(title, label_x, "mean absolute error, degrees")
+        truth = next(iter(networks.values())).truth[:, angle]
         reach = max(1, int(np.ceil((np.abs(truth).max() - width / 2) / width)))
         edges = (np.arange(-reach, reach + 2) - 0.5) * width
         centers = (edges[:-1] + edges[1:]) / 2
@@ -104,7 +106,7 @@ def error_by_yaw(test: str, networks: Mapping[str, Predicted], width: float = 15
         axes.patch.set_visible(False)
         for name, predicted in networks.items():
             color, line, label = style_of(name)
-            which = np.digitize(predicted.truth[:, YAW], edges) - 1
+            which = np.digitize(predicted.truth[:, angle], edges) - 1
             means = [
                 predicted.errors[which == i].mean() if counts[i] >= FEWEST else np.nan for i in range(len(centers))
             ]
@@ -190,6 +192,27 @@ def pareto(trials: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def costs(test: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Test error of every network and ensemble against the CPU time of one face, and the front of the undominated."""
+    with rc_context(STYLE):
+        size = (SIZE[0], SIZE[1] + 0.1 * len(rows))
+        figure, axes = _axes(f"Error against latency, {test}", "one face on one CPU thread, ms", "MAE, degrees", size)
+        points = [(float(row["latency_ms"]), float(row["mae"])) for row in rows]
+        others = [row["name"] for row in rows if row["name"] not in FIXED]
+        front = [points[i] for i in pareto_front(points)]
+        axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+        for place, (row, (cost, error)) in enumerate(zip(rows, points, strict=True)):
+            color, _, label = style_of(row["name"], others)
+            marker = "osD^vPX<>*"[place % 10]
+            axes.plot(cost, error, marker, color=color, markersize=6, label=label, zorder=3)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, y: str) -> Figure:
     """One line a network over its epochs; the best epoch of a validation figure is marked."""
     with rc_context(STYLE):
@@ -216,6 +239,21 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key:
     return figure
 
 
+def angle_histograms(name: str, poses_M3: Floats, width: float = 10.0) -> Figure:
+    """How many faces lie in each bin of pitch, yaw and roll; what lies beyond +-100 is counted in the title."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2 * SIZE[0], 0.8 * SIZE[1]), dpi=160, layout="constrained")
+        edges = np.arange(-100.0, 100.0 + width, width)
+        for axes, angle, values in zip(figure.subplots(1, 3, sharey=True), ANGLE_NAMES, poses_M3.T, strict=True):
+            beyond = int((np.abs(values) > edges[-1]).sum())
+            axes.set_title(angle + (f" ({beyond:,} beyond)" if beyond else ""), loc="left", weight="bold")
+            axes.hist(values, edges, color="#0b5fa5")
+            axes.set_xlabel("degrees")
+        figure.axes[0].set_ylabel(f"faces of {name}")
+        figure.axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
 # ---------------------------------------------------------------- faces
 
 
@@ -225,15 +263,10 @@ def sample_sheet(windows: Image, poses_M3: Floats, columns: int = 4) -> Image:
     return contact_sheet(tiles, columns, [angles_text(pose) for pose in poses_M3])
 
 
-def worst_sheet(windows: Image, truth_M3: Floats, predicted_M3: Floats, columns: int = 2) -> Image:
-    """Pairs of one face: left with the label's axes, right with the prediction's."""
-    tiles, captions = [], []
-    for face, truth, predicted in zip(windows, truth_M3, predicted_M3, strict=True):
-        large = enlarged(face, TILE)
-        tiles.append(np.concatenate([draw_axes(large, truth), draw_axes(large, predicted)], axis=1))
-        off = float(angle_error(predicted, truth).mean())
-        captions.append(f"label {angles_text(truth)}\nsaid  {angles_text(predicted)}  off {off:.0f}")
-    return contact_sheet(tiles, columns, captions)
+def with_axes(face: Image, poses: Sequence[Floats]) -> Image:
+    """One face side by side, with the axes of each pose."""
+    large = enlarged(face, TILE)
+    return np.concatenate([draw_axes(large, pose) for pose in poses], axis=1)
 
 
 def angles_text(pose: Floats) -> str:

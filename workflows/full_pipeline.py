@@ -53,12 +53,12 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
     from hpe_core.sources.registry import open_source
 
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
-    # max_bad_share decides whether a run stops; it changes no shard. A root or a file of boxes is replaced by what lies
-    # there, so that a moved archive is the same archive.
+    # max_bad_share decides whether a run stops; it changes no shard. A root, a file of boxes or a detector is replaced
+    # by what lies there, so that a moved archive is the same archive.
     return {
         "data": leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test"),
         "train": sorted(spec.data.train),
-        "datasets": {name: leaves_of(dataset, "root", "boxes") for name, dataset in used.items()},
+        "datasets": {name: leaves_of(dataset, "root", "boxes", "detector") for name, dataset in used.items()},
         "files": {name: fingerprint(name, open_source(dataset)) for name, dataset in used.items()},
     }
 
@@ -188,7 +188,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
 
     def __enter__(self) -> "Drive":
-        from workflows.cluster import connected
+        from workflows.cluster import connected, machinery
         from workflows.progress import Console, Pump, start_board
         from workflows.tracking import Tracker
 
@@ -198,6 +198,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
             opened.push(self.tracker)
             begin_run(self.tracker, self.key, self.spec, self.planned)
             self.console.say(opened.enter_context(connected(self.spec.cluster)))
+            self.machinery = machinery()
             actor, self.reporter = start_board()
             self.pump = Pump(actor, self.handle)
             opened.callback(self.pump.close)
@@ -217,7 +218,12 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         began = time.monotonic()
         try:
             result = execute(
-                entry, self.spec, self.planned, self.reporter, lambda result: self.note(name, entry, result)
+                entry,
+                self.spec,
+                self.planned,
+                self.reporter,
+                lambda result: self.note(name, entry, result),
+                self.machinery,
             )
         except Exception as error:
             self.tracker.finish(entry.key, "FAILED")
@@ -387,11 +393,11 @@ def print_plan(spec: PipelineSpec, as_json: bool) -> int:
 
 def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: float) -> str:
     """The table, and where to look."""
-    from workflows.evaluate import print_table
+    from workflows.evaluate import print_tables
     from workflows.tracking import ui_command
 
     published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].folder
-    lines = [print_table(results["evaluate"]["rows"]), ""]
+    lines = [print_tables(results["evaluate"]), ""]
     lines += [f"{'report':<9}{published / results['publish']['report']}"]
     lines += [f"{'ONNX':<9}{published / results['publish']['onnx']}"]
     if spec.mlflow.uri != "none":

@@ -5,19 +5,27 @@ over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
-Each shard gives one file a set and then a receipt; a shard whose receipt exists is not computed again.
+Each set of a shard is a piece of its own (`workflows.pieces`), named by the shard's bytes, the weights of its teachers
+and its windows. So a search over one more (K, d) computes that set alone: the others are taken over from earlier runs.
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import LabelSet
-from workflows.progress import Reporter
-from workflows.stages import StageRun, read_json, write_json
+from workflows.cluster import capacity
+from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.stages import StageRun, code_hashes, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hpe_core.rows import Shard
 
 BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
 
@@ -27,6 +35,8 @@ def run(stage: StageRun) -> dict[str, Any]:
     import ray
     import ray.data
 
+    from hpe_core.checkpoint import MEANING, WEIGHTS
+
     spec = stage.spec
     sets = spec.label_sets()
     asked = {name for labels in sets for name in labels.teachers}
@@ -34,38 +44,70 @@ def run(stage: StageRun) -> dict[str, Any]:
     if not sets:
         return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "fingerprint": ""}
     files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
-    todo = [{"shard": str(file)} for file in files]
-    actors = max(1, min(len(files), actor_count(spec.cluster)))
-    receipts: list[dict[str, Any]] = []
-    rows_done = 0
-    dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+    weights = {name: [file_sha256(folder / part) for part in (WEIGHTS, MEANING)] for name, folder in teachers.items()}
+    jobs = {file: {labels: job_hash(file, labels, weights) for labels in sets} for file in files}
+    wanted = {job: stage.folder / place(file, labels) for file in files for labels, job in jobs[file].items()}
+    adopted = adopt(wanted, stage.folder.parent.glob("*/*/*/part-*.json"))
+    if adopted:
+        stage.reporter.say(f"  {adopted} of {len(wanted)} files of soft labels are taken over from earlier runs")
+    receipts: list[Receipt] = []
+    rows = [{"shard": str(file), "jobs": json.dumps(list(jobs[file].values()))} for file in files]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(files)).map_batches(
         LabelShard,
         fn_constructor_args=(
             {name: str(folder) for name, folder in teachers.items()},
             str(stage.folder),
             [tuple(labels) for labels in sets],
-            stage.reporter,
             spec.cluster.threads_per_worker,
         ),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(files), actor_count(spec.cluster)))),
         num_cpus=spec.cluster.cpus_per_worker,
         num_gpus=spec.cluster.gpus_per_worker,
     )
-    total = sum(count_rows(file) for file in files)
+    total, done = sum(count_rows(file) for file in files), 0
     for row in dataset.iter_rows():
-        receipts.append({"shard": row["shard"], "rows": int(row["rows"]), "mae": [float(v) for v in row["mae"]]})
-        rows_done += int(row["rows"])
-        stage.reporter.progress("soft labels", rows_done, total, "faces")
-    assert sorted(r["shard"] for r in receipts) == sorted(map(str, files)), "every shard is labelled once"
-    mae = {labels.name: sum(r["mae"][i] * r["rows"] for r in receipts) / rows_done for i, labels in enumerate(sets)}
+        found = json.loads(row["receipts"])
+        receipts += found
+        done += found[0]["rows"]
+        stage.reporter.progress("soft labels", done, total, "faces")
+    assert sorted(r["hash"] for r in receipts) == sorted(wanted), "every shard is labelled once for every set"
     return {
         "sets": [labels.name for labels in sets],
         "teachers": list(teachers),
-        "rows": rows_done,
-        "train_mae": mae,
-        "fingerprint": fingerprint(stage.folder, sets),
+        "rows": done,
+        "train_mae": {labels.name: mean_error(receipts, labels) for labels in sets},
+        "fingerprint": fingerprint(receipts),
     }
+
+
+def place(shard: Path, labels: LabelSet) -> Path:
+    """Of a shard's soft labels, below the stage's folder."""
+    return Path(labels.name) / shard.parent.name / shard.name
+
+
+def job_hash(shard: Path, labels: LabelSet, weights: Mapping[str, Sequence[str]]) -> str:
+    """Over everything that decides the soft labels of one shard."""
+    body = [
+        str(place(shard, labels)),
+        file_sha256(shard),
+        list(labels),
+        [weights[name] for name in labels.teachers],
+        code_hashes(__name__),
+    ]
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:
+    """MAE of a set's angles against the hard labels, over all shards, degrees."""
+    own = [receipt for receipt in receipts if receipt["set"] == labels.name]
+    return float(sum(r["mae"] * r["rows"] for r in own) / sum(r["rows"] for r in own))
+
+
+def fingerprint(receipts: Sequence[Receipt]) -> str:
+    """Hash over the label files' hashes."""
+    ordered = sorted((receipt["set"], receipt["shard"], receipt["sha256"]) for receipt in receipts)
+    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
 
 
 def actor_count(cluster: Any) -> int:
@@ -73,24 +115,16 @@ def actor_count(cluster: Any) -> int:
 
     Half, because a local cluster counts more CPUs than there are cores, and each actor holds every teacher.
     """
-    import ray
-
-    have = ray.cluster_resources()
+    have = capacity(cluster)
     if cluster.gpus_per_worker:
-        return int(have.get("GPU", 0) / cluster.gpus_per_worker)
-    return int(have.get("CPU", 1) / cluster.cpus_per_worker / 2)
+        return int(have["GPU"] / cluster.gpus_per_worker)
+    return int(have["CPU"] / cluster.cpus_per_worker / 2)
 
 
 def count_rows(file: Path) -> int:
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(file).num_rows)
-
-
-def fingerprint(folder: Path, sets: Sequence[LabelSet]) -> str:
-    """Hash over the label files' hashes."""
-    files = sorted(path for labels in sets for path in (folder / labels.name).glob("*/*.parquet"))
-    return hashlib.sha256("\n".join(file_sha256(path) for path in files).encode()).hexdigest()[:16]
 
 
 class LabelShard:
@@ -101,7 +135,6 @@ class LabelShard:
         teachers: Mapping[str, str],
         folder: str,
         sets: Sequence[tuple[tuple[str, ...], int, int]],
-        reporter: Reporter,
         threads: int,
     ) -> None:
         import torch
@@ -111,47 +144,57 @@ class LabelShard:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
-        self.nets, self.crop = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop
+        self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
+        self.crop, self.bins = first.crop, first.net.main_bins
         self.sets = [LabelSet(tuple(names), radius, step) for names, radius, step in sets]
-        self.folder, self.reporter = Path(folder), reporter
+        self.folder = Path(folder)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        results = [self.label(Path(str(shard))) for shard in batch["shard"]]
-        return {
-            "shard": [r["shard"] for r in results],
-            "rows": [r["rows"] for r in results],
-            "mae": [r["mae"] for r in results],
-        }
+        """Rows of a shard's path and its jobs' hashes, one a set -> rows of its receipts."""
+        asked = zip(batch["shard"], batch["jobs"], strict=True)
+        return {"receipts": [json.dumps(self.label(Path(str(shard)), json.loads(jobs))) for shard, jobs in asked]}
 
-    def label(self, shard_file: Path) -> dict[str, Any]:
-        """Soft labels of one shard for every set; returns the receipt."""
+    def label(self, shard_file: Path, hashes: Sequence[str]) -> list[Receipt]:
+        """Soft labels of one shard for every set that lacks them; returns the receipts of all."""
         import numpy as np
-        import torch
 
-        from hpe_core.ensemble import ensemble_probs, log_labels
+        from hpe_core.ensemble import log_labels
         from hpe_core.metrics import PoseSums
         from hpe_core.rows import read_shard, write_soft_labels
 
-        place = Path(shard_file.parent.name) / shard_file.name
-        receipt_file = self.folder / "receipts" / place.with_suffix(".json")
-        receipt = read_json(receipt_file)
-        if receipt is not None and receipt["shard"] == str(shard_file):
-            return receipt
+        jobs = dict(zip(self.sets, hashes, strict=True))
+        pieces = {labels: self.folder / place(shard_file, labels) for labels in self.sets}
+        found = {labels: fitting_receipt(pieces[labels], jobs[labels]) for labels in self.sets}
+        receipts = {labels: receipt for labels, receipt in found.items() if receipt is not None}
+        missing = [labels for labels in self.sets if labels not in receipts]
+        if not missing:
+            return [receipts[labels] for labels in self.sets]
         shard = read_shard(shard_file)
-        parts: dict[LabelSet, list[Any]] = {labels: [] for labels in self.sets}
+        for labels, probs in self.ensembles(shard, missing).items():
+            logs = log_labels(probs).numpy().astype(np.float16)
+            receipts[labels] = {
+                "hash": jobs[labels],
+                "set": labels.name,
+                "shard": f"{shard_file.parent.name}/{shard_file.name}",
+                "rows": len(shard),
+                "mae": PoseSums.of(self.bins.decode(probs).numpy(), shard.angles).summary()["mae"],
+                "sha256": write_soft_labels(pieces[labels], shard.sample_ids, logs, labels.name),
+            }
+            write_json(receipt_file(pieces[labels]), receipts[labels])
+        return [receipts[labels] for labels in self.sets]
+
+    def ensembles(self, shard: "Shard", sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
+        """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
+        import torch
+
+        from hpe_core.ensemble import ensemble_probs
+
+        parts: dict[LabelSet, list[Any]] = {labels: [] for labels in sets}
         for start in range(0, len(shard), BATCH):
             crops = torch.from_numpy(shard.images[start : start + BATCH].copy()).to(self.device)
-            for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, self.sets).items():
+            for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
                 parts[labels].append(probs.cpu())
-        bins, mae = next(iter(self.nets.values())).main_bins, []
-        for labels in self.sets:
-            together = torch.cat(parts[labels])
-            mae.append(PoseSums.of(bins.decode(together).numpy(), shard.angles).summary()["mae"])
-            logs = log_labels(together).numpy().astype(np.float16)
-            write_soft_labels(self.folder / labels.name / place, shard.sample_ids, logs, labels.name)
-        receipt = {"shard": str(shard_file), "rows": len(shard), "mae": mae}
-        write_json(receipt_file, receipt)
-        return receipt
+        return {labels: torch.cat(probs) for labels, probs in parts.items()}
 
 
 if __name__ == "__main__":

@@ -46,9 +46,27 @@ class Book:
 
 
 def table(head: Sequence[str], lines: Sequence[str]) -> str:
-    names = "".join(f"<th>{esc(name)}</th>" for name in head)
+    """Rows (`<tr>` with a cell for each name) under their names; on a telephone a wide one becomes a card a row."""
+    texts = ["class=text" in cell for cell in _cells(lines[0])] if lines else [False] * len(head)
+    marks = [" class=text" if text else "" for text in texts]
+    names = "".join(f"<th{mark}>{esc(name)}</th>" for name, mark in zip(head, marks, strict=True))
     top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
-    return f'<div class="scroll"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+    kind = ' class="wide"' if len(head) > WIDE else ""
+    body = "".join(_named(line, head) for line in lines) if kind else "".join(lines)
+    return f'<div class="scroll"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _named(line: str, head: Sequence[str]) -> str:
+    """The row with the name of its column on every cell, for the card that shows no head."""
+    opening = line[: line.index(">") + 1]
+    return opening + "".join(
+        f'{cell[:3]} data-name="{esc(name)}"{cell[3:]}' for name, cell in zip(head, _cells(line), strict=True)
+    )
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a `<tr>`; the last one keeps the row's end."""
+    return re.split(r"(?=<t[dh][ >])", line)[1:]
 
 
 def esc(text: object) -> str:
@@ -59,6 +77,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
+WIDE = 3  # columns beyond which a table does not fit a telephone
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -88,16 +107,19 @@ section { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1.
 .grid > * { min-width: 0 }
 figure { margin: .8rem 0; break-inside: avoid }
 figure img { display: block; width: 100%; height: auto; max-width: 768px }
+.gallery { display: grid; gap: 0 24px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)) }
+h3 { font-size: 1rem; margin: 1.2em 0 .2em }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 50% }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 thead th { color: var(--dim); font-weight: 600; border-bottom-color: #8d96a0; vertical-align: bottom }
-tr > :first-child, td.text { text-align: left }
+tr > :first-child, .text { text-align: left }
 tbody th { font-weight: 600 }
 tbody th small { display: block; font-weight: 400; white-space: normal; min-width: 9em }
 tr.ours > * { background: var(--ours) }
 td.text { white-space: normal; overflow-wrap: anywhere }
-pre { font-size: .8rem; line-height: 1.4; overflow-x: auto; background: #f6f7f8; padding: 12px }
+pre { font-size: .8rem; line-height: 1.4; white-space: pre-wrap; overflow-wrap: anywhere }
+pre { background: #f6f7f8; padding: 12px }
 code { font-size: .92em }
 summary { cursor: pointer; margin-top: 1em }
 @media (max-width: 600px) {
@@ -106,9 +128,16 @@ summary { cursor: pointer; margin-top: 1em }
   .scores div { display: grid; grid-template-columns: 7em 1fr; align-items: center }
   .scores b { grid-row: span 2 }
   th, td { padding: 5px 7px }
+  table { width: 100% }
+  .wide thead { display: none }
+  .wide tr { display: grid; grid-template-columns: repeat(4, 1fr); border-bottom: 1px solid var(--line) }
+  .wide tr > * { border: 0; text-align: left; padding: 3px 6px }
+  .wide tr.ours { background: var(--ours) }
+  .wide tr > :first-child, .wide td.text { grid-column: 1 / -1 }
+  .wide td::before { content: attr(data-name); display: block; font-size: .75rem; color: var(--dim) }
 }
 @media print {
-  body { font-size: 11px }
+  html, body { font-size: 11px }
   main { max-width: none; padding: 0 }
   section { break-inside: auto }
   h2 { break-after: avoid }
@@ -116,6 +145,7 @@ summary { cursor: pointer; margin-top: 1em }
   table { font-size: 9px }
   th, td { padding: 3px 5px }
   .grid { grid-template-columns: 1fr 1fr }
+  .gallery { grid-template-columns: repeat(3, 1fr) }
   tr { break-inside: avoid }
 }
 </style></head><body>

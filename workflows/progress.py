@@ -217,8 +217,11 @@ class Pump:
 
 
 def start_board() -> tuple[Any, Reporter]:
-    """The board actor on the connected cluster (no CPU of its own) and a reporter to it."""
+    """The board actor (no CPU of its own) and a reporter to it. On the driver's node, so that losing another costs it
+    nothing."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     return actor, Reporter(actor)

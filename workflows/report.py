@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from hpe_core.crop import Image, window
@@ -17,15 +18,17 @@ from hpe_core.metrics import AUC_DEG
 from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import read_shard, read_table, shard_files
 from workflows import figures
+from workflows.accounts import QUARANTINE, Broken
 from workflows.card import TERMS, UNKNOWN, int8_line
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
 from workflows.published import beside
+from workflows.quarantine import SHEET, TABLE, chosen
 from workflows.runtimes import ONNX
 from workflows.stages import StageRun, finished
 
 Row = Mapping[str, Any]
-SAMPLES, WORST, SHOWN_TRIALS = 16, 8, 20
+SAMPLES, WORST, SHOWN_TRIALS, SHOWN_BROKEN = 16, 8, 20, 24
 PAGE = "report.html"
 
 
@@ -39,22 +42,17 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
     book = Book(folder)
     results, rows = stage.results, stage.results["evaluate"]["rows"]
     predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
-    histories = {
-        name: network["history"]
-        for part in ("teachers", "student")
-        for name, network in results[part]["networks"].items()
-    }
     with_tests = [section_test(book, stage, test, rows, predictions[test]) for test in predictions]
     sections = [
         header(stage, rows, predictions, exported),
         *with_tests,
         section_papers(stage),
-        section_training(book, histories),
+        section_training(book, [results["teachers"], results["student"]]),
         section_labels(results["labels"], results["evaluate"].get("drift", {})),
         section_search(book, results["search"]),
         section_runtimes(exported),
         section_samples(book, stage),
-        section_quarantine(stage),
+        section_quarantine(book, stage),
         section_provenance(stage, provenance),
     ]
     (folder / PAGE).write_text(whole_page(f"Head pose: {stage.spec.name}", sections))
@@ -106,23 +104,27 @@ def header(
 
 
 def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], networks: Mapping[str, Predicted]) -> str:
-    """Results table, error by yaw, its distribution, the (K, d) map and the worst faces of one test set."""
+    """Results table, distribution, cost and error by angle, the (K, d) map and the worst faces of one test set."""
     mine = [row for row in rows if row["test"] == test]
     shown = {name: networks[name] for name in SHOWN if name in networks}
     parts = [
-        book.chart(
-            f"error_by_yaw_{test}",
-            figures.error_by_yaw(test, shown),
-            f"Mean error in 15° bins of the true yaw; bins with fewer than {figures.FEWEST} faces are left "
-            "out. "
-            "Bars: number of faces.",
-        ),
         book.chart(
             f"error_cdf_{test}",
             figures.error_cdf(test, shown),
             "Share of faces whose mean error is below x; the last 2 % lie outside.",
         ),
+        book.chart(
+            f"cost_{test}",
+            figures.costs(test, mine),
+            "An ensemble costs its members’ sum; the line joins what nothing else beats in both.",
+        ),
     ]
+    for angle, name in enumerate(ANGLE_NAMES):
+        caption = (
+            f"Mean error in 15° bins of the true {name}; bins with fewer than {figures.FEWEST} faces are left out. "
+            "Bars: number of faces."
+        )
+        parts.append(book.chart(f"error_by_{name}_{test}", figures.error_by_angle(test, shown, angle), caption))
     cells = (stage.results["evaluate"].get("heatmap") or {}).get(test)
     if cells:
         base = stage.spec.base_teacher
@@ -132,13 +134,10 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
             "best cell; it was picked on this test set, so read it as a picture, not as a score."
         )
         parts.append(book.chart(f"heatmap_{test}", figures.heat_map(test, base, cells), caption))
-    faces = worst_faces(stage, test, networks["distilled"])
-    caption = "The student’s worst faces: left the label, right what it said (pitch, yaw, roll)."
-    if faces is not None:
-        parts.append(book.faces(f"worst_{test}", faces, caption))
+    worst = worst_faces(book, stage, test, networks["teachers' ensemble"], networks["distilled"])
     return (
         f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
-        f'<div class="grid">{"".join(parts)}</div></section>\n'
+        f'<div class="grid">{"".join(parts)}</div>{worst}</section>\n'
     )
 
 
@@ -218,7 +217,15 @@ def details_table(rows: Sequence[Row]) -> str:
     )
 
 
-def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
+def section_training(book: Book, results: Sequence[Row]) -> str:
+    """What every network cost and reached, and its curves; `results` are those of the training stages."""
+    networks = {name: network for result in results for name, network in result["networks"].items()}
+    histories = {name: network["history"] for name, network in networks.items()}
+    lines = [
+        f"<tr><th>{esc(name)}</th><td>{network['val_mae']:.2f}</td><td>{network['best_epoch']}</td>"
+        f"<td>{network['epochs']}</td><td>{network['seconds']:,.0f} s</td></tr>"
+        for name, network in networks.items()
+    ]
     parts = [
         book.chart(
             "training_validation",
@@ -231,7 +238,8 @@ def section_training(book: Book, histories: Mapping[str, Sequence[Row]]) -> str:
             "Losses of different kinds: compare each curve with itself only.",
         ),
     ]
-    return f'<section><h2>Training</h2><div class="grid">{"".join(parts)}</div></section>\n'
+    figures_of = table(["network", "val. MAE", "best epoch", "epochs", "time"], lines)
+    return f'<section><h2>Training</h2>{figures_of}<div class="grid">{"".join(parts)}</div></section>\n'
 
 
 def section_labels(labels: Row, drift: Mapping[str, Row]) -> str:
@@ -316,8 +324,9 @@ def section_samples(book: Book, stage: StageRun) -> str:
     return f'<section><h2>Sample crops</h2>{key}<div class="grid">{"".join(sheets)}</div></section>\n'
 
 
-def section_quarantine(stage: StageRun) -> str:
-    shards = stage.results["shards"]
+def section_quarantine(book: Book, stage: StageRun) -> str:
+    """Counts of every split, and what the quarantined look like."""
+    shards, folder = stage.results["shards"], stage.inputs["shards"]
     lines = [
         f"<tr><th>{esc(name)}</th><td>{entry['input']:,}</td><td>{entry['kept']:,}</td>"
         f"<td>{sum(entry['filtered'].values()):,}</td><td>{sum(entry['quarantined'].values()):,}</td>"
@@ -325,33 +334,62 @@ def section_quarantine(stage: StageRun) -> str:
         for name, entry in shards["splits"].items()
     ]
     head = ["split", "listed", "kept", "out of range", "quarantined", "why"]
-    note = (
-        "Kept + out of range + quarantined = listed. The faces and reasons are in quarantine.parquet of the "
-        "shards stage."
-    )
-    return f"<section><h2>What became of every face</h2>{table(head, lines)}<p class=note>{note}</p></section>\n"
+    note = f"Kept + out of range + quarantined = listed. All of the quarantined: {TABLE} of the shards stage."
+    body = f"{table(head, lines)}<p class=note>{note}</p>"
+    broken = [Broken(**row) for row in read_table(folder / QUARANTINE).to_pylist()]
+    if broken:
+        shown = chosen(broken, SHOWN_BROKEN)
+        rows = [
+            f"<tr><th>{esc(face.reason)}</th><td>{esc(face.dataset)}.{esc(face.split)}</td>"
+            f"<td class=text>{esc(shortened(face.path))}</td><td class=text>{esc(shortened(face.detail))}</td></tr>"
+            for face in shown
+        ]
+        said = f"{len(shown)} of {len(broken):,}, of every reason in turn"
+        listed = table(["reason", "split", "file", "what is wrong"], rows)
+        body += f"<details><summary>The quarantined: {said}</summary>{listed}</details>"
+    if (folder / SHEET).exists():
+        sheet = cv2.cvtColor(np.asarray(cv2.imread(str(folder / SHEET))), cv2.COLOR_BGR2RGB)
+        caption = "What a lenient decoder makes of quarantined files; gray where it makes nothing, or was not asked."
+        body += book.faces("quarantine", np.asarray(sheet, np.uint8), caption)
+    return f"<section><h2>What became of every face</h2>{body}</section>\n"
 
 
 def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
     from workflows.config import as_yaml
 
-    seconds = {name: finished(folder)["seconds"] for name, folder in stage.inputs.items()}
-    times = [
-        f"<tr><th>{esc(name)}</th><td>{value:,.0f} s</td><td "
-        f"class=text><code>{esc(stage.inputs[name].name)}</code></td></tr>"
-        for name, value in seconds.items()
-    ]
+    times = []
+    for name, folder in stage.inputs.items():
+        manifest = finished(folder)
+        hours, had = manifest["seconds"] / 3600, manifest.get("machinery", {})
+        spent = "".join(f"<td>{hours * had[key]:.3f}</td>" if key in had else "<td>–</td>" for key in ("cpus", "gpus"))
+        times.append(
+            f"<tr><th>{esc(name)}</th><td>{manifest['seconds']:,.0f} s</td>{spent}"
+            f"<td class=text><code>{esc(folder.name)}</code></td></tr>"
+        )
+    note = "Hours: time by the cores and GPUs of the cluster, used or not; of a continued stage its last go only."
+    fingerprints = {
+        f"data {name}": entry["fingerprint"][:12] for name, entry in stage.results["shards"]["splits"].items()
+    }
+    known = {name: value for name, value in provenance.items() if not name.startswith("stage ")}
     facts = [
         f"<tr><th>{esc(name)}</th><td class=text><code>{esc(value)}</code></td></tr>"
-        for name, value in provenance.items()
-        if not name.startswith("stage ")
+        for name, value in {**known, **fingerprints, "seeds": seeds(stage)}.items()
     ]
     config = re.sub(r"//[^/@\s]*@", "//", as_yaml(stage.spec))  # a tracking server's password stays out
     return (
-        f'<section><h2>Provenance</h2><div class="grid"><div>{table(["stage", "time", "hash"], times)}</div>'
+        f'<section><h2>Provenance</h2><div class="grid">'
+        f"<div>{table(['stage', 'time', 'CPU hours', 'GPU hours', 'hash'], times)}<p class=note>{note}</p></div>"
         f"<div>{table(['', ''], facts)}</div></div><details><summary>Configuration</summary>"
         f"<pre>{esc(config)}</pre></details></section>\n"
     )
+
+
+def seeds(stage: StageRun) -> str:
+    """Every seed that the run drew from, datasets first."""
+    spec = stage.spec
+    used = [(name, spec.data.datasets[name].seed) for name in dict.fromkeys([*spec.data.train, *spec.data.test])]
+    used += [(name, teacher.seed) for name, teacher in spec.teachers.items()]
+    return ", ".join(f"{name} {seed}" for name, seed in [*used, ("student", spec.student.seed)])
 
 
 # ---------------------------------------------------------------- what the sections need
@@ -385,15 +423,25 @@ def paired_gain(student: Predicted, hard: Predicted) -> tuple[float, float]:
     return float(gains.mean()), float(margin)
 
 
-def worst_faces(stage: StageRun, test: str, student: Predicted, count: int = WORST) -> Image | None:
-    """A sheet of the faces with the largest mean error."""
+def worst_faces(
+    book: Book, stage: StageRun, test: str, teachers: Predicted, student: Predicted, count: int = WORST
+) -> str:
+    """The faces with the student's largest mean error, each with the axes of label, teachers and student."""
+    assert student.sample_ids == teachers.sample_ids, "predictions of one test set share their order"
     order = np.argsort(-student.errors, kind="stable")[:count]
     crops = dict(crops_of(stage, test, {student.sample_ids[i] for i in order}))
-    found = [i for i in order if student.sample_ids[i] in crops]
-    if not found:
-        return None
-    windows = np.stack([crops[student.sample_ids[i]] for i in found])
-    return figures.worst_sheet(windows, student.truth[found], student.angles[found])
+    shown = []
+    for place, i in enumerate(order, start=1):
+        truth, taught, said = student.truth[i], teachers.angles[i], student.angles[i]
+        caption = (
+            f"label {figures.angles_text(truth)}; "
+            f"teachers {figures.angles_text(taught)}, off {teachers.errors[i]:.0f}°; "
+            f"student {figures.angles_text(said)}, off {student.errors[i]:.0f}°"
+        )
+        picture = figures.with_axes(crops[student.sample_ids[i]], [truth, taught, said])
+        shown.append(book.faces(f"worst_{test}_{place}", picture, caption))
+    head = "The student’s worst faces: axes of the label, of the teachers’ ensemble and of the student"
+    return f'<h3>{head}</h3><div class="gallery">{"".join(shown)}</div>'
 
 
 def crops_of(stage: StageRun, test: str, wanted: set[str]) -> Iterator[tuple[str, Image]]:
@@ -407,6 +455,10 @@ def crops_of(stage: StageRun, test: str, wanted: set[str]) -> Iterator[tuple[str
 
 def reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "–"
+
+
+def shortened(text: str, letters: int = 160) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def short(value: Any) -> str:

@@ -15,13 +15,11 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.rows import FaceRow, file_sha256, write_shard
+from hpe_core.rows import FaceRow, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources.base import FaceRef, Rejected, Source, census
 from hpe_core.sources.files import printable
@@ -30,13 +28,15 @@ from hpe_core.sources.registry import open_source
 from hpe_core.spec import DataSpec
 from workflows.accounts import (
     QUARANTINE,
-    Receipt,
     Summary,
     broken_faces,
     check_usable,
     summarise,
     write_quarantine,
 )
+from workflows.cluster import capacity
+from workflows.pieces import Receipt, adopt, fitting_receipt, receipt_file
+from workflows.quarantine import SHEET, TABLE, show_quarantine
 from workflows.stages import code_hashes, write_json
 
 if TYPE_CHECKING:
@@ -47,8 +47,17 @@ FACE_TIMEOUT_S = 20.0
 
 
 def run(stage: "StageRun") -> Summary:
-    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
-    return build_shards(stage.spec.data, stage.folder, stage.reporter)
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder.
+
+    The quarantine is an artifact of the stage's MLflow run, also of a run that it stops.
+    """
+    workers = int(capacity(stage.spec.cluster)["CPU"])
+    try:
+        return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+    finally:
+        for name in (TABLE, SHEET):
+            if (stage.folder / name).exists():
+                stage.reporter.artifact(stage.key, stage.folder / name, "quarantine")
 
 
 def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
@@ -77,9 +86,10 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     assert len(receipts) == len(jobs), f"{len(jobs)} jobs gave {len(receipts)} receipts"
     _sweep(folder, jobs)
     broken = broken_faces(plans, receipts)
-    quarantine = write_quarantine(folder, broken)
+    write_quarantine(folder, broken)
+    show_quarantine(folder, broken, plans, sources)
     summary = summarise(plans, receipts, broken)
-    check_usable(plans, summary, data, quarantine)
+    check_usable(plans, summary, data, folder / TABLE)
     return summary
 
 
@@ -90,42 +100,8 @@ def with_code(job: Job) -> Job:
 
 
 def adopt_shards(folder: Path, jobs: Sequence[Job]) -> int:
-    """Link finished shards of sibling folders that fit these jobs; returns how many.
-
-    Shards are renamed into place and never written again, so two folders may share one. The job itself checks
-    the bytes against the receipt, as for any finished shard.
-    """
-    missing = {job.hash: folder / job.path for job in jobs if not (folder / job.path).with_suffix(".json").exists()}
-    adopted = 0
-    for path in sorted(folder.parent.glob("*/*/part-*.json")) if missing else ():
-        receipt = read_json_or_none(path)
-        target = missing.pop(str(receipt.get("hash")), None) if isinstance(receipt, dict) else None
-        if target is None:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (".parquet", ".json"):  # the receipt last: it makes the shard count
-            if path.with_suffix(suffix).exists():
-                _link(path.with_suffix(suffix), target.with_suffix(suffix))
-        adopted += 1
-    return adopted
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the storage knows none; in place at once."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-
-
-def read_json_or_none(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None  # half-written by a run that was killed: not a receipt
+    """Link finished shards of sibling folders that fit these jobs; returns how many."""
+    return adopt({job.hash: folder / job.path for job in jobs}, folder.parent.glob("*/*/part-*.json"))
 
 
 # ---------------------------------------------------------------- one job, in a worker
@@ -141,7 +117,7 @@ class BuildShard:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row of `_job_row` -> a row with the job's receipt as JSON."""
         path = self._folder / row["path"]
-        receipt = read_receipt(path, row["hash"])
+        receipt = fitting_receipt(path, row["hash"])
         if receipt is None:
             refs = [FaceRef(*ref) for ref in json.loads(row["refs"])]
             receipt = self.build(row["dataset"], refs, path, row["hash"])
@@ -171,7 +147,7 @@ class BuildShard:
             "filtered": filtered,
             "sha256": sha,
         }
-        write_json(path.with_suffix(".json"), receipt)
+        write_json(receipt_file(path), receipt)
         return receipt
 
     def _load(self, dataset: str, refs: Sequence[FaceRef]) -> Iterator[FaceRow | Rejected]:
@@ -181,18 +157,6 @@ class BuildShard:
         if dataset not in self._sandboxes:
             self._sandboxes[dataset] = Sandbox(source, self._data.crop, timeout_s=self._timeout_s)
         return self._sandboxes[dataset].load_many(refs)
-
-
-def read_receipt(path: Path, job_hash: str) -> Receipt | None:
-    """The receipt of a shard that is finished, fits the job and still has its bytes; else None."""
-    try:
-        receipt = read_json_or_none(path.with_suffix(".json"))
-        if receipt is None or receipt["hash"] != job_hash:
-            return None
-        whole = file_sha256(path) == receipt["sha256"] if receipt["kept"] else not path.exists()
-        return receipt if whole else None
-    except (OSError, KeyError, TypeError):
-        return None
 
 
 # ---------------------------------------------------------------- all jobs, from the driver

@@ -6,8 +6,8 @@ the manifest is written last and renamed into place. A stage that was killed fin
 under the same name, so the same command continues it.
 
 "Code" is the syntax tree, without docstrings and comments, of the stage's module and of every project module that
-it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only
-carry things (this one, tracking, progress, configuration) do not count.
+it imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. Modules that only carry
+things or show them (this one, tracking, progress, configuration, the quarantine's sheet) do not count.
 """
 
 import ast
@@ -34,11 +34,13 @@ CARRIERS = {
     "hpe_core.spec",
     "hpe_core.plain",
     "workflows.stages",
+    "workflows.pieces",
     "workflows.tracking",
     "workflows.mlflow_backend",
     "workflows.spool",
     "workflows.progress",
     "workflows.config",
+    "workflows.quarantine",
     "workflows.cluster",
     "workflows.full_pipeline",
 }
@@ -169,9 +171,11 @@ def execute(
     upstream: Mapping[str, Planned],
     reporter: Reporter,
     before_finish: Callable[[dict[str, Any]], None] = lambda result: None,
+    machinery: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Run one stage in its folder and write its manifest; returns the stage's result.
 
+    `machinery` is what it ran on, noted for its cost: {"cpus", "gpus"}.
     `before_finish` sees the result before the manifest makes the stage finished: what it does is never skipped.
     """
     planned.folder.mkdir(parents=True, exist_ok=True)
@@ -196,6 +200,7 @@ def execute(
         "finished": now(),
         "seconds": time.monotonic() - clock,
         "host": platform.node(),
+        "machinery": dict(machinery or {}),
         "leaves": planned.leaves,
         "inputs": planned.inputs,
         "code": planned.code,

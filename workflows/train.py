@@ -25,6 +25,7 @@ from typing import Any
 from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import ClusterSpec, DataSpec, LabelSet, NetSpec, PipelineSpec, TrainSpec, student_with
+from workflows.cluster import capacity
 from workflows.progress import now_ms
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
 
@@ -223,13 +224,11 @@ def discard_torn(folder: Path) -> None:
 
 def slots(cluster: ClusterSpec) -> int:
     """How many networks the connected cluster can train at the same time. Raises SpecError for none."""
-    import ray
-
-    have, need = ray.cluster_resources(), resources(cluster)
-    room = min(int(have.get(kind, 0) / (amount * cluster.workers)) for kind, amount in need.items())
+    have, need = capacity(cluster), resources(cluster)
+    room = min(int(have[kind] / (amount * cluster.workers)) for kind, amount in need.items())
     if room < 1:
         asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items())
-        there = ", ".join(f"{have.get(kind, 0):g} {kind}" for kind in need)
+        there = ", ".join(f"{have[kind]:g} {kind}" for kind in need)
         raise SpecError(f"cluster: {cluster.workers} workers of {asked} do not fit into a cluster of {there}")
     return room
 

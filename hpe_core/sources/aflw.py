@@ -4,7 +4,9 @@
     data/flickr/<0|2|3>/image00002.jpg   where FaceImages.filepath, e.g. `2/image00002.jpg`, says
 
 FacePose is (roll, pitch, yaw) in radians, by POSIT on 21 landmarks; ours is (pitch, yaw, -roll) in degrees. FaceRect is
-the left top corner and the size in pixels. The 21 landmarks fit no schema of 68 and are not read.
+the left top corner and the size in pixels. Of the 21 landmarks (FeatureCoords; only what is seen has a row) sixteen are
+among the 68 (left is the left of the picture in both), and are given as those; the others of the 68 count as not
+visible. They serve the doctor: a file without that table is read all the same.
 
 No identities are known, so a group is a picture: its faces stay together. It is named as in AFLW2000, without the
 ending, so protocol 2 (the pictures of AFLW2000 are the test set) is a list of `test_groups`. The paper counts 25,993
@@ -22,6 +24,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpe_core.crop import Box, Image
 from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
@@ -37,6 +42,11 @@ FACES = (
 )
 RECT = "SELECT x, y, w, h FROM FaceRect WHERE face_id = ? ORDER BY rowid"
 POSE = "SELECT pitch, yaw, roll FROM FacePose WHERE face_id = ? ORDER BY rowid"
+MARKS = "SELECT feature_id, x, y FROM FeatureCoords WHERE face_id = ? ORDER BY rowid"
+HAS_MARKS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = 'featurecoords'"
+# feature_id -> index among the 68. Not there: 8 and 11 (middle of an eye), 13 and 17 (ears), 19 (middle of the mouth).
+AMONG_68 = {1: 17, 2: 19, 3: 21, 4: 22, 5: 24, 6: 26, 7: 36, 9: 39, 10: 42, 12: 45, 14: 31, 15: 30, 16: 35, 18: 48}
+AMONG_68 |= {20: 54, 21: 8}
 
 
 class Aflw:
@@ -70,18 +80,21 @@ class Aflw:
         try:
             with closing(connect(self._place())) as database:
                 rect, pose = (database.execute(query, (face,)).fetchone() for query in (RECT, POSE))
+                marks = database.execute(MARKS, (face,)).fetchall() if database.execute(HAS_MARKS).fetchone() else []
         except sqlite3.Error as error:
             raise Rejected("unreadable_file", f"{ref.sample_id}: the SQLite file cannot be read: {error}") from None
         if rect is None:
             raise Rejected("no_box", f"{ref.sample_id} has no row in FaceRect")
         if pose is None:
             raise Rejected("bad_annotation", f"{ref.sample_id} has no row in FacePose")
+        path = files.within(self.root, ref.key, self.spec.links)
         x, y, width, height = _numbers(rect, f"{ref.sample_id}: FaceRect")
         pitch, yaw, roll = (math.degrees(value) for value in _numbers(pose, f"{ref.sample_id}: FacePose"))
         if not all(map(math.isfinite, (pitch, yaw, roll))):
             raise Rejected("nan_pose", f"{ref.sample_id}: FacePose is not finite")
         box = Box(x, y, x + width, y + height)
-        return Annotation(ref, box, (pitch, yaw, -roll)), read_picture(self.root / ref.key)
+        landmarks, visible = _landmarks(marks, ref.sample_id)
+        return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
 
     def fingerprint(self) -> str:
         place = str(self._place().relative_to(self.root))
@@ -106,6 +119,20 @@ class Aflw:
 def connect(place: Path) -> sqlite3.Connection:
     """Read-only, without locks, also on a disk that allows no writing. Raises sqlite3.Error."""
     return sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+def _landmarks(
+    rows: list[tuple[Any, ...]], name: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | tuple[None, None]:
+    """(68, 2) points and (68,) which of them AFLW has, or None and None for a face without any. Raises Rejected."""
+    points, visible = np.zeros((68, 2), np.float32), np.zeros(68, np.bool_)
+    for feature, *place in rows:
+        if feature in AMONG_68:
+            points[AMONG_68[feature]] = _numbers(tuple(place), f"{name}: FeatureCoords")
+            visible[AMONG_68[feature]] = True
+    if not np.isfinite(points).all():
+        raise Rejected("bad_annotation", f"{name}: FeatureCoords is not finite")
+    return (points, visible) if visible.any() else (None, None)
 
 
 def _numbers(row: tuple[Any, ...], name: str) -> list[float]:

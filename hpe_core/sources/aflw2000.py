@@ -43,10 +43,10 @@ class Aflw2000:
             yield FaceRef(stem, stem, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self.root / ref.key
+        path = files.within(self.root, ref.key, self.spec.links)
         if path.suffix.lower() == ".mat":
             raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
-        mat_path = path.with_suffix(".mat")
+        mat_path = files.within(self.root, str(Path(ref.key).with_suffix(".mat")), self.spec.links)
         name = files.printable(str(mat_path))
         mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
         pose = pose_para(mat, name)

@@ -44,6 +44,7 @@ class Annotation:
 # (its pose lies beyond `data.limit_deg`) is filtered instead, as OUT_OF_RANGE, and counted apart.
 Reason = Literal[
     "unreadable_file",  # missing, a folder, no permission
+    "outside_root",  # its path or a link leaves the dataset's folder
     "not_a_picture",  # empty, HTML, a format or pixel type that is not read
     "truncated_picture",  # ends before its last row
     "damaged_picture",  # decodes only by guessing
@@ -93,12 +94,32 @@ class Source(Protocol):
         ...
 
 
-def census(source: Source) -> str:
-    """How much of its archive a dataset holds, as a sentence, from a listing alone. Raises DatasetError.
+def reader_of(source: Source) -> Source:
+    """The reader itself: a source that changes boxes or poses has the one it stands before as its `source`."""
+    while hasattr(source, "source"):
+        source = source.source
+    return source
 
-    A reader that knows the size of the whole archive has it as `whole`.
+
+def person_of(source: Source, group: str) -> str:
+    """Who a group shows. A reader whose groups may be finer than people says so itself, as `person_of`."""
+    own = getattr(reader_of(source), "person_of", None)
+    return own(group) if own else group
+
+
+def recording_of(source: Source, sample_id: str) -> str:
+    """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
+    own = getattr(reader_of(source), "recording_of", None)
+    return own(sample_id) if own else ""
+
+
+def census(source: Source, found: int | None = None) -> str:
+    """How much of its archive a dataset holds, as a sentence, from a listing alone (or of `found` faces listed before).
+
+    A reader that knows the size of the whole archive has it as `whole`. Raises DatasetError.
     """
-    found, whole = sum(1 for _ in source.refs()), getattr(source, "whole", None)
+    found = sum(1 for _ in source.refs()) if found is None else found
+    whole = getattr(source, "whole", None)
     counted = f"{found:,} {'face' if found == 1 else 'faces'}"
     if whole is None:
         return counted

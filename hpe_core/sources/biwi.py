@@ -66,18 +66,28 @@ class Biwi:
             if (match := FRAME.fullmatch(Path(path).name))
         }
         for key in frames:
-            sequence = files.printable(Path(key).parent.name)
-            group = f"sequence{sequence}"
+            group = f"sequence{files.printable(Path(key).parent.name)}"
             if self.spec.group_by == "person":
-                group = f"person{SAME_PERSON.get(sequence, sequence)}"
+                group = self.person_of(group)
             yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self._hpdb() / ref.key
-        rotation, center = read_pose(path.with_name(path.name.replace("_rgb.png", "_pose.txt")))
+        key = Path(ref.key)
+        keys = (key, key.with_name(key.name.replace("_rgb.png", "_pose.txt")), key.with_name("rgb.cal"))
+        path, pose_path, calibration = (files.within(self._hpdb(), str(one), self.spec.links) for one in keys)
+        rotation, center = read_pose(pose_path)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
-        box = head_box(center, path.with_name("rgb.cal"))
+        box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
+
+    def person_of(self, group: str) -> str:
+        """sequence21 -> person02, who is also sequence02."""
+        sequence = group.removeprefix("sequence").removeprefix("person")
+        return f"person{SAME_PERSON.get(sequence, sequence)}"
+
+    def recording_of(self, sample_id: str) -> str:
+        """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
+        return sample_id.rpartition("/")[0]
 
     def fingerprint(self) -> str:
         hpdb = self._hpdb()

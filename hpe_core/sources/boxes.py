@@ -13,7 +13,7 @@ every sequence and 300W-LP in every mirror, so a bare name would put a box onto 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,23 @@ class BoxFile:
         fitting = [entry for entry in self.paths_of.get(PurePosixPath(path).name, ()) if _agree(entry, path)]
         return fitting[0] if len(fitting) == 1 else None
 
+    def of(self, path: str) -> tuple[Box, ...]:
+        """The boxes of a picture; none where no entry fits."""
+        entry = self.entry(path)
+        return () if entry is None else self.boxes[entry]
+
+    def check_names(self, file: Path, paths: Iterable[str]) -> None:
+        """Raises DatasetError for an entry that fits two of these pictures."""
+        used: dict[str, str] = {}
+        for path in paths:
+            entry = self.entry(path)
+            if entry is not None and used.setdefault(entry, path) != path:
+                first, second = files.printable(used[entry]), files.printable(path)
+                raise DatasetError(
+                    f"{files.printable(str(file))}: its entry '{entry}' fits {first} and {second}; "
+                    "give the folders, too"
+                )
+
 
 class Boxed:
     """A source with the boxes of `spec.boxes` in place of its own. Keys must be paths, as those of archives are."""
@@ -53,26 +70,17 @@ class Boxed:
 
     def refs(self) -> Iterator[FaceRef]:
         """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
-        boxes = self._boxes()
-        used: dict[str, str] = {}
-        for ref in self.source.refs():
-            entry = boxes.entry(ref.key)
-            if entry is not None and used.setdefault(entry, ref.key) != ref.key:
-                first, second = files.printable(used[entry]), files.printable(ref.key)
-                raise DatasetError(
-                    f"{files.printable(str(self.file))}: its entry '{entry}' fits {first} and {second}; "
-                    "give the folders, too"
-                )
-            yield ref
+        listed = list(self.source.refs())
+        self._boxes().check_names(self.file, (ref.key for ref in listed))
+        yield from listed
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         annotation, image = self.source.load(ref)
-        boxes = self._boxes()
-        entry = boxes.entry(ref.key)
+        boxes = self._boxes().of(ref.key)
         place = f"{files.printable(str(self.file))} for {files.printable(ref.key)}"
-        if entry is None or not boxes.boxes[entry]:
+        if not boxes:
             raise Rejected("no_box", f"{ref.sample_id}: there is no box in {place}")
-        best = max(boxes.boxes[entry], key=lambda box: overlap(box, annotation.box))
+        best = max(boxes, key=lambda box: overlap(box, annotation.box))
         if overlap(best, annotation.box) == 0:
             raise Rejected("no_box", f"{ref.sample_id}: no box in {place} touches this face")
         changed = Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible)
@@ -85,16 +93,20 @@ class Boxed:
         return hashlib.sha256(body.encode()).hexdigest()
 
     def _boxes(self) -> BoxFile:
-        try:
-            status = self.file.stat()
-        except OSError as error:
-            name = files.printable(str(self.file))
-            raise DatasetError(f"its file of boxes {name} cannot be read: {error.strerror}") from None
-        return read_boxes(self.file, status.st_size, status.st_mtime_ns)
+        return open_boxes(self.file)
+
+
+def open_boxes(file: Path) -> BoxFile:
+    """A file of boxes, parsed once a process unless it changes. Raises DatasetError."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DatasetError(f"its file of boxes {files.printable(str(file))} cannot be read: {error.strerror}") from None
+    return _read_boxes(file, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
+def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
     """The file; size and time name its state on disk, so that a process reads it once. Raises DatasetError."""
     name = files.printable(str(file))
     try:

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hpe_core.sources.base import DatasetError
+from hpe_core.sources.base import DatasetError, Rejected
+from hpe_core.spec import Links
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -56,6 +57,27 @@ def fingerprint(root: Path, paths: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def within(root: Path, key: str, links: Links) -> Path:
+    """The file `key` below `root`. Raises Rejected where it lies outside: by `..`, or behind a link unless `links` says
+    "anywhere".
+
+    Names in tables and links in archives are other people's: they must not reach into the user's other files.
+    """
+    path = root / key
+    name = printable(str(path))
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+        raise Rejected("outside_root", f"{name} lies outside the dataset's folder")
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except ValueError as error:  # a null character
+        raise Rejected("unreadable_file", f"{name} is no name of a file: {error}") from None
+    if not inside and links == "inside":
+        said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
+        raise Rejected("outside_root", f"{name} {said}")
+    return path
+
+
 def printable(name: str) -> str:
-    """A file name as text that UTF-8 can hold: bytes that are none are spelt out as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as one line of text: bytes that are no UTF-8, line breaks and the like are spelt out as \\xNN."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -85,7 +85,8 @@ def _flip(points: Points) -> Points:
     return [(-x, y, z) for x, y, z in reversed(points)]
 
 
-def _landmark_targets() -> NDArray[np.float64]:
+def landmark_targets() -> NDArray[np.float64]:
+    """(68, 3) mm in the head frame: the iBUG landmarks of the average head."""
     eye_left = [(-x, y, z) for x, y, z in (_EYE[3], _EYE[2], _EYE[1], _EYE[0], _EYE[5], _EYE[4])]
     outer = _MOUTH_OUT + _flip(_MOUTH_OUT[:3]) + _flip(_MOUTH_LOW[:2]) + [_MOUTH_LOW[2]] + _MOUTH_LOW[1::-1]
     inner = _MOUTH_IN + _flip(_MOUTH_IN[:2]) + _flip(_MOUTH_IN_LOW[:1]) + _MOUTH_IN_LOW[::-1]
@@ -434,7 +435,7 @@ def generic() -> Generic:
     relief[..., 2] += _relief(texel, HeadStyle())
     azimuth = np.degrees(np.arctan2(texel[..., 0], -(texel[..., 2] - 5)))
     landmark: list[tuple[int, int]] = []
-    for k, point in enumerate(_landmark_targets()):
+    for k, point in enumerate(landmark_targets()):
         weight = np.array([1, 1, 0.6 if k < 17 else 0.15])
         cost = (((relief - point) * weight) ** 2).sum(-1) + (texel[..., 2] > 20) * 1e6
         landmark.append(divmod(int(np.argmin(cost)), wd))

@@ -13,8 +13,8 @@ of these kinds. Columns, in any order; others are ignored:
     landmarks  optional: 68 pairs [x, y], in CSV as JSON text
 
 A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
-rejected by file and row, counted from 1 without the header; so is a path that leaves the folder, by `..` or by a link:
-a manifest that came with a dataset must not reach other files. There is no count of the whole: the manifest is it.
+rejected by file and row, counted from 1 without the header; so is a path that leaves the folder
+(`files.within`). There is no count of the whole: the manifest is it.
 """
 
 import difflib
@@ -38,7 +38,7 @@ from hpe_core.sources import files
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 from hpe_core.sources.tables import FORMATS, Row, read_rows
-from hpe_core.spec import DatasetSpec
+from hpe_core.spec import DatasetSpec, Links
 
 EULER = ("pitch", "yaw", "roll")
 MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
@@ -80,7 +80,7 @@ class Manifest:
         row, name = table.rows[index], f"{files.printable(str(file))}, row {index + 1}"
         if isinstance(row, str):
             raise Rejected("bad_annotation", f"{name} {row}")
-        path = inside(file.parent, ref.key, name)
+        path = _picture(file.parent, ref.key, self.spec.links, name)
         if table.matrices:
             pose = _pose_of_matrix(_numbers(row, MATRIX, name), name)
         else:
@@ -135,11 +135,11 @@ def _read(file: Path, size: int, changed_ns: int) -> Table:
             refs.append(FaceRef(f"row {number}", f"row {number}", ""))
             continue
         seen[path] += 1
-        sample_id = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
+        named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
         split = _text(row.get("split"))
         if "split" in columns and split not in SPLITS:
             raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
-        refs.append(FaceRef(sample_id, _text(row.get("group")) or path, path, split))
+        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or path, path, split))
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
@@ -162,15 +162,12 @@ def _check_columns(columns: list[str], name: str) -> bool:
     return matrices
 
 
-def inside(folder: Path, path: str, name: str) -> Path:
-    """The picture's path. Raises Rejected where it lies outside `folder`, also behind a link."""
+def _picture(folder: Path, path: str, links: Links, name: str) -> Path:
+    """`files.within`, whose sentence then begins with the row that names the picture."""
     try:
-        within = (folder / path).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a loop of links
-        within = False
-    if not within:
-        raise Rejected("unreadable_file", f"{name}: {path} lies outside the manifest's folder")
-    return folder / path
+        return files.within(folder, path, links)
+    except Rejected as rejected:
+        raise Rejected(rejected.reason, f"{name}: {rejected.detail}") from None
 
 
 def _text(value: Any) -> str:

@@ -183,7 +183,7 @@ def _job_hash(spec: DatasetSpec, state: str, data: DataSpec, refs: tuple[FaceRef
     """The root is left out: an archive may move, and what its files are is in the fingerprint `state`."""
     recipe = {
         "version": rows.SCHEMA_VERSION,
-        "reading": [spec.reader, spec.landmark_box_scale],
+        "reading": [spec.reader, spec.landmark_box_scale, asdict(spec.convention), spec.links],
         "state": state,
         "crop": asdict(data.crop),
         "encoding": data.encoding,

@@ -47,13 +47,13 @@ class Pointing04:
             yield FaceRef(files.printable(stem), group, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self.root / ref.key
+        path = files.within(self.root, ref.key, self.spec.links)
         match = NAME.fullmatch(path.stem)
         if match is None:
             detail = f"{ref.sample_id}: the file's name does not spell person, tilt and pan"
             raise Rejected("bad_annotation", detail)
         pose = (float(match["tilt"]), float(match["pan"]), 0.0)
-        box = read_box(path.with_suffix(".txt"))
+        box = read_box(files.within(self.root, str(Path(ref.key).with_suffix(".txt")), self.spec.links))
         return Annotation(ref, box, pose), read_picture(path)
 
     def fingerprint(self) -> str:

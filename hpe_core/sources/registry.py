@@ -6,16 +6,27 @@ from collections.abc import Iterator
 
 from hpe_core.crop import Image
 from hpe_core.sources.base import Annotation, FaceRef, Source
-from hpe_core.spec import DatasetSpec
+from hpe_core.spec import ConventionSpec, DatasetSpec
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """The reader that `spec.reader` names, on `spec.root` made absolute, with its `spec.boxes`. Opens no file."""
+    """The reader that `spec.reader` names, on `spec.root` made absolute, with the convention and boxes of `spec`.
+
+    Opens no file.
+    """
     source = _reader(spec)
+    if spec.convention != ConventionSpec():
+        from hpe_core.sources.converted import Converted
+
+        source = Converted(source)
     if spec.boxes:
         from hpe_core.sources.boxes import Boxed
 
         return Boxed(source)
+    if spec.detector is not None:
+        from hpe_core.sources.detected import Detected
+
+        return Detected(source)
     return source
 
 

@@ -71,16 +71,17 @@ class W300LP:
                 yield FaceRef(*names, str(Path(folder, path)))
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = self.root / ref.key
+        path = files.within(self.root, ref.key, self.spec.links)
         if path.suffix.lower() == ".mat":
             raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
-        mat_path = path.with_suffix(".mat")
+        mat_path = files.within(self.root, str(Path(ref.key).with_suffix(".mat")), self.spec.links)
         mat = read_mat(mat_path, ("Pose_Para", "pt2d"))
         pose = pose_para(mat, files.printable(str(mat_path)))
         image = read_picture(path)
         folder = Path(ref.key).parts[0]
         original = FLIP.sub("", path.stem)
-        marks_path = self.root / "landmarks" / FLIP.sub("", folder) / f"{original}_pts.mat"
+        marks_key = str(Path("landmarks", FLIP.sub("", folder), f"{original}_pts.mat"))
+        marks_path = files.within(self.root, marks_key, self.spec.links)
         name = files.printable(str(marks_path))
         mirrored = bool(FLIP.search(folder))
         if marks_path.exists():

@@ -1,0 +1,114 @@
+"""Several nodes, for real, on one machine: the whole road on three, and nodes that die while it is walked.
+
+The nodes share the store, as they would over a network file system. Runs on demand (`make slow`): it takes minutes.
+"""
+
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_pipeline import (
+    NAMES,
+    PATIENCE_S,
+    Done,
+    Finished,
+    environment,
+    has_checkpoint,
+    has_label,
+    has_shard,
+    result_of,
+    run,
+    same_result,
+    stage_folder,
+    tail,
+    whole_tree,
+    words,
+)
+
+CPUS = 2  # of each node: two networks are trained at once, so every node has work to lose
+
+
+@dataclass(eq=False)
+class Nodes:
+    """A head, where the driver lives, and other nodes that come and go."""
+
+    cluster: Any
+    others: list[Any]
+
+    def lose_one(self, chance: random.Random) -> None:
+        """A node's processes are killed at once, and another node joins."""
+        self.cluster.remove_node(self.others.pop(chance.randrange(len(self.others))), allow_graceful=False)
+        self.others.append(self.cluster.add_node(num_cpus=CPUS))
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    from ray.cluster_utils import Cluster
+
+    for name, value in environment().items():
+        if name.startswith("RAY_"):
+            monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    try:
+        yield Nodes(cluster, [cluster.add_node(num_cpus=CPUS) for _ in range(2)])
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The same run on one node."""
+    store = tmp_path_factory.mktemp("alone") / "store"
+    done = run("full_pipeline.py", store)
+    assert done.code == 0, tail(done)
+    return Finished(store, done)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(
+    nodes: Nodes, alone: Finished, tmp_path: Path, seed: int
+):
+    """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
+    store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
+    lost = []
+    with open(log, "w") as stream, whole_tree() as started:
+        command = words("full_pipeline.py", store, f"cluster.address={nodes.cluster.address}")
+        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
+        deadline = time.monotonic() + PATIENCE_S
+        for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
+            while not moment(store):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.02)
+            if not list(store.glob(f"{name}/*/manifest.json")):
+                lost.append(name)
+            nodes.lose_one(chance)
+        process.wait(timeout=PATIENCE_S)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert "teachers" in lost, "a node was lost while the teachers were trained"
+    for name in NAMES:
+        assert (stage_folder(store, name) / "manifest.json").is_file(), name
+    same_result(store, alone)
+    rows = result_of(store, "shards")
+    assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_data_parallel_workers_through_ray(nodes: Nodes, tmp_path: Path):
+    """`cluster.workers=2`: every network by two workers that may lie on two nodes, the shards as ever."""
+    address = f"cluster.address={nodes.cluster.address}"
+    done: Done = run("full_pipeline.py", tmp_path / "store", address, "cluster.workers=2", env=environment())
+    assert done.code == 0, tail(done)
+    networks = result_of(tmp_path / "store", "teachers")["networks"]
+    for name, summary in networks.items():
+        assert summary["epochs"] == 8 and summary["val_mae"] < 60, name
+        first, last = summary["history"][0], summary["history"][-1]
+        assert last["train/loss"] < first["train/loss"], f"{name} learns"

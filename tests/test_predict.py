@@ -1,0 +1,449 @@
+"""Laws of predict: the angles of evaluation, nothing lost to a bad picture, and one sentence for every mistake."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as Pil
+from PIL import ImageOps
+
+from hpe_core.checkpoint import load_net
+from hpe_core.crop import window
+from hpe_core.plain import UserError
+from hpe_core.rotation import ANGLE_NAMES
+from hpe_core.rows import FaceRow, read_shard, write_shard
+from hpe_core.sandbox import load_directly
+from hpe_core.sources.base import Source
+from hpe_core.sources.registry import open_source
+from hpe_core.spec import DatasetSpec
+from tests.archives import picture, write_aflw2000
+from tests.test_export import CROP, REPO, saved_net
+from workflows import media, predict
+from workflows.export import export_onnx
+from workflows.resolve import loadable, model_files
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved network, and below `onnx` its ONNX file."""
+    folder = saved_net(tmp_path_factory.mktemp("net"), "test_byobnet")
+    export_onnx(folder, folder / "onnx" / "student.onnx")
+    return folder
+
+
+@pytest.fixture
+def onnx(net: Path) -> str:
+    return f"model={net / 'onnx' / 'student.onnx'}"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def table(out: Path = Path("poses")) -> list[dict[str, str]]:
+    with open(out / predict.TABLE, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def angles(rows: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([[float(row[name]) for name in ANGLE_NAMES] for row in rows])
+
+
+def refusal(*words: str) -> str:
+    """The one sentence of a command that is refused."""
+    with pytest.raises(UserError) as caught:
+        predict.main(words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- the angles
+
+
+def evaluated(source: Source, folder: Path, net: Path) -> dict[str, np.ndarray]:
+    """File -> angles, the way of the stages: crops into a shard, its windows through the saved network."""
+    import torch
+
+    rows = [face for face in load_directly(source, CROP, sorted(source.refs())) if isinstance(face, FaceRow)]
+    write_shard(folder / "part-00000.parquet", rows, CROP, "raw")
+    shard = read_shard(folder / "part-00000.parquet")
+    with torch.inference_mode():
+        found = load_net(net).net.angles(window(torch.from_numpy(shard.images.copy()), CROP.size)).numpy()
+    return dict(zip(shard.paths, found, strict=True))
+
+
+def check_against_evaluation(root: Path, net: Path, faces: int) -> None:
+    source = open_source(DatasetSpec("aflw2000", root=str(root)))
+    own = {ref.key: source.load(ref)[0].box for ref in source.refs()}
+    entries = {key: [{"bbox": [box.x1, box.y1, box.x2, box.y2], "type": "test"}] for key, box in own.items()}
+    Path("boxes.json").write_text(json.dumps(entries))
+    expected = evaluated(source, Path("shards"), net)
+    assert predict.main([str(root), f"model={net / 'onnx'}", "boxes=boxes.json", "draw=false"]) == 0
+    rows = table()
+    assert [row["file"] for row in rows] == sorted(expected) and len(rows) == faces
+    assert np.ptp(angles(rows), axis=0).min() > 1  # a network that says the same of every face would prove nothing
+    np.testing.assert_allclose(angles(rows), np.array([expected[row["file"]] for row in rows]), atol=1e-3)
+
+
+def test_angles_are_those_of_evaluation(here: Path, net: Path) -> None:
+    for i in range(5):
+        write_aflw2000(here / "a", f"image{i:05d}", seed=i)
+    check_against_evaluation(here / "a", net, 5)
+
+
+def test_angles_are_those_of_evaluation_on_aflw2000(here: Path, net: Path, real_data: Path) -> None:
+    check_against_evaluation(real_data / "aflw2000", net, 39)
+
+
+def test_torch_and_onnx_say_the_same(here: Path, net: Path, onnx: str) -> None:
+    save(here / "a.png", picture(1))
+    for model, out in ((f"model={net}", "torch"), (f"model={net / 'model.safetensors'}", "file"), (onnx, "onnx")):
+        assert predict.main(["a.png", model, "boxes=whole", f"out={out}"]) == 0
+    by = {out: angles(table(Path(out))) for out in ("torch", "file", "onnx")}
+    np.testing.assert_array_equal(by["torch"], by["file"])
+    np.testing.assert_allclose(by["torch"], by["onnx"], atol=1e-3)
+
+
+def test_a_box_scale_is_the_box_grown(here: Path, onnx: str) -> None:
+    save(here / "a.png", picture(1))
+    small, grown = [30.0, 40.0, 70.0, 90.0], [20.0, 27.5, 80.0, 102.5]
+    for name, box in (("small", small), ("grown", grown)):
+        Path(f"{name}.json").write_text(json.dumps({"a.png": [{"bbox": box}]}))
+    predict.main(["a.png", onnx, "boxes=small.json", "box_scale=1.5", "out=one"])
+    predict.main(["a.png", onnx, "boxes=grown.json", "out=two"])
+    one, two = table(Path("one")), table(Path("two"))
+    np.testing.assert_array_equal(angles(one), angles(two))
+    assert float(one[0]["x1"]) == 30.0 and float(two[0]["x1"]) == 20.0  # the box as it was found
+
+
+def test_neither_torch_nor_ray_nor_mlflow_is_imported_for_an_onnx_file(here: Path, onnx: str) -> None:
+    save(here / "a.png", picture(1))
+    code = (
+        "import sys\nfrom workflows.predict import main\n"
+        f"assert main(['a.png', {onnx!r}, 'boxes=whole', '--json']) == 0\n"
+        "print(sorted({'torch', 'timm', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(REPO)}, check=True
+    )
+    row, loaded = done.stdout.splitlines()
+    assert loaded == "[]" and json.loads(row)["file"] == "a.png" and "1 picture, 1 face" in done.stderr
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(
+    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(("a.jpg", "sub/b.png", "z.bmp")):
+        save(here / "in" / name, picture(i))
+    whole = (here / "in" / "a.jpg").read_bytes()
+    (here / "in" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (here / "in" / "page.jpg").write_text("<html>not found</html>")
+    (here / "in" / "gone.png").symlink_to(here / "nowhere.png")
+    (here / "in" / "notes.txt").write_text("no picture, and no business of ours")
+    assert predict.main(["in", onnx, "boxes=whole"]) == 2
+    said = capsys.readouterr()
+    assert {row["file"] for row in table()} == {"a.jpg", "sub/b.png", "z.bmp"}
+    for name in ("cut.jpg is cut off", "page.jpg is not a picture", "gone.png cannot be read"):
+        assert name in said.err
+    assert "3 pictures, 3 faces, 3 unusable" in said.out and "pictures/s" in said.out
+    drawn = {str(path.relative_to("poses")) for path in Path("poses").rglob("*") if path.is_file()}
+    assert drawn == {"a.jpg", "sub/b.png", "z.bmp", predict.TABLE}
+
+
+def test_drawn_copies_differ_by_the_axes_and_nothing_else(here: Path, onnx: str) -> None:
+    image = np.full((90, 200, 3), 100, np.uint8)
+    save(here / "a.png", image)
+    Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [10, 10, 60, 60]}, {"bbox": [120, 20, 170, 80]}]}))
+    assert predict.main(["a.png", onnx, "boxes=b.json"]) == 0
+    changed = (cv2.imread("poses/a.png")[..., ::-1] != image).any(2)
+    assert changed[20:50, 20:50].any() and changed[30:70, 130:160].any() and not changed[:, 75:105].any()
+    assert [row["face"] for row in table()] == ["0", "1"] and table()[0]["score"] == ""
+
+
+def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(here: Path, onnx: str) -> None:
+    save(here / "in" / "a.png", picture(0))
+    before = (here / "in" / "a.png").read_bytes()
+    for _ in range(2):
+        assert predict.main(["in", onnx, "boxes=whole", "out=in/poses"]) == 0
+        assert [row["file"] for row in table(Path("in/poses"))] == ["a.png"]
+    assert "over itself" in refusal("in/a.png", onnx, "boxes=whole", "out=in")
+    save(here / "other" / "a.png", picture(1))
+    assert predict.main(["in/a.png", "in/a.png", onnx, "boxes=whole"]) == 0 and len(table()) == 1  # named twice
+    assert "both be written" in refusal("in/a.png", "other/a.png", onnx, "boxes=whole")
+    assert (here / "in" / "a.png").read_bytes() == before
+
+
+def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(
+    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save(here / "in" / name, picture(0))
+    boxes = {"a.png": [{"bbox": [9, 9, 80, 80]}, {"bbox": [500, 9, 580, 80]}], "b.png": []}
+    Path("b.json").write_text(json.dumps(boxes))
+    assert predict.main(["in", onnx, "boxes=b.json"]) == 2
+    said = capsys.readouterr()
+    assert "a.png: box (500, 9, 580, 80) lies outside" in said.err
+    assert "3 pictures, 1 face, 2 without a face, 1 unusable" in said.out
+    assert Path("poses/c.png").is_file()  # seen, and nothing was on it
+
+
+@pytest.mark.parametrize("way", range(9))
+def test_upright_is_what_exif_means(way: int) -> None:
+    image = picture(3, 20, 30)
+    exif = Pil.Exif()
+    exif[0x0112] = way
+    held = Pil.fromarray(image)
+    held.getexif()[0x0112] = way
+    np.testing.assert_array_equal(media.turned(image, way), np.asarray(ImageOps.exif_transpose(held)))
+
+
+def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here: Path, onnx: str) -> None:
+    image = picture(4, 60, 100)
+    exif = Pil.Exif()
+    exif[0x0112] = 6
+    Pil.fromarray(image).save("phone.png", exif=exif)
+    Pil.fromarray(np.rot90(image, -1)).save("turned.png")
+    Pil.fromarray(image).save("stored.png")
+    Path("b.json").write_text(json.dumps({n: [{"bbox": [0, 0, 100, 60]}] for n in ("phone.png", "stored.png")}))
+    predict.main(["phone.png", "turned.png", onnx, "boxes=whole", "out=up"])
+    predict.main(["phone.png", "stored.png", onnx, "boxes=b.json", "out=as_stored"])
+    (up, turned), (phone, stored) = angles(table(Path("up"))), angles(table(Path("as_stored")))
+    np.testing.assert_array_equal(up, turned)
+    np.testing.assert_array_equal(phone, stored)
+    assert np.abs(up - phone).max() > 0.1 and cv2.imread("up/phone.png").shape == (100, 60, 3)
+
+
+# ---------------------------------------------------------------- videos and cameras
+
+
+def write_video(path: Path, frames: int = 8, width: int = 64, height: int = 48, fps: float = 12.5) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    for i in range(frames):
+        writer.write(picture(i, height, width))
+    writer.release()
+    return path
+
+
+def frames_of(path: Path) -> tuple[list[np.ndarray], float]:
+    capture = cv2.VideoCapture(str(path))
+    found = []
+    while (read := capture.read())[0]:
+        found.append(read[1])
+    return found, capture.get(cv2.CAP_PROP_FPS)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 49)])
+def test_a_video_becomes_a_video_and_a_row_a_face(
+    here: Path, onnx: str, width: int, height: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(here / "in.mp4", width=width, height=height)
+    assert predict.main(["in.mp4", onnx, "boxes=whole"]) == 0
+    before, after = frames_of(here / "in.mp4"), frames_of(Path("poses/in.mp4"))
+    assert len(before[0]) == len(after[0]) == 8 and before[1] == after[1] == 12.5
+    assert all(a.shape == b.shape and not np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+    assert [(row["file"], row["frame"]) for row in table()] == [("in.mp4", str(i)) for i in range(8)]
+    assert "8 frames, 8 faces" in capsys.readouterr().out
+
+
+def test_a_limit_of_frames_and_no_drawing(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(here / "in.mp4")
+    assert predict.main(["in.mp4", onnx, "boxes=whole", "frames=3", "draw=false", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["frame"] for row in rows] == [0, 1, 2] and not Path("poses").exists()
+
+
+def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(here / "in.mp4")
+    whole = predict.face_finder
+
+    def finder(*words: Any) -> predict.FindFaces:
+        find = whole(*words)
+
+        def until_the_third(frame: media.Frame) -> list[predict.Face]:
+            if frame.number == 3:
+                raise KeyboardInterrupt
+            return find(frame)
+
+        return until_the_third
+
+    monkeypatch.setattr(predict, "face_finder", finder)
+    assert predict.main(["in.mp4", onnx, "boxes=whole"]) == predict.INTERRUPTED
+    assert len(table()) == 3 and len(frames_of(Path("poses/in.mp4"))[0]) == 3
+
+
+def test_videos_that_are_none_or_cut_off_are_told(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.mp4").write_text("no video")
+    assert refusal("text.mp4", onnx, "boxes=whole") == "text.mp4 cannot be opened as a video"
+    writer = cv2.VideoWriter("cut.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for i in range(20):
+        writer.write(picture(i, 48, 64))
+    writer.release()
+    data = Path("cut.avi").read_bytes()
+    Path("cut.avi").write_bytes(data[: len(data) // 2])
+    assert predict.main(["cut.avi", onnx, "boxes=whole"]) == 2
+    assert 0 < len(table()) < 18 and "cut.avi ends after" in capsys.readouterr().err
+
+
+class Camera:
+    """Stands in for OpenCV's: knows no rate and no end, until somebody presses Ctrl-C."""
+
+    def __init__(self, source: int) -> None:
+        self.asked, self.frames = source, 0
+
+    def isOpened(self) -> bool:
+        return self.asked == 2
+
+    def get(self, key: int) -> float:
+        return -1.0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.frames += 1
+        if self.frames > 4:
+            raise KeyboardInterrupt
+        return True, picture(self.frames, 48, 64)
+
+    def release(self) -> None:
+        self.asked = -1
+
+
+def test_a_camera_ends_with_ctrl_c_and_that_is_success(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media.cv2, "VideoCapture", Camera)
+    assert predict.main(["2", onnx, "boxes=whole"]) == 0
+    monkeypatch.undo()
+    frames, fps = frames_of(here / "poses" / "camera-2.mp4")
+    assert len(frames) == len(table(here / "poses")) == 4 and fps == media.DEFAULT_FPS
+
+
+def test_a_camera_that_is_not_there_is_one_sentence(here: Path, onnx: str) -> None:
+    assert refusal("97", onnx, "boxes=whole") == "camera 97 cannot be opened"
+
+
+# ---------------------------------------------------------------- with the real detector
+
+
+def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
+    here: Path, onnx: str, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = real_data / "yunet" / "yunet_n_dynamic.onnx"
+    if not detector.is_file():
+        pytest.skip(f"the face detector is not here: {detector}")
+    photos = sorted((real_data / "aflw2000").glob("*.jpg"))[:3]
+    for path in photos:
+        shutil.copyfile(path, here / path.name)
+    save(here / "wall.png", np.full((300, 300, 3), 180, np.uint8))
+    assert predict.main([".", onnx, f"detector={detector}"]) == 0
+    rows = table()
+    assert [row["file"] for row in rows] == [path.name for path in photos]
+    assert all(float(row["score"]) > 0.6 and float(row["x2"]) - float(row["x1"]) > 40 for row in rows)
+    assert "4 pictures, 3 faces, 1 without a face" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["boxes=whole"], "name a picture"),
+        (["a.png"], "say where the faces are"),
+        (["a.png", "boxes=whole", "detector=y.onnx"], "one of them"),
+        (["a.png", "detektor=y.onnx"], "did you mean 'detector'"),
+        (["a.png", "boxes=whole", "draw=no_thanks"], "allowed: true, false"),
+        (["a.png", "boxes=whole", "mlflow.url=x"], "did you mean 'uri'"),
+        (["b.png", "boxes=whole"], "there is no b.png; did you mean 'a.png'"),
+        (["notes.txt", "boxes=whole"], "no picture by its ending"),
+        (["a.png", "in.mp4", "boxes=whole"], "a video is looked at alone"),
+        (["empty", "boxes=whole"], "holds no picture"),
+        (["a.png", "detector=none.onnx"], "none.onnx cannot be read"),
+        (["a.png", "boxes=none.json"], "none.json cannot be read"),
+        (["in.mp4", "boxes=none.json"], "in.mp4 needs a detector"),
+        (["a.png", "boxes=whole", "model=studnt.onnx"], "there is no such file; did you mean 'student.onnx'"),
+        (["a.png", "boxes=whole", "model=empty"], "holds no model"),
+        (["a.png", "boxes=whole", "model=notes.txt"], "is no model"),
+        (["a.png", "boxes=whole", "model=champion"], "there is no registry"),
+        (["a.png", "boxes=whole", "model=champion", "mlflow.uri=none"], "leaves no registry"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(here: Path, words: list[str], said: str) -> None:
+    save(here / "a.png", picture(0))
+    for name in ("notes.txt", "student.onnx"):
+        Path(name).write_text("x")
+    Path("empty").mkdir()
+    if "in.mp4" in words:
+        write_video(here / "in.mp4", frames=2)
+    assert said in refusal(*words)
+    assert not Path("poses").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named(here: Path, onnx: str) -> None:
+    save(here / "a.png", picture(0))
+    Path("poses").write_text("a file where the folder should be")
+    assert "poses" in refusal("a.png", onnx, "boxes=whole")
+    assert "a.png cannot be written" in refusal("a.png", onnx, "boxes=whole", "--json")
+
+
+# ---------------------------------------------------------------- models by name
+
+
+def test_of_a_folder_the_onnx_file_is_taken(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "a.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    assert loadable(tmp_path) == tmp_path / "a.onnx"
+    (tmp_path / "b.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"several models: a.onnx, b.onnx"):
+        loadable(tmp_path)
+    (tmp_path / "student.onnx").write_bytes(b"")
+    assert loadable(tmp_path) == tmp_path / "student.onnx"
+
+
+def test_aliases_versions_and_runs_are_the_registrys(here: Path, net: Path) -> None:
+    import mlflow
+
+    store, folder = here / "runs", here / "model"
+    store.mkdir()
+    folder.mkdir()
+    shutil.copyfile(net / "onnx" / "student.onnx", folder / "student.onnx")
+    uri = f"sqlite:///{store}/mlflow.db"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("head-pose", artifact_location=(store / "artifacts").as_uri())
+    whole = client.create_run(experiment).info.run_id
+    tags = {"stage": "publish", "mlflow.parentRunId": whole}
+    published = client.create_run(experiment, tags=tags).info.run_id
+    client.log_artifacts(published, str(folder), "model")
+    client.create_registered_model("head-pose")
+    client.create_model_version("head-pose", f"runs:/{published}/model", published)
+    client.set_registered_model_alias("head-pose", "champion", "1")
+    content = (folder / "student.onnx").read_bytes()
+    for model in ("champion", "1", "models:/head-pose@champion", "models:/head-pose/1", published, whole):
+        with model_files(model, uri, "head-pose") as path:
+            assert path.read_bytes() == content
+    assert (folder / "student.onnx").is_file()
+    save(here / "a.png", picture(0))
+    assert predict.main(["a.png", "boxes=whole"]) == 0 and len(table()) == 1  # champion, of ./runs
+    for model, said in (
+        ("champoin", "did you mean 'champion'"),
+        ("7", "no version 7; known: 1"),
+        ("models:/head-poze@champion", "did you mean 'head-pose'"),
+        ("models:/head-pose", "is not models:/NAME@ALIAS"),
+        ("0" * 32, "does not hand it out"),
+    ):
+        assert said in refusal("a.png", "boxes=whole", f"model={model}")
+    assert not [path for path in Path("poses").iterdir() if path.suffix == ".onnx"]

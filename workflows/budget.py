@@ -1,0 +1,226 @@
+"""Hours, shards and memory of a run that is too large to try first, from its configuration and a few measured rates.
+
+    python workflows/budget.py -c conf/ehpnet.yaml --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
+
+Measured here, when it runs: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
+augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second
+(`workflows/benchmark.py write`), and how many TFLOP a second a GPU really does in these networks. No CPU can say that:
+train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the same.
+
+Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, so
+reading costs nothing; starting Ray, validation and a search's early stops are left out.
+"""
+
+import argparse
+import dataclasses
+import heapq
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from hpe_core.plain import check
+from hpe_core.spec import AugmentSpec, CropSpec, NetSpec, PipelineSpec, TrainSpec
+from workflows.config import DEFAULT_CONFIG, guarded, load, tell
+
+CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
+AUGMENTED = 128  # faces that are augmented to time it
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the command line says: faces to learn from (validation included), GPUs, and the two rates."""
+
+    faces: int
+    gpus: int
+    tflops: float  # 1e12 floating-point operations a second that one GPU really does
+    shard_rate: float  # faces a second and actor
+    actors: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage: what its GPUs do in all, and the hours until its last job is done."""
+
+    stage: str
+    what: str
+    gpu_hours: float
+    hours: float
+
+
+def train_faces(spec: PipelineSpec, told: Told) -> int:
+    """Faces that are left to train on; the shares for validation and test are those of the first dataset."""
+    first = spec.data.datasets[spec.data.train[0]]
+    return int(told.faces * (1 - first.val - first.test))
+
+
+@cache
+def flops(net: NetSpec, size: int, *, backward: bool) -> int:
+    """Floating-point operations of one face, a multiply-add as two; with `backward`, of a whole training step."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from hpe_core.models import PoseNet
+
+    model = PoseNet(dataclasses.replace(net, pretrained="none"), size).train(backward)
+    faces = torch.zeros(2, size, size, CHANNELS, dtype=torch.uint8)  # one alone has no batch statistics
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        out = model(faces)
+        if backward:
+            sum(head.sum() for head in out.heads).backward()
+    return int(counter.get_total_flops()) // len(faces)
+
+
+@cache
+def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float:
+    """CPU seconds of one face on one core: this process's own time, so that a busy machine says the same."""
+    import cv2
+    import numpy as np
+    import torch
+
+    from hpe_core.augment import Augment
+    from hpe_core.batch import PoseBatch
+    from hpe_core.bins import AngleBins
+    from hpe_core.crop import canonical_crop
+    from hpe_core.sources.synthetic import render_head
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    heads = [render_head(0, index, size=128) for index in range(8)]
+    crops = [canonical_crop(head.image, head.box, crop) for head in heads] * (AUGMENTED // len(heads))
+    poses = [head.pose for head in heads] * (AUGMENTED // len(heads))
+    batch = PoseBatch(
+        torch.from_numpy(np.stack([face.pixels for face in crops])),
+        torch.tensor(poses, dtype=torch.float32),
+        torch.ones(AUGMENTED, 2),
+    )
+    change = Augment(augment, crop.size, AngleBins.covering(net.limit_deg, min(net.bin_widths)))
+    random = np.random.default_rng(0)
+    seconds = []
+    for _ in range(4):  # the first imports albumentations and builds the chain
+        began = time.process_time()
+        change(batch, random)
+        seconds.append(time.process_time() - began)
+    return min(seconds) / AUGMENTED
+
+
+def finished(seconds: Iterable[float], lanes: int) -> float:
+    """When the last job ends, if `lanes` of them run at once and the next starts where one ends."""
+    ends = [0.0] * lanes
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, workers: int) -> tuple[float, float]:
+    """(GPU seconds, wall seconds) of one network; with online labels its teachers are asked in every step."""
+    size, faces = spec.data.crop.size, epochs * train_faces(spec, told)
+    work = flops(train.net, size, backward=True)
+    if train.distill is not None and train.distill.labels == "online":
+        labels = spec.label_set(train)
+        asked = sum(flops(spec.teachers[name].net, size, backward=False) for name in labels.teachers)
+        work += asked * len(windows([labels.offsets]))
+    gpu = faces * work / (told.tflops * 1e12)
+    return gpu, (gpu + faces * augment_seconds(train.augment, spec.data.crop, train.net)) / workers
+
+
+def windows(offsets: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Every window of these (K, d), each once."""
+    from hpe_core.crop import offset_grid
+
+    return set().union(*(offset_grid(radius, step) for radius, step in offsets))
+
+
+def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
+    """The stages that take time, in order. Raises SpecError where a network's workers do not fit into the GPUs."""
+    workers, size = spec.cluster.workers, spec.data.crop.size
+    lanes = int(told.gpus / (workers * spec.cluster.gpus_per_worker))
+    check(lanes >= 1, f"cluster.workers {workers} of {spec.cluster.gpus_per_worker:g} GPUs do not fit into {told.gpus}")
+    shards = math.ceil(told.faces / spec.data.rows_per_shard)
+    actors = min(told.actors, shards)
+    found = [Cost("shards", f"{actors} actors", 0.0, told.faces / (told.shard_rate * actors) / 3600)]
+
+    def stage(name: str, what: str, jobs: Sequence[tuple[float, float]], at_once: int) -> None:
+        gpu, wall = sum(job[0] for job in jobs), finished((job[1] for job in jobs), at_once)
+        found.append(Cost(name, f"{what}, {min(at_once, len(jobs))} at once", gpu / 3600, wall / 3600))
+
+    trained = [training(spec, told, net, net.optim.epochs, workers) for net in spec.teachers.values()]
+    stage("teachers", f"{len(trained)} networks", trained, lanes)
+    seen = 0
+    for name, teacher in spec.teachers.items():
+        offsets = [labels.offsets for labels in spec.label_sets() if name in labels.teachers]
+        seen += len(windows(offsets)) * flops(teacher.net, size, backward=False)
+    gpu = train_faces(spec, told) * seen / (told.tflops * 1e12)
+    per_gpu = (gpu / told.gpus, gpu / told.gpus)
+    stage("labels", f"{len(spec.label_sets())} sets", [per_gpu] * told.gpus, told.gpus)
+    if spec.search.trials:
+        trial = training(spec, told, spec.student, spec.search.epochs, 1)
+        stage(
+            "search",
+            f"{spec.search.trials} trials",
+            [trial] * spec.search.trials,
+            min(spec.search.concurrent, told.gpus),
+        )
+    pair = [training(spec, told, spec.student, spec.student.optim.epochs, workers)] * 2
+    stage("student", "distilled and hard", pair, lanes)
+    return found
+
+
+def memory_gb(spec: PipelineSpec, told: Told) -> float:
+    """Pixels that one worker keeps: all rows to train on, or what data.resident_gb allows."""
+    pixels = train_faces(spec, told) * CHANNELS * spec.data.crop.stored_size**2 / 1e9
+    return min(pixels, spec.data.resident_gb)
+
+
+def page(spec: PipelineSpec, told: Told) -> str:
+    """Everything as text: data, networks, stages."""
+    from hpe_core.bins import AngleBins
+
+    crop, faces = spec.data.crop, train_faces(spec, told)
+    side, row = crop.stored_size, CHANNELS * crop.stored_size**2
+    bins = AngleBins.covering(spec.student.net.limit_deg, min(spec.student.net.bin_widths)).count
+    raw = told.faces * row / 1e9
+    kept = memory_gb(spec, told)
+    streamed = "" if kept * 1e9 >= faces * row else " (data.resident_gb; rows beyond are streamed)"
+    lines = [
+        f"faces     {told.faces:,}, {faces:,} of them to train on",
+        f"shards    {math.ceil(told.faces / spec.data.rows_per_shard):,} of {spec.data.rows_per_shard} faces",
+        f"disk      {raw:.1f} GB of {side} x {side} pixels{', less as JPEG' if spec.data.encoding == 'jpeg' else ''}; "
+        f"{faces * ANGLES * bins * HALF / 1e9:.2f} GB a label set",
+        f"memory    {kept:.1f} GB a worker{streamed}; {kept * told.gpus:.1f} GB for {told.gpus} workers on one machine",
+        "",
+        "network                 forward   training step   augmentation",
+    ]
+    for name, train in {**spec.teachers, "student": spec.student}.items():
+        forward, step = (flops(train.net, crop.size, backward=back) / 1e9 for back in (False, True))
+        rate = 1 / augment_seconds(train.augment, crop, train.net)
+        lines.append(f"{name:<20} {forward:5.2f} GFLOP     {step:5.2f} GFLOP   {rate:,.0f} faces/s and core")
+    lines += ["", "stage       GPU hours    hours"]
+    entries = costs(spec, told)
+    entries.append(Cost("together", "", sum(cost.gpu_hours for cost in entries), sum(cost.hours for cost in entries)))
+    lines += [f"{cost.stage:<10} {cost.gpu_hours:10.3g} {cost.hours:8.3g}   {cost.what}".rstrip() for cost in entries]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=f"YAML (default {DEFAULT_CONFIG})")
+    parser.add_argument("--faces", type=int, required=True, help="faces of the training datasets, validation included")
+    parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--tflops", type=float, required=True, help="that one GPU really does, not its data sheet's")
+    parser.add_argument("--shard-rate", type=float, required=True, help="faces a second and shard actor")
+    parser.add_argument("--actors", type=int, required=True, help="shard actors, one for each CPU of the cluster")
+    args = parser.parse_intermixed_args(argv)
+    for name in ("faces", "gpus", "tflops", "shard_rate", "actors"):
+        check(getattr(args, name) > 0, f"--{name.replace('_', '-')} must be positive, got {getattr(args, name):g}")
+    spec = load(args.config or [DEFAULT_CONFIG], args.overrides)
+    check(spec.cluster.gpus_per_worker > 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
+    tell(page(spec, Told(args.faces, args.gpus, args.tflops, args.shard_rate, args.actors)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

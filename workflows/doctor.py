@@ -1,0 +1,153 @@
+"""Is everything as a run needs it? Looks at datasets and machine, changes nothing, and says what to mend.
+
+    python workflows/doctor.py -c conf/demo.yaml                        a configuration's datasets, and this machine
+    python workflows/doctor.py reader=aflw2000 root=/archives/AFLW2000  one dataset alone, before it is configured
+    python workflows/doctor.py -c conf/demo.yaml out=look faces=2000    pictures into a folder; more faces decoded
+
+Datasets: how much of the archive is there, what is rejected and why, how faces are split and turned, and whether the
+labels are in our convention: where landmarks exist, each label is compared with the pose that they give, in every
+convention that labels come in. With out=FOLDER also `<name>.faces.png` (crops with the axes of their labels) and
+`<name>.angles.png`. At most faces=300 of each dataset are decoded (0: all). Machine: packages, GPU, room in the store,
+memory, Ray and its dashboard, MLflow.
+
+Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
+a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a GPU
+that is asked for and not there; a store that is not writable or too small; an MLflow database of a newer schema.
+Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, an idle
+GPU, little memory, a dashboard that is open to the network, an MLflow server that does not answer.
+
+Exit codes here: 0 no errors (perhaps warnings), 2 an error that must be mended, or bad configuration.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_core.plain import SpecError, build, check, nearest
+from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, PipelineSpec
+from workflows.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
+from workflows.examine_machine import Look, examine_machine, look_at_packages
+
+if TYPE_CHECKING:
+    from workflows.examine_data import Examined
+
+FACES = 300  # decoded of each dataset where nothing else is said
+OWN = ("faces", "out")
+ALONE = tuple(field.name for field in dataclasses.fields(DatasetSpec))
+PIPELINE = tuple(field.name for field in dataclasses.fields(PipelineSpec))
+LOOKED_AT_ALONE = CropSpec(size=128, margin_px=0)  # of a dataset without a configuration
+
+
+def main(argv: Sequence[str]) -> int:
+    args = arguments(argv, __doc__ or "", verbs=("run",))
+    pairs = [word.partition("=") for word in args.overrides]
+    faces, out = check_own({key: value for key, equals, value in pairs if equals and key in OWN})
+    words = [word for word, (key, equals, _) in zip(args.overrides, pairs, strict=True) if not equals or key not in OWN]
+    looks = [look_at_packages()]
+    if looks[0].findings:
+        return conclude(looks, [], as_json=args.json)  # whatever comes next imports what may be missing
+    alone = check_keys(words)
+    if alone:
+        if args.config != [DEFAULT_CONFIG]:
+            raise SpecError(f"{words[0]} describes one dataset alone; leave out -c {args.config[0]}")
+        data, prefix = dataset_alone(words), ""
+    else:
+        spec = load(args.config, words)
+        data, prefix = spec.data, "data.datasets.{}."
+    seen = look_at_data(data, faces, prefix, out, planned=not alone)
+    if not alone:
+        looks += examine_machine(spec, seen)
+    return conclude(looks, seen, as_json=args.json)
+
+
+def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, planned: bool) -> list["Examined"]:
+    """Every dataset that has a role, and its pictures where a folder is given for them."""
+    from hpe_core.sources.plan import used_datasets
+    from workflows.examine_data import examine, write_pictures
+
+    seen = []
+    for name in used_datasets(data):
+        print(f"looking at {name}", file=sys.stderr)
+        seen.append(examine(name, data.datasets[name], data, faces, prefix.format(name), planned=planned))
+        try:
+            written = write_pictures(seen[-1], data, out) if out is not None else []
+        except OSError as error:
+            raise SpecError(f"out={out}: the pictures cannot be written: {error}") from None
+        for path in written:
+            print(f"wrote {path}", file=sys.stderr)
+    return seen
+
+
+def check_own(own: dict[str, str]) -> tuple[int, Path | None]:
+    """(faces, out). Raises SpecError for a number that is none, and for a folder that cannot be made."""
+    faces = own.get("faces", str(FACES))
+    if not faces.isdecimal():
+        raise SpecError(f"faces={faces} is no number of faces (0: all of them)")
+    if "out" not in own:
+        return int(faces), None
+    out = Path(absolute(own["out"], Path.cwd()))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"out={own['out']}: the folder cannot be made: {error.strerror}") from None
+    return int(faces), out
+
+
+def check_keys(words: Sequence[str]) -> bool:
+    """Whether the words describe one dataset alone. Raises SpecError for a key that nobody has."""
+    for word in words:
+        check("=" in word, f"'{word}' is no override; write key=value, for example faces=1000")
+    keys = [word.partition("=")[0].split(".")[0] for word in words]
+    alone = any(key in ALONE for key in keys)
+    known = [*OWN, *ALONE, *(() if alone else PIPELINE)]
+    for key in keys:
+        if key not in known:
+            raise SpecError(f"unknown key {key}{nearest(key, known)}")
+    return alone
+
+
+def dataset_alone(words: Sequence[str]) -> DataSpec:
+    """`reader=... root=...` -> data with that one dataset, named like its reader. Raises SpecError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise SpecError(f"the dataset's keys cannot be read: {' '.join(str(error).split())}") from None
+    spec = build(DatasetSpec, values)
+    here = Path.cwd()
+    spec = dataclasses.replace(spec, root=absolute(spec.root, here), boxes=absolute(spec.boxes, here))
+    return DataSpec({spec.reader: spec}, train=(spec.reader,), test=(), crop=LOOKED_AT_ALONE)
+
+
+def conclude(looks: Sequence[Look], seen: Sequence["Examined"], *, as_json: bool) -> int:
+    """Print everything; the exit code says whether anything must be mended."""
+    from workflows.examine_data import in_lines
+
+    findings = [finding for one in seen for finding in one.findings]
+    findings += [finding for look in looks for finding in look.findings]
+    findings.sort(key=lambda finding: finding.level)  # errors first
+    failed = any(finding.level == "error" for finding in findings)
+    if as_json:
+        tree = {
+            "ok": not failed,
+            "findings": [dataclasses.asdict(finding) for finding in findings],
+            "datasets": {one.name: one.report for one in seen},
+            "machine": {look.part: look.said for look in looks},
+        }
+        tell(json.dumps(tree))
+    else:
+        lines = [line for one in seen for line in (*in_lines(one), "")]
+        lines += [f"{look.part:<12}  {look.said}" for look in looks]
+        lines += ["", *map(str, findings)] if findings else ["", "all is well"]
+        tell("\n".join(lines))
+    return EXIT_BAD_INPUT if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
