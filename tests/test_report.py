@@ -119,7 +119,12 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
         "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
-        "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}, "drift": drift},
+        "evaluate": {
+            "rows": rows,
+            "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],
+            "heatmap": {test: cells for test in TESTS},
+            "drift": drift,
+        },
     }
 
 
@@ -186,6 +191,7 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "0123456789ab",
         '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
         "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
+        "7 faces of people who were not trained on",
     ):
         assert name in page, name
     for row in stage.results["evaluate"]["rows"]:

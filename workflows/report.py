@@ -137,8 +137,17 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
     worst = worst_faces(book, stage, test, networks["teachers' ensemble"], networks["distilled"])
     return (
         f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
+        f"{new_people_table(test, stage.results['evaluate']['new_people'])}"
         f'<div class="grid">{"".join(parts)}</div>{worst}</section>\n'
     )
+
+
+def new_people_table(test: str, rows: Sequence[Row]) -> str:
+    """The same table over the faces of people who were not trained on, where some of the test set's were."""
+    mine = [row for row in rows if row["test"] == test]
+    if not mine:
+        return ""
+    return f"<h3>{mine[0]['n']:,.0f} faces of people who were not trained on</h3>{results_table(mine)}"
 
 
 def results_table(rows: Sequence[Row]) -> str:
