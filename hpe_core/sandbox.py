@@ -84,6 +84,7 @@ class Sandbox:
 
     def __init__(self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES) -> None:
         """`source` is pickled by reference: the child imports its module. `timeout_s` is for one face."""
+        self._fetch = source.fetch
         self._task = pickle.dumps((source, crop, timeout_s))
         self._timeout_s = timeout_s
         self._tries = tries
@@ -94,8 +95,10 @@ class Sandbox:
     def load_many(self, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
         """One FaceRow or Rejected for each reference, in order, as they are done.
 
-        Raises RuntimeError where the child cannot even start: then no picture is to blame.
+        Raises RuntimeError where the child cannot even start, RemoteError where the network fails: then no picture is
+        to blame. Files of a remote archive are fetched here first, so the child waits for no network.
         """
+        self._fetch(refs)
         done, failures = 0, 0
         while done < len(refs):
             failure: Rejected | None = None
@@ -239,6 +242,7 @@ def serve(descriptor: int) -> None:
 
 def load_directly(source: Source, crop: CropSpec, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
     """`Sandbox.load_many` without the sandbox, for sources that read nobody's files."""
+    source.fetch(refs)
     for ref in refs:
         try:
             yield load_face(source, ref, crop)

@@ -131,7 +131,6 @@ class BuildShard:
 
     def build(self, dataset: str, refs: Sequence[FaceRef], path: Path, job_hash: str) -> Receipt:
         """Load, crop and write one shard, then its receipt."""
-        self._sources[dataset].fetch(refs)
         kept: list[FaceRow] = []
         quarantined, filtered = [], []
         for ref, face in zip(refs, self._load(dataset, refs), strict=True):

@@ -42,14 +42,14 @@ FACES = (
 )
 RECT = "SELECT x, y, w, h FROM FaceRect WHERE face_id = ? ORDER BY rowid"
 POSE = "SELECT pitch, yaw, roll FROM FacePose WHERE face_id = ? ORDER BY rowid"
+ALL_RECTS = "SELECT face_id, x, y, w, h FROM FaceRect ORDER BY rowid"
+ALL_POSES = "SELECT face_id, pitch, yaw, roll FROM FacePose ORDER BY rowid"
 MARKS = "SELECT feature_id, x, y FROM FeatureCoords WHERE face_id = ? ORDER BY rowid"
+ALL_MARKS = "SELECT face_id, feature_id, x, y FROM FeatureCoords ORDER BY rowid"
 HAS_MARKS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = 'featurecoords'"
 # feature_id -> index among the 68. Not there: 8 and 11 (middle of an eye), 13 and 17 (ears), 19 (middle of the mouth).
 AMONG_68 = {1: 17, 2: 19, 3: 21, 4: 22, 5: 24, 6: 26, 7: 36, 9: 39, 10: 42, 12: 45, 14: 31, 15: 30, 16: 35, 18: 48}
 AMONG_68 |= {20: 54, 21: 8}
-ALL_RECTS = "SELECT face_id, x, y, w, h FROM FaceRect ORDER BY rowid"
-ALL_POSES = "SELECT face_id, pitch, yaw, roll FROM FacePose ORDER BY rowid"
-ALL_MARKS = "SELECT face_id, feature_id, x, y FROM FeatureCoords ORDER BY rowid"
 
 
 class Aflw(files.Archive):
@@ -96,18 +96,18 @@ class Aflw(files.Archive):
         landmarks, visible = _landmarks(marks, ref.sample_id)
         return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""
-        return (self.root / ref.key,) if ref.key else ()
+        return (ref.key,) if ref.key else ()
 
-    def tables(self) -> tuple[Path, ...]:
-        return tuple(self.root / f"{place}{ending}" for place in PLACES for ending in ("", *JOURNALS))
+    def tables(self) -> tuple[str, ...]:
+        return tuple(f"{place}{ending}" for place in PLACES for ending in ("", *JOURNALS))
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self.fetch_tables()
         found: dict[str, list[object]] = {ref.sample_id: [] for ref in refs}
         with closing(connect(self._place())) as database:
-            marks = (ALL_MARKS,) if database.execute(HAS_MARKS).fetchone() else ()
+            marks = [ALL_MARKS] if database.execute(HAS_MARKS).fetchone() else []
             for query in (ALL_RECTS, ALL_POSES, *marks):
                 for face, *values in database.execute(query):
                     if f"face{face}" in found:

@@ -54,9 +54,8 @@ class Aflw2000(files.Archive):
         box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self.root / ref.key
-        return path, path.with_suffix(".mat")
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, str(Path(ref.key).with_suffix(".mat"))
 
     def fingerprint(self) -> str:
         return self.fingerprint_of(self.listing((*files.PICTURES, ".mat")))

@@ -67,8 +67,8 @@ class Biwi(files.Archive):
             yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path, pose, calibration = (files.within(self.root, key, self.spec.links) for key in self._keys(ref))
-        rotation, center = read_pose(pose)
+        path, pose_path, calibration = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
+        rotation, center = read_pose(pose_path)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
         box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
@@ -82,11 +82,7 @@ class Biwi(files.Archive):
         """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
         return sample_id.rpartition("/")[0]
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        return tuple(self.root / key for key in self._keys(ref))
-
-    def _keys(self, ref: FaceRef) -> tuple[str, str, str]:
-        """Picture, pose and the sequence's calibration, below the root."""
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         path = Path(self._inner(), ref.key)
         pose = path.with_name(path.name.replace("_rgb.png", "_pose.txt"))
         return str(path), str(pose), str(path.with_name("rgb.cal"))

@@ -91,8 +91,9 @@ class Boxed:
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self._fetch_boxes()
-        found = (self._boxes().of(ref.key) for ref in refs)
-        return [f"{state} {boxes}" for state, boxes in zip(self.source.states(refs), found, strict=True)]
+        boxes = self._boxes()
+        entries = (boxes.of(ref.key) for ref in refs)
+        return [f"{state} {entry}" for state, entry in zip(self.source.states(refs), entries, strict=True)]
 
     def fingerprint(self) -> str:
         """Of the reader's files and the content of the file of boxes, which is read."""

@@ -61,6 +61,7 @@ class Detected:
         return hashlib.sha256(f"{self.source.fingerprint()}\n{self._settings()}".encode()).hexdigest()
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """The reader's, with the detector, which decides every face."""
         settings = self._settings()
         return [f"{state} {settings}" for state in self.source.states(refs)]
 

@@ -31,12 +31,17 @@ class Archive(ABC):
         """The root as the user named it, for messages about it."""
         return printable(str(self.root) if self.remote is None else self.spec.root)
 
-    @abstractmethod
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        """Every file that decides a face, whether or not it is there, in an order of the reader's."""
+    @property
+    def folder(self) -> Path:
+        """The folder here that files are named from."""
+        return self.root
 
-    def tables(self) -> tuple[Path, ...]:
-        """Files that list faces, whether or not they are there."""
+    @abstractmethod
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """Every file that decides a face, below `folder`, whether or not it is there, in an order of the reader's."""
+
+    def tables(self) -> tuple[str, ...]:
+        """Files that list faces, below `folder`, whether or not they are there."""
         return ()
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
@@ -44,7 +49,7 @@ class Archive(ABC):
         return [" ".join(map(self._state, self.files_of(ref))) for ref in refs]
 
     def fetch(self, refs: Sequence[FaceRef]) -> None:
-        self._fetch([*self.tables(), *(path for ref in refs for path in self.files_of(ref))])
+        self._fetch([*self.tables(), *(name for ref in refs for name in self.files_of(ref))])
 
     def fetch_tables(self) -> None:
         """Before they are looked at: they are needed whole where pictures are only listed. Raises DatasetError."""
@@ -53,10 +58,9 @@ class Archive(ABC):
         except RemoteError as error:
             raise DatasetError(str(error)) from None
 
-    def _fetch(self, paths: Sequence[Path]) -> None:
+    def _fetch(self, names: Sequence[str]) -> None:
         if self.remote is not None:
-            below = (os.path.relpath(path, self.remote.folder) for path in paths)
-            self.remote.fetch(path for path in below if not path.startswith(".."))  # `within` has a sentence for those
+            self.remote.fetch(names)
 
     def listing(self, suffixes: tuple[str, ...], folder: str = "") -> Iterator[str]:
         """Paths relative to `folder`, a folder in the root, of the files with these suffixes. Raises DatasetError."""
@@ -89,16 +93,16 @@ class Archive(ABC):
         """SHA-256 over (path relative to `folder`, size, time of change) of each file, or the fact that it is gone."""
         digest = hashlib.sha256()
         for path in sorted(paths):
-            digest.update(os.fsencode(f"{path}\0{self._state(self.root / folder / path)}\n"))
+            digest.update(os.fsencode(f"{path}\0{self._state(str(Path(folder, path)))}\n"))
         return digest.hexdigest()
 
-    def _state(self, path: Path) -> str:
-        """Size and time of change of a file below the root, or that there is none."""
+    def _state(self, name: str) -> str:
+        """Size and time of change of a file below `folder`, or that there is none."""
         if self.remote is not None:
-            entry = _index(self.remote).get(os.path.relpath(path, self.remote.folder))
+            entry = _index(self.remote).get(name)
             return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
         try:
-            stat = path.stat()
+            stat = (self.folder / name).stat()
         except (OSError, ValueError):  # a name from a table may be no name
             return "gone"
         return f"{stat.st_size}/{stat.st_mtime_ns}"

@@ -95,14 +95,20 @@ class Manifest(files.Archive):
         box = Box(*_numbers(row, BOX, name))
         return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        """The picture; of the table only its own row decides a face, and `states` knows it."""
-        return (self._file().parent / ref.key,) if ref.key else ()
+    @property
+    def folder(self) -> Path:
+        """Of the pictures; `root` may be the table in it."""
+        if self.remote is not None:
+            return self.remote.folder
+        return self.root.parent if self.root.is_file() else self.root
 
-    def tables(self) -> tuple[Path, ...]:
-        return (
-            (self.root,) if self.root.suffix.lower() in FORMATS else tuple(self.root / f"manifest{e}" for e in FORMATS)
-        )
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """The picture; of the table only its own row decides a face, and `states` knows it."""
+        return (ref.key,) if ref.key else ()
+
+    def tables(self) -> tuple[str, ...]:
+        named = self.root.suffix.lower() in FORMATS
+        return (self.root.name,) if named else tuple(f"manifest{ending}" for ending in FORMATS)
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""

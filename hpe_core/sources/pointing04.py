@@ -51,9 +51,8 @@ class Pointing04(files.Archive):
         box = read_box(files.within(self.root, str(Path(ref.key).with_suffix(".txt")), self.spec.links))
         return Annotation(ref, box, pose), read_picture(path)
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self.root / ref.key
-        return path, path.with_suffix(".txt")
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, str(Path(ref.key).with_suffix(".txt"))
 
     def fingerprint(self) -> str:
         return self.fingerprint_of(self.listing((*files.PICTURES, ".txt")))

@@ -66,16 +66,14 @@ class W300LP(files.Archive):
                 yield FaceRef(*names, str(Path(folder, path)))
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = files.within(self.root, ref.key, self.spec.links)
+        path, mat_path, marks_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
         if path.suffix.lower() == ".mat":
             raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
-        mat_path = files.within(self.root, str(Path(ref.key).with_suffix(".mat")), self.spec.links)
         mat = read_mat(mat_path, ("Pose_Para", "pt2d"))
         pose = pose_para(mat, files.printable(str(mat_path)))
         image = read_picture(path)
         folder = Path(ref.key).parts[0]
         original = FLIP.sub("", path.stem)
-        marks_path = files.within(self.root, self._marks(ref), self.spec.links)
         name = files.printable(str(marks_path))
         mirrored = bool(FLIP.search(folder))
         if marks_path.exists():
@@ -98,14 +96,11 @@ class W300LP(files.Archive):
         box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
         return Annotation(ref, box, pose, points.astype(np.float32)), image
 
-    def files_of(self, ref: FaceRef) -> tuple[Path, ...]:
-        path = self.root / ref.key
-        return path, path.with_suffix(".mat"), self.root / self._marks(ref)
-
-    def _marks(self, ref: FaceRef) -> str:
-        """The landmarks' file of a picture, below the root; a mirror has its original's."""
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """Picture, annotation and landmarks; a mirror has the landmarks of its original."""
         key = Path(ref.key)
-        return f"landmarks/{FLIP.sub('', key.parts[0])}/{FLIP.sub('', key.stem)}_pts.mat"
+        marks = Path("landmarks", FLIP.sub("", key.parts[0]), f"{FLIP.sub('', key.stem)}_pts.mat")
+        return ref.key, str(key.with_suffix(".mat")), str(marks)
 
     def fingerprint(self) -> str:
         listed = [
