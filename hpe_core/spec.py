@@ -8,10 +8,11 @@ every key of the project stands in it, once.)
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from hpe_core.plain import SpecError, build, check, nearest, to_dict
+from hpe_core.remote import Remote, is_remote
 
 
 def is_name(text: str) -> bool:
@@ -426,7 +427,7 @@ class PipelineSpec:
     publish: PublishSpec = PublishSpec()
     cluster: ClusterSpec = ClusterSpec()
     mlflow: MlflowSpec = MlflowSpec()
-    store: str = "runs"
+    store: str = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/mirror.py)
 
     def __post_init__(self) -> None:
         check(bool(self.teachers), "teachers names no network")
@@ -461,9 +462,6 @@ class PipelineSpec:
         for key in ("offset_radius", "heatmap_radius"):
             value = getattr(self.evaluate, key)
             check(value <= margin, f"evaluate.{key} {value} exceeds data.crop.margin_px {margin}")
-        check(
-            "://" not in self.store, f"store is {self.store}: a folder is needed (a remote store is not supported yet)"
-        )
 
     def _check_batch(self, optim: OptimSpec, key: str) -> None:
         """Equal parts for all workers (their gradients weigh the same), of two faces at least (batch statistics)."""
@@ -531,6 +529,11 @@ class PipelineSpec:
                 f"more than data.crop.margin_px {margin}",
             )
         return tuple(sorted(found))
+
+    @property
+    def folder(self) -> Path:
+        """The store on this machine: the store itself, or a remote one's counterpart."""
+        return Remote(self.store).folder if is_remote(self.store) else Path(self.store)
 
     @property
     def base_teacher(self) -> str:

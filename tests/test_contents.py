@@ -9,6 +9,7 @@ from hpe_core.spec import PipelineSpec
 from tests.test_stages import actions, spec_in
 from workflows.contents import inventory, misfits, set_aside_damaged
 from workflows.full_pipeline import check_upstream, verify
+from workflows.mirror import Mirror, held
 from workflows.pieces import fitting_receipt, receipt_file
 from workflows.progress import Reporter
 from workflows.stages import Planned, Stage, StageRun, execute, finished, plan, plan_checked, write_json
@@ -48,10 +49,13 @@ class Talk(Reporter):
 
 
 def run_all(spec: PipelineSpec) -> dict[str, Planned]:
-    planned = {entry.stage.name: entry for entry in plan_checked(TOY, spec)}
-    for entry in planned.values():
-        if entry.action != "skip":
-            execute(entry, spec, planned, Reporter())
+    """As the pipeline does it, without Ray and MLflow."""
+    with held(spec) as mirror:
+        planned = {entry.stage.name: entry for entry in plan_checked(TOY, spec, mirror)}
+        for entry in planned.values():
+            if entry.action != "skip":
+                execute(entry, spec, planned, Reporter())
+            mirror.push(entry.folder)
     return planned
 
 
@@ -85,9 +89,9 @@ def test_a_flipped_bit_is_found_when_a_stage_is_about_to_read_it(tmp_path: Path)
     folder = run_all(spec_in(tmp_path))["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
-    assert actions(plan_checked(TOY, spec_in(tmp_path))) == ["skip", "skip"]
+    assert actions(plan_checked(TOY, spec_in(tmp_path), Mirror(spec_in(tmp_path)))) == ["skip", "skip"]
     changed = spec_in(tmp_path, "student.optim.lr=0.5")
-    planned = {entry.stage.name: entry for entry in plan_checked(TOY, changed, ["second"])}
+    planned = {entry.stage.name: entry for entry in plan_checked(TOY, changed, Mirror(changed), ["second"])}
     assert planned["first"].action == "repair" and planned["first"].reason == "part/b.parquet is missing"
     with pytest.raises(Exception, match=r"second needs first.*part/b.parquet is missing.*full_pipeline"):
         check_upstream(planned, "second", changed)

@@ -43,7 +43,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**ours, **fixed, **changes}
 
 
-def words(script: str, store: Path, *more: str) -> list[str]:
+def words(script: str, store: Path | str, *more: str) -> list[str]:
     """`python workflows/<script> ... -c tests/tiny.yaml store=...`; `script` may carry a verb."""
     name, *verb = script.split()
     return [sys.executable, f"workflows/{name}", *verb, f"store={store}", *more, "-c", CONFIG]

@@ -17,6 +17,7 @@ from typing import Any
 
 from hpe_core.plain import SpecError, UserError, build, check, nearest, to_dict
 from hpe_core.protocols import protocol_named
+from hpe_core.remote import RemoteError
 from hpe_core.spec import FETCH, DatasetSpec, PipelineSpec
 
 REPO = Path(__file__).resolve().parent.parent
@@ -204,6 +205,9 @@ def guarded(main: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()
+    except RemoteError as error:
+        print(f"error: {error}; the same command continues from here", file=sys.stderr)
+        return EXIT_FAILED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

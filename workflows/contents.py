@@ -6,13 +6,15 @@ busy cores, 1 GB in 2.3 s from memory. A file that does not fit is set aside und
 been repaired. It counts as missing from then on, and a stage that is made of pieces makes that piece alone again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged"
 Files = Mapping[str, Mapping[str, Any]]  # path below the folder -> {"bytes": size, "sha256": hash}
+
+Elsewhere = Callable[[Path], int | None]
 
 
 def inventory(folder: Path) -> dict[str, dict[str, Any]]:
@@ -27,16 +29,23 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def misfits(folder: Path, files: Files) -> list[str]:
-    """A sentence for each file that is missing or has another size than listed; opens none."""
+def nowhere(path: Path) -> int | None:
+    """Size of a file's copy elsewhere: there is none."""
+    return None
+
+
+def misfits(folder: Path, files: Files, elsewhere: Elsewhere = nowhere) -> list[str]:
+    """A sentence for each file that is missing or has another size than listed; opens none.
+
+    A file that is not here may be `elsewhere`, in a remote store.
+    """
     found = []
     for place, listed in files.items():
-        try:
-            size = (folder / place).stat().st_size
-        except OSError:
+        path = folder / place
+        size = path.stat().st_size if path.is_file() else elsewhere(path)
+        if size is None:
             found.append(f"{place} is missing")
-            continue
-        if size != listed["bytes"]:
+        elif size != listed["bytes"]:
             found.append(f"{place} has {size} bytes, not {listed['bytes']}")
     return found
 

@@ -59,7 +59,7 @@ def examine_machine(spec: PipelineSpec, seen: Sequence["Examined"]) -> list[Look
         address = (running_address() or "") if address == "auto" else ""
     return [
         look_at_gpu(spec.cluster, joins=bool(address)),
-        look_at_store(Path(spec.store), bytes_needed(spec, seen), complete=all(one.found for one in seen)),
+        look_at_store(spec.folder, bytes_needed(spec, seen), complete=all(one.found for one in seen)),
         look_at_memory(spec, seen),
         look_at_ray(spec.cluster, address),
         look_at_mlflow(tracking_uri(spec)),

@@ -24,7 +24,8 @@ from typing import Any
 from hpe_core.plain import SpecError, UserError, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec
 from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
-from workflows.contents import misfits, set_aside_damaged
+from workflows.contents import misfits
+from workflows.mirror import Mirror, held
 from workflows.room import disk_is_full, size
 from workflows.stages import (
     Planned,
@@ -32,7 +33,6 @@ from workflows.stages import (
     StageFailed,
     execute,
     finished,
-    holding,
     leaves_of,
     plan,
     plan_checked,
@@ -160,17 +160,20 @@ DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 
 def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished, in order; returns all results by stage name."""
-    planned = {entry.stage.name: entry for entry in plan(stages, spec)}
+    planned = {entry.stage.name: entry for entry in plan(stages, spec, store_of(spec).size)}
     for entry in planned.values():
         print(plan_line(entry), file=sys.stderr)
     if any(entry.action != "skip" for entry in planned.values()):
         check_backbones(spec)
-        with holding(Path(spec.store)):
-            planned = {entry.stage.name: entry for entry in plan_checked(stages, spec)}  # others may just have finished
+        with held(spec) as mirror:
+            planned = {
+                entry.stage.name: entry for entry in plan_checked(stages, spec, mirror)
+            }  # others may just have finished
             with Drive(spec, planned) as drive:
                 for entry in planned.values():
                     if entry.action != "skip":
                         drive.run(entry)
+                    mirror.push(entry.folder)
     return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
 
 
@@ -210,7 +213,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
 
         self.console = Console()
         with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
-            self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, Path(self.spec.store))
+            self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, self.spec.folder)
             opened.push(self.tracker)
             begin_run(self.tracker, self.key, self.spec, self.planned)
             self.console.say(opened.enter_context(connected(self.spec.cluster)))
@@ -321,7 +324,7 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
 
 
 def tracking_uri(spec: PipelineSpec) -> str:
-    return spec.mlflow.uri or f"sqlite:///{Path(spec.store) / 'mlflow.db'}"
+    return spec.mlflow.uri or f"sqlite:///{spec.folder / 'mlflow.db'}"
 
 
 def begin_run(tracker: Any, key: str, spec: PipelineSpec, planned: Mapping[str, Planned]) -> None:
@@ -405,8 +408,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def store_of(spec: PipelineSpec) -> Mirror:
+    """The store to be looked at, not held: what is finished there is known."""
+    mirror = Mirror(spec)
+    mirror.look()
+    return mirror
+
+
 def print_plan(spec: PipelineSpec, as_json: bool) -> int:
-    entries = plan(STAGES, spec)
+    entries = plan(STAGES, spec, store_of(spec).size)
     if as_json:
         rows = [{"stage": e.stage.name, "action": e.action, "hash": e.hash, "reason": e.reason} for e in entries]
         tell(json.dumps(rows))
@@ -418,13 +428,13 @@ def print_plan(spec: PipelineSpec, as_json: bool) -> int:
 def verify(spec: PipelineSpec, as_json: bool) -> int:
     """Hash every file of every finished stage of this configuration; returns 1 where one is not whole."""
     found: dict[str, dict[str, Any]] = {}
-    with holding(Path(spec.store)):
-        for entry in plan(STAGES, spec):
+    with held(spec) as mirror:
+        for entry in plan(STAGES, spec, mirror.size):
             manifest = read_manifest(entry.folder)
             if manifest is None:
                 continue
             files = manifest["files"]
-            lost = [*misfits(entry.folder, files), *set_aside_damaged(entry.folder, files)]
+            lost = [*misfits(entry.folder, files, mirror.size), *mirror.check(entry.folder, files)]
             size = sum(listed["bytes"] for listed in files.values())
             found[entry.stage.name] = {"files": len(files), "bytes": size, "lost": lost}
     lines = []
@@ -442,10 +452,10 @@ def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: flo
     from workflows.evaluate import print_tables
     from workflows.tracking import ui_command
 
-    published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].folder
+    published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].key
     lines = [print_tables(results["evaluate"]), ""]
-    lines += [f"{'report':<9}{published / results['publish']['report']}"]
-    lines += [f"{'ONNX':<9}{published / results['publish']['onnx']}"]
+    lines += [f"{'report':<9}{spec.store}/{published}/{results['publish']['report']}"]
+    lines += [f"{'ONNX':<9}{spec.store}/{published}/{results['publish']['onnx']}"]
     if spec.mlflow.uri != "none":
         lines += [f"{'MLflow':<9}{ui_command(tracking_uri(spec))}"]
         lines += [f"{'':<9}then http://127.0.0.1:5000/#/models/{spec.publish.model_name}"]
@@ -471,7 +481,7 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
     def one_stage() -> int:
         args = arguments(argv, doc)
         spec = load(args.config, args.overrides)
-        planned = {entry.stage.name: entry for entry in plan(STAGES, spec)}
+        planned = {entry.stage.name: entry for entry in plan(STAGES, spec, store_of(spec).size)}
         entry = planned[name]
         if args.verb == "plan":
             tell(plan_line(entry))
@@ -480,12 +490,13 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
         print(plan_line(entry), file=sys.stderr)
         if entry.action != "skip":
             check_backbones(spec)
-            with holding(Path(spec.store)):
-                planned = {entry.stage.name: entry for entry in plan_checked(STAGES, spec, [name])}
+            with held(spec) as mirror:
+                planned = {entry.stage.name: entry for entry in plan_checked(STAGES, spec, mirror, [name])}
                 check_upstream(planned, name, spec)
                 if planned[name].action != "skip":
                     with Drive(spec, planned) as drive:
                         drive.run(planned[name])
+                        mirror.push(planned[name].folder)
         result = finished(entry.folder)["result"]
         tell(json.dumps(result) if args.json else f"{name}: {entry.folder}{headline(name, result)}")
         return 0

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_core.plain import SpecError, build, check, to_dict
+from hpe_core.remote import Remote, is_remote
 from hpe_core.spec import DetectorSpec
 from workflows.config import EXIT_BAD_INPUT, flatten, guarded, lasting_folder, tell
 
@@ -76,6 +77,8 @@ class PredictSpec:
     def tracking(self) -> str:
         """The URI of MLflow, found as the pipeline finds it."""
         store = lasting_folder(Path.cwd()) / Path(self.store).expanduser()
+        if is_remote(self.store):
+            store = Remote(self.store).folder
         return self.mlflow.uri or f"sqlite:///{store / 'mlflow.db'}"
 
 

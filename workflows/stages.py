@@ -25,18 +25,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_core.spec import PipelineSpec
 from workflows.config import REPO, flatten
-from workflows.contents import MANIFEST, drop_damaged, inventory, misfits, set_aside_damaged
+from workflows.contents import MANIFEST, Elsewhere, drop_damaged, inventory, misfits, nowhere
 from workflows.progress import Reporter
+
+if TYPE_CHECKING:
+    from workflows.mirror import Mirror
 
 CARRIERS = {
     "hpe_core.spec",
     "hpe_core.plain",
     "workflows.stages",
     "workflows.contents",
+    "workflows.mirror",
     "workflows.pieces",
     "workflows.room",
     "workflows.tracking",
@@ -109,9 +113,12 @@ class Planned:
         return f"{self.stage.name}/{self.hash}"
 
 
-def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
-    """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written."""
-    store = Path(spec.store)
+def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = nowhere) -> list[Planned]:
+    """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written.
+
+    `elsewhere` knows files that a remote store has and that need not be here.
+    """
+    store = spec.folder
     planned: dict[str, Planned] = {}
     for stage in stages:
         leaves = _leaves(stage.leaves, spec)
@@ -124,7 +131,7 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
         views = {name: _digest(stage.name, _leaves(view, spec), inputs, code) for name, view in stage.views.items()}
         folder = store / stage.name / digest
         manifest = read_manifest(folder)
-        lost = [] if manifest is None else misfits(folder, manifest["files"])
+        lost = [] if manifest is None else misfits(folder, manifest["files"], elsewhere)
         if manifest is None:
             action = "continue" if folder.exists() else "run"
             reason = "was cut off" if folder.exists() else _why(store / stage.name, leaves, inputs, code)
@@ -136,20 +143,22 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec) -> list[Planned]:
     return list(planned.values())
 
 
-def plan_checked(stages: Sequence[Stage], spec: PipelineSpec, wanted: Sequence[str] = ()) -> list[Planned]:
+def plan_checked(
+    stages: Sequence[Stage], spec: PipelineSpec, mirror: "Mirror", wanted: Sequence[str] = ()
+) -> list[Planned]:
     """`plan`, after every finished stage that a stage to be run will read was hashed, and what is damaged set aside.
 
     `wanted` names the stages to be run, all by default. Hold the store.
     """
     checked: set[str] = set()
     while True:
-        planned = {entry.stage.name: entry for entry in plan(stages, spec)}
+        planned = {entry.stage.name: entry for entry in plan(stages, spec, mirror.size)}
         running = [e for name, e in planned.items() if e.action != "skip" and (not wanted or name in wanted)]
         read = {name for e in running for name in e.stage.upstream() if planned[name].action == "skip"}
         if read <= checked:
             return list(planned.values())
         for name in read - checked:
-            set_aside_damaged(planned[name].folder, finished(planned[name].folder)["files"])
+            mirror.check(planned[name].folder, finished(planned[name].folder)["files"])
         checked |= read
 
 

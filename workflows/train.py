@@ -121,7 +121,7 @@ def _first_line(error: BaseException | None) -> str:
 
 def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
     """Train one network unless it exists, and copy it into `<stage>/<name>/`; returns its summary."""
-    home = Path(stage.spec.store) / "networks" / job.hash
+    home = stage.spec.folder / "networks" / job.hash
     stage.reporter.started(job.key, f"{stage.name}: {job.name}", stage.key, to_dict(job.spec))
     summary = read_json(home / "result.json")
     if summary is not None:

@@ -1,0 +1,222 @@
+"""A store on S3: what is finished is finished everywhere, and one run at a time writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import workflows.mirror
+from hpe_core.plain import SpecError
+from hpe_core.remote import Remote, RemoteError
+from hpe_core.spec import PipelineSpec
+from tests.test_contents import TOY, flip, run_all
+from tests.test_pipeline import call, environment, tail, words
+from tests.test_stages import actions, spec_in
+from workflows.config import REPO
+from workflows.contents import inventory
+from workflows.full_pipeline import STAGES
+from workflows.mirror import Lease, Mirror
+from workflows.stages import StoreHeld, finished, plan
+
+
+@pytest.fixture
+def store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store on S3, with a lease whose clock runs fast."""
+    for name, seconds in (("BEAT_S", 0.2), ("STALE_S", 1.5), ("SETTLE_S", 0.05)):
+        monkeypatch.setattr(workflows.mirror, name, seconds)
+    yield f"{bucket}/runs"
+
+
+def here(store: str, *overrides: str) -> PipelineSpec:
+    return spec_in(store, *overrides)
+
+
+def seen(spec: PipelineSpec) -> list[str]:
+    """What a plan says that reads the manifests there."""
+    mirror = Mirror(spec)
+    mirror.look()
+    return actions(plan(TOY, spec, mirror.size))
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "other") -> None:
+    """From now on this is another machine."""
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / name))
+    monkeypatch.setattr(workflows.mirror.platform, "node", lambda: name)
+
+
+def test_what_one_machine_finished_another_one_skips_and_goes_on_from(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_all(here(store))["first"].folder
+    whole = inventory(folder)
+    there = Remote(store).index()
+    assert {name for name in there if name.startswith(f"first/{folder.name}/")} == {
+        f"first/{folder.name}/{place}" for place in [*whole, "manifest.json"]
+    }
+    elsewhere(monkeypatch, tmp_path)
+    spec = here(store)
+    assert spec.folder != folder.parents[1] and seen(spec) == ["skip", "skip"]
+    assert not list(spec.folder.rglob("*.parquet")), "nothing was needed yet"
+    run_all(here(store, "student.optim.lr=0.5"))
+    assert inventory(spec.folder / "first" / folder.name) == whole, "what the second stage read was fetched"
+    assert seen(here(store, "student.optim.lr=0.5")) == ["skip", "skip"]
+    assert Remote(store).index().keys() > there.keys() and seen(here(store)) == ["skip", "skip"]
+
+
+def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cut off while it sends has finished nothing there, and sends the rest the next time."""
+    sent: list[str] = []
+    original = Remote.send
+
+    def until_cut(self: Remote, names: list[str]) -> int:
+        names = list(names)
+        if any("manifest" in name for name in names):
+            raise RemoteError("the line is cut")
+        sent.extend(names)
+        return original(self, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "send", until_cut)
+        with pytest.raises(RemoteError):
+            run_all(here(store))
+    assert len(sent) == 6 and not any("manifest" in name for name in Remote(store).index())
+    times = {name: entry for name, entry in Remote(store).index().items() if name in sent}
+    planned = run_all(here(store))
+    assert finished(planned["first"].folder)["result"] == {"made": ["a", "b", "c"]}, "it was finished here"
+    after = Remote(store).index()
+    assert {name: after[name] for name in times} == times, "and is not sent twice"
+    assert sum("manifest" in name for name in after) == 2
+
+
+def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = run_all(here(store))["first"].folder
+    whole = inventory(folder)
+    flip(folder / "part" / "b.parquet")
+    run_all(here(store, "student.optim.lr=0.5"))
+    assert inventory(folder) == whole and finished(folder)["result"] == {"made": ["a", "b", "c"]}, "fetched, not made"
+    content = bytearray(b"b" * 1000)
+    content[500] = 0
+    Remote(store).write(f"first/{folder.name}/part/b.parquet", bytes(content))
+    elsewhere(monkeypatch, tmp_path)
+    again = run_all(here(store, "student.optim.lr=0.6"))["first"].folder
+    assert inventory(again) == whole and finished(again)["result"] == {"made": ["b"]}
+    assert Remote(store).read(f"first/{folder.name}/part/b.parquet") == b"b" * 1000, "and sent"
+
+
+def test_files_lost_there_are_noticed_by_the_plan(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = run_all(here(store))["first"].folder
+    Remote(store).delete(f"first/{folder.name}/part/c.parquet")
+    assert seen(here(store)) == ["skip", "skip"], "it is still here"
+    elsewhere(monkeypatch, tmp_path)
+    assert seen(here(store)) == ["repair", "skip"]
+
+
+def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = here(store)
+    (spec.folder / "mlartifacts" / "deep").mkdir(parents=True)
+    (spec.folder / "mlflow.db").write_bytes(b"runs")
+    (spec.folder / "mlartifacts" / "deep" / "card.md").write_bytes(b"card")
+    run_all(spec)
+    elsewhere(monkeypatch, tmp_path)
+    run_all(here(store))
+    assert (here(store).folder / "mlflow.db").read_bytes() == b"runs"
+    assert (here(store).folder / "mlartifacts" / "deep" / "card.md").read_bytes() == b"card"
+
+
+def test_an_address_that_is_none_is_one_sentence(bucket: str) -> None:
+    with pytest.raises(SpecError, match="store: s3://no-such-bucket-here/runs/lease.json cannot be written"):
+        run_all(here("s3://no-such-bucket-here/runs"))
+
+
+# ---------------------------------------------------------------- who holds it
+
+
+HOLD = """
+import sys, time, workflows.mirror as mirror
+from pathlib import Path
+from hpe_core.remote import Remote
+mirror.BEAT_S, mirror.STALE_S, mirror.SETTLE_S = 0.2, 1.5, 0.05
+mirror.platform.node = lambda: "first-machine"
+with mirror.Lease(Remote(sys.argv[1]), Path("/first")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO, env=dict(os.environ)
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline().strip() == "held"
+        with pytest.raises(StoreHeld, match=f"{store} is in use by process {process.pid} on first-machine since"):
+            run_all(here(store))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        began = time.monotonic()
+        run_all(here(store))
+        assert time.monotonic() - began > 1, "it was watched for a sign of life"
+        assert Remote(store).read("lease.json") is None, "whoever is done leaves nothing"
+    finally:
+        process.kill()
+
+
+def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflows.mirror, "STALE_S", 1000.0)
+    remote = Remote(store)
+    left = Lease(remote, remote.folder)
+    left._write()  # and no beat ever after: killed
+    run_all(here(store))
+
+
+def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
+    remote = Remote(store)
+    with Lease(remote, Path("/here")) as lease:
+        lease.check()
+        taken = {"holder": "process 7 on other", "id": "other", "host": "other", "folder": "/", "beat": 1}
+        remote.write("lease.json", json.dumps(taken).encode())
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                lease.check()
+            except StoreHeld as error:
+                assert "taken over by process 7 on other" in str(error)
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the holder did not notice")
+    assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
+
+
+# ---------------------------------------------------------------- the whole road
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_pipeline_runs_into_s3_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
+    """The command that a user types, with its archive's store on S3; then the same command on another machine."""
+    store = f"{bucket}/runs"
+    first = call(words("full_pipeline.py", store, "cluster.address=local"), environment())
+    assert first.code == 0, tail(first)
+    index = Remote(store).index()
+    for stage in STAGES:
+        assert sum(name.startswith(f"{stage.name}/") and name.endswith("manifest.json") for name in index) == 1
+    assert {"mlflow.db"} <= set(index) and "lease.json" not in index
+    assert f"report   {store}/publish/" in first.out and any(name.endswith("report/report.html") for name in index)
+    other = environment(HPE_CACHE=str(tmp_path / "other"))
+    again = call(words("full_pipeline.py", store), other)
+    assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
+    assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
+    assert not list((tmp_path / "other").rglob("*.parquet"))
+    scored = call(words("full_pipeline.py", store, "evaluate.offset_step=1", "cluster.address=local"), other)
+    assert scored.code == 0, tail(scored)
+    assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
+    assert call(words("full_pipeline.py verify", store), other).code == 0

@@ -1,0 +1,237 @@
+"""A store on another filesystem (store=s3://bucket/runs): a working folder here, and what is finished copied there.
+
+Stages, Ray, SQLite and MLflow work in the counterpart of the address on this machine (`hpe_core.remote`), as in any
+store. When a stage is finished its files go there, the manifest last, so there it is finished, too, or not at all; the
+networks that it trained go with it, and MLflow's files when the run ends. A run elsewhere reads the manifests, skips
+what is finished, and copies here the files of those stages that the stages to be run will read.
+
+What that costs. The working folder takes the disk of a store of its own. What a stage has half done stays on its
+machine: there it is continued, after a kill or a full disk; a machine that is lost loses the running stage and nothing
+else. Ray's checkpoints are not sent for the same reason. A dataset that has grown keeps its shards where the working
+folder is; elsewhere all are cut anew. With several nodes the working folder must be one that all of them see
+($HPE_CACHE), because workers write into it.
+
+Object stores know no locks. A lease lies beside the data: who holds the store, renewed every `BEAT_S`. Whoever finds it
+watches for a new beat and gives up (exit code 3) when there is one; a lease without a beat for `STALE_S` is that of a
+run that was killed and is taken over, and at once on the machine of the killed run, whose lock of the working folder is
+free. Two that take it in the same moment both read it again after `SETTLE_S`: the last to write has it. A holder that
+was cut off for so long that somebody took over notices at its next beat, and sends nothing any more.
+"""
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hpe_core.plain import SpecError
+from hpe_core.remote import Entry, Remote, RemoteError, is_remote
+from hpe_core.spec import PipelineSpec
+from workflows.contents import MANIFEST, Files, set_aside_damaged
+from workflows.stages import StoreHeld, holding, now, read_manifest
+
+LEASE = "lease.json"
+BEAT_S, STALE_S, SETTLE_S = 10.0, 45.0, 1.0
+NETWORK = ("model.safetensors", "model.json", "result.json")  # the last one makes it count
+TRACKING = ("mlflow.db", "mlflow-runs.json", "mlartifacts")
+
+
+class Mirror:
+    """A store as a run sees it. Where the store is a folder on this machine nothing is sent and nothing is fetched."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self.folder = spec.folder
+        self.remote = Remote(spec.store) if is_remote(spec.store) else None
+        self.lease: Lease | None = None
+        self._there: dict[str, Entry] = {}
+
+    def look(self) -> None:
+        """List what is there and bring the manifests, so that a plan knows what is finished. Raises RemoteError."""
+        if self.remote is not None:
+            self._there = self.remote.index()
+            self._bring(name for name in self._there if name.count("/") == 2 and name.endswith(f"/{MANIFEST}"))
+            self._bring(name for name in self._there if name.startswith("networks/"))
+
+    def size(self, path: Path) -> int | None:
+        """Of the file's copy there, or None where there is none."""
+        entry = self._there.get(self._name(path))
+        return None if entry is None else entry.size
+
+    def check(self, folder: Path, files: Files) -> list[str]:
+        """Bring a finished stage's files, hash them, and set aside those that are damaged, with a sentence for each.
+
+        What is damaged here is brought again; what is damaged there, too, counts as missing there from then on.
+        """
+        self._pull(folder, files)
+        damaged = set_aside_damaged(folder, files)
+        if damaged and self.remote is not None:
+            self._pull(folder, files)
+            damaged = set_aside_damaged(folder, files)
+            for place in files:
+                if not (folder / place).exists():
+                    self._there.pop(self._name(folder / place), None)
+        return damaged
+
+    def push(self, folder: Path) -> None:
+        """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld."""
+        manifest = read_manifest(folder)
+        if self.remote is None or manifest is None:
+            return
+        self._send([self._name(folder / place) for place in manifest["files"] if (folder / place).is_file()])
+        for result in self.folder.glob(f"networks/*/{NETWORK[-1]}"):
+            for name in NETWORK:
+                self._send([self._name(result.with_name(name))])
+        self._send([self._name(folder / MANIFEST)])
+
+    def pull_tracking(self) -> None:
+        """MLflow's files, where those there are newer than ours."""
+        self._bring(name for name in self._there if name.split("/")[0] in TRACKING)
+
+    def push_tracking(self) -> None:
+        """MLflow's files that have changed. What waits in the spool stays here."""
+        for name in TRACKING if self.remote is not None else ():
+            path = self.folder / name
+            found = [path] if path.is_file() else [inner for inner in sorted(path.rglob("*")) if inner.is_file()]
+            self._send([self._name(inner) for inner in found])
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _bring(self, names: Iterator[str]) -> None:
+        """Copy files here that are missing or older here."""
+        if self.remote is None:
+            return
+        wanted = {}
+        for name in names:
+            path, entry = self.folder / name, self._there[name]
+            if not path.exists() or path.stat().st_mtime_ns < entry.changed_ns:
+                wanted[name] = entry
+        self.remote.copy_here(wanted)
+
+    def _pull(self, folder: Path, files: Files) -> None:
+        if self.remote is None:
+            return
+        wanted = {}
+        for place, listed in files.items():
+            path = folder / place
+            entry = self._there.get(self._name(path))
+            if entry is not None and not (path.is_file() and path.stat().st_size == listed["bytes"]):
+                wanted[self._name(path)] = entry
+        if wanted:
+            size = sum(entry.size for entry in wanted.values())
+            print(f"fetching {len(wanted)} files, {size / 1e6:.1f} MB, for {self._name(folder)}", file=sys.stderr)
+        self.remote.copy_here(wanted)
+
+    def _send(self, names: list[str]) -> None:
+        """Copy files there that are not there in this state, and note their time so that they are not sent again."""
+        if self.remote is None:
+            return
+        if self.lease is not None:
+            self.lease.check()
+        new = [name for name in names if name not in self._there or not self.remote.is_here(name, self._there[name])]
+        self.remote.send(new)
+        for name, entry in self.remote.look(new).items():
+            self._there[name] = entry
+            os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
+
+
+@contextmanager
+def held(spec: PipelineSpec) -> Iterator[Mirror]:
+    """Hold the store for one run, here and there. Raises StoreHeld with who has it."""
+    mirror = Mirror(spec)
+    with holding(spec.folder):
+        if mirror.remote is None:
+            yield mirror
+            return
+        with Lease(mirror.remote, spec.folder) as mirror.lease:
+            mirror.look()
+            mirror.pull_tracking()
+            try:
+                yield mirror
+            finally:
+                mirror.push_tracking()
+
+
+class Lease:
+    """The right to write into a remote store, kept alive by a thread while it is entered."""
+
+    def __init__(self, remote: Remote, folder: Path) -> None:
+        self._remote = remote
+        self._mine = {
+            "holder": f"process {os.getpid()} on {platform.node()} since {now()}",
+            "id": uuid.uuid4().hex,
+            "host": platform.node(),
+            "folder": str(folder),
+        }
+        self._beat, self._taken_by = 0, ""
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        try:
+            self._await_turn()
+            self._write()
+        except RemoteError as error:
+            raise SpecError(f"store: {error}") from None
+        time.sleep(SETTLE_S)
+        found = self._read()
+        if found is None or found["id"] != self._mine["id"]:
+            raise self._held(found)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+        with suppress(RemoteError):  # then it becomes stale by itself
+            found = self._read()
+            if found is not None and found["id"] == self._mine["id"]:
+                self._remote.delete(LEASE)
+
+    def check(self) -> None:
+        """Raises StoreHeld where somebody has taken the store over because our beats did not get through."""
+        if self._taken_by:
+            raise StoreHeld(
+                f"store {self._remote.address} was taken over by {self._taken_by} while this run was cut off"
+            )
+
+    def _await_turn(self) -> None:
+        first = self._read()
+        if first is None or (first["host"], first["folder"]) == (self._mine["host"], self._mine["folder"]):
+            return  # nobody's, or that of a run that held our working folder's lock and is gone
+        print(f"store {self._remote.address}: waiting for a sign of life from {first['holder']}", file=sys.stderr)
+        end = time.monotonic() + STALE_S
+        while time.monotonic() < end:
+            time.sleep(min(BEAT_S / 4, STALE_S / 4))
+            found = self._read()
+            if found is None:
+                return
+            if (found["id"], found["beat"]) != (first["id"], first["beat"]):
+                raise self._held(found)
+
+    def _keep(self) -> None:
+        while not self._done.wait(BEAT_S):
+            with suppress(RemoteError):  # the next beat may get through
+                found = self._read()
+                if found is not None and found["id"] != self._mine["id"]:
+                    self._taken_by = found["holder"]
+                    return
+                self._write()
+
+    def _read(self) -> dict[str, Any] | None:
+        content = self._remote.read(LEASE)
+        return None if content is None else dict(json.loads(content))
+
+    def _write(self) -> None:
+        self._beat += 1
+        self._remote.write(LEASE, json.dumps({**self._mine, "beat": self._beat}).encode())
+
+    def _held(self, found: dict[str, Any] | None) -> StoreHeld:
+        holder = found["holder"] if found else "another process"
+        return StoreHeld(f"store {self._remote.address} is in use by {holder}; wait for it or choose another store=")
