@@ -86,6 +86,9 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(RemoteError):
             run_all(here(store))
     assert len(sent) == 6 and not any("manifest" in name for name in Remote(store).index())
+    behind = Mirror(here(store))
+    behind.look()
+    assert behind.lacks(plan(TOY, here(store))[0].folder)
     times = {name: entry for name, entry in Remote(store).index().items() if name in sent}
     planned = run_all(here(store))
     assert finished(planned["first"].folder)["result"] == {"made": ["a", "b", "c"]}, "it was finished here"

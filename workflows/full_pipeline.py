@@ -160,19 +160,25 @@ DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 
 def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished, in order; returns all results by stage name."""
-    planned = {entry.stage.name: entry for entry in plan(stages, spec, store_of(spec).size)}
+    store = store_of(spec)
+    planned = {entry.stage.name: entry for entry in plan(stages, spec, store.size)}
     for entry in planned.values():
         print(plan_line(entry), file=sys.stderr)
     if any(entry.action != "skip" for entry in planned.values()):
         check_backbones(spec)
-        with held(spec) as mirror:
-            planned = {
-                entry.stage.name: entry for entry in plan_checked(stages, spec, mirror)
-            }  # others may just have finished
+    elif not any(store.lacks(entry.folder) for entry in planned.values()):
+        return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
+    with held(spec) as mirror:
+        # Another run may just have finished.
+        planned = {entry.stage.name: entry for entry in plan_checked(stages, spec, mirror)}
+        running = [entry for entry in planned.values() if entry.action != "skip"]
+        for entry in planned.values():
+            if entry.action == "skip":
+                mirror.push(entry.folder)
+        if running:
             with Drive(spec, planned) as drive:
-                for entry in planned.values():
-                    if entry.action != "skip":
-                        drive.run(entry)
+                for entry in running:
+                    drive.run(entry)
                     mirror.push(entry.folder)
     return {name: finished(entry.folder)["result"] for name, entry in planned.items()}
 

@@ -7,7 +7,8 @@ what is finished, and copies here the files of those stages that the stages to b
 
 What that costs. The working folder takes the disk of a store of its own. What a stage has half done stays on its
 machine: there it is continued, after a kill or a full disk; a machine that is lost loses the running stage and nothing
-else. Ray's checkpoints are not sent for the same reason. A dataset that has grown keeps its shards where the working
+else. Ray's checkpoints are not sent for the same reason. MLflow's SQLite remembers artifacts by their paths, so use one
+$HPE_CACHE on all machines, or a server (mlflow.uri). A dataset that has grown keeps its shards where the working
 folder is; elsewhere all are cut anew. With several nodes the working folder must be one that all of them see
 ($HPE_CACHE), because workers write into it.
 
@@ -62,6 +63,10 @@ class Mirror:
         """Of the file's copy there, or None where there is none."""
         entry = self._there.get(self._name(path))
         return None if entry is None else entry.size
+
+    def lacks(self, folder: Path) -> bool:
+        """Whether a stage that is finished here is not finished there: its files could not be sent."""
+        return self.remote is not None and self._name(folder / MANIFEST) not in self._there
 
     def check(self, folder: Path, files: Files) -> list[str]:
         """Bring a finished stage's files, hash them, and set aside those that are damaged, with a sentence for each.
