@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,16 +116,21 @@ def contract_of(crop: CropSpec, convention: str) -> dict[str, str]:
     return {CONTRACT_KEY: json.dumps(contract, sort_keys=True)}
 
 
+def open_session(path: Path, threads: int = 1) -> Any:
+    """An ONNX Runtime session on so many CPU threads (0: its own choice). Raises SpecError that names the file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise SpecError(f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}") from None
+
+
 class _OnnxRunner(Runner):
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise SpecError(f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}") from None
+        self._session = open_session(path, threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         if stored is None:
             raise SpecError(f"{path} carries no crop contract: it was not written by workflows/export.py")

@@ -376,9 +376,12 @@ class EvaluateSpec:
 class PublishSpec:
     model_name: str = "head-pose"
     alias: str = "champion"
-    parity_crops: int = 256
+    parity_crops: int = 500  # test faces on which torch, ONNX and int8 are compared; 0: noise, and int8 has no score
+    calibration_crops: int = 256  # validation faces that set the ranges of the int8 file; 0 leaves that file out
 
     def __post_init__(self) -> None:
+        for key in ("parity_crops", "calibration_crops"):
+            check(getattr(self, key) >= 0, f"publish.{key} must not be negative, got {getattr(self, key)}")
         taken = self.alias in ("candidate", "latest") or re.fullmatch(r"v\d+", self.alias) is not None
         check(not taken, f"publish.alias '{self.alias}' means something else in the registry; choose another")
 

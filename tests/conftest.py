@@ -66,6 +66,27 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture(scope="session")
+def exported_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained network whose answers differ from face to face, with its ONNX and .pt2 file."""
+    import torch
+
+    from hpe_core.checkpoint import save_net
+    from hpe_core.models import PoseNet
+    from hpe_core.spec import NetSpec
+    from tests.faces import CROP, windows
+    from workflows.export import export_network
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    net = PoseNet(NetSpec("test_resnet"), CROP.size)
+    net.train()(torch.from_numpy(windows(24)))
+    torch.nn.init.normal_(next(net.heads[0].parameters()), std=0.3)
+    save_net(folder, net.eval(), CROP, {})
+    export_network(folder, folder / "student.onnx", folder / "student.pt2")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the sample archives: $HPE_REAL_DATA, or shared/data beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -3,7 +3,9 @@
 from functools import cache
 from pathlib import Path
 
-from hpe_core.crop import canonical_crop
+import numpy as np
+
+from hpe_core.crop import Image, canonical_crop, window
 from hpe_core.rows import FaceRow, write_shard
 from hpe_core.sources.synthetic import RenderedHead, render_head
 from hpe_core.spec import CropSpec
@@ -21,6 +23,11 @@ def face_row(index: int, crop: CropSpec = CROP) -> FaceRow:
     return FaceRow(
         rendered.sample_id, rendered.group, "", rendered.pose, canonical_crop(rendered.image, rendered.box, crop)
     )
+
+
+def windows(count: int, *, first: int = 0) -> Image:
+    """Rendered heads as the network sees them, (count, size, size, 3) uint8."""
+    return window(np.stack([face_row(first + i).crop.pixels for i in range(count)]), CROP.size)
 
 
 def write_heads(folder: Path, count: int, *, split: str = "train", first: int = 0, per_shard: int = 24) -> list[Path]:

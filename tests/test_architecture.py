@@ -17,7 +17,7 @@ LAYERS = [
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},
     {"task", "predictor", "drift"},
-    {"loop"},
+    {"loop", "pyfunc"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
 COMMANDS = [

@@ -15,7 +15,7 @@ from hpe_core.checkpoint import load_net, save_net
 from hpe_core.crop import Box, canonical_crop, window
 from hpe_core.models import PoseNet
 from hpe_core.plain import SpecError, to_dict
-from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor
+from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.rotation import CONVENTION
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sources.synthetic import render_head
@@ -45,7 +45,7 @@ def saved_net(folder: Path, backbone: str) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A saved network with its ONNX file, made once: tracing takes seconds."""
     place = saved_net(tmp_path_factory.mktemp("net"), "mobilenetv3_small_050")
-    return place, export.export_onnx(place, place / "student.onnx", noise(35))
+    return place, export.export_network(place, place / "student.onnx", place / "student.pt2", noise(35))
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,19 @@ def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
     place, found = exported
     assert found["parity"]["crops"] == 35
     assert max(found["parity"]["angles"].values()) <= 1e-3
+    assert max(found["program_parity"]["angles"].values()) <= 1e-3
     assert found["bytes"] == (place / "student.onnx").stat().st_size
-    assert set(found["latency_ms"]) == {"batch 1", "batch 32"} and min(found["latency_ms"].values()) > 0
-    session = export.open_session(place / "student.onnx")
+    session = open_session(place / "student.onnx")
+    program = torch.export.load(place / "student.pt2").module()
     net = load_net(place).net
     for count in (1, 5, 64):
-        angles, spread = session.run(["angles", "spread"], {"images": noise(count, seed=count)})
-        assert angles.shape == spread.shape == (count, 3) and angles.dtype == spread.dtype == np.float32
+        images = noise(count, seed=count)
         with torch.inference_mode():
-            np.testing.assert_allclose(angles, net.angles(torch.from_numpy(noise(count, seed=count))), atol=1e-3)
+            expected = net.angles(torch.from_numpy(images))
+            traced = [part.numpy() for part in program(torch.from_numpy(images))]
+        for angles, spread in (session.run(["angles", "spread"], {"images": images}), traced):
+            assert angles.shape == spread.shape == (count, 3) and angles.dtype == spread.dtype == np.float32
+            np.testing.assert_allclose(angles, expected, atol=1e-3)
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_no_file(
@@ -79,10 +83,12 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(
 ) -> None:
     import onnx
 
-    monkeypatch.setattr(export, "_graph", lambda network, size: onnx.load(folder / "student.onnx"))
+    traced = torch.export.load(folder / "student.pt2")
+    monkeypatch.setattr(export, "_traced", lambda network, size: traced)
+    monkeypatch.setattr(export, "_graph", lambda program: onnx.load(folder / "student.onnx"))
     monkeypatch.setattr(export, "PARITY_DEG", -1.0)
-    with pytest.raises(ValueError, match="differ by .* degrees"):
-        export.export_onnx(folder, tmp_path / "student.onnx", noise(3))
+    with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
+        export.export_network(folder, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,8 +98,9 @@ def test_the_file_carries_its_contract_and_nothing_of_this_machine(folder: Path)
     model = onnx.load(folder / "student.onnx")
     contract = json.loads({entry.key: entry.value for entry in model.metadata_props}[CONTRACT_KEY])
     assert contract["convention"] == CONVENTION and contract["crop"] == to_dict(CROP)
-    content = (folder / "student.onnx").read_bytes()
-    assert str(REPO).encode() not in content and b"site-packages" not in content
+    for name in ("student.onnx", "student.pt2"):
+        content = (folder / name).read_bytes()
+        assert str(REPO).encode() not in content and b"site-packages" not in content, name
 
 
 def test_torch_and_onnx_predictors_agree(folder: Path) -> None:
@@ -149,34 +156,50 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
             HeadPosePredictor.load(absent)
 
 
-def card_of(train: dict[str, DatasetSpec]) -> str:
+def card_of(train: dict[str, DatasetSpec], protocol: dict[str, Any] | None = None) -> str:
     student = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
-    spec = PipelineSpec("card", DataSpec(train, tuple(train), tuple(train)), {"big": TrainSpec()}, student)
+    spec = PipelineSpec("card", DataSpec(train, tuple(train), tuple(train), CROP), {"big": TrainSpec()}, student)
     row = {"test": next(iter(train)), "name": "distilled", "role": "student", "n": 123.0, "parameters": 4e5}
     row |= dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25)
+    split = {"kept": 1234, "fingerprint": "0123456789abcdef"}
+    results = {
+        "student": {"spec": to_dict(student)},
+        "evaluate": {"rows": [row], "protocol": protocol or {}},
+        "shards": {"splits": {f"{name}.{part}": split for name in train for part in ("train", "val", "test")}},
+    }
     parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
-    exported = {"parity": parity, "latency_ms": {"batch 1": 0.5, "batch 32": 9.0}, "bytes": 2e6, "opset": 20}
-    exported |= {"parameters": 400000}
-    faces = {f"{name}.train": 1234 for name in train}
-    return model_card(spec, to_dict(student), CROP, [row], exported, faces, {"stage student": "abc123"})
+    int8 = {"bytes": 6e5, "calibrated_on": 77, "faces": 123, "float_mae": 6.25, "mae": 6.28, "cost_deg": 0.03}
+    exported = {
+        "parity": parity,
+        "program_parity": parity,
+        "bytes": 2e6,
+        "program_bytes": 3e6,
+        "opset": 20,
+        "parameters": 400000,
+        "int8": int8 | {"margin_deg": 0.02, "moved_deg": 0.25},
+        "hub": {"architecture": "test_resnet", "head": True, "gap": 1e-6},
+        "latency_ms": {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
+        "cpu": "some processor",
+    }
+    return model_card(spec, results, exported, {"stage student": "abc123"})
 
 
 def test_the_card_names_convention_terms_and_evidence() -> None:
     rendered = DatasetSpec("synthetic", count=10)
     free = card_of({"heads": rendered, "p04": DatasetSpec("pointing04", root="p")})
-    for text in (
-        CONVENTION,
-        "48 x 48",
-        "6.25",
-        "| 123 |",
-        "1,234",
-        "2.0e-05",
-        "abc123",
-        "Apache-2.0",
-        "Gourier",
-    ):
+    evidence = (CONVENTION, "48 x 48", "6.25", "| 123 |", "1,234", "2.0e-05", "abc123", "Apache-2.0", "Gourier")
+    for text in (*evidence, "| 0.51 | 9.02 |", "some processor", "0.40 M", "+0.030", "fingerprint", "0123456789ab"):
         assert text in free, text
     assert "nothing in the training data forbids" in free and "Weights: research only" not in free
     bound = card_of({"heads": rendered, "wild": DatasetSpec("aflw2000", root="a")})
     assert "Weights: research only, because wild" in bound and "Zhu" in bound
     assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
+
+
+def test_the_card_names_the_protocol_by_its_hash() -> None:
+    heads = {"heads": DatasetSpec("synthetic", count=10)}
+    asked = {"name": "offsets-1", "hash": "feedbeef", "deviations": ["data.crop.size is 48"]}
+    assert "No published protocol" in card_of(heads)
+    named = card_of(heads, asked)
+    assert "offsets-1, hash `feedbeef`" in named and "data.crop.size is 48" in named
+    assert "No published protocol" not in named

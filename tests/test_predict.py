@@ -26,7 +26,7 @@ from hpe_core.spec import DatasetSpec
 from tests.archives import picture, write_aflw2000
 from tests.test_export import CROP, REPO, saved_net
 from workflows import media, predict
-from workflows.export import export_onnx
+from workflows.export import export_network
 from workflows.resolve import loadable, model_files
 
 
@@ -34,7 +34,7 @@ from workflows.resolve import loadable, model_files
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a saved network, and below `onnx` its ONNX file."""
     folder = saved_net(tmp_path_factory.mktemp("net"), "test_byobnet")
-    export_onnx(folder, folder / "onnx" / "student.onnx")
+    export_network(folder, folder / "onnx" / "student.onnx", folder / "student.pt2")
     return folder
 
 

@@ -72,6 +72,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     """What the stages before publish leave behind, in their own shapes, without training anything."""
     random = np.random.default_rng(0)
     write_faces(inputs["shards"], "heads", "train", 2)
+    write_faces(inputs["shards"], "heads", "val", 3)
     faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
     ids, truth = (
         {name: pair[0] for name, pair in faces.items()},
@@ -98,7 +99,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     cells = [{"K": k, "d": d, "mae": 5.0 - 0.1 * k} for k in range(3) for d in (1, 2)]
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
     network = {"val_mae": 6.7, "best_epoch": 3, "epochs": 3, "seconds": 1.0, "history": history}
-    split = {
+    split: dict[str, Any] = {
         "input": 16,
         "kept": 14,
         "quarantined": {"truncated_picture": 1},
@@ -118,7 +119,12 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
         "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
-        "evaluate": {"rows": rows, "heatmap": {test: cells for test in TESTS}, "drift": drift},
+        "evaluate": {
+            "rows": rows,
+            "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],
+            "heatmap": {test: cells for test in TESTS},
+            "drift": drift,
+        },
     }
 
 
@@ -185,6 +191,7 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "0123456789ab",
         '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
         "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
+        "7 faces of people who were not trained on",
     ):
         assert name in page, name
     for row in stage.results["evaluate"]["rows"]:
@@ -203,8 +210,9 @@ def test_every_cell_of_a_wide_table_names_its_column() -> None:
     assert "<table" in table(["name", "n", "m", "said"], [])
 
 
-def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
+def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:
     import mlflow.pyfunc
+    import pandas
 
     stage, result, events = published
     kinds = [kind for kind, _ in events]
@@ -214,15 +222,51 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any) -> None:
     assert contest[1] == stage.results["student"]["networks"]["distilled"]["val_mae"], "the test set crowns nobody"
     assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
     source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
-    assert {"student.onnx", "model.safetensors", "model.json", "README.md"} <= {f.name for f in source.iterdir()}
-    faces = read_shard(stage.inputs["shards"] / "heads.test" / "part-00000.parquet").images[:5, 4:-4, 4:-4]
-    crops = np.ascontiguousarray(faces)
-    found = mlflow.pyfunc.load_model(str(source)).predict({"images": crops})
+    files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
+    assert files <= {f.name for f in source.iterdir()}
+    assert [body for kind, body in events if kind == "say" and "int8: MAE" in body], "the cost of int8 is printed"
+    picture = render_head(9, 1, size=64)
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR))
+    assert done
+    (tmp_path / "face.png").write_bytes(encoded.tobytes())
+    box = dict(zip(("x1", "y1", "x2", "y2"), map(float, vars(picture.box).values()), strict=True))
+    rows = [{"image": encoded.tobytes(), **box}, {"path": str(tmp_path / "face.png"), **box}]
+    found = mlflow.pyfunc.load_model(str(source))
+    answers = found.predict(pandas.DataFrame(rows, index=["bytes", "path"]))
     from hpe_core.predictor import HeadPosePredictor
 
-    expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict_windows(crops)
-    np.testing.assert_allclose(found["angles"], expected.angles, atol=1e-4)
-    assert result["parity"]["crops"] == 6
+    expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict(picture.image, [picture.box])
+    for name in ("bytes", "path"):
+        degrees = answers.loc[name, ["pitch", "yaw", "roll"]].to_numpy(float)
+        np.testing.assert_allclose(degrees, expected.angles[0], atol=1e-4)
+    assert list(found.predict(found.input_example).columns) == found.metadata.signature.outputs.input_names()
+    assert result["parity"]["crops"] == 6 and result["int8"]["faces"] == 6
+    assert result["int8"]["calibrated_on"] == 14
+
+
+def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) -> None:
+    stage, _, _ = published
+    labels = [read_shard(stage.inputs["shards"] / f"{name}.test" / "part-00000.parquet").angles for name in TESTS]
+    every = publish.spread_faces(stage, TESTS, "test", 1000)
+    assert every is not None and every.windows.shape == (28, CROP.size, CROP.size, 3)
+    np.testing.assert_array_equal(every.angles, np.concatenate(labels))
+    some = publish.spread_faces(stage, TESTS, "test", 6)
+    assert some is not None
+    np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
+    assert publish.spread_faces(stage, TESTS, "test", 0) is None
+
+
+def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, _, _ = published
+
+    def refuses(*_: Any) -> None:
+        raise TypeError("no such\noperator")
+
+    monkeypatch.setattr(publish, "quantize_onnx", refuses)
+    monkeypatch.setattr(publish, "export_network", lambda *_: {})
+    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
+        publish.export_all(stage, stage.folder, stage.folder)
 
 
 def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(published: Any) -> None:

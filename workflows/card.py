@@ -1,5 +1,5 @@
-"""The model card: what the network was taught, what it is for, how good it is, and under which terms, as
-Markdown.
+"""The model card: what the network was taught, what it is for and not for, how good and how fast it is, in which files
+it comes, and under which terms, as Markdown.
 
 Code, weights and data have three different owners, so their terms are stated apart. What follows for the
 weights is derived from the readers of the training datasets and from the pretrained weights that any
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec, PipelineSpec
 
@@ -70,29 +71,29 @@ UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", Tru
 
 def model_card(
     spec: PipelineSpec,
-    student: Mapping[str, Any],
-    crop: CropSpec,
-    rows: Sequence[Mapping[str, Any]],
+    results: Mapping[str, Mapping[str, Any]],
     exported: Mapping[str, Any],
-    faces: Mapping[str, int],
     provenance: Mapping[str, str],
 ) -> str:
     """The card of the champion.
 
-    `student` is its TrainSpec as plain values, `rows` the evaluation's table, `exported` what `export_onnx`
-    returned, `faces` the number of faces of each `<dataset>.<split>`, `provenance` names and values (stage
-    hashes, commit).
+    `results` are the finished stages' (shards, student and evaluate are read), `exported` is what the publish stage
+    measured of its files, `provenance` names and values (stage hashes, commit).
     """
+    student, evaluated, splits = results["student"]["spec"], results["evaluate"], results["shards"]["splits"]
+    rows, crop = evaluated["rows"], spec.data.crop
     parts = [
         f"# {spec.publish.model_name}: head pose from a face crop",
         _opening(spec, student, crop, rows, exported),
-        "## Use\n\n" + _use(spec),
+        "## Use\n\n" + _use(spec, exported),
         "## For what, and for what not\n\n" + _purpose(spec),
         "## Angles and crop\n\n" + _contract(crop),
         "## How good\n\n" + metrics_table(rows) + "\n\n" + _reading(rows),
-        "## Trained on\n\n" + _data(spec, faces),
+        "## Protocol\n\n" + _protocol(spec, evaluated, splits),
+        "## How fast\n\n" + latency_lines(exported),
+        "## Trained on\n\n" + _data(spec, {name: int(entry["kept"]) for name, entry in splits.items()}),
         "## Terms\n\n" + _terms(spec, student),
-        "## The ONNX file\n\n" + _file(exported),
+        "## Files\n\n" + _files(exported),
         "## Provenance\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in provenance.items()),
     ]
     return "\n\n".join(parts) + "\n"
@@ -139,16 +140,22 @@ def _opening(
     )
 
 
-def _use(spec: PipelineSpec) -> str:
+def _use(spec: PipelineSpec, exported: Mapping[str, Any]) -> str:
+    int8 = " or student.int8.onnx" if exported["int8"] else ""
     return f"""```python
 from hpe_core.predictor import HeadPosePredictor
-predictor = HeadPosePredictor.load("student.onnx")  # or this folder, for torch
+predictor = HeadPosePredictor.load("{ONNX_FILE}")  #{int8} or this folder, for torch
 angles, spread = predictor.predict(image_rgb, [(x1, y1, x2, y2)])  # degrees, one row a face
 ```
 
-Without this project's code:
-`mlflow.pyfunc.load_model("models:/{spec.publish.model_name}@{spec.publish.alias}")` and
-`.predict({{"images": crops}})`, where the crops follow the contract below."""
+Without this project's code, through MLflow, which brings it along:
+
+```python
+model = mlflow.pyfunc.load_model("models:/{spec.publish.model_name}@{spec.publish.alias}")
+model.predict(pandas.DataFrame([{{"path": "face.jpg", "x1": x1, "y1": y1, "x2": x2, "y2": y2}}]))
+```
+
+`image` takes an encoded picture's bytes in place of `path`; without a box the whole picture is taken for it."""
 
 
 def _purpose(spec: PipelineSpec) -> str:
@@ -187,6 +194,19 @@ def _reading(rows: Sequence[Mapping[str, Any]]) -> str:
     return text + (f" Test sets below 500 faces ({', '.join(few)}) are small." if few else "")
 
 
+def _protocol(spec: PipelineSpec, evaluated: Mapping[str, Any], splits: Mapping[str, Any]) -> str:
+    """Under which rules the errors were measured: the named protocol, and which faces were scored."""
+    asked = evaluated.get("protocol")
+    lines = ["- No published protocol was asked for: compare with care."]
+    if asked:
+        said = "; ".join(asked["deviations"]) or "none that the configuration shows"
+        lines = [f"- {asked['name']}, hash `{asked['hash']}`. Deviations of this run: {said}."]
+    for name in spec.data.test:
+        tested = splits[f"{name}.test"]
+        lines.append(f"- {name}: N = {tested['kept']}, fingerprint of the faces `{tested['fingerprint'][:12]}`.")
+    return "\n".join(lines)
+
+
 def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
     lines = [
         "| dataset | what | faces to train | to validate | to test | terms |",
@@ -205,7 +225,8 @@ def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
     return "\n".join(lines) + ("\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else "")
 
 
-def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+def weight_terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+    """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
     learnt = {name: TERMS.get(spec.data.datasets[name].reader, UNKNOWN) for name in spec.data.train}
     bound = [name for name, terms in learnt.items() if terms.research_only]
     began = [name for name, train in spec.teachers.items() if train.net.pretrained != "none"]
@@ -216,22 +237,56 @@ def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
         weights = "nothing in the training data forbids any use; keep the citations"
     if began:
         weights += f". {', '.join(began)} began with pretrained weights, whose own terms apply too"
+    return weights
+
+
+def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
     return (
         "- Code: Apache-2.0.\n"
-        f"- Weights: {weights}.\n"
+        f"- Weights: {weight_terms(spec, student)}.\n"
         "- Data: belongs to its owners, under the terms in the table above; none is shipped here."
     )
 
 
-def _file(exported: Mapping[str, Any]) -> str:
-    parity, latency = exported["parity"], exported["latency_ms"]
-    gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in parity["angles"].items())
+def latency_lines(exported: Mapping[str, Any]) -> str:
+    """The latency table as Markdown, with what it was measured on."""
+    batches = list(next(iter(exported["latency_ms"].values())))
+    lines = [f"| runtime | {' | '.join(f'{name}, ms' for name in batches)} |", f"|---|{'--:|' * len(batches)}"]
+    for runtime, row in exported["latency_ms"].items():
+        lines.append(f"| {runtime} | {' | '.join(f'{row[name]:.2f}' for name in batches)} |")
+    where = f" of {exported['cpu']}" if exported["cpu"] else ""
+    lines += ["", f"{exported['parameters'] / 1e6:.2f} M parameters; one core{where}, median of a call."]
+    return "\n".join(lines)
+
+
+def int8_line(int8: Mapping[str, Any]) -> str:
+    """What the int8 file costs, in one sentence."""
+    if "cost_deg" not in int8:
+        return f"int8: calibrated on {int8['calibrated_on']} validation faces; not scored, for want of test faces"
     return (
-        f"- `student.onnx`, {exported['bytes'] / 1e6:.2f} MB, opset {exported['opset']}. Input `images` "
-        "(batch, size, size, 3) "
-        "uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.\n"
-        f"- Parity with torch over {parity['crops']} crops, largest difference in degrees: {gaps} "
-        f"(allowed {parity['allowed']:g}).\n"
-        f"- Latency on one CPU thread: {latency['batch 1']:.2f} ms for one crop, {latency['batch 32']:.1f} "
-        "ms for 32."
+        f"int8: MAE {int8['float_mae']:.2f} -> {int8['mae']:.2f} ({int8['cost_deg']:+.3f} degrees, 95 % interval "
+        f"+-{int8['margin_deg']:.3f}) on {int8['faces']} test faces; an answer moves by {int8['moved_deg']:.2f} degrees"
     )
+
+
+def _files(exported: Mapping[str, Any]) -> str:
+    parity, program, hub = exported["parity"], exported["program_parity"], exported["hub"]
+    gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in parity["angles"].items())
+    traced = max(program["angles"].values())
+    lines = [
+        f"- `{ONNX_FILE}`, {exported['bytes'] / 1e6:.2f} MB, opset {exported['opset']}. Input `images` "
+        "(batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (standard deviation) (batch, 3) float32 "
+        f"degrees. Parity with torch over {parity['crops']} crops, largest difference in degrees: {gaps} "
+        f"(allowed {parity['allowed']:g})."
+    ]
+    if exported["int8"]:
+        lines.append(f"- `student.int8.onnx`, {exported['int8']['bytes'] / 1e6:.2f} MB. {int8_line(exported['int8'])}.")
+    lines += [
+        f"- `student.pt2`, {exported['program_bytes'] / 1e6:.2f} MB: the same function for `torch.export.load`, "
+        f"{traced:.1e} degrees from the network on the same crops.",
+        "- `model.safetensors` and `model.json`: the weights and their meaning, for `hpe_core`.",
+        f"- `timm/`: {hub['architecture']} for timm, {'with' if hub['head'] else 'without'} the predicting head; its "
+        "README says what that form loses.",
+        "- `MLmodel`: MLflow's description (pyfunc and onnx), with a signature and an example.",
+    ]
+    return "\n".join(lines)

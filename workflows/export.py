@@ -1,13 +1,14 @@
-"""A saved network -> one ONNX file that takes uint8 crops and gives degrees, with its parity and speed
-measured.
+"""A saved network -> the files that others run: one ONNX file that takes uint8 crops and gives degrees, and the same
+traced program for PyTorch, with their parity measured.
 
-Normalisation, softmax and expectation lie inside the graph, and the crop contract in its metadata, so that
-whoever has the file can do nothing differently. The file is checked against torch on real crops before
-anybody sees it: an export that is off by more than a thousandth of a degree is an error.
+Normalisation, softmax, expectation and standard deviation lie inside the graph, and the crop contract in the ONNX
+file's metadata, so that whoever has the file can do nothing differently. The network is traced once
+(`torch.export`); both files come from that trace and are checked against the network on real crops before anybody sees
+them: an export that is off by more than a thousandth of a degree is an error.
 
-The exporter notes in every node from which source line of which folder it came; that is taken out again
-(half of a small file's size, machine paths, and no two machines' bytes alike). Exporting with the
-TorchScript route is not kept: it needs the same rewrites and torch has announced its end.
+Tracer and exporter note in every node from which source line of which folder it came; that is taken out again (half of
+a small file's size, machine paths, and no two machines' bytes alike). Exporting with the TorchScript route is not
+kept: it needs the same rewrites and torch has announced its end.
 """
 
 import contextlib
@@ -15,10 +16,9 @@ import io
 import itertools
 import logging
 import os
-import statistics
-import time
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Image
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, open_session
 from hpe_core.rotation import ANGLE_NAMES, CONVENTION
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32
+Answers = Callable[[Image], list[NDArray[np.float32]]]
 
 
-def export_onnx(net_folder: Path, out: Path, crops: Image | None = None) -> dict[str, Any]:
-    """Write the network in `net_folder` to the file `out`; returns parity, latency, bytes and opset.
+def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> dict[str, Any]:
+    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset and
+    parameters.
 
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
-    Raises ValueError that names the figure where torch and ONNX Runtime differ by more than 1e-3 degrees.
+    Raises ValueError that names the figure where a file and the network differ by more than 1e-3 degrees; no file is
+    left then.
     """
     from hpe_core.checkpoint import load_net
 
@@ -47,23 +50,21 @@ def export_onnx(net_folder: Path, out: Path, crops: Image | None = None) -> dict
     if crops is None:
         crops = np.random.default_rng(0).integers(0, 256, (48, size, size, 3), dtype=np.uint8)
     network = deployed(saved.net)
-    model = _graph(network, size)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unproved = out.with_name(f".{out.stem}.{os.getpid()}.onnx")
-    try:
-        _write(model, unproved, contract_of(saved.crop, CONVENTION))
-        parity = measure_parity(network, unproved, crops)
-        worst = max(parity["angles"].values())
-        if not worst <= PARITY_DEG:
-            gap = f"ONNX and torch differ by {worst:.2g} degrees on {len(crops)} crops"
-            raise ValueError(f"{gap}; {PARITY_DEG:g} is allowed")
-        os.replace(unproved, out)
-    finally:
-        unproved.unlink(missing_ok=True)
+    program = _traced(network, size)
+    with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
+        model = _graph(program)
+        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION))
+        _save_program(program, program_draft)
+        session = open_session(onnx_draft)
+        parity = measure_parity(network, lambda batch: session.run(list(OUTPUTS), {INPUT: batch}), crops)
+        _demand(parity, "ONNX")
+        program_parity = measure_parity(network, _read_program(program_draft), crops)
+        _demand(program_parity, "the exported program")
     return {
         "parity": parity,
-        "latency_ms": measure_latency(out, size),
-        "bytes": out.stat().st_size,
+        "program_parity": program_parity,
+        "bytes": onnx_file.stat().st_size,
+        "program_bytes": program_file.stat().st_size,
         "opset": max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         "parameters": saved.net.parameter_count(),
     }
@@ -86,24 +87,31 @@ def deployed(net: Any) -> Any:
     return Deployed().eval()
 
 
-def _graph(network: Any, size: int) -> Any:
-    """The traced ONNX model with a free batch size, without the exporter's notes."""
+def _traced(network: Any, size: int) -> Any:
+    """The network as a torch.export program with a free batch size."""
     import torch
 
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            network,
-            (example,),
+        return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}})
+
+
+def _graph(program: Any) -> Any:
+    """The program as an ONNX model, without the exporter's notes."""
+    import torch
+
+    with _quiet(), torch.no_grad():
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
             input_names=[INPUT],
             output_names=list(OUTPUTS),
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={INPUT: {0: "batch"}},
             external_data=False,
             verbose=False,
         )
-    assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
-    model = program.model_proto
+    assert exported is not None, "torch.onnx.export(dynamo=True) returns a program"
+    model = exported.model_proto
     graph = model.graph
     for entry in [
         model,
@@ -127,12 +135,39 @@ def _write(model: Any, out: Path, metadata: dict[str, str]) -> None:
     out.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def measure_parity(network: Any, onnx_file: Path, crops: Image) -> dict[str, Any]:
-    """Largest absolute difference of torch and ONNX Runtime, degrees, by angle, over batches of other sizes
+def _save_program(program: Any, out: Path) -> None:
+    """Write the .pt2 file. The notes in the nodes are the program's own copy, so they are dropped in place."""
+    import torch
+
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
+                node.meta.pop(note, None)
+    torch.export.save(program, out)
+
+
+def _read_program(file: Path) -> Answers:
+    import torch
+
+    module = torch.export.load(file).module()
+    return lambda batch: [part.numpy() for part in module(torch.from_numpy(batch))]
+
+
+@contextlib.contextmanager
+def _unproved(out: Path) -> Iterator[Path]:
+    """A file of the same name (an archive repeats it inside) that replaces `out` when the block ends well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unproved-", dir=out.parent) as place:
+        draft = Path(place) / out.name
+        yield draft
+        os.replace(draft, out)
+
+
+def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, Any]:
+    """Largest absolute difference of the network and an export of it, degrees, by angle, over batches of other sizes
     than traced."""
     import torch
 
-    session = open_session(onnx_file)
     worst = np.zeros((2, 3))
     # One crop, one whole batch, and what is left: the batch size has to be free, not merely unchecked.
     cuts = [0, *range(1, len(crops), PARITY_BATCH), len(crops)]
@@ -140,40 +175,23 @@ def measure_parity(network: Any, onnx_file: Path, crops: Image) -> dict[str, Any
         batch = np.ascontiguousarray(crops[start:end])
         with torch.inference_mode():
             expected = [part.numpy() for part in network(torch.from_numpy(batch))]
-        found = session.run(list(OUTPUTS), {INPUT: batch})
+            found = answers(batch)
         gap = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)]
         worst = np.maximum(worst, gap)  # a NaN stays a NaN
     named = [dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst]
     return {"angles": named[0], "spread": named[1], "crops": len(crops), "allowed": PARITY_DEG}
 
 
-def measure_latency(onnx_file: Path, size: int, threads: int = 1) -> dict[str, float]:
-    """Median milliseconds of one call, for batches of 1 and of 32, on so many CPU threads."""
-    session = open_session(onnx_file, threads)
-    return {f"batch {b}": _median_ms(session, np.full((b, size, size, 3), 127, np.uint8)) for b in (1, 32)}
-
-
-def _median_ms(session: Any, images: NDArray[np.uint8]) -> float:
-    seconds: list[float] = []
-    deadline = time.perf_counter() + 1.5
-    while len(seconds) < 8 or (len(seconds) < 60 and time.perf_counter() < deadline):
-        began = time.perf_counter()
-        session.run(list(OUTPUTS), {INPUT: images})
-        seconds.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(seconds[3:])
-
-
-def open_session(onnx_file: Path, threads: int = 1) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+def _demand(parity: dict[str, Any], what: str) -> None:
+    worst = max(parity["angles"].values())
+    if not worst <= PARITY_DEG:
+        gap = f"{what} and torch differ by {worst:.2g} degrees on {parity['crops']} crops"
+        raise ValueError(f"{gap}; {PARITY_DEG:g} is allowed")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells of its own internals on three channels; errors still come through as exceptions."""
+    """Tracer and exporter tell of their internals on three channels; errors still come through as exceptions."""
     level = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -1,64 +1,80 @@
-"""Stage "publish": the champion as an ONNX file with measured parity, a model card, the report, and the
+"""Stage "publish": the champion in every form that somebody may want to run, a model card, the report, and the
 registry.
 
-The folder `model` is complete in itself: the ONNX file, the torch weights with their meaning, the card, and
-an MLmodel file of MLflow's ONNX flavour, so that `mlflow.pyfunc.load_model("models:/head-pose@champion")`
-works where this project is not installed. MLflow is told through the reporter: a dead tracking server does
-not stop publishing.
+The folder `model` is complete in itself: the ONNX file and its int8 form, the torch weights with their meaning, the
+traced program, a folder for timm, the card, and MLflow's MLmodel (`workflows.mlmodel`), so that
+`mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed. MLflow is told
+through the reporter: a dead tracking server does not stop publishing.
 """
 
-import importlib.metadata
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from hpe_core.crop import Image
+from hpe_core.crop import Image, window
+from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.rows import read_shard, shard_files
-from workflows.card import metrics_table, model_card, summary
-from workflows.export import export_onnx
+from workflows.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
+from workflows.export import export_network
+from workflows.hub import write_hub
+from workflows.mlmodel import begin_folder, version_of
+from workflows.quantize import quantize_onnx, score_int8
+from workflows.runtimes import ONNX, cpu_name, latency_table
 from workflows.stages import StageRun, finished
 
 CHAMPION = "distilled"
-ONNX_FILE, CARD_FILE = "student.onnx", "README.md"
+INT8_FILE, PROGRAM_FILE, HUB_FOLDER, CARD_FILE = "student.int8.onnx", "student.pt2", "timm", "README.md"
 VERSIONS = (
     "torch",
     "timm",
     "onnx",
     "onnxruntime",
+    "openvino",
     "ray",
     "mlflow",
     "numpy",
     "opencv-python-headless",
     "pyarrow",
 )
-NEEDED = ("onnxruntime", "onnx", "numpy")  # what the MLflow model needs to run
+
+
+class Faces(NamedTuple):
+    """Windows (M, size, size, 3) uint8 and their labels (M, 3) degrees."""
+
+    windows: Image
+    angles: NDArray[np.float32]
 
 
 def run(stage: StageRun) -> dict[str, Any]:
-    """Export, describe, report, register; returns the files (relative to the stage's folder), parity and
-    latency."""
+    """Export, describe, report, register; returns the files (relative to the stage's folder), parities, the int8
+    file's cost, and latencies."""
     from workflows.report import build_report  # matplotlib, which --help does not need
 
     network, model = stage.inputs["student"] / CHAMPION, stage.folder / "model"
     report = stage.reporter
-    report.progress("publishing", 0, 4, "steps, exporting")
-    exported = export_onnx(network, model / ONNX_FILE, parity_windows(stage))
+    report.progress("publishing", 0, 5, "steps, exporting")
+    begin_folder(model)
     for name in ("model.safetensors", "model.json"):
         shutil.copyfile(network / name, model / name)
+    exported = export_all(stage, network, model)
+    report.progress("publishing", 1, 5, "steps, measuring latency")
+    int8_file = model / INT8_FILE if exported["int8"] else None
+    exported |= {"latency_ms": latency_table(network, model / ONNX_FILE, int8_file), "cpu": cpu_name()}
+    report.say(latency_lines(exported))
     facts = provenance(stage)
-    rows, splits = stage.results["evaluate"]["rows"], stage.results["shards"]["splits"]
-    faces = {name: int(entry["kept"]) for name, entry in splits.items()}
-    card = model_card(stage.spec, stage.results["student"]["spec"], stage.spec.data.crop, rows, exported, faces, facts)
-    (model / CARD_FILE).write_text(card)
-    write_mlmodel(model, stage.spec.data.crop.size)
-    report.progress("publishing", 1, 4, "steps, drawing")
+    rows = stage.results["evaluate"]["rows"]
+    (model / CARD_FILE).write_text(model_card(stage.spec, stage.results, exported, facts))
+    report.progress("publishing", 2, 5, "steps, drawing")
     page = build_report(stage, exported, facts, stage.folder / "report")
-    report.progress("publishing", 3, 4, "steps, handing over")
+    report.progress("publishing", 4, 5, "steps, handing over")
     report.artifact(stage.key, model, "model")
     report.artifact(stage.key, page.parent, "report")
     report.metrics(stage.key, figures(exported, rows), 0)
@@ -75,13 +91,34 @@ def run(stage: StageRun) -> dict[str, Any]:
             "backbone": stage.results["student"]["spec"]["net"]["backbone"],
         },
     )
-    report.progress("publishing", 4, 4, "steps, published")
+    report.progress("publishing", 5, 5, "steps, published")
     return {
         "onnx": f"model/{ONNX_FILE}",
         "card": f"model/{CARD_FILE}",
         "report": str(page.relative_to(stage.folder)),
         **exported,
     }
+
+
+def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
+    """Write the network's files into the folder `model`; returns what was measured of each."""
+    data, publish = stage.spec.data, stage.spec.publish
+    scored = spread_faces(stage, data.test, "test", publish.parity_crops)
+    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, scored and scored.windows)
+    exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results["student"]["spec"]))
+    calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
+    exported["int8"] = None
+    if calibration:
+        try:
+            quantize_onnx(model / ONNX_FILE, model / INT8_FILE, calibration.windows)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
+        exported["int8"] = {"bytes": (model / INT8_FILE).stat().st_size, "calibrated_on": len(calibration.windows)}
+        if scored:
+            exported["int8"] |= score_int8(model / ONNX_FILE, model / INT8_FILE, scored.windows, scored.angles)
+            stage.reporter.say(int8_line(exported["int8"]))
+    return exported
 
 
 def contest(stage: StageRun) -> tuple[str, float]:
@@ -94,26 +131,32 @@ def contest(stage: StageRun) -> tuple[str, float]:
 def figures(exported: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
     """What MLflow keeps as numbers."""
     out = {f"onnx/parity_{name}_deg": gap for name, gap in exported["parity"]["angles"].items()}
-    out |= {f"onnx/latency_{name.replace(' ', '_')}_ms": ms for name, ms in exported["latency_ms"].items()}
+    out |= {f"onnx/latency_{name.replace(' ', '_')}_ms": ms for name, ms in exported["latency_ms"][ONNX].items()}
     out |= {"onnx/megabytes": exported["bytes"] / 1e6}
+    if exported["int8"]:
+        out |= {f"int8/{key}": float(value) for key, value in exported["int8"].items()}
     return out | {f"{row['test']}/mae": row["mae"] for row in rows if row["name"] == CHAMPION}
 
 
-def parity_windows(stage: StageRun) -> Image | None:
-    """Up to `publish.parity_crops` windows, evenly from the test sets; None where that is 0."""
-    from hpe_core.crop import window
-
-    data, wanted = stage.spec.data, stage.spec.publish.parity_crops
-    share = -(-wanted // len(data.test)) if data.test else 0
-    parts: list[Image] = []
-    for name in data.test:
-        left = share
-        for file in shard_files(stage.inputs["shards"], name, "test"):
-            if left <= 0:
-                break
-            parts.append(window(read_shard(file).images[:left], data.crop.size))
-            left -= len(parts[-1])
-    return np.ascontiguousarray(np.concatenate(parts)) if parts else None
+def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: int) -> Faces | None:
+    """Up to `wanted` faces of a split, evenly from the datasets and from the rows of each; None where there is none."""
+    share = -(-wanted // len(datasets)) if datasets else 0
+    parts: list[Faces] = []
+    for name in datasets:
+        files = shard_files(stage.inputs["shards"], name, split)
+        counts = [pq.read_metadata(file).num_rows for file in files]
+        total, start = sum(counts), 0
+        picked = np.unique(np.linspace(0, total - 1, min(share, total)).round().astype(int))
+        for file, count in zip(files, counts, strict=True):
+            rows = picked[(picked >= start) & (picked < start + count)] - start
+            start += count
+            if len(rows):
+                shard = read_shard(file)
+                parts.append(Faces(window(shard.images[rows], stage.spec.data.crop.size), shard.angles[rows]))
+    if not parts:
+        return None
+    windows, angles = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Faces(np.ascontiguousarray(windows), angles)
 
 
 def provenance(stage: StageRun) -> dict[str, str]:
@@ -130,37 +173,6 @@ def provenance(stage: StageRun) -> dict[str, str]:
     }
     facts |= {"python": platform.python_version()}
     return facts | {name: version for name in VERSIONS if (version := version_of(name))}
-
-
-def version_of(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def write_mlmodel(folder: Path, size: int) -> None:
-    """Make the folder an MLflow model of the ONNX flavour: input {'images': (B, size, size, 3) uint8}."""
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, size, size, 3), "images")])
-    outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, 3), name) for name in ("angles", "spread")])
-    model = Model(signature=ModelSignature(inputs=inputs, outputs=outputs))
-    needs = [f"{name}=={version_of(name)}" for name in NEEDED]
-    model.add_flavor("onnx", onnx_version=version_of("onnx"), data=ONNX_FILE, providers=["CPUExecutionProvider"])
-    model.add_flavor(
-        "python_function",
-        loader_module="mlflow.onnx",
-        data=ONNX_FILE,
-        python_version=platform.python_version(),
-        env={"virtualenv": "python_env.yaml"},
-    )
-    (folder / "requirements.txt").write_text("\n".join([f"mlflow=={version_of('mlflow')}", *needs]) + "\n")
-    (folder / "python_env.yaml").write_text(
-        f"python: {platform.python_version()}\ndependencies:\n- -r requirements.txt\n"
-    )
-    model.save(str(folder / "MLmodel"))
 
 
 if __name__ == "__main__":

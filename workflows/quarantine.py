@@ -75,6 +75,7 @@ def pictures_of(faces: Sequence[Broken], plan: DatasetPlan, source: Source) -> d
     listed = [(job.split, ref) for job in plan.jobs for ref in job.refs]
     refs = {(split, ref.sample_id, files.printable(ref.key)): ref for split, ref in [*listed, *plan.repeated]}
     wanted = [refs[face.split, face.sample_id, face.path] for face in faces]
+    source.fetch(wanted)
     with Sandbox(Remains(source), CropSpec(size=TILE, margin_px=0), timeout_s=TIMEOUT_S, tries=1) as sandbox:
         answers = list(sandbox.load_many(wanted))
     return {

@@ -19,11 +19,12 @@ from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import read_shard, read_table, shard_files
 from workflows import figures
 from workflows.accounts import QUARANTINE, Broken
-from workflows.card import TERMS, UNKNOWN
+from workflows.card import TERMS, UNKNOWN, int8_line
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
 from workflows.published import beside
 from workflows.quarantine import SHEET, TABLE, chosen
+from workflows.runtimes import ONNX
 from workflows.stages import StageRun, finished
 
 Row = Mapping[str, Any]
@@ -34,8 +35,8 @@ PAGE = "report.html"
 def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], folder: Path) -> Path:
     """Write `report.html` and its PNGs into `folder`; returns the page's path.
 
-    `stage` is the publish stage (its `results` and `inputs` name every finished stage), `exported` what
-    `export_onnx` returned, `provenance` names and values to print.
+    `stage` is the publish stage (its `results` and `inputs` name every finished stage), `exported` what it
+    measured of its files, `provenance` names and values to print.
     """
     folder.mkdir(parents=True, exist_ok=True)
     book = Book(folder)
@@ -49,6 +50,7 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
         section_training(book, [results["teachers"], results["student"]]),
         section_labels(results["labels"], results["evaluate"].get("drift", {})),
         section_search(book, results["search"]),
+        section_runtimes(exported),
         section_samples(book, stage),
         section_quarantine(book, stage),
         section_provenance(stage, provenance),
@@ -89,7 +91,7 @@ def header(
             f"{'lower' if gain >= 0 else 'higher'} than its hard twin’s (95 % interval of the gain "
             f"{gain - margin:+.2f} to {gain + margin:+.2f}°, paired over faces; one seed).</p></section>\n"
         )
-    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"]
+    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"][ONNX]
     net = stage.results["student"]["spec"]["net"]
     return (
         f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
@@ -135,8 +137,17 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
     worst = worst_faces(book, stage, test, networks["teachers' ensemble"], networks["distilled"])
     return (
         f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
+        f"{new_people_table(test, stage.results['evaluate']['new_people'])}"
         f'<div class="grid">{"".join(parts)}</div>{worst}</section>\n'
     )
+
+
+def new_people_table(test: str, rows: Sequence[Row]) -> str:
+    """The same table over the faces of people who were not trained on, where some of the test set's were."""
+    mine = [row for row in rows if row["test"] == test]
+    if not mine:
+        return ""
+    return f"<h3>{mine[0]['n']:,.0f} faces of people who were not trained on</h3>{results_table(mine)}"
 
 
 def results_table(rows: Sequence[Row]) -> str:
@@ -283,6 +294,20 @@ def section_search(book: Book, search: Row) -> str:
     chart = book.chart("pareto", figures.pareto(search["trials"]), caption)
     body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}<div></div></div>'
     return f"<section><h2>Search</h2>{body}</section>\n"
+
+
+def section_runtimes(exported: Row) -> str:
+    """What a call costs in each runtime, and what int8 costs in degrees."""
+    latency = exported["latency_ms"]
+    batches = list(latency[ONNX])
+    lines = [
+        f"<tr><th>{esc(runtime)}</th>{''.join(f'<td>{row[name]:.2f}</td>' for name in batches)}</tr>"
+        for runtime, row in latency.items()
+    ]
+    note = f"Milliseconds of one call on one core; {exported['parameters'] / 1e6:.2f} M parameters."
+    note += f" {int8_line(exported['int8'])}." if exported["int8"] else ""
+    head = ["runtime", *(f"{name}, ms" for name in batches)]
+    return f"<section><h2>Latency</h2>{table(head, lines)}<p class=note>{esc(note)}</p></section>\n"
 
 
 def section_samples(book: Book, stage: StageRun) -> str:
