@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from hpe_core.plain import SpecError
-from hpe_core.rows import ShardError, read_shard
+from hpe_core.rows import ShardError, file_sha256, read_shard
 from hpe_core.spec import ClusterSpec
 from tests.test_pipeline import (
     NAMES,
@@ -41,6 +41,7 @@ from tests.test_pipeline import (
 )
 from workflows.cluster import capacity, machinery
 from workflows.labels import actor_count
+from workflows.stages import read_json, write_json
 from workflows.train import slots
 
 # ---------------------------------------------------------------- how much fits
@@ -181,11 +182,23 @@ def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: 
     assert "Traceback" not in done.err and len(last) < 500, tail(done)
 
 
+def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
+    """Other bytes in a finished stage's folder, and in its manifest the sizes and hashes of those."""
+    manifest = read_json(folder / "manifest.json")
+    assert manifest is not None
+    for path, content in contents.items():
+        path.write_bytes(content)
+        listed = {"bytes": len(content), "sha256": file_sha256(path)}
+        manifest["files"][str(path.relative_to(folder))] = listed
+    write_json(folder / "manifest.json", manifest)
+
+
 @pytest.mark.timeout(1500)
 def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Path):
     """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
-    Nothing before "evaluate" stumbles over the damaged test shards, so nothing before it has opened them.
+    Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
+    manifest lists them as they are: else the store would find them damaged and have them made again.
     """
     store = tmp_path / "store"
     early = run("labels.py", store, env=head.env)
@@ -194,8 +207,8 @@ def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Pa
     joined(run("shards.py", store, env=head.env), head)  # address auto: found by the note of `ray start`
     tests = {path: path.read_bytes() for path in stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
     assert tests
+    replace_files(stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
     for path in tests:
-        path.write_bytes(b"nobody may read this")
         with pytest.raises(ShardError):
             read_shard(path)
     by_address = {**head.env, "RAY_ADDRESS": head.address}
@@ -211,8 +224,7 @@ def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Pa
     assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), tail(broken)
     assert "Traceback" not in told and "predict_all" not in told, "a damaged file is one sentence, also from a worker"
     assert (stage_folder(store, "student") / "manifest.json").is_file()
-    for path, whole in tests.items():
-        path.write_bytes(whole)
+    replace_files(stage_folder(store, "shards"), tests)
 
     done = submit(head, store)
     told = done.out + done.err
