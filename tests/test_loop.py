@@ -166,3 +166,14 @@ def test_a_diverged_run_says_so(shards):
 def test_a_folder_without_a_network_is_named(tmp_path):
     with pytest.raises(SpecError, match=str(tmp_path)):
         load_net(tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_eager_one(shards):
+    """On a CPU, where it needs a C++ compiler; a first step of half a minute."""
+    losses: dict[bool, list[float]] = {}
+    for compiled in (False, True):
+        spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=2, compile=compiled))
+        kept = losses.setdefault(compiled, [])
+        fit(spec, CROP, *data(shards), on_epoch=lambda end, kept=kept: kept.append(end.metrics["train/loss"]))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
