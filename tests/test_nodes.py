@@ -102,13 +102,15 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_data_parallel_workers_through_ray(nodes: Nodes, tmp_path: Path):
-    """`cluster.workers=2`: every network by two workers that may lie on two nodes, the shards as ever."""
-    address = f"cluster.address={nodes.cluster.address}"
-    done: Done = run("full_pipeline.py", tmp_path / "store", address, "cluster.workers=2", env=environment())
+def test_two_data_parallel_workers_through_ray(nodes: Nodes, alone: Finished, tmp_path: Path):
+    """`cluster.workers=2`: every network by two workers that may lie on two nodes; it learns what one worker learns.
+
+    Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
+    """
+    store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
+    done: Done = run("full_pipeline.py", store, address, "cluster.workers=2", env=environment())
     assert done.code == 0, tail(done)
-    networks = result_of(tmp_path / "store", "teachers")["networks"]
-    for name, summary in networks.items():
-        assert summary["epochs"] == 8 and summary["val_mae"] < 60, name
-        first, last = summary["history"][0], summary["history"][-1]
-        assert last["train/loss"] < first["train/loss"], f"{name} learns"
+    ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, alone.store))
+    for name, summary in ours.items():
+        assert summary["epochs"] == 8
+        assert summary["val_mae"] == pytest.approx(theirs[name]["val_mae"], abs=1.5), name
