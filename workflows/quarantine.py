@@ -18,7 +18,7 @@ from hpe_core.draw import contact_sheet
 from hpe_core.rows import FaceRow, read_table
 from hpe_core.sandbox import Sandbox
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, FaceRef, Rejected, Source
+from hpe_core.sources.base import Annotation, FaceRef, Rejected, Source, Wrapped
 from hpe_core.sources.pictures import read_bytes
 from hpe_core.sources.plan import DatasetPlan
 from hpe_core.spec import CropSpec
@@ -83,15 +83,8 @@ def pictures_of(faces: Sequence[Broken], plan: DatasetPlan, source: Source) -> d
     }
 
 
-class Remains:
+class Remains(Wrapped):
     """A source of whole pictures instead of faces: as the reader gives them, else as a lenient decoder does."""
-
-    risky = True
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.spec = source, source.spec
-        self.refs, self.fingerprint = source.refs, source.fingerprint
-        self.states, self.fetch = source.states, source.fetch
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         """The picture with its box drawn, as one face that fills it, facing ahead. Raises Rejected."""

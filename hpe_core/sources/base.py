@@ -108,9 +108,34 @@ class Source(Protocol):
         ...
 
 
+class Wrapped:
+    """A source that stands before another one and changes some of what it gives; all else is the other's."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.spec = source.spec
+        self.risky = source.risky
+        self.whole: int | None = getattr(source, "whole", None)
+
+    def refs(self) -> Iterable[FaceRef]:
+        return self.source.refs()
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        return self.source.load(ref)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        return self.source.states(refs)
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)
+
+
 def reader_of(source: Source) -> Source:
-    """The reader itself: a source that changes boxes or poses has the one it stands before as its `source`."""
-    while hasattr(source, "source"):
+    """The reader itself, behind whatever stands before it."""
+    while isinstance(source, Wrapped):
         source = source.source
     return source
 

@@ -23,7 +23,7 @@ from hpe_core.crop import Box, Image
 from hpe_core.remote import Remote, is_remote
 from hpe_core.rows import file_sha256
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +59,11 @@ class BoxFile:
                 )
 
 
-class Boxed:
+class Boxed(Wrapped):
     """A source with the boxes of `spec.boxes` in place of its own. Keys must be paths, as those of archives are."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
-        self.spec = source.spec
-        self.risky = source.risky
-        self.whole: int | None = getattr(source, "whole", None)
+        super().__init__(source)
         self.address = str(source.spec.boxes)
         self.file = files.archive_root(self.address)
 

@@ -14,32 +14,26 @@ that was kept was 0.24, the largest that was not 0.19.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from hpe_core.crop import Image
 from hpe_core.detector import detector_of, model_sha256
 from hpe_core.plain import SpecError
-from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 from hpe_core.sources.boxes import overlap
 from hpe_core.sources.files import printable
 
 MIN_OVERLAP = 0.2
 
 
-class Detected:
+class Detected(Wrapped):
     """A source with boxes of the detector `spec.detector` in place of its own."""
 
     def __init__(self, source: Source) -> None:
+        super().__init__(source)
         assert source.spec.detector is not None
-        self.source = source
-        self.spec = source.spec
         self.detector = source.spec.detector
-        self.risky = source.risky
-        self.whole: int | None = getattr(source, "whole", None)
-
-    def refs(self) -> Iterable[FaceRef]:
-        return self.source.refs()
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         annotation, image = self.source.load(ref)
@@ -64,9 +58,6 @@ class Detected:
         """The reader's, with the detector, which decides every face."""
         settings = self._settings()
         return [f"{state} {settings}" for state in self.source.states(refs)]
-
-    def fetch(self, refs: Sequence[FaceRef]) -> None:
-        self.source.fetch(refs)
 
     def _settings(self) -> str:
         settings = asdict(self.detector) | {"model": self.detector_sha256(), "min_overlap": MIN_OVERLAP}
