@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISLNK
 
 from hpe_core.remote import Entry, Remote, RemoteError, is_remote
 from hpe_core.sources.base import DatasetError, FaceRef, Rejected
@@ -152,21 +153,43 @@ def within(root: Path, key: str, links: Links) -> Path:
 
     Names in tables and links in archives are other people's: they must not reach into the user's other files.
     """
-    path = root / key
-    name = printable(str(path))
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
-        raise Rejected("outside_root", f"{name} lies outside the dataset's folder")
+    place = os.path.normpath(os.path.join(root, key))
+    if not _is_below(place, os.path.normpath(root)):
+        raise Rejected("outside_root", f"{printable(place)} lies outside the dataset's folder")
+    if links == "inside":
+        try:
+            inside = _is_below(_real_file(place), _real_folder(os.fspath(root)))
+        except ValueError as error:  # a null character
+            raise Rejected("unreadable_file", f"{printable(place)} is no name of a file: {error}") from None
+        if not inside:
+            said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
+            raise Rejected("outside_root", f"{printable(place)} {said}")
+    return Path(place)
+
+
+def _is_below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _real_file(place: str) -> str:
+    """`os.path.realpath`, a look at the file alone where its folder was seen before: this is done for every face."""
+    folder, name = os.path.split(place)
+    path = os.path.join(_real_folder(folder), name)
     try:
-        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except ValueError as error:  # a null character
-        raise Rejected("unreadable_file", f"{name} is no name of a file: {error}") from None
-    if not inside and links == "inside":
-        said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
-        raise Rejected("outside_root", f"{name} {said}")
-    return path
+        linked = S_ISLNK(os.lstat(path).st_mode)
+    except OSError:  # whoever opens it will say what is wrong
+        linked = False
+    return os.path.realpath(path) if linked else path
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def printable(name: str) -> str:
     """A file name as one line of text: bytes that are no UTF-8, line breaks and the like are spelt out as \\xNN."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
