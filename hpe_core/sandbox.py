@@ -1,12 +1,12 @@
 """Loading faces from other people's files in a child process that may crash or hang without harm.
 
 A damaged picture can take the process down that decodes it (libtiff segfaults), or keep it busy for ever. So a risky
-source is run in a child: it decodes, crops and sends the crop back, never the whole picture. References are answered
-one by one and in order, so the first one without an answer is the culprit. The child is replaced, the culprit gets a
-second try (the first end may have been the machine's doing), and is then rejected.
+source is run in a child: it decodes, crops and sends the crop back, never the whole picture. Answers come in order and
+a handful at a time. When the child ends or hangs, it is replaced and asked face by face, so that the first one without
+an answer is the culprit; it gets a second try (the first end may have been the machine's doing), and is then rejected.
 
 Pixels come back through memory that both processes map, a place for each reference of a request; the pipe carries the
-rest of the row. Through the pipe, too, a face cost a sixth more processor time.
+rest of the row.
 
 The child limits itself: address space by RLIMIT_AS against decompression bombs, and an alarm whose default
 action ends it even inside C code, so that it does not outlive a parent that was killed while it hung.
@@ -16,10 +16,12 @@ import math
 import mmap
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import connection
@@ -41,6 +43,7 @@ MEMORY_BYTES = 4 << 30
 START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
 TRIES = 2
 REQUEST = 64  # faces asked for at a time; so many crops are mapped
+HANDFUL, LATEST_S = 16, 0.2  # answers that are sent together, and how long one waits for the others at most
 NO_PIXELS: Image = np.zeros((0, 0, 3), np.uint8)
 
 Loaded = FaceRow | Rejected
@@ -101,6 +104,7 @@ class Sandbox:
         self._pipe: connection.Connection | None = None
         self._stderr: IO[bytes] | None = None
         self._pixels = np.empty(0, np.uint8)
+        self._poll = select.poll()
 
     def load_many(self, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
         """One FaceRow or Rejected for each reference, in order, as they are done.
@@ -109,35 +113,40 @@ class Sandbox:
         to blame. Files of a remote archive are fetched here first, so the child waits for no network.
         """
         self._fetch(refs)
-        done, failures = 0, 0
+        done, failures, alone = 0, 0, False
         while done < len(refs):
             failure: Rejected | None = None
-            for answer in self._answers(refs[done:]):
+            for answer in self._answers(refs[done : done + HANDFUL] if alone else refs[done:], alone):
                 if isinstance(answer, _Ended):
                     failure = answer.blame(refs[done], self._timeout_s)
                     break
                 yield answer
                 done, failures = done + 1, 0
-            if failure is not None:
-                failures += 1
-                if failures == self._tries:
-                    yield failure
-                    done, failures = done + 1, 0
+            failures += alone and failure is not None
+            if failure is not None and failures == self._tries:
+                yield failure
+                done, failures = done + 1, 0
+            alone = failure is not None
 
-    def _answers(self, refs: Sequence[FaceRef]) -> Iterator["Loaded | _Ended"]:
-        """Answers to `refs` until all are there or the child has ended, which is the last thing said then."""
+    def _answers(self, refs: Sequence[FaceRef], alone: bool) -> Iterator["Loaded | _Ended"]:
+        """Answers to `refs` until all are there or the child has ended, which is the last thing said then.
+
+        With `alone` each is sent as soon as it is there.
+        """
         pipe = self._start()
         try:
             for start in range(0, len(refs), REQUEST):
                 request = list(refs[start : start + REQUEST])
-                pipe.send_bytes(pickle.dumps(request))
-                for place in range(len(request)):
-                    if not pipe.poll(self._timeout_s):
+                pipe.send_bytes(pickle.dumps((request, 1 if alone else HANDFUL)))
+                place = 0
+                while place < len(request):
+                    if not self._poll.poll(1000 * self._timeout_s):
                         self.close()
                         yield _Ended(None)
                         return
-                    answer = pickle.loads(pipe.recv_bytes())
-                    yield answer if isinstance(answer, Rejected) else _with(answer, self._pixels[place].copy())
+                    for answer in pickle.loads(pipe.recv_bytes()):
+                        yield answer if isinstance(answer, Rejected) else _with(answer, self._pixels[place].copy())
+                        place += 1
         except (EOFError, OSError):
             yield _Ended(self._reap())
         finally:
@@ -164,7 +173,8 @@ class Sandbox:
                 stderr=self._stderr,
                 env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        self._pipe = ours
+        self._pipe, self._poll = ours, select.poll()  # the pipe's own poll registers it anew for each answer
+        self._poll.register(ours, select.POLLIN)
         try:
             ours.send_bytes(self._task)
             ready = ours.poll(START_S) and ours.recv_bytes() == b"ready"
@@ -253,18 +263,23 @@ def serve(descriptor: int, shared: int) -> None:
             pixels = _mapped(shared, crop)
             pipe.send_bytes(b"ready")
             while True:
-                for place, ref in enumerate(pickle.loads(pipe.recv_bytes())):
+                request, together = pickle.loads(pipe.recv_bytes())
+                answers: list[Loaded] = []
+                for place, ref in enumerate(request):
                     # Later than the parent's deadline, which can tell what happened: this is for orphans.
                     signal.setitimer(signal.ITIMER_REAL, 1.5 * timeout_s + 1)
-                    answer: Loaded
+                    if not answers:
+                        began = time.monotonic()
                     try:
                         face = load_face(source, ref, crop)
                         pixels[place] = face.crop.pixels
-                        answer = _with(face, NO_PIXELS)
+                        answers.append(_with(face, NO_PIXELS))
                     except Rejected as rejected:
-                        answer = Rejected(rejected.reason, rejected.detail)  # without its traceback's chain
+                        answers.append(Rejected(rejected.reason, rejected.detail))  # without its traceback's chain
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                    pipe.send_bytes(pickle.dumps(answer))
+                    if len(answers) >= together or ref is request[-1] or time.monotonic() > began + LATEST_S:
+                        pipe.send_bytes(pickle.dumps(answers))
+                        answers = []
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 

@@ -153,38 +153,42 @@ def within(root: Path, key: str, links: Links) -> Path:
 
     Names in tables and links in archives are other people's: they must not reach into the user's other files.
     """
-    place = os.path.normpath(os.path.join(root, key))
-    if not _is_below(place, os.path.normpath(root)):
-        raise Rejected("outside_root", f"{printable(place)} lies outside the dataset's folder")
-    if links == "inside":
-        try:
-            inside = _is_below(_real_file(place), _real_folder(os.fspath(root)))
-        except ValueError as error:  # a null character
-            raise Rejected("unreadable_file", f"{printable(place)} is no name of a file: {error}") from None
-        if not inside:
-            said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
-            raise Rejected("outside_root", f"{printable(place)} {said}")
-    return Path(place)
+    folder, name = os.path.split(key)
+    if name in ("", ".", ".."):
+        folder, name = key, ""
+    try:
+        place, is_below, is_inside = _seen_folder(os.fspath(root), folder)
+        path = os.path.join(place, name) if name else place
+        if not is_below:
+            raise Rejected("outside_root", f"{printable(path)} lies outside the dataset's folder")
+        if links == "inside":
+            if _is_link(path):
+                is_inside = _is_below(os.path.realpath(path), os.path.realpath(root))
+            if not is_inside:
+                said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
+                raise Rejected("outside_root", f"{printable(path)} {said}")
+    except ValueError as error:  # a null character
+        raise Rejected("unreadable_file", f"{printable(key)} is no name of a file: {error}") from None
+    return Path(path)
+
+
+@lru_cache(maxsize=4096)
+def _seen_folder(root: str, folder: str) -> tuple[str, bool, bool]:
+    """(its path, whether that lies below the root, and whether it does behind all links): asked for every face."""
+    place = os.path.normpath(os.path.join(root, folder))
+    inside = _is_below(os.path.realpath(place), os.path.realpath(root))
+    return place, _is_below(place, os.path.normpath(root)), inside
 
 
 def _is_below(place: str, folder: str) -> bool:
     return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _real_file(place: str) -> str:
-    """`os.path.realpath`, a look at the file alone where its folder was seen before: this is done for every face."""
-    folder, name = os.path.split(place)
-    path = os.path.join(_real_folder(folder), name)
+def _is_link(path: str) -> bool:
     try:
-        linked = S_ISLNK(os.lstat(path).st_mode)
+        return S_ISLNK(os.lstat(path).st_mode)
     except OSError:  # whoever opens it will say what is wrong
-        linked = False
-    return os.path.realpath(path) if linked else path
-
-
-@lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+        return False
 
 
 def printable(name: str) -> str:

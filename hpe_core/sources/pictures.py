@@ -62,16 +62,17 @@ def read_picture(path: Path) -> Image:
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A plain file's content. Raises Rejected where it is none (a pipe would block), unreadable or huge."""
-    name = printable(str(path))
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Rejected("unreadable_file", f"{name} is not a file")
-        if status.st_size > limit:
-            raise Rejected("too_large", f"{name} has {status.st_size} bytes; at most {limit} are read")
-        return path.read_bytes()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Rejected("unreadable_file", f"{printable(str(path))} is not a file")
+            if status.st_size > limit:
+                size = f"{status.st_size} bytes; at most {limit} are read"
+                raise Rejected("too_large", f"{printable(str(path))} has {size}")
+            return stream.readall()
     except (OSError, ValueError) as error:
-        raise Rejected("unreadable_file", f"{name} cannot be read: {_cause(error)}") from None
+        raise Rejected("unreadable_file", f"{printable(str(path))} cannot be read: {_cause(error)}") from None
 
 
 def decode_picture(data: bytes, name: str) -> Image:
