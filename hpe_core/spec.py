@@ -347,12 +347,14 @@ class SearchSpec:
     concurrent: int = 2
     epochs: int = 4
     grace_epochs: int = 2  # ASHA never stops a trial before this
+    finalists: int = 1  # settings that are trained to the end; of several, validation chooses, and yours are among them
     space: dict[str, SearchSpace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.trials >= 0, f"search.trials must not be negative, got {self.trials}")
         check(self.concurrent >= 1, "search.concurrent must be at least 1")
         check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
+        check(self.finalists >= 1, f"search.finalists must be at least 1, got {self.finalists}")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,14 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)
     cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
-    trial = {"trial": "a", "changes": {"optim.lr": 0.00123}, "best_val_mae": 7.1, "epochs": 3, "seconds": 2.0}
+    trial = {
+        "trial": "a",
+        "configured": False,
+        "changes": {"optim.lr": 0.00123},
+        "best_val_mae": 7.1,
+        "epochs": 3,
+        "seconds": 2.0,
+    }
     trial |= cost
     drift = {"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}}
     return {
@@ -118,7 +125,11 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "teachers": {"networks": {"base": network, "second": network}},
         "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
-        "student": {"networks": {"distilled": network, "hard": network}, "spec": to_dict(spec.student)},
+        "student": {
+            "networks": {"distilled": network, "hard": network},
+            "spec": to_dict(spec.student),
+            "finalists": [],
+        },
         "evaluate": {
             "rows": rows,
             "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],

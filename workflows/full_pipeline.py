@@ -125,16 +125,18 @@ STAGES = (
         leaves=lambda spec: {
             "student": to_dict(spec.student),
             "weights": weights([spec.student.net]),
-            "search": leaves_of(spec.search, "concurrent") if spec.search.trials else "none",
+            "search": leaves_of(spec.search, "concurrent", "finalists") if spec.search.trials else "none",
             "resident_gb": spec.data.resident_gb,
         },
     ),
-    # The best trial is trained to the end (EHPNet eq. 5, offsets eq. 7), and its twin from hard labels alone.
+    # Finalists are trained to the end (EHPNet eq. 5, offsets eq. 7), and the best one's twin from hard labels alone.
     Stage(
         "student",
         "workflows.train:run_student",
         inputs=("shards:train", "teachers", "labels", "search"),
-        leaves=lambda spec: {"student": to_dict(spec.student)} | training_leaves(spec),
+        leaves=lambda spec: (
+            {"student": to_dict(spec.student), "finalists": spec.search.finalists} | training_leaves(spec)
+        ),
     ),
     # Only now are the test sets opened: every network and both ensembles, in the form of the papers' tables.
     Stage(
@@ -382,7 +384,9 @@ def stage_metrics(name: str, result: dict[str, Any]) -> dict[str, float]:
 def headline(name: str, result: dict[str, Any]) -> str:
     """What a stage found, in half a line."""
     if name in ("teachers", "student"):
-        return "; validation MAE " + ", ".join(f"{k} {v['val_mae']:.2f}" for k, v in result["networks"].items())
+        told = "; validation MAE " + ", ".join(f"{k} {v['val_mae']:.2f}" for k, v in result["networks"].items())
+        rivals = ", ".join(f"{row['val_mae']:.2f}" for row in result.get("finalists", ()))
+        return told + (f" (best of the finalists {rivals})" if rivals else "")
     if name == "labels":
         return "; MAE on the training faces " + ", ".join(f"{k} {v:.2f}" for k, v in result["train_mae"].items())
     if name == "search" and not result["trials"]:

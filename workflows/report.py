@@ -49,7 +49,7 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
         section_papers(stage),
         section_training(book, [results["teachers"], results["student"]]),
         section_labels(results["labels"], results["evaluate"].get("drift", {})),
-        section_search(book, results["search"]),
+        section_search(book, results["search"], results["student"]["finalists"]),
         section_runtimes(exported),
         section_samples(book, stage),
         section_quarantine(book, stage),
@@ -272,8 +272,8 @@ def section_labels(labels: Row, drift: Mapping[str, Row]) -> str:
     )
 
 
-def section_search(book: Book, search: Row) -> str:
-    """The trials, best first, and their errors against what their networks cost."""
+def section_search(book: Book, search: Row, finalists: Sequence[Row]) -> str:
+    """The trials, best first, their errors against what their networks cost, and who was trained to the end."""
     if not search["trials"]:
         return "<section><h2>Search</h2><p class=note>None: the student was trained as configured.</p></section>\n"
     trials = search["trials"][:SHOWN_TRIALS]
@@ -290,10 +290,17 @@ def section_search(book: Book, search: Row) -> str:
     )
     head = ["", "val. MAE", "CPU ms", "epochs", *(key.split(".", 1)[-1] for key in keys)]
     note += ". Few epochs: ASHA stopped the trial. Validation identities only."
+    if finalists:
+        ended = [f"{settings_of(row['changes'])}: {row['val_mae']:.2f}" for row in finalists]
+        note += f" Trained to the end, of which the best is the student: {'; '.join(map(esc, ended))}."
     caption = "Each dot is a trial after its short training; the line joins those that no other beats in both."
     chart = book.chart("pareto", figures.pareto(search["trials"]), caption)
     body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}<div></div></div>'
     return f"<section><h2>Search</h2>{body}</section>\n"
+
+
+def settings_of(changes: Row) -> str:
+    return ", ".join(f"{key.split('.', 1)[-1]} {short(value)}" for key, value in changes.items())
 
 
 def section_runtimes(exported: Row) -> str:

@@ -1,8 +1,10 @@
 """Stages "teachers" and "student": networks trained at the same time, each by its own Ray Train run.
 
-Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from the soft labels of the
-search's best trial; beside it, with the same backbone, budget, seed and augmentation, its twin learns from hard labels
-alone: the difference between the two is what distillation is worth.
+Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from soft labels with the
+settings of the search's best trial. Short trials prefer what learns fast, so of several finalists (`search.finalists`)
+the one with the smallest validation error after its whole training is the student. Its twin, with the same backbone,
+budget, seed and augmentation, learns from hard labels alone: the difference between the two is what distillation is
+worth.
 
 A network lies in `<store>/networks/<hash>`, the hash taken over its own spec, its data, its labels and the code: a
 changed teacher is trained anew, its neighbours are not. One that was cut off resumes from its last epoch. Ray Train
@@ -58,10 +60,35 @@ def run_teachers(stage: StageRun) -> dict[str, Any]:
 
 
 def run_student(stage: StageRun) -> dict[str, Any]:
-    """Train the best trial's student to the end, and its hard-label twin beside it."""
-    student = student_with(stage.spec.student, stage.results["search"]["best"]["changes"])
-    jobs = [job_for(stage, "distilled", student), job_for(stage, "hard", hard_twin(student))]
-    return {"networks": train_all(jobs, stage), "spec": to_dict(student)}
+    """Train the search's finalists to the end; the best of them is the student, and its hard-label twin learns, too."""
+    chosen = finalists(stage.results["search"], stage.spec.search.finalists)
+    students = [student_with(stage.spec.student, changes) for changes in chosen]
+    if len(students) == 1:
+        jobs = [job_for(stage, "distilled", students[0]), job_for(stage, "hard", hard_twin(students[0]))]
+        return {"networks": train_all(jobs, stage), "spec": to_dict(students[0]), "finalists": []}
+    names = [f"finalist-{place}" for place in range(1, len(students) + 1)]
+    ended = train_all([job_for(stage, *each) for each in zip(names, students, strict=True)], stage)
+    best = min(range(len(names)), key=lambda place: ended[names[place]]["val_mae"])
+    shutil.copytree(stage.folder / names[best], stage.folder / "distilled", dirs_exist_ok=True)
+    twin = train_all([job_for(stage, "hard", hard_twin(students[best]))], stage)
+    return {
+        "networks": {"distilled": ended[names[best]], **twin},
+        "spec": to_dict(students[best]),
+        "finalists": [
+            {"name": name, "changes": changes, "val_mae": ended[name]["val_mae"]}
+            for name, changes in zip(names, chosen, strict=True)
+        ],
+    }
+
+
+def finalists(search: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The changes of up to `count` trials, best first; of several, the configured student's own are one if tried."""
+    ranked = [row["changes"] for row in search["trials"]] or [search["best"]["changes"]]
+    chosen = ranked[:count]
+    own = next((row["changes"] for row in search["trials"] if row["configured"]), None)
+    if count > 1 and own is not None and own not in chosen:
+        chosen[-1] = own
+    return chosen
 
 
 def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:

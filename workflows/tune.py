@@ -67,6 +67,8 @@ def run(stage: StageRun) -> dict[str, Any]:
             ),
         )
     results = tuner.fit()
+    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
+    starts_from_own = not search.space or bool(first_point(stage.spec))
     trials = []
     for number, result in enumerate(results):
         metrics = result.metrics or {}
@@ -74,7 +76,8 @@ def run(stage: StageRun) -> dict[str, Any]:
             stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
         if result.error is None and "val_mae" in metrics:
             changes = decode_changes(result.config or {})
-            trials.append({"trial": metrics.get("trial_id", str(number)), "changes": changes, **figures(metrics)})
+            name, own = metrics.get("trial_id", str(number)), starts_from_own and number == 0
+            trials.append({"trial": name, "changes": changes, "configured": own, **figures(metrics)})
     if not trials:
         errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
