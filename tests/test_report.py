@@ -106,7 +106,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "filtered": {"out_of_range": 1},
     }
     split |= {"fingerprint": "0123456789abcdef"}
-    splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split}
+    splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)
     cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))

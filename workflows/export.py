@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Image
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of, open_session
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit, open_session
 from hpe_core.rotation import ANGLE_NAMES, CONVENTION
 
 PARITY_DEG = 1e-3
@@ -53,7 +53,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
     program = _traced(network, size)
     with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
         model = _graph(program)
-        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION))
+        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
         session = open_session(onnx_draft)
         parity = measure_parity(network, lambda batch: session.run(list(OUTPUTS), {INPUT: batch}), crops)

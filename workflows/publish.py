@@ -1,6 +1,9 @@
 """Stage "publish": the champion in every form that somebody may want to run, a model card, the report, and the
 registry.
 
+    python workflows/publish.py -c conf/demo.yaml                run it, where everything is scored
+    python workflows/publish.py plan -c conf/demo.yaml           say whether it would run, and why
+
 The folder `model` is complete in itself: the ONNX file and its int8 form, the torch weights with their meaning, the
 traced program, a folder for timm, the card, and MLflow's MLmodel (`workflows.mlmodel`), so that
 `mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed. MLflow is told
@@ -9,7 +12,6 @@ through the reporter: a dead tracking server does not stop publishing.
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpe_core.crop import Image, window
+from hpe_core.detector_fit import fit_to, mean_fit
+from hpe_core.plain import to_dict
+from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.rows import read_shard, shard_files
 from workflows.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
@@ -62,9 +67,8 @@ def run(stage: StageRun) -> dict[str, Any]:
     report = stage.reporter
     report.progress("publishing", 0, 5, "steps, exporting")
     begin_folder(model)
-    for name in ("model.safetensors", "model.json"):
-        shutil.copyfile(network / name, model / name)
-    exported = export_all(stage, network, model)
+    save_described(stage, network, model)
+    exported = export_all(stage, model, model)
     report.progress("publishing", 1, 5, "steps, measuring latency")
     int8_file = model / INT8_FILE if exported["int8"] else None
     exported |= {"latency_ms": latency_table(network, model / ONNX_FILE, int8_file), "cpu": cpu_name()}
@@ -98,6 +102,16 @@ def run(stage: StageRun) -> dict[str, Any]:
         "report": str(page.relative_to(stage.folder)),
         **exported,
     }
+
+
+def save_described(stage: StageRun, network: Path, model: Path) -> None:
+    """The network once more in the folder `model`, with the note how a detector's boxes become those it learnt from."""
+    from hpe_core.checkpoint import load_net, save_net
+
+    data, splits = stage.spec.data, stage.results["shards"]["splits"]
+    fit = mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"]["kept"]) for name in data.train])
+    saved = load_net(network)
+    save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
 
 
 def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
@@ -178,4 +192,4 @@ def provenance(stage: StageRun) -> dict[str, str]:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    os._exit(stage_command("publish", __doc__ or "", sys.argv[1:]))
+    os._exit(stage_command(["publish"], __doc__ or "", sys.argv[1:]))

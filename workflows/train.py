@@ -1,5 +1,8 @@
 """Stages "teachers" and "student": networks trained at the same time, each by its own Ray Train run.
 
+    python workflows/train.py teachers -c conf/demo.yaml         the teachers, where shards are finished
+    python workflows/train.py student -c conf/demo.yaml          the student and its twin, where the search is
+
 Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from the soft labels of the
 search's best trial; beside it, with the same backbone, budget, seed and augmentation, its twin learns from hard labels
 alone: the difference between the two is what distillation is worth.
@@ -371,6 +374,4 @@ def online_teachers(job: Job, device: Any) -> Any:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    words = sys.argv[1:]
-    which = words.pop(0) if words and words[0] in ("teachers", "student") else "teachers"
-    sys.exit(stage_command(which, __doc__ or "", words))
+    sys.exit(stage_command(["teachers", "student"], __doc__ or "", sys.argv[1:]))
