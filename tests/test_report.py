@@ -35,7 +35,7 @@ from hpe_core.spec import (
 from workflows import publish
 from workflows.accounts import Broken, write_quarantine
 from workflows.evaluate import write_predictions
-from workflows.page import file_name, table
+from workflows.page import FIRST, file_name, table, whole_page
 from workflows.progress import Event, LocalReporter
 from workflows.quarantine import SHEET
 from workflows.report import WORST, paired_gain, read_predictions, section_papers
@@ -172,7 +172,7 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     for picture in pictures:
         assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    assert re.findall(r"""(?:src|href)=(?!["']?data:)|url\(|@import|<script|<link""", text) == []
+    assert re.findall(r"""(?:src|href)=(?!["']?(?:data:|#s))|url\(|@import|<script|<link""", text) == []
     assert [address for address in re.findall(r"https?://\S+", text) if "mlflow.example" not in address] == []
     assert "secret" not in text
 
@@ -190,6 +190,7 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "a&lt;b&gt;.jpg",
         "0123456789ab",
         '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
+        '>36.000</td><td data-name="GPU hours">6.000</td>',  # of all six stages
         "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
         "7 faces of people who were not trained on",
     ):
@@ -204,10 +205,28 @@ def test_every_cell_of_a_wide_table_names_its_column() -> None:
     """On a telephone the head is not shown."""
     line = '<tr class="ours"><th>a<small>b</small></th><td>1</td><td>–</td><td class=text>x</td></tr>'
     page = table(["name", "n < 2", "m", "said"], [line])
-    assert '<th data-name="name">a' in page and '<td data-name="n &lt; 2">1<' in page
-    assert '<td data-name="said" class=text>x<' in page and "<th class=text>said<" in page
+    assert '<th data-name="name" scope=row>a' in page and '<td data-name="n &lt; 2">1<' in page
+    assert '<td data-name="said" class=text>x<' in page and "<th scope=col class=text>said<" in page
     assert "data-name" not in table(["name", "n"], ["<tr><th>a</th><td>1</td></tr>"])
     assert "<table" in table(["name", "n", "m", "said"], [])
+
+
+def test_a_table_that_is_cut_off_keeps_its_numbers_below_each_other() -> None:
+    """As many columns as `FIRST` are left on a telephone; none becomes a card."""
+    line = f"<tr><th>a</th>{'<td>9.99</td>' * 7}</tr>"
+    page = table(["name", *"abcdefg"], [line], first=True)
+    assert 'class="first"' in page and "data-name" not in page and page.count("9.99") == 7
+    assert f":nth-child(n + {FIRST + 1})" in whole_page("t", "", []), "the rest is hidden by the style alone"
+
+
+def test_links_lead_to_the_sections_that_have_a_heading() -> None:
+    page = whole_page(
+        "t", "<h1>t</h1>", ["<section><h2>A &amp; b</h2>x</section>", "", "<section><h2>C</h2></section>"]
+    )
+    targets = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
+    assert [name for _, name in targets] == ["A &amp; b", "C"]
+    for target, name in targets:
+        assert f'<section id="{target}"><h2>{name}</h2>' in page
 
 
 def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:
