@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpe_core.checkpoint import save_net
 from hpe_core.crop import canonical_crop
@@ -273,6 +275,33 @@ def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) 
     assert some is not None
     np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
     assert publish.spread_faces(stage, TESTS, "test", 0) is None
+
+
+@given(st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(0, 40), max_size=5), st.integers(-3, 120))
+def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes: dict[str, int], wanted: int) -> None:
+    """A small test set does not make the sample smaller while another has faces to spare."""
+    shares = publish.fair_shares(sizes, wanted)
+    assert sum(shares.values()) == min(max(0, wanted), sum(sizes.values()))
+    assert all(0 <= shares[name] <= size for name, size in sizes.items())
+    spare = [shares[name] for name, size in sizes.items() if shares[name] < size]
+    assert not spare or max(shares.values()) <= min(spare) + 1
+
+
+def test_parity_is_measured_on_as_many_crops_as_asked_also_beyond_a_small_test_set(
+    published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _, _ = published
+    seen: list[Any] = []
+
+    def exporting(*words: Any) -> dict[str, Any]:
+        seen.append(words[-1])
+        return {}
+
+    monkeypatch.setattr(publish, "export_network", exporting)
+    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    asked = PublishSpec(parity_crops=30, calibration_crops=0)
+    publish.export_all(dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, publish=asked)), Path(), Path())
+    assert len(seen[0]) == 30, "28 test faces and two of validation"
 
 
 def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:

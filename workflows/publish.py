@@ -13,7 +13,7 @@ through the reporter: a dead tracking server does not stop publishing.
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +118,11 @@ def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
     """Write the network's files into the folder `model`; returns what was measured of each."""
     data, publish = stage.spec.data, stage.spec.publish
     scored = spread_faces(stage, data.test, "test", publish.parity_crops)
-    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, scored and scored.windows)
+    missing = publish.parity_crops - (len(scored.windows) if scored else 0)
+    more = spread_faces(stage, data.train, "val", missing)  # parity asks no label, so small test sets are no excuse
+    compared = [faces.windows for faces in (scored, more) if faces]
+    crops = np.concatenate(compared) if compared else None
+    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, crops)
     exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results["student"]["spec"]))
     calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
     exported["int8"] = None
@@ -153,14 +157,15 @@ def figures(exported: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, f
 
 
 def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: int) -> Faces | None:
-    """Up to `wanted` faces of a split, evenly from the datasets and from the rows of each; None where there is none."""
-    share = -(-wanted // len(datasets)) if datasets else 0
+    """Up to `wanted` faces of a split, evenly from the datasets, as far as each has them, and from the rows of each;
+    None where there is none."""
+    listed = {name: shard_files(stage.inputs["shards"], name, split) for name in datasets}
+    sizes = {name: [pq.read_metadata(file).num_rows for file in files] for name, files in listed.items()}
+    shares = fair_shares({name: sum(counts) for name, counts in sizes.items()}, wanted)
     parts: list[Faces] = []
-    for name in datasets:
-        files = shard_files(stage.inputs["shards"], name, split)
-        counts = [pq.read_metadata(file).num_rows for file in files]
-        total, start = sum(counts), 0
-        picked = np.unique(np.linspace(0, total - 1, min(share, total)).round().astype(int))
+    for name, files in listed.items():
+        counts, start = sizes[name], 0
+        picked = np.unique(np.linspace(0, sum(counts) - 1, shares[name]).round().astype(int))
         for file, count in zip(files, counts, strict=True):
             rows = picked[(picked >= start) & (picked < start + count)] - start
             start += count
@@ -171,6 +176,15 @@ def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: i
         return None
     windows, angles = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Faces(np.ascontiguousarray(windows), angles)
+
+
+def fair_shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+    """How many of `wanted` each gives: as many as the others, or all that it has; together `wanted` or all there is."""
+    shares, left = dict[str, int](), max(0, wanted)
+    for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        shares[name] = min(sizes[name], -(-left // (len(sizes) - place)))
+        left -= shares[name]
+    return shares
 
 
 def provenance(stage: StageRun) -> dict[str, str]:

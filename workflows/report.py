@@ -19,7 +19,7 @@ from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import read_shard, read_table, shard_files
 from workflows import figures
 from workflows.accounts import QUARANTINE, Broken
-from workflows.card import TERMS, UNKNOWN, int8_line
+from workflows.card import TERMS, UNKNOWN, int8_line, taught_by
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
 from workflows.published import TableRow, beside
@@ -95,8 +95,7 @@ def header(
     net = stage.results["student"]["spec"]["net"]
     return (
         f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
-        f"{len(stage.spec.teachers)} teachers "
-        f"({esc(', '.join(t.net.backbone for t in stage.spec.teachers.values()))}). "
+        f"{esc(taught_by(stage.spec, stage.results['student']['spec']))}. "
         f"ONNX file {exported['bytes'] / 1e6:.1f} MB, {latency['batch 1']:.2f} ms a face on one CPU "
         "thread; its angles "
         f"lie within {parity:.0e}° of torch’s. Angles are pitch, yaw, roll in degrees.</p>\n{''.join(blocks)}"
