@@ -93,6 +93,7 @@ def run(stage: StageRun) -> dict[str, Any]:
             "summary": summary(rows),
             "config": stage.spec.name,
             "backbone": stage.results["student"]["spec"]["net"]["backbone"],
+            "report": f"{page.parent.name}/{page.name}",
         },
     )
     report.progress("publishing", 5, 5, "steps, published")
