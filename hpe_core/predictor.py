@@ -3,14 +3,15 @@ alone).
 
     angles, spread = HeadPosePredictor.load("student.onnx").predict(image_rgb, [(x1, y1, x2, y2)])
 
-Both kinds carry their crop contract, and the pixels take the one way that training and evaluation take: the
-canonical crop with its margin, then its central window. Torch is imported only for a saved network, so that
-the ONNX file runs where there is no torch.
+Both kinds carry their crop contract (what the window shows of a box, and how a detector's box becomes one that the
+network was taught with), and the pixels take the one way that training and evaluation take: the canonical crop with its
+margin, then its central window. Torch is imported only for a saved network, so that the ONNX file runs where there is
+no torch.
 """
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.crop import Box, Image, canonical_crop, window
+from hpe_core.detector_fit import DetectorFit
 from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rotation import CONVENTION
 from hpe_core.spec import CropSpec
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
+FIT_NOTE = "detector_fit"  # among the notes of a saved network, and in the contract
 INPUT, OUTPUTS = "images", ("angles", "spread")
 BATCH = 64
 
@@ -39,6 +42,7 @@ class Runner(ABC):
     """A loaded network: its crop contract, its angle convention, and windows -> Poses."""
 
     crop: CropSpec
+    detector_fit: DetectorFit | None  # None where nobody knows it
     convention: str
 
     @abstractmethod
@@ -68,19 +72,25 @@ class HeadPosePredictor:
         return self._runner.crop
 
     @property
+    def detector_fit(self) -> DetectorFit | None:
+        """How YuNet's boxes become such as the network was taught with; None where nobody knows."""
+        return self._runner.detector_fit
+
+    @property
     def convention(self) -> str:
         """The angle convention in one line."""
         return self._runner.convention
 
-    def predict(self, image: Image, boxes: Sequence[Box] | ArrayLike) -> Poses:
-        """Poses of the faces in `boxes` (Box values or (M, 4) x1, y1, x2, y2 pixels, as annotated) of an
-        RGB picture.
+    def predict(self, image: Image, boxes: Sequence[Box] | ArrayLike, *, detected: bool = False) -> Poses:
+        """Poses of the faces in `boxes` (Box values or (M, 4) x1, y1, x2, y2 pixels) of an RGB picture.
 
+        Boxes are as the training data has them, or, with `detected`, as YuNet draws them: those are fitted first.
         Raises ValueError for a picture that is not (H, W, 3) uint8 and for a box without area.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-        crops = [canonical_crop(image, box, self.crop).pixels for box in as_boxes(boxes)]
+        fit = self.detector_fit if detected and self.detector_fit is not None else DetectorFit()
+        crops = [canonical_crop(image, fit.of(box), self.crop).pixels for box in as_boxes(boxes)]
         side = self.crop.stored_size
         stacked = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
         return self.predict_windows(window(stacked, self.crop.size))
@@ -110,10 +120,17 @@ def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
     return [Box(*map(float, row)) for row in corners]
 
 
-def contract_of(crop: CropSpec, convention: str) -> dict[str, str]:
+def contract_of(crop: CropSpec, convention: str, fit: DetectorFit | None = None) -> dict[str, str]:
     """The metadata of an ONNX file that makes it a head-pose network of this project."""
     contract = {"version": CONTRACT_VERSION, "convention": convention, "crop": to_dict(crop)}
+    if fit is not None:
+        contract[FIT_NOTE] = to_dict(fit)
     return {CONTRACT_KEY: json.dumps(contract, sort_keys=True)}
+
+
+def noted_fit(notes: Mapping[str, Any]) -> DetectorFit | None:
+    """What a saved network's notes or a contract say about detected boxes."""
+    return build(DetectorFit, notes[FIT_NOTE]) if FIT_NOTE in notes else None
 
 
 def open_session(path: Path, threads: int = 1) -> Any:
@@ -140,6 +157,7 @@ class _OnnxRunner(Runner):
         if contract["convention"] != CONVENTION:
             raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
         self.crop, self.convention = build(CropSpec, contract["crop"]), CONVENTION
+        self.detector_fit = noted_fit(contract)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
@@ -151,6 +169,7 @@ class _TorchRunner(Runner):
 
         saved = load_net(folder)
         self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION  # load_net has compared it
+        self.detector_fit = noted_fit(saved.notes)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         import torch

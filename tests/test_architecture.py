@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from hpe_core.plain import SpecError
 from workflows.config import REPO
+from workflows.full_pipeline import stage_named
 
 LAYERS = [
     {"allocator", "rotation", "plain", "remote", "spec"},
-    {"bins", "crop", "backbones", "detector", "protocols", "convention"},
+    {"bins", "crop", "backbones", "detector", "detector_fit", "protocols", "convention"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
@@ -20,20 +22,8 @@ LAYERS = [
     {"loop", "pyfunc"},
 ]
 FOREIGN = {"ray", "mlflow", "omegaconf", "workflows", "optuna"}
-COMMANDS = [
-    "full_pipeline",
-    "shards",
-    "train",
-    "labels",
-    "tune",
-    "evaluate",
-    "publish",
-    "benchmark",
-    "compare_seeds",
-    "predict",
-    "budget",
-    "doctor",
-]
+COMMANDS = sorted(p.stem for p in (REPO / "workflows").glob("*.py") if '__name__ == "__main__"' in p.read_text())
+WITHOUT_JSON = {"tracking"}  # its exit code says all there is
 
 
 def imports(path):
@@ -92,7 +82,12 @@ def test_help_needs_no_heavy_import(command):
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout and time.monotonic() - began < 60
+    assert time.monotonic() - began < 60
+    usage, said, example = done.stdout.split("\n\n")[:3]
+    assert usage.startswith("usage: ") and said.endswith("."), "a sentence says what the command does"
+    assert example.startswith(f"    python workflows/{command}.py"), "examples come next"
+    assert done.stdout.splitlines()[-1].startswith("exit codes: 0 "), "exit codes come last"
+    assert ("--json" in done.stdout) == (command not in WITHOUT_JSON)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +97,8 @@ def test_help_needs_no_heavy_import(command):
         (["student.optim.lrr=3"], 2, "did you mean 'lr'"),
         (["-c", "conf/nothing.yaml"], 2, "no configuration file"),
         (["plan", "data.datasets.heads.reader=biwii"], 2, "allowed:"),
+        (["--jsno"], 2, "did you mean '--json'"),
+        (["--store", "runs"], 2, "a key is written store=VALUE"),
     ],
 )
 def test_a_typo_ends_with_one_sentence_and_code_2(words, code, said):
@@ -109,3 +106,22 @@ def test_a_typo_ends_with_one_sentence_and_code_2(words, code, said):
         [sys.executable, "workflows/full_pipeline.py", *words], capture_output=True, text=True, cwd=REPO
     )
     assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "left"),
+    [
+        ([], "teachers", []),
+        (["student", "plan"], "student", ["plan"]),
+        (["plan"], "teachers", ["plan"]),
+        (["store=here"], "teachers", ["store=here"]),
+        (["-c", "demo"], "teachers", ["-c", "demo"]),
+    ],
+)
+def test_a_module_of_two_stages_is_told_which_by_the_first_word(words, stage, left):
+    assert stage_named(["teachers", "student"], words) == (stage, left)
+
+
+def test_a_stage_that_is_none_is_named():
+    with pytest.raises(SpecError, match="unknown stage 'techers'; did you mean 'teachers'"):
+        stage_named(["teachers", "student"], ["techers"])

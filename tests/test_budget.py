@@ -1,6 +1,7 @@
 """The plan of a large run: its counts against what is really written, its hours against laws of proportion."""
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_what_cannot_be_planned_is_a_sentence(words: list[str], said: str):
     given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "9", "--gpus", "1", "--tflops", "1"]
     with pytest.raises(SpecError, match=said):
         main([*given, "--shard-rate", "1", "--actors", "1", *words])
+
+
+def test_scripts_get_the_numbers_of_the_page(capsys: pytest.CaptureFixture[str]):
+    given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "900", "--gpus", "2", "--tflops", "1"]
+    given += ["--shard-rate", "10", "--actors", "2"]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    *stages, together = found["stages"]
+    assert together["hours"] == pytest.approx(sum(stage["hours"] for stage in stages))
+    assert f"{found['train_faces']:,} of them to train on" in text and f"{found['shards']:,} of " in text
+    for stage in found["stages"]:
+        assert f"{stage['stage']:<10} {stage['gpu_hours']:10.3g}" in text
 
 
 def test_the_page_says_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

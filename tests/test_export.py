@@ -1,6 +1,7 @@
 """Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch
 size."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -156,16 +157,26 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
             HeadPosePredictor.load(absent)
 
 
-def card_of(train: dict[str, DatasetSpec], protocol: dict[str, Any] | None = None) -> str:
-    student = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
-    spec = PipelineSpec("card", DataSpec(train, tuple(train), tuple(train), CROP), {"big": TrainSpec()}, student)
+def card_of(
+    train: dict[str, DatasetSpec],
+    protocol: dict[str, Any] | None = None,
+    distill: DistillSpec | None = None,
+    tests: dict[str, DatasetSpec] | None = None,
+    fit: dict[str, float] | None = None,
+) -> str:
+    """The card of a student that the search changed to `distill`."""
+    configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
+    student = dataclasses.replace(configured, distill=distill or DistillSpec())
+    data = DataSpec({**train, **(tests or {})}, tuple(train), tuple(tests or train), CROP)
+    fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
+    spec = PipelineSpec("card", data, {"big": TrainSpec(), "fetched": fetched}, configured)
     row = {"test": next(iter(train)), "name": "distilled", "role": "student", "n": 123.0, "parameters": 4e5}
     row |= dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25)
     split = {"kept": 1234, "fingerprint": "0123456789abcdef"}
     results = {
         "student": {"spec": to_dict(student)},
         "evaluate": {"rows": [row], "protocol": protocol or {}},
-        "shards": {"splits": {f"{name}.{part}": split for name in train for part in ("train", "val", "test")}},
+        "shards": {"splits": {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}},
     }
     parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
     int8 = {"bytes": 6e5, "calibrated_on": 77, "faces": 123, "float_mae": 6.25, "mae": 6.28, "cost_deg": 0.03}
@@ -176,6 +187,7 @@ def card_of(train: dict[str, DatasetSpec], protocol: dict[str, Any] | None = Non
         "program_bytes": 3e6,
         "opset": 20,
         "parameters": 400000,
+        "detector_fit": fit,
         "int8": int8 | {"margin_deg": 0.02, "moved_deg": 0.25},
         "hub": {"architecture": "test_resnet", "head": True, "gap": 1e-6},
         "latency_ms": {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
@@ -194,6 +206,26 @@ def test_the_card_names_convention_terms_and_evidence() -> None:
     bound = card_of({"heads": rendered, "wild": DatasetSpec("aflw2000", root="a")})
     assert "Weights: research only, because wild" in bound and "Zhu" in bound
     assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
+
+
+def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others() -> None:
+    """Those of the trial that won, not those of the configuration; only their pretrained weights bind it."""
+    heads = {"heads": DatasetSpec("synthetic", count=10)}
+    every = card_of(heads)
+    assert (
+        "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every and "fetched began with" in every
+    )
+    alone = card_of(heads, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
+    assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
+
+
+def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None:
+    heads = {"heads": DatasetSpec("synthetic", count=10)}
+    assert "far above the table" in card_of(heads)
+    tested = card_of(heads, tests={"photos": DatasetSpec("aflw2000", root="a")})
+    assert "those of photos below" in tested and "far above the table" not in tested
+    fitted = card_of(heads, fit={"width": 1.18, "height": 1.19, "down": 0.01})
+    assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(heads)
 
 
 def test_the_card_names_the_protocol_by_its_hash() -> None:

@@ -14,15 +14,18 @@ import pytest
 from PIL import Image as Pil
 from PIL import ImageOps
 
-from hpe_core.checkpoint import load_net
-from hpe_core.crop import window
-from hpe_core.plain import UserError
+from hpe_core.checkpoint import load_net, save_net
+from hpe_core.crop import Box, window
+from hpe_core.detector import Detection
+from hpe_core.detector_fit import DetectorFit
+from hpe_core.plain import UserError, to_dict
+from hpe_core.predictor import FIT_NOTE, HeadPosePredictor
 from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import FaceRow, read_shard, write_shard
 from hpe_core.sandbox import load_directly
 from hpe_core.sources.base import Source
 from hpe_core.sources.registry import open_source
-from hpe_core.spec import DatasetSpec
+from hpe_core.spec import DatasetSpec, DetectorSpec
 from tests.archives import picture, write_aflw2000
 from tests.test_export import CROP, REPO, saved_net
 from workflows import media, predict
@@ -259,7 +262,9 @@ def test_a_video_becomes_a_video_and_a_row_a_face(
     before, after = frames_of(here / "in.mp4"), frames_of(Path("poses/in.mp4"))
     assert len(before[0]) == len(after[0]) == 8 and before[1] == after[1] == 12.5
     assert all(a.shape == b.shape and not np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
-    assert [(row["file"], row["frame"]) for row in table()] == [("in.mp4", str(i)) for i in range(8)]
+    rows = table()
+    assert [(row["file"], row["frame"]) for row in rows] == [("in.mp4", str(i)) for i in range(8)]
+    np.testing.assert_allclose([float(row["seconds"]) for row in rows], np.arange(8) / 12.5, atol=1e-3)
     assert "8 frames, 8 faces" in capsys.readouterr().out
 
 
@@ -291,7 +296,9 @@ def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch:
 
 def test_videos_that_are_none_or_cut_off_are_told(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.mp4").write_text("no video")
-    assert refusal("text.mp4", onnx, "boxes=whole") == "text.mp4 cannot be opened as a video"
+    Path("empty.mp4").write_bytes(b"")
+    for name in ("text.mp4", "empty.mp4"):
+        assert refusal(name, onnx, "boxes=whole") == f"{name} cannot be opened as a video"
     writer = cv2.VideoWriter("cut.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for i in range(20):
         writer.write(picture(i, 48, 64))
@@ -336,7 +343,53 @@ def test_a_camera_that_is_not_there_is_one_sentence(here: Path, onnx: str) -> No
     assert refusal("97", onnx, "boxes=whole") == "camera 97 cannot be opened"
 
 
-# ---------------------------------------------------------------- with the real detector
+def test_a_folder_s_other_files_are_counted_by_their_endings(
+    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(here / "in" / "a.png", picture(0))
+    for name in ("b.HEIC", "c.heic", "deeper/notes.txt", "README", ".hidden"):
+        (here / "in" / name).parent.mkdir(exist_ok=True)
+        (here / "in" / name).write_text("x")
+    for _ in range(2):  # what the first run wrote is none of them
+        assert predict.main(["in", onnx, "boxes=whole", "out=in/poses"]) == 0
+        assert "no pictures: 2 .heic, 1 .txt, 1 none" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- with a detector
+
+
+class Finds:
+    """Stands in for YuNet: one face, always there."""
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        self.box = Box(30.0, 40.0, 70.0, 90.0)
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        return [Detection(self.box, 0.9)]
+
+
+def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
+    here: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The angles of the fitted box, of the saved network and of its ONNX file alike; the table keeps the found one."""
+    monkeypatch.setattr("hpe_core.detector.FaceDetector", Finds)
+    fit = DetectorFit(1.4, 1.2, 0.1)
+    saved = load_net(net)
+    save_net(here / "net", saved.net, saved.crop, {FIT_NOTE: to_dict(fit)})
+    export_network(here / "net", here / "net" / "student.onnx", here / "net" / "student.pt2")
+    save(here / "a.png", picture(1))
+    fitted = fit.of(Finds(DetectorSpec("y.onnx")).box)
+    Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [fitted.x1, fitted.y1, fitted.x2, fitted.y2]}]}))
+    for file in ("student.onnx", "model.safetensors"):
+        model = f"model={here / 'net' / file}"
+        ways = {"found": ["detector=y.onnx"], "raw": ["detector=y.onnx", "fit=false"], "annotated": ["boxes=b.json"]}
+        for out, words in ways.items():
+            assert predict.main(["a.png", model, *words, f"out={out}"]) == 0
+        found, raw, annotated = (table(Path(out))[0] for out in ways)
+        assert float(found["x1"]) == 30.0 and float(found["y2"]) == 90.0
+        np.testing.assert_allclose(angles([found]), angles([annotated]), atol=1e-3)
+        assert np.abs(angles([found]) - angles([raw])).max() > 0.1
+    assert HeadPosePredictor.load(net).detector_fit is None  # of a network that nobody noted it of
 
 
 def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpe_core.checkpoint import save_net
 from hpe_core.crop import canonical_crop
@@ -35,7 +37,7 @@ from hpe_core.spec import (
 from workflows import publish
 from workflows.accounts import Broken, write_quarantine
 from workflows.evaluate import write_predictions
-from workflows.page import file_name, table
+from workflows.page import FIRST, file_name, table, whole_page
 from workflows.progress import Event, LocalReporter
 from workflows.quarantine import SHEET
 from workflows.report import WORST, paired_gain, read_predictions, section_papers
@@ -106,7 +108,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "filtered": {"out_of_range": 1},
     }
     split |= {"fingerprint": "0123456789abcdef"}
-    splits = {f"{name}.test": split for name in TESTS} | {"heads.val": split}
+    splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)
     cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
@@ -183,7 +185,7 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     for picture in pictures:
         assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    assert re.findall(r"""(?:src|href)=(?!["']?data:)|url\(|@import|<script|<link""", text) == []
+    assert re.findall(r"""(?:src|href)=(?!["']?(?:data:|#s))|url\(|@import|<script|<link""", text) == []
     assert [address for address in re.findall(r"https?://\S+", text) if "mlflow.example" not in address] == []
     assert "secret" not in text
 
@@ -201,6 +203,7 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "a&lt;b&gt;.jpg",
         "0123456789ab",
         '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
+        '>36.000</td><td data-name="GPU hours">6.000</td>',  # of all six stages
         "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
         "7 faces of people who were not trained on",
     ):
@@ -215,10 +218,28 @@ def test_every_cell_of_a_wide_table_names_its_column() -> None:
     """On a telephone the head is not shown."""
     line = '<tr class="ours"><th>a<small>b</small></th><td>1</td><td>–</td><td class=text>x</td></tr>'
     page = table(["name", "n < 2", "m", "said"], [line])
-    assert '<th data-name="name">a' in page and '<td data-name="n &lt; 2">1<' in page
-    assert '<td data-name="said" class=text>x<' in page and "<th class=text>said<" in page
+    assert '<th data-name="name" scope=row>a' in page and '<td data-name="n &lt; 2">1<' in page
+    assert '<td data-name="said" class=text>x<' in page and "<th scope=col class=text>said<" in page
     assert "data-name" not in table(["name", "n"], ["<tr><th>a</th><td>1</td></tr>"])
     assert "<table" in table(["name", "n", "m", "said"], [])
+
+
+def test_a_table_that_is_cut_off_keeps_its_numbers_below_each_other() -> None:
+    """As many columns as `FIRST` are left on a telephone; none becomes a card."""
+    line = f"<tr><th>a</th>{'<td>9.99</td>' * 7}</tr>"
+    page = table(["name", *"abcdefg"], [line], first=True)
+    assert 'class="first"' in page and "data-name" not in page and page.count("9.99") == 7
+    assert f":nth-child(n + {FIRST + 1})" in whole_page("t", "", []), "the rest is hidden by the style alone"
+
+
+def test_links_lead_to_the_sections_that_have_a_heading() -> None:
+    page = whole_page(
+        "t", "<h1>t</h1>", ["<section><h2>A &amp; b</h2>x</section>", "", "<section><h2>C</h2></section>"]
+    )
+    targets = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
+    assert [name for _, name in targets] == ["A &amp; b", "C"]
+    for target, name in targets:
+        assert f'<section id="{target}"><h2>{name}</h2>' in page
 
 
 def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:
@@ -265,6 +286,33 @@ def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) 
     assert some is not None
     np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
     assert publish.spread_faces(stage, TESTS, "test", 0) is None
+
+
+@given(st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(0, 40), max_size=5), st.integers(-3, 120))
+def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes: dict[str, int], wanted: int) -> None:
+    """A small test set does not make the sample smaller while another has faces to spare."""
+    shares = publish.fair_shares(sizes, wanted)
+    assert sum(shares.values()) == min(max(0, wanted), sum(sizes.values()))
+    assert all(0 <= shares[name] <= size for name, size in sizes.items())
+    spare = [shares[name] for name, size in sizes.items() if shares[name] < size]
+    assert not spare or max(shares.values()) <= min(spare) + 1
+
+
+def test_parity_is_measured_on_as_many_crops_as_asked_also_beyond_a_small_test_set(
+    published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _, _ = published
+    seen: list[Any] = []
+
+    def exporting(*words: Any) -> dict[str, Any]:
+        seen.append(words[-1])
+        return {}
+
+    monkeypatch.setattr(publish, "export_network", exporting)
+    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    asked = PublishSpec(parity_crops=30, calibration_crops=0)
+    publish.export_all(dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, publish=asked)), Path(), Path())
+    assert len(seen[0]) == 30, "28 test faces and two of validation"
 
 
 def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,8 +346,10 @@ def test_registration_sets_version_alias_and_the_pages(store: Path, tmp_path: Pa
             tracker.artifact(key, folder, "model")
         table = "| MAE |\n|---|\n| 4.10 |"
         assert tracker.register("student/1", "head-pose", "model", tags={"mae": "4.2"}, description="old") == ("1", "1")
+        page = {"report": "report/report.html"}
         new = [
-            tracker.register("student/2", "head-pose", "model", description=table, summary="MAE 4.10") for _ in range(2)
+            tracker.register("student/2", "head-pose", "model", description=table, summary="MAE 4.10", tags=page)
+            for _ in range(2)
         ]
         assert new == [("2", "2")] * 2, "a run's folder is one version, however often it is registered"
     client = client_of(uri_of(store))
@@ -357,9 +359,11 @@ def test_registration_sets_version_alias_and_the_pages(store: Path, tmp_path: Pa
     assert champion.description == table and champion.source == f"runs:/{run_id}/model"
     assert client.get_model_version("head-pose", "1").tags == {"mae": "4.2"}
     assert table in client.get_registered_model("head-pose").description
-    tags = client.get_experiment_by_name("head-pose").tags
+    experiment, tags = (getattr(client.get_experiment_by_name("head-pose"), key) for key in ("experiment_id", "tags"))
     assert tags["champion"] == "MAE 4.10 · head-pose v2"
     assert f"/runs/{run_id}" in tags["mlflow.note.content"] and "/versions/2" in tags["mlflow.note.content"]
+    for shown in (tags["mlflow.note.content"], client.get_registered_model("head-pose").description):
+        assert f"[report](#/experiments/{experiment}/runs/{run_id}/artifacts/report/report.html)" in shown
 
 
 def test_the_alias_is_won_on_the_same_faces_only(store: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What each idea of the house is worth, measured against its plain rival in the same run.
 
+    python workflows/benchmark.py                    all of them, 3 minutes on 2 cores
+    python workflows/benchmark.py windows read       only these
+
 Both sides of a comparison are timed in turn (A B, B A, A B ...), so that a busy machine slows both; what counts is
 the ratio of each pair, as median and range over the repeats. Everything runs on one thread a process unless the row
 says otherwise, in wall-clock time, with files in the page cache. Before a pair is timed, its two sides are checked to
@@ -8,12 +11,8 @@ do the same work (equal pixels, equal shards, equal training curves); a benchmar
 The pictures are rendered heads in an archive in the form of AFLW2000 (450 px JPEG and .mat), written to a temporary
 folder. A few distinct heads are stored under many names: the cost of decoding a file does not depend on its neighbours.
 The module is long because seven benchmarks share one archive, one cluster and one way of taking turns.
-
-    python workflows/benchmark.py                    all of them, 3 minutes on 2 cores
-    python workflows/benchmark.py windows read       only these
 """
 
-import argparse
 import importlib.metadata
 import json
 import multiprocessing
@@ -47,7 +46,8 @@ from hpe_core.spec import (
     PipelineSpec,
     TrainSpec,
 )
-from workflows.config import guarded
+from workflows.commandline import CommandParser
+from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded
 from workflows.progress import Reporter
 
 if TYPE_CHECKING:
@@ -987,12 +987,12 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__ or "", "", {0: "done", EXIT_FAILED: "two sides differ", EXIT_BAD_INPUT: "bad input"})
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none is all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     parser.add_argument("--faces", type=int, default=1024, metavar="N", help="pictures in the archive (default 1024)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="pairs, half for long ones (default 5)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     names = chosen(args.names)
     check(args.faces >= 16, f"--faces must be at least 16, got {args.faces}")
     check(args.repeat >= 1, f"--repeat must be at least 1, got {args.repeat}")

@@ -11,19 +11,21 @@ Assumed: training is the sum of augmentation (one core a worker) and GPU, which 
 reading costs nothing; starting Ray, validation and a search's early stops are left out.
 """
 
-import argparse
 import dataclasses
 import heapq
+import json
 import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from hpe_core.plain import check
 from hpe_core.spec import AugmentSpec, CropSpec, NetSpec, PipelineSpec, TrainSpec
-from workflows.config import DEFAULT_CONFIG, guarded, load, tell
+from workflows.commandline import CommandParser
+from workflows.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, KEYS, config_option, guarded, load, tell
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
 AUGMENTED = 128  # faces that are augmented to time it
@@ -176,51 +178,80 @@ def memory_gb(spec: PipelineSpec, told: Told) -> float:
     return min(pixels, spec.data.resident_gb)
 
 
-def page(spec: PipelineSpec, told: Told) -> str:
-    """Everything as text: data, networks, stages."""
+def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
+    """Everything as numbers: data (GB are 1e9 bytes), each network's GFLOP and augmented faces a second, stages."""
     from hpe_core.bins import AngleBins
 
     crop, faces = spec.data.crop, train_faces(spec, told)
-    side, row = crop.stored_size, CHANNELS * crop.stored_size**2
     bins = AngleBins.covering(spec.student.net.limit_deg, min(spec.student.net.bin_widths)).count
-    raw = told.faces * row / 1e9
-    kept = memory_gb(spec, told)
-    streamed = "" if kept * 1e9 >= faces * row else " (data.resident_gb; rows beyond are streamed)"
+    networks = {
+        name: {
+            "forward_gflop": flops(train.net, crop.size, backward=False) / 1e9,
+            "step_gflop": flops(train.net, crop.size, backward=True) / 1e9,
+            "augmented_per_core_s": 1 / augment_seconds(train.augment, crop, train.net),
+        }
+        for name, train in {**spec.teachers, "student": spec.student}.items()
+    }
+    stages = costs(spec, told)
+    whole = sum(cost.gpu_hours for cost in stages), sum(cost.hours for cost in stages)
+    return {
+        "faces": told.faces,
+        "train_faces": faces,
+        "shards": math.ceil(told.faces / spec.data.rows_per_shard),
+        "side_px": crop.stored_size,
+        "raw_gb": told.faces * CHANNELS * crop.stored_size**2 / 1e9,
+        "label_set_gb": faces * ANGLES * bins * HALF / 1e9,
+        "worker_gb": memory_gb(spec, told),
+        "networks": networks,
+        "stages": [dataclasses.asdict(cost) for cost in [*stages, Cost("together", "", *whole)]],
+    }
+
+
+def page(spec: PipelineSpec, told: Told) -> str:
+    """The figures as text: data, networks, stages."""
+    found, side = figures(spec, told), spec.data.crop.stored_size
+    kept, rows = found["worker_gb"], found["train_faces"] * CHANNELS * side**2 / 1e9
+    streamed = "" if kept >= rows else " (data.resident_gb; rows beyond are streamed)"
+    less = ", less as JPEG" if spec.data.encoding == "jpeg" else ""
     lines = [
-        f"faces     {told.faces:,}, {faces:,} of them to train on",
-        f"shards    {math.ceil(told.faces / spec.data.rows_per_shard):,} of {spec.data.rows_per_shard} faces",
-        f"disk      {raw:.1f} GB of {side} x {side} pixels{', less as JPEG' if spec.data.encoding == 'jpeg' else ''}; "
-        f"{faces * ANGLES * bins * HALF / 1e9:.2f} GB a label set",
+        f"faces     {told.faces:,}, {found['train_faces']:,} of them to train on",
+        f"shards    {found['shards']:,} of {spec.data.rows_per_shard} faces",
+        f"disk      {found['raw_gb']:.1f} GB of {side} x {side} pixels{less}; "
+        f"{found['label_set_gb']:.2f} GB a label set",
         f"memory    {kept:.1f} GB a worker{streamed}; {kept * told.gpus:.1f} GB for {told.gpus} workers on one machine",
         "",
         "network                 forward   training step   augmentation",
     ]
-    for name, train in {**spec.teachers, "student": spec.student}.items():
-        forward, step = (flops(train.net, crop.size, backward=back) / 1e9 for back in (False, True))
-        rate = 1 / augment_seconds(train.augment, crop, train.net)
-        lines.append(f"{name:<20} {forward:5.2f} GFLOP     {step:5.2f} GFLOP   {rate:,.0f} faces/s and core")
+    for name, row in found["networks"].items():
+        work = f"{row['forward_gflop']:5.2f} GFLOP     {row['step_gflop']:5.2f} GFLOP"
+        lines.append(f"{name:<20} {work}   {row['augmented_per_core_s']:,.0f} faces/s and core")
     lines += ["", "stage       GPU hours    hours"]
-    entries = costs(spec, told)
-    entries.append(Cost("together", "", sum(cost.gpu_hours for cost in entries), sum(cost.hours for cost in entries)))
-    lines += [f"{cost.stage:<10} {cost.gpu_hours:10.3g} {cost.hours:8.3g}   {cost.what}".rstrip() for cost in entries]
+    for row in found["stages"]:
+        lines.append(f"{row['stage']:<10} {row['gpu_hours']:10.3g} {row['hours']:8.3g}   {row['what']}".rstrip())
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=f"YAML (default {DEFAULT_CONFIG})")
-    parser.add_argument("--faces", type=int, required=True, help="faces of the training datasets, validation included")
-    parser.add_argument("--gpus", type=int, required=True)
-    parser.add_argument("--tflops", type=float, required=True, help="that one GPU really does, not its data sheet's")
-    parser.add_argument("--shard-rate", type=float, required=True, help="faces a second and shard actor")
-    parser.add_argument("--actors", type=int, required=True, help="shard actors, one for each CPU of the cluster")
+    parser = CommandParser(__doc__ or "", KEYS, {0: "done", EXIT_BAD_INPUT: "bad configuration or input"})
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys, which come after every file")
+    config_option(parser)
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    told = parser.add_argument_group("what the command is told, all of it")
+    for name, kind, said in (
+        ("faces", int, "faces of the training datasets, validation included"),
+        ("gpus", int, "GPUs of the cluster"),
+        ("tflops", float, "TFLOP a second that one GPU really does, not its data sheet's"),
+        ("shard-rate", float, "faces a second that one shard actor writes"),
+        ("actors", int, "shard actors, one for each CPU of the cluster"),
+    ):
+        told.add_argument(f"--{name}", type=kind, required=True, metavar="N", help=said)
     args = parser.parse_intermixed_args(argv)
     for name in ("faces", "gpus", "tflops", "shard_rate", "actors"):
         check(getattr(args, name) > 0, f"--{name.replace('_', '-')} must be positive, got {getattr(args, name):g}")
     spec = load(args.config or [DEFAULT_CONFIG], args.overrides)
     check(spec.cluster.gpus_per_worker > 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
-    tell(page(spec, Told(args.faces, args.gpus, args.tflops, args.shard_rate, args.actors)))
+    given = Told(args.faces, args.gpus, args.tflops, args.shard_rate, args.actors)
+    tell(json.dumps(figures(spec, given)) if args.json else page(spec, given))
     return 0
 
 

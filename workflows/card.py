@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpe_core.crop import offset_grid
+from hpe_core.plain import build
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.rotation import CONVENTION
-from hpe_core.spec import CropSpec, PipelineSpec
+from hpe_core.spec import CropSpec, LabelSet, PipelineSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def model_card(
         _opening(spec, student, crop, rows, exported),
         "## Use\n\n" + _use(spec, exported),
         "## For what, and for what not\n\n" + _purpose(spec),
-        "## Angles and crop\n\n" + _contract(crop),
+        "## Angles and crop\n\n" + _contract(crop, exported["detector_fit"]),
         "## How good\n\n" + metrics_table(rows) + "\n\n" + _reading(rows),
         "## Protocol\n\n" + _protocol(spec, evaluated, splits),
         "## How fast\n\n" + latency_lines(exported),
@@ -116,7 +118,7 @@ def metrics_table(rows: Sequence[Mapping[str, Any]]) -> str:
         name = f"**{row['name']}**" if row["name"] == "distilled" else row["name"]
         numbers = " | ".join(f"{row[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
         size = f"{row['parameters'] / 1e6:.2f} M"
-        lines.append(f"| {row['test']} | {row['n']:.0f} | {name} ({row['role']}) | {numbers} | {size} |")
+        lines.append(f"| {row['test']} | {row['n']:.0f} | {name}, {row['role']} | {numbers} | {size} |")
     return "\n".join(lines)
 
 
@@ -127,17 +129,28 @@ def _opening(
     rows: Sequence[Mapping[str, Any]],
     exported: Mapping[str, Any],
 ) -> str:
-    teachers = ", ".join(f"{name} ({train.net.backbone})" for name, train in spec.teachers.items())
     scores = "; ".join(
         f"{row['mae']:.2f} degrees on {row['test']} (N = {row['n']:.0f})" for row in rows if row["name"] == "distilled"
     )
     return (
         f"A {student['net']['backbone']} of {exported['parameters'] / 1e6:.2f} M parameters that reads "
-        "pitch, yaw and "
-        f"roll off a {crop.size} x {crop.size} face crop. It learnt from the soft labels of "
-        f"{len(spec.teachers)} "
-        f"teachers: {teachers}. Mean absolute error: {scores}."
+        f"pitch, yaw and roll off a {crop.size} x {crop.size} face crop. It learnt from the soft labels of "
+        f"{taught_by(spec, student)}. Mean absolute error: {scores}."
     )
+
+
+def labels_of(spec: PipelineSpec, student: Mapping[str, Any]) -> LabelSet:
+    """The soft labels that the student really learnt from: the search may have chosen others than were configured."""
+    return spec.label_set(build(TrainSpec, student, "student"))
+
+
+def taught_by(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+    """'the teacher resnet (test_resnet), over 9 windows (K=2, d=2)': the middle of a sentence."""
+    labels = labels_of(spec, student)
+    names = ", ".join(f"{name} ({spec.teachers[name].net.backbone})" for name in labels.teachers)
+    windows = len(offset_grid(labels.radius, labels.step))
+    who = f"the teacher {names}" if len(labels.teachers) == 1 else f"{len(labels.teachers)} teachers: {names}"
+    return who if windows == 1 else f"{who}, over {windows} windows (K={labels.radius}, d={labels.step})"
 
 
 def _use(spec: PipelineSpec, exported: Mapping[str, Any]) -> str:
@@ -145,7 +158,7 @@ def _use(spec: PipelineSpec, exported: Mapping[str, Any]) -> str:
     return f"""```python
 from hpe_core.predictor import HeadPosePredictor
 predictor = HeadPosePredictor.load("{ONNX_FILE}")  #{int8} or this folder, for torch
-angles, spread = predictor.predict(image_rgb, [(x1, y1, x2, y2)])  # degrees, one row a face
+angles, spread = predictor.predict(image_rgb, [(x1, y1, x2, y2)])  # degrees, one row a face; detected=True: YuNet's box
 ```
 
 Without this project's code, through MLflow, which brings it along:
@@ -164,14 +177,26 @@ def _purpose(spec: PipelineSpec) -> str:
   sorting of pictures, pose-aware cropping, as a small network on a CPU.
 - Not for: deciding about people (identity, emotion, honesty, fitness, performance), medical use, or
   safety functions such as driver monitoring without a validation of your own.
+- Not measured: whether it errs more for some people (age, sex, skin, glasses, head coverings) than for others, and in
+  bad light or motion blur.
 - Outside its range: poses beyond +-{spec.data.limit_deg:g} degrees were not trained on; the back of
   a head gets some answer all the same. `spread` grows where it is unsure, and is not calibrated."""
     if readers <= {"synthetic"}:
-        text += "\n- It has seen rendered heads only. On photographs expect errors far above the table's."
+        photographs = [name for name in spec.data.test if spec.data.datasets[name].reader != "synthetic"]
+        there = f"those of {', '.join(photographs)} below" if photographs else "far above the table's"
+        text += f"\n- It has seen rendered heads only. On photographs expect other errors: {there}."
     return text
 
 
-def _contract(crop: CropSpec) -> str:
+def _contract(crop: CropSpec, fit: Mapping[str, float] | None) -> str:
+    """`fit` is a `DetectorFit` as plain values, or None."""
+    detected = "another kind of box costs accuracy, and how YuNet's fits is not known here"
+    if fit is not None:
+        detected = (
+            f"YuNet's fits after its sides are multiplied by {fit['width']:.2f} (width) and {fit['height']:.2f} "
+            f"(height) and its centre is moved down by {fit['down']:.2f} of its height, as `predict(..., "
+            "detected=True)` and `workflows/predict.py detector=...` do"
+        )
     grown = "grown to a square about its centre" if crop.shape == "square" else "stretched to a square"
     return f"""- Convention: {CONVENTION}.
 - In words: order pitch, yaw, roll; positive pitch lifts the nose, positive yaw turns it to the left of the
@@ -179,7 +204,7 @@ def _contract(crop: CropSpec) -> str:
 - Crop: the face box times {crop.box_scale:g}, {grown}, resampled once to
   {crop.size} x {crop.size} RGB uint8 with linear sampling (averaged first where the face is more than
   twice as large); outside the picture is black. Normalisation lies inside the network.
-- Which box the datasets mean (detector, landmarks) matters: another kind of box costs accuracy."""
+- Which box the datasets mean (detector, landmarks) matters: {detected}."""
 
 
 def _reading(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -229,7 +254,8 @@ def weight_terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
     """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
     learnt = {name: TERMS.get(spec.data.datasets[name].reader, UNKNOWN) for name in spec.data.train}
     bound = [name for name, terms in learnt.items() if terms.research_only]
-    began = [name for name, train in spec.teachers.items() if train.net.pretrained != "none"]
+    asked = labels_of(spec, student).teachers
+    began = [name for name in asked if spec.teachers[name].net.pretrained != "none"]
     began += ["the student"] if student["net"]["pretrained"] != "none" else []
     if bound:
         weights = f"research only, because {', '.join(bound)} may be used for research only"

@@ -25,7 +25,7 @@ from typing import Any
 
 from hpe_core.plain import SpecError, check, nearest
 from hpe_core.spec import PipelineSpec, SearchSpace
-from workflows.config import arguments, guarded, load
+from workflows.config import arguments, guarded, load, tell
 
 KINDS = {
     "ensemble": "the teachers' ensemble",
@@ -171,7 +171,9 @@ def into_readme(path: Path, name: str, text: str) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = arguments(argv, __doc__ or "", verbs=("run",))
+    args = arguments(
+        argv, __doc__ or "", ("run",), "own keys: seeds=0,1,2 variants=KIND,... readme=FILE heatmap=FILE.png"
+    )
     own = {
         word.partition("=")[0]: word.partition("=")[2]
         for word in args.overrides
@@ -195,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
         check(writable, f"heatmap={picture} is not a .png file in a folder that exists")
     rows, cells = compare(spec, seeds, variants)
     text = markdown(spec, rows, seeds)
-    print(json.dumps(rows) if args.json else text)
+    tell(json.dumps(rows) if args.json else text)
     if own.get("readme"):
         into_readme(Path(own["readme"]), place, text)
     if picture:

@@ -2,11 +2,8 @@
 
 OmegaConf merges and interpolates; Hydra is left out because its job folders and its sweeper would do again,
 differently, what the stage store and Ray Tune do. Everything is checked here, before Ray starts.
-
-Exit codes of every command: 0 done, 1 a stage failed, 2 bad configuration or bad input, 3 the store is in use.
 """
 
-import argparse
 import dataclasses
 import os
 import signal
@@ -19,12 +16,20 @@ from hpe_core.plain import SpecError, UserError, build, check, nearest, to_dict
 from hpe_core.protocols import protocol_named
 from hpe_core.remote import RemoteError
 from hpe_core.spec import FETCH, DatasetSpec, PipelineSpec
+from workflows.commandline import EXIT_STOPPED, CommandParser
 
 REPO = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = "conf/demo.yaml"
 NAMED_TABLES = ("data.datasets", "teachers", "search.space")  # mappings whose names the YAML file chooses
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
+EXIT_CODES = {
+    0: "done",
+    EXIT_FAILED: "a stage failed",
+    EXIT_BAD_INPUT: "bad configuration or input",
+    EXIT_STORE_HELD: "the store is in use",
+}
+KEYS = "keys are those of hpe_core/spec.py, e.g. student.optim.lr=0.001 search.trials=8 store=/data/runs"
 
 
 def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
@@ -173,29 +178,39 @@ def lasting_folder(here: Path) -> Path:
     return Path.home() / "head-pose-runs" if "/runtime_resources/working_dir_files/" in f"{here}/" else here
 
 
-def arguments(argv: Sequence[str], description: str, verbs: Sequence[str] = ("run", "plan")) -> argparse.Namespace:
-    """Parse `[verb] [-c FILE]... [key=value]...`; answers --help without importing Ray, torch or MLflow."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="keys are those of hpe_core/spec.py, e.g. student.optim.lr=0.001 search.trials=8 store=/data/runs\n"
-        "exit codes: 0 done, 1 a stage failed, 2 bad configuration or input, 3 the store is in use",
-    )
-    parser.add_argument("words", nargs="*", metavar="VERB | key=value", help=f"verb ({', '.join(verbs)}) and overrides")
-    parser.add_argument(
-        "-c", "--config", action="append", metavar="FILE", help=f"YAML, merged in order (default {DEFAULT_CONFIG})"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+def arguments(
+    argv: Sequence[str],
+    doc: str,
+    verbs: Sequence[str] = ("run", "plan"),
+    own_keys: str = "",
+    codes: Mapping[int, str] = EXIT_CODES,
+) -> Any:
+    """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
+    where none is said. `own_keys` is a line about keys that this command alone has.
+
+    Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
+    """
+    parser = CommandParser(doc, f"{own_keys}\n{KEYS}".strip(), codes)
+    word = "VERB | key=value" if len(verbs) > 1 else "key=value"
+    said = f"{' or '.join(verbs)} (default {verbs[0]}), then keys" if len(verbs) > 1 else "keys"
+    parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
+    config_option(parser)
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)
     if words and "=" not in words[0]:
-        if words[0] not in verbs:
-            parser.error(f"unknown verb '{words[0]}'{nearest(words[0], list(verbs))}")
+        check(words[0] in verbs, f"unknown verb '{words[0]}'{nearest(words[0], list(verbs))}")
         args.verb = words.pop(0)
     args.overrides = words
     args.config = args.config or [DEFAULT_CONFIG]
     return args
+
+
+def config_option(parser: CommandParser) -> None:
+    """`-c FILE`, alike in every command that reads a configuration."""
+    said = f"YAML, merged in order (default {DEFAULT_CONFIG})"
+    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=said)
 
 
 def guarded(main: Callable[[], int]) -> int:
@@ -219,7 +234,7 @@ def guarded(main: Callable[[], int]) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
-        return 130
+        return EXIT_STOPPED
 
 
 def tell(text: str) -> None:

@@ -15,8 +15,6 @@ a wrong convention, or labels that fit their landmarks in none; a package that i
 that is asked for and not there; a store that is not writable or too small; an MLflow database of a newer schema.
 Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, an idle
 GPU, little memory, a dashboard that is open to the network, an MLflow server that does not answer.
-
-Exit codes here: 0 no errors (perhaps warnings), 2 an error that must be mended, or bad configuration.
 """
 
 import dataclasses
@@ -36,13 +34,15 @@ if TYPE_CHECKING:
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
+OWN_KEYS = "own keys: faces=300, out=FOLDER; of one dataset alone: reader=NAME root=FOLDER, and what else datasets have"
+CODES = {0: "nothing must be mended", EXIT_BAD_INPUT: "something must be, or bad configuration"}
 ALONE = tuple(field.name for field in dataclasses.fields(DatasetSpec))
 PIPELINE = tuple(field.name for field in dataclasses.fields(PipelineSpec))
 LOOKED_AT_ALONE = CropSpec(size=128, margin_px=0)  # of a dataset without a configuration
 
 
 def main(argv: Sequence[str]) -> int:
-    args = arguments(argv, __doc__ or "", verbs=("run",))
+    args = arguments(argv, __doc__ or "", ("run",), OWN_KEYS, CODES)
     pairs = [word.partition("=") for word in args.overrides]
     faces, out = check_own({key: value for key, equals, value in pairs if equals and key in OWN})
     words = [word for word, (key, equals, _) in zip(args.overrides, pairs, strict=True) if not equals or key not in OWN]

@@ -1,5 +1,8 @@
 """Stage "evaluate": every network and both ensembles on every test set, in the form of the papers' tables.
 
+    python workflows/evaluate.py -c conf/demo.yaml               run it, where the student is trained
+    python workflows/evaluate.py -c conf/demo.yaml --json        rows and heat map as one JSON object
+
 The only stage that opens test shards. Each network predicts all test faces once, in its own Ray task; the teachers'
 ensemble, the offset ensemble and their combination are means of their members' angles, since the decoded angle is
 linear in the probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on
@@ -312,4 +315,4 @@ def print_table(rows: Sequence[dict[str, Any]], whose: str = "") -> str:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    sys.exit(stage_command("evaluate", __doc__ or "", sys.argv[1:]))
+    sys.exit(stage_command(["evaluate"], __doc__ or "", sys.argv[1:]))

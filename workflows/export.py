@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.crop import Image
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of, open_session
+from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of, noted_fit, open_session
 from hpe_core.rotation import ANGLE_NAMES, CONVENTION
 
 PARITY_DEG = 1e-3
@@ -35,8 +35,8 @@ Answers = Callable[[Image], list[NDArray[np.float32]]]
 
 
 def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> dict[str, Any]:
-    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset and
-    parameters.
+    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset,
+    parameters and the noted fit of detected boxes.
 
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
@@ -53,7 +53,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
     program = _traced(network, size)
     with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
         model = _graph(program)
-        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION))
+        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
         session = open_session(onnx_draft)
         parity = measure_parity(network, lambda batch: session.run(list(OUTPUTS), {INPUT: batch}), crops)
@@ -67,6 +67,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
         "program_bytes": program_file.stat().st_size,
         "opset": max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         "parameters": saved.net.parameter_count(),
+        FIT_NOTE: saved.notes.get(FIT_NOTE),
     }
 
 

@@ -232,7 +232,9 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if all(value > 0 for line in axes.lines for value in np.asarray(line.get_ydata(), float)):
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+            low, high = axes.get_ylim()
+            steps = (1.0, 2.0, 3.0, 5.0) if high > 5 * low else tuple(range(1, 10))  # three ticks at least
+            axes.yaxis.set_major_locator(LogLocator(subs=steps))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=2)  # curves fall, rise or lie flat: no corner is free

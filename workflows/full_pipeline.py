@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.plain import SpecError, UserError, to_dict
+from hpe_core.plain import SpecError, UserError, check, nearest, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec
 from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
 from workflows.contents import misfits
@@ -435,11 +435,15 @@ def store_of(spec: PipelineSpec) -> Mirror:
 def print_plan(spec: PipelineSpec, as_json: bool) -> int:
     entries = plan(STAGES, spec, store_of(spec).size)
     if as_json:
-        rows = [{"stage": e.stage.name, "action": e.action, "hash": e.hash, "reason": e.reason} for e in entries]
-        tell(json.dumps(rows))
+        tell(json.dumps([plan_row(entry) for entry in entries]))
     else:
         tell("\n".join(plan_line(entry) for entry in entries))
     return 0
+
+
+def plan_row(entry: Planned) -> dict[str, str]:
+    """A stage of the plan as scripts read it."""
+    return {"stage": entry.stage.name, "action": entry.action, "hash": entry.hash, "reason": entry.reason}
 
 
 def verify(spec: PipelineSpec, as_json: bool) -> int:
@@ -492,16 +496,21 @@ def check_upstream(planned: Mapping[str, Planned], name: str, spec: PipelineSpec
         )
 
 
-def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
-    """A stage as a command of its own: runs it if the stages that it depends on are finished."""
+def stage_command(names: Sequence[str], doc: str, argv: Sequence[str]) -> int:
+    """A stage as a command of its own: runs it if the stages that it depends on are finished.
+
+    Of several `names` the first word says which; where it does not, the first is meant.
+    """
 
     def one_stage() -> int:
-        args = arguments(argv, doc)
+        name, words = stage_named(names, argv)
+        which = f"stage: the first word, {' or '.join(names)} (default {names[0]})" if len(names) > 1 else ""
+        args = arguments(words, doc, own_keys=which)
         spec = load(args.config, args.overrides)
         planned = {entry.stage.name: entry for entry in plan(STAGES, spec, store_of(spec).size)}
         entry = planned[name]
         if args.verb == "plan":
-            tell(plan_line(entry))
+            tell(json.dumps(plan_row(entry)) if args.json else plan_line(entry))
             return 0
         check_upstream(planned, name, spec)
         print(plan_line(entry), file=sys.stderr)
@@ -520,6 +529,17 @@ def stage_command(name: str, doc: str, argv: Sequence[str]) -> int:
         return 0
 
     return guarded(one_stage)
+
+
+def stage_named(names: Sequence[str], argv: Sequence[str]) -> tuple[str, list[str]]:
+    """(stage, the words after it). Raises SpecError for a first word that is neither one of `names` nor a verb."""
+    first = argv[0] if argv else ""
+    if first in names:
+        return first, list(argv[1:])
+    known = [*names, "run", "plan"]
+    a_name = len(names) > 1 and first and "=" not in first and not first.startswith("-")
+    check(not a_name or first in known, f"unknown stage '{first}'{nearest(first, known)}")
+    return names[0], list(argv)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
 
+    python workflows/labels.py -c conf/demo.yaml                 run it, where shards and teachers are finished
+    python workflows/labels.py plan -c conf/demo.yaml --json     say whether it would run, and why
+
 For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
 over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
@@ -218,4 +221,4 @@ class LabelShard:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    sys.exit(stage_command("labels", __doc__ or "", sys.argv[1:]))
+    sys.exit(stage_command(["labels"], __doc__ or "", sys.argv[1:]))

@@ -11,6 +11,9 @@ drawn video has no sound.
 
 import io
 import math
+import os
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +37,13 @@ COMPLETE = 0.9  # a video of fewer of the frames that it announces is damaged; s
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture (number 0), or one of a video's: (H, W, 3) uint8 RGB. `name` is the table's."""
+    """A picture (number 0), or one of a video's: (H, W, 3) uint8 RGB. `name` is the table's, `seconds` the time since
+    the video's or camera's start."""
 
     name: str
     number: int
     image: Image
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ class Unusable:
 
 
 class Media(Protocol):
-    """Frames to look at, and where drawn ones go. `total` is 0 where nobody knows it."""
+    """Frames to look at, and where drawn ones go. `total` is 0 where nobody knows it; `left_out` are the endings of a
+    folder's other files, with their numbers."""
 
     noun: str
     names: list[str]
     total: int
+    left_out: Counter[str]
 
     def frames(self) -> Iterator[Frame | Unusable]: ...
 
@@ -82,7 +89,9 @@ def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
     if len(paths) == 1 and paths[0].suffix.lower() in VIDEOS:
         return Video(str(paths[0]), paths[0].name, apart(paths[0], out / f"{paths[0].stem}{VIDEO_SUFFIX}"))
     found: dict[str, Path] = {}
+    left_out: Counter[str] = Counter()
     for path in paths:
+        left_out += others(path, out)
         for name, file in _pictures(path, out):
             if name in found and not file.samefile(found[name]):
                 raise SpecError(f"{found[name]} and {file} would both be written to {out / name}; give them apart")
@@ -90,7 +99,7 @@ def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
             apart(file, out / name)
     if not found:
         raise SpecError(f"{paths[0]} holds no picture ({', '.join(files.PICTURES)}), leaving out what lies in {out}")
-    return Pictures(found, out, upright=upright)
+    return Pictures(found, out, left_out, upright=upright)
 
 
 def apart(source: Path, target: Path) -> Path:
@@ -98,6 +107,13 @@ def apart(source: Path, target: Path) -> Path:
     if target.exists() and target.samefile(source):
         raise SpecError(f"{target} would be written over itself; choose another folder with out=FOLDER")
     return target
+
+
+def others(path: Path, out: Path) -> Counter[str]:
+    """Endings of the files in a folder that are not looked at: whoever has .heic there would think that it was."""
+    names = files.listing(path, ("",)) if path.is_dir() else ()
+    seen = (path / name for name in names if not name.lower().endswith(files.PICTURES))
+    return Counter(file.suffix.lower() or "none" for file in seen if not file.resolve().is_relative_to(out.resolve()))
 
 
 def _pictures(path: Path, out: Path) -> Iterator[tuple[str, Path]]:
@@ -118,8 +134,8 @@ class Pictures:
 
     noun = "picture"
 
-    def __init__(self, found: dict[str, Path], out: Path, *, upright: bool) -> None:
-        self.found, self.out, self.upright = found, out, upright
+    def __init__(self, found: dict[str, Path], out: Path, left_out: Counter[str], *, upright: bool) -> None:
+        self.found, self.out, self.left_out, self.upright = found, out, left_out, upright
         self.names, self.total = list(found), len(found)
 
     def frames(self) -> Iterator[Frame | Unusable]:
@@ -155,7 +171,8 @@ class Video:
     def __init__(self, source: str | int, name: str, path: Path) -> None:
         """Raises SpecError where the source cannot be opened."""
         self.name, self.path = name, path
-        self.names = [name]
+        self.names, self.left_out = [name], Counter[str]()
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own remarks; what failed is said here
         self._capture: Any = quietly(lambda: cv2.VideoCapture(source))
         if not self._capture.isOpened():
             raise SpecError(f"{name} cannot be opened" + ("" if isinstance(source, int) else " as a video"))
@@ -166,12 +183,14 @@ class Video:
         self._size = (0, 0)  # of the written video: that of the first frame
 
     def frames(self) -> Iterator[Frame | Unusable]:
-        number = 0
+        number, began = 0, time.monotonic()
         while True:
             read, bgr = self._capture.read()
             if not read:
                 break
-            yield Frame(self.name, number, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8))
+            # A file's own time, since frames may be spaced unevenly; of a camera the clock's.
+            passed = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if self.total else time.monotonic() - began
+            yield Frame(self.name, number, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8), passed)
             number += 1
         if number == 0 or number < COMPLETE * self.total:
             yield Unusable(f"{self.name} ends after {number} of {self.total or 'its'} frames")

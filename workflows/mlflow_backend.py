@@ -295,14 +295,19 @@ class Backend:
         return str(held) if same and float(judged["contest.error"]) < float(tags["contest.error"]) else None
 
     def _show(self, alias: str, event: Event, run_id: str, version: str) -> None:
-        """Put the champion where a visitor looks first: start page, experiment, page of the model."""
-        name, about = event["model"], event["description"]
+        """Put the champion where a visitor looks first: start page, experiment, page of the model.
+
+        The tag `report` names the page among the run's artifacts that shows it; MLflow opens that one.
+        """
+        name, about, page = event["model"], event["description"], event["tags"].get("report")
         run = self.client.get_run(run_id).info.run_name
-        self.client.update_registered_model(name, f"**{alias}: version {version}**\n\n{about}")
+        place = f"#/experiments/{self.experiment_id}/runs/{run_id}"
+        shown = f", [report]({place}/artifacts/{page})" if page else ""
+        self.client.update_registered_model(name, f"**{alias}: version {version}**{shown}\n\n{about}")
         note = (
             f"**{alias}: [{name} version {version}](#/models/{name}/versions/{version})"
             f"{' · ' if event['summary'] else ''}{event['summary']}**, from the run "
-            f"[{run}](#/experiments/{self.experiment_id}/runs/{run_id})\n\n{about}"
+            f"[{run}]({place}){shown}\n\n{about}"
         )
         short = " · ".join(part for part in (event["summary"], f"{name} v{version}") if part)
         for tag, value in ((alias, short), ("mlflow.note.content", note)):

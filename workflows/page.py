@@ -14,9 +14,18 @@ import cv2
 from hpe_core.crop import Image
 
 
-def whole_page(title: str, sections: Sequence[str]) -> str:
-    """A complete page around finished sections."""
-    return f"{HEAD.replace('TITLE', esc(title))}<main>\n{''.join(sections)}</main>\n</body></html>\n"
+def whole_page(title: str, opening: str, sections: Sequence[str]) -> str:
+    """A complete page: the opening, links to the sections that have a heading, and the sections."""
+    links, named = [], []
+    for number, section in enumerate(sections, start=1):
+        if heading := re.match("<section><h2>(.*?)</h2>", section):
+            links.append(f'<a href="#s{number}">{heading[1]}</a>')
+            section = f'<section id="s{number}">{section.removeprefix("<section>")}'
+        named.append(section)
+    contents = f"<nav>{' '.join(links)}</nav>\n"
+    body = f"{opening}{contents}{''.join(named)}"
+    head = HEAD.replace("TITLE", esc(title)).replace("n + FIRST", f"n + {FIRST + 1}")
+    return f"{head}<main>\n{body}</main>\n</body></html>\n"
 
 
 class Book:
@@ -45,14 +54,19 @@ class Book:
         )
 
 
-def table(head: Sequence[str], lines: Sequence[str]) -> str:
-    """Rows (`<tr>` with a cell for each name) under their names; on a telephone a wide one becomes a card a row."""
+def table(head: Sequence[str], lines: Sequence[str], *, first: bool = False) -> str:
+    """Rows (`<tr>` with a cell for each name) under their names.
+
+    On a telephone a wide one becomes a card a row, or, where the `first` columns say enough, is cut off behind them:
+    numbers that are to be compared stay below each other.
+    """
     texts = ["class=text" in cell for cell in _cells(lines[0])] if lines else [False] * len(head)
     marks = [" class=text" if text else "" for text in texts]
-    names = "".join(f"<th{mark}>{esc(name)}</th>" for name, mark in zip(head, marks, strict=True))
+    names = "".join(f"<th scope=col{mark}>{esc(name)}</th>" for name, mark in zip(head, marks, strict=True))
     top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
-    kind = ' class="wide"' if len(head) > WIDE else ""
-    body = "".join(_named(line, head) for line in lines) if kind else "".join(lines)
+    kind = "" if len(head) <= WIDE else ' class="first"' if first else ' class="wide"'
+    rows = [line.replace("<th>", "<th scope=row>", 1) for line in lines]
+    body = "".join(_named(row, head) for row in rows) if "wide" in kind else "".join(rows)
     return f'<div class="scroll"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
@@ -77,6 +91,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
+FIRST = 5  # columns of a table that is cut off behind them, with numbers of five letters
 WIDE = 3  # columns beyond which a table does not fit a telephone
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -121,7 +136,10 @@ td.text { white-space: normal; overflow-wrap: anywhere }
 pre { font-size: .8rem; line-height: 1.4; white-space: pre-wrap; overflow-wrap: anywhere }
 pre { background: #f6f7f8; padding: 12px }
 code { font-size: .92em }
-summary { cursor: pointer; margin-top: 1em }
+summary { cursor: pointer; margin-top: 1em; padding: 4px 0 }
+nav { display: flex; flex-wrap: wrap; gap: 2px 16px; margin-top: 1.4rem }
+nav a { color: var(--blue); padding: 5px 0; text-underline-offset: 3px }
+.phone, tbody th small.phone { display: none }
 @media (max-width: 600px) {
   main { padding: 8px 14px 32px }
   .scores { grid-template-columns: 1fr }
@@ -129,11 +147,17 @@ summary { cursor: pointer; margin-top: 1em }
   .scores b { grid-row: span 2 }
   th, td { padding: 5px 7px }
   table { width: 100% }
+  thead th { white-space: normal }
+  .first tr > :nth-child(n + FIRST) { display: none }
+  .first tbody th small { min-width: 0; overflow-wrap: anywhere }
+  .first tbody th { white-space: normal }
+  div.phone, span.phone, tbody th small.phone { display: block }
   .wide thead { display: none }
   .wide tr { display: grid; grid-template-columns: repeat(4, 1fr); border-bottom: 1px solid var(--line) }
   .wide tr > * { border: 0; text-align: left; padding: 3px 6px }
   .wide tr.ours { background: var(--ours) }
   .wide tr > :first-child, .wide td.text { grid-column: 1 / -1 }
+  .wide td { overflow-wrap: anywhere; white-space: normal }
   .wide td::before { content: attr(data-name); display: block; font-size: .75rem; color: var(--dim) }
 }
 @media print {
@@ -147,6 +171,8 @@ summary { cursor: pointer; margin-top: 1em }
   .grid { grid-template-columns: 1fr 1fr }
   .gallery { grid-template-columns: repeat(3, 1fr) }
   tr { break-inside: avoid }
+  nav, summary { display: none }
+  details::details-content { content-visibility: visible; height: auto }
 }
 </style></head><body>
 """

@@ -10,10 +10,9 @@ Faces are those of a detector (`detector=FILE`, a YuNet ONNX file; `detector=fet
 boxes as datasets take them (`boxes=FILE.json`), or the whole picture (`boxes=whole`). Their pixels take the way of
 training and evaluation: the canonical crop, then its central window. Drawn copies and poses.csv go into `out`. Angles
 are degrees; red is the head's x axis, green points down, blue out of the face. A picture that cannot be read is named
-and counted, the others go on, and the exit code is 2.
+and counted, and the others go on.
 """
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -29,7 +28,8 @@ from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import SpecError, build, check, to_dict
 from hpe_core.remote import Remote, is_remote
 from hpe_core.spec import DetectorSpec
-from workflows.config import EXIT_BAD_INPUT, flatten, guarded, lasting_folder, tell
+from workflows.commandline import CommandParser
+from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED, flatten, guarded, lasting_folder, tell
 
 if TYPE_CHECKING:
     from hpe_core.crop import Box
@@ -40,6 +40,11 @@ TABLE = "poses.csv"
 WHOLE = "whole"
 DECIMALS = {"x1": 2, "y1": 2, "x2": 2, "y2": 2, "score": 4}  # of boxes, pixels; angles have 4
 INTERRUPTED = 130
+CODES = {
+    0: "done",
+    EXIT_FAILED: "failed",
+    EXIT_BAD_INPUT: "bad input, also if it is only one picture of many",
+}
 
 
 @dataclass(frozen=True)
@@ -47,22 +52,30 @@ class RegistrySpec:
     uri: str = ""  # empty: SQLite in the store
 
 
+def key(default: Any, said: str) -> Any:
+    """A field of `PredictSpec` with the line that --help has about it."""
+    return field(default=default, metadata={"said": said})
+
+
 @dataclass(frozen=True)
 class PredictSpec:
     """Every key of the command."""
 
-    model: str = "champion"  # a file or folder, or an alias, version or run in MLflow (`workflows/resolve.py`)
-    detector: str = ""  # YuNet's ONNX file, or fetch
-    min_score: float = 0.6  # of the detector's faces
-    side_px: int = 640  # the longer side of a picture is scaled down to this for the detector
-    boxes: str = ""  # instead of a detector: FILE.json, or whole: every picture is one face
-    box_scale: float = 1.0  # boxes are grown by this for the network, where it was taught with other ones
-    out: str = "poses"
-    draw: bool = True  # false: the table alone
-    frames: int = 0  # at most so many pictures or frames, 0 is all
-    model_name: str = "head-pose"  # the registered model
-    store: str = "runs"
-    mlflow: RegistrySpec = RegistrySpec()
+    model: str = key("champion", "a file or folder, or an alias, version or run in MLflow")
+    detector: str = key("", "YuNet's ONNX file, or fetch: download it once")
+    boxes: str = key("", "instead of a detector: FILE.json, or whole: every picture is one face")
+    fit: bool = key(True, "detected boxes become such as the network was taught with; false: as they are")
+    box_scale: float = key(1.0, "boxes grow by this, too, before the network sees them")
+    min_score: float = key(0.6, "of the detector's faces, 0 to 1")
+    side_px: int = key(640, "the longer side of a picture is scaled down to this for the detector")
+    out: str = key("poses", "folder of drawn copies and table")
+    draw: bool = key(True, "false: the table alone")
+    frames: int = key(0, "at most so many pictures or frames; 0: all")
+    model_name: str = key("head-pose", "the registered model")
+    store: str = key("runs", "of the run whose registry is asked")
+    mlflow: RegistrySpec = field(
+        default=RegistrySpec(), metadata={"said": "MLflow's address; empty: SQLite in the store"}
+    )
 
     def __post_init__(self) -> None:
         check(bool(self.model), "model names nothing")
@@ -135,6 +148,9 @@ def main(argv: Sequence[str]) -> int:
 
     out = Path(spec.out).expanduser()
     media = open_media(words, out, upright=not spec.boxes or spec.boxes == WHOLE)
+    if media.left_out:
+        endings = ", ".join(f"{number} {ending}" for ending, number in sorted(media.left_out.items()))
+        print(f"left out, by their endings no pictures: {endings}", file=sys.stderr)
     tally = Tally()
     with ExitStack() as opened:
         opened.callback(media.close)
@@ -159,15 +175,7 @@ def main(argv: Sequence[str]) -> int:
 
 def command_line(argv: Sequence[str]) -> tuple[list[str], PredictSpec, bool]:
     """(what to look at, keys, whether JSON is wanted). Raises SpecError that names the key."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(
-            ["keys, and what they are where you do not say it:"]
-            + [f"  {key}={value}" for key, value in flatten(to_dict(PredictSpec(detector="FILE"))).items()]
-            + ["exit codes: 0 done, 1 failed, 2 bad input, also if it is only one picture of many"]
-        ),
-    )
+    parser = CommandParser(__doc__ or "", key_lines(), CODES)
     parser.add_argument("words", nargs="*", metavar="PICTURE | FOLDER | VIDEO | CAMERA | key=value")
     parser.add_argument("--json", action="store_true", help=f"faces as JSON lines on standard output, not in {TABLE}")
     args = parser.parse_intermixed_args(argv)
@@ -186,6 +194,16 @@ def command_line(argv: Sequence[str]) -> tuple[list[str], PredictSpec, bool]:
     texts = {key.name for key in dataclasses.fields(PredictSpec) if key.type is str}
     tree |= {key: value for key, _, value in (word.partition("=") for word in keys) if key in texts}
     return shown, build(PredictSpec, tree), bool(args.json)
+
+
+def key_lines() -> str:
+    """Every key with its default and what it means."""
+    lines = ["keys, and what they are where nothing is said:"]
+    for one in dataclasses.fields(PredictSpec):
+        for name, value in flatten({one.name: to_dict(one.default)}).items():
+            shown = json.dumps(value) if isinstance(value, bool) else value
+            lines.append(f"  {f'{name}={shown}':<22}{one.metadata['said']}")
+    return "\n".join(lines)
 
 
 def face_finder(spec: PredictSpec, media: "Media") -> FindFaces:
@@ -239,7 +257,8 @@ def predict(
         with tally.timed("faces"):
             faces = [face for face in find(frame) if usable(face, frame, tally, console.say)]
         with tally.timed("poses"):
-            poses = predictor.predict(frame.image, [face.box.scaled(spec.box_scale) for face in faces])
+            boxes = [face.box.scaled(spec.box_scale) for face in faces]
+            poses = predictor.predict(frame.image, boxes, detected=bool(spec.detector) and spec.fit)
         with tally.timed("writing"):
             for number, face in enumerate(faces):
                 put(row_of(frame, number, face, poses.angles[number], poses.spread[number]))
@@ -280,7 +299,7 @@ def row_of(frame: "Frame", number: int, face: Face, angles: Any, spread: Any) ->
     from hpe_core.sources.files import printable
 
     box = face.box
-    row: Row = {"file": printable(frame.name), "frame": frame.number, "face": number}
+    row: Row = {"file": printable(frame.name), "frame": frame.number, "seconds": frame.seconds, "face": number}
     row |= {"x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2, "score": face.score}
     row |= dict(zip(ANGLE_NAMES, map(float, angles), strict=True))
     row |= {f"{name}_spread": float(value) for name, value in zip(ANGLE_NAMES, spread, strict=True)}
@@ -303,7 +322,7 @@ def csv_table(out: Path) -> Iterator[Callable[[Row], None]]:
     """Writes rows into the table, each at once: what was seen outlives an interruption."""
     from hpe_core.rotation import ANGLE_NAMES
 
-    columns = ["file", "frame", "face", "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES]
+    columns = ["file", "frame", "seconds", "face", "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES]
     try:
         out.mkdir(parents=True, exist_ok=True)
         stream = open(out / TABLE, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed below

@@ -1,6 +1,9 @@
 """Stage "publish": the champion in every form that somebody may want to run, a model card, the report, and the
 registry.
 
+    python workflows/publish.py -c conf/demo.yaml                run it, where everything is scored
+    python workflows/publish.py plan -c conf/demo.yaml           say whether it would run, and why
+
 The folder `model` is complete in itself: the ONNX file and its int8 form, the torch weights with their meaning, the
 traced program, a folder for timm, the card, and MLflow's MLmodel (`workflows.mlmodel`), so that
 `mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed. MLflow is told
@@ -9,9 +12,8 @@ through the reporter: a dead tracking server does not stop publishing.
 
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpe_core.crop import Image, window
+from hpe_core.detector_fit import fit_to, mean_fit
+from hpe_core.plain import to_dict
+from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.rows import read_shard, shard_files
 from workflows.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
@@ -62,9 +67,8 @@ def run(stage: StageRun) -> dict[str, Any]:
     report = stage.reporter
     report.progress("publishing", 0, 5, "steps, exporting")
     begin_folder(model)
-    for name in ("model.safetensors", "model.json"):
-        shutil.copyfile(network / name, model / name)
-    exported = export_all(stage, network, model)
+    save_described(stage, network, model)
+    exported = export_all(stage, model, model)
     report.progress("publishing", 1, 5, "steps, measuring latency")
     int8_file = model / INT8_FILE if exported["int8"] else None
     exported |= {"latency_ms": latency_table(network, model / ONNX_FILE, int8_file), "cpu": cpu_name()}
@@ -89,6 +93,7 @@ def run(stage: StageRun) -> dict[str, Any]:
             "summary": summary(rows),
             "config": stage.spec.name,
             "backbone": stage.results["student"]["spec"]["net"]["backbone"],
+            "report": f"{page.parent.name}/{page.name}",
         },
     )
     report.progress("publishing", 5, 5, "steps, published")
@@ -100,11 +105,25 @@ def run(stage: StageRun) -> dict[str, Any]:
     }
 
 
+def save_described(stage: StageRun, network: Path, model: Path) -> None:
+    """The network once more in the folder `model`, with the note how a detector's boxes become those it learnt from."""
+    from hpe_core.checkpoint import load_net, save_net
+
+    data, splits = stage.spec.data, stage.results["shards"]["splits"]
+    fit = mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"]["kept"]) for name in data.train])
+    saved = load_net(network)
+    save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
+
+
 def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
     """Write the network's files into the folder `model`; returns what was measured of each."""
     data, publish = stage.spec.data, stage.spec.publish
     scored = spread_faces(stage, data.test, "test", publish.parity_crops)
-    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, scored and scored.windows)
+    missing = publish.parity_crops - (len(scored.windows) if scored else 0)
+    more = spread_faces(stage, data.train, "val", missing)  # parity asks no label, so small test sets are no excuse
+    compared = [faces.windows for faces in (scored, more) if faces]
+    crops = np.concatenate(compared) if compared else None
+    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, crops)
     exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results["student"]["spec"]))
     calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
     exported["int8"] = None
@@ -139,14 +158,15 @@ def figures(exported: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, f
 
 
 def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: int) -> Faces | None:
-    """Up to `wanted` faces of a split, evenly from the datasets and from the rows of each; None where there is none."""
-    share = -(-wanted // len(datasets)) if datasets else 0
+    """Up to `wanted` faces of a split, evenly from the datasets, as far as each has them, and from the rows of each;
+    None where there is none."""
+    listed = {name: shard_files(stage.inputs["shards"], name, split) for name in datasets}
+    sizes = {name: [pq.read_metadata(file).num_rows for file in files] for name, files in listed.items()}
+    shares = fair_shares({name: sum(counts) for name, counts in sizes.items()}, wanted)
     parts: list[Faces] = []
-    for name in datasets:
-        files = shard_files(stage.inputs["shards"], name, split)
-        counts = [pq.read_metadata(file).num_rows for file in files]
-        total, start = sum(counts), 0
-        picked = np.unique(np.linspace(0, total - 1, min(share, total)).round().astype(int))
+    for name, files in listed.items():
+        counts, start = sizes[name], 0
+        picked = np.unique(np.linspace(0, sum(counts) - 1, shares[name]).round().astype(int))
         for file, count in zip(files, counts, strict=True):
             rows = picked[(picked >= start) & (picked < start + count)] - start
             start += count
@@ -157,6 +177,15 @@ def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: i
         return None
     windows, angles = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Faces(np.ascontiguousarray(windows), angles)
+
+
+def fair_shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+    """How many of `wanted` each gives: as many as the others, or all that it has; together `wanted` or all there is."""
+    shares, left = dict[str, int](), max(0, wanted)
+    for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        shares[name] = min(sizes[name], -(-left // (len(sizes) - place)))
+        left -= shares[name]
+    return shares
 
 
 def provenance(stage: StageRun) -> dict[str, str]:
@@ -178,4 +207,4 @@ def provenance(stage: StageRun) -> dict[str, str]:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    os._exit(stage_command("publish", __doc__ or "", sys.argv[1:]))
+    os._exit(stage_command(["publish"], __doc__ or "", sys.argv[1:]))

@@ -19,10 +19,10 @@ from hpe_core.rotation import ANGLE_NAMES
 from hpe_core.rows import read_shard, read_table, shard_files
 from workflows import figures
 from workflows.accounts import QUARANTINE, Broken
-from workflows.card import TERMS, UNKNOWN, int8_line
+from workflows.card import TERMS, UNKNOWN, int8_line, taught_by
 from workflows.figures import SHOWN, Predicted
 from workflows.page import Book, esc, table, whole_page
-from workflows.published import beside
+from workflows.published import TableRow, beside
 from workflows.quarantine import SHEET, TABLE, chosen
 from workflows.runtimes import ONNX
 from workflows.stages import StageRun, finished
@@ -42,9 +42,9 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
     book = Book(folder)
     results, rows = stage.results, stage.results["evaluate"]["rows"]
     predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
+    opening = header(stage, rows, predictions, exported)
     with_tests = [section_test(book, stage, test, rows, predictions[test]) for test in predictions]
     sections = [
-        header(stage, rows, predictions, exported),
         *with_tests,
         section_papers(stage),
         section_training(book, [results["teachers"], results["student"]]),
@@ -55,7 +55,7 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
         section_quarantine(book, stage),
         section_provenance(stage, provenance),
     ]
-    (folder / PAGE).write_text(whole_page(f"Head pose: {stage.spec.name}", sections))
+    (folder / PAGE).write_text(whole_page(f"Head pose: {stage.spec.name}", opening, sections))
     return folder / PAGE
 
 
@@ -95,8 +95,7 @@ def header(
     net = stage.results["student"]["spec"]["net"]
     return (
         f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
-        f"{len(stage.spec.teachers)} teachers "
-        f"({esc(', '.join(t.net.backbone for t in stage.spec.teachers.values()))}). "
+        f"{esc(taught_by(stage.spec, stage.results['student']['spec']))}. "
         f"ONNX file {exported['bytes'] / 1e6:.1f} MB, {latency['batch 1']:.2f} ms a face on one CPU "
         "thread; its angles "
         f"lie within {parity:.0e}° of torch’s. Angles are pitch, yaw, roll in degrees.</p>\n{''.join(blocks)}"
@@ -151,7 +150,7 @@ def new_people_table(test: str, rows: Sequence[Row]) -> str:
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    ranges = [name for name in ("yaw 0-30", "yaw 30-60", "yaw 60-99") if any(name in row for row in rows)]
+    ranges = yaw_ranges(rows)
     keys = ["mae", *ANGLE_NAMES, "geodesic", *ranges]
     best = {key: min(float(row[key]) for row in rows if key in row) for key in keys}
 
@@ -164,17 +163,23 @@ def results_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         kind = "ours" if row["name"] == "distilled" else ""
-        name = f"<th>{esc(row['name'])}<small>{esc(row['role'])}</small></th>"
+        cost = f"<small class=phone>{millions(row)}, {row['latency_ms']:.1f} ms</small>"
+        name = f"<th>{esc(row['name'])}<small>{esc(row['role'])}</small>{cost}</th>"
         cells = "".join(cell(row, key) for key in keys)
         costs = f"<td>{millions(row)}</td><td>{row['latency_ms']:.1f}</td>"
         lines.append(f'<tr class="{kind}">{name}{cells}{costs}</tr>')
-    yaws = [f"{name.replace('-', '–')}°" for name in ranges]
-    names = ["MAE", *ANGLE_NAMES, "geodesic", *yaws, "params", "CPU ms"]
+    names = ["MAE", *ANGLE_NAMES, "geodesic", *ranges.values(), "params", "CPU ms"]
     note = (
         "Degrees; the lowest of a column is bold. CPU ms: one face in eager PyTorch; an ensemble costs its "
         "members’ sum."
     )
-    return f"{table(['network', *names], lines)}<p class=note>{note}</p>"
+    return f"{table(['network', *names], lines, first=True)}<p class=note>{note}</p>"
+
+
+def yaw_ranges(rows: Sequence[Row]) -> dict[str, str]:
+    """Ranges of the true yaw that the rows have an error for -> how a head names them."""
+    names = ("yaw 0-30", "yaw 30-60", "yaw 60-99")
+    return {name: f"{name.replace('-', '–')}°" for name in names if any(name in row for row in rows)}
 
 
 def section_papers(stage: StageRun) -> str:
@@ -183,20 +188,30 @@ def section_papers(stage: StageRun) -> str:
     if not asked:
         return ""
     readers = {name: stage.spec.data.datasets[name].reader for name in stage.spec.data.test}
-    lines = []
     together = beside(stage.results["evaluate"]["rows"], asked["name"], readers, asked["deviations"])
-    if all(row.source == "ours" for row in together):
-        return ""  # nobody published anything on these test sets
-    for row in together:
-        numbers = (row.pitch, row.yaw, row.roll, row.mae)
-        cells = "".join("<td>–</td>" if value is None else f"<td>{value:.2f}</td>" for value in numbers)
-        kind = "ours" if row.source == "ours" else ""
-        words = f"<td class=text>{esc(row.source)}</td><td class=text>{esc(row.mark)}</td>"
-        lines.append(f'<tr class="{kind}"><th>{esc(row.name)}<small>{esc(row.test)}</small></th>{cells}{words}</tr>')
+    tables = []
+    for test in dict.fromkeys(row.test for row in together):
+        mine = [row for row in together if row.test == test]
+        if any(row.source != "ours" for row in mine):  # else nobody published anything on this test set
+            head = ["network", "MAE", *ANGLE_NAMES, "source", "compare with care"]
+            tables.append(f"<h3>{esc(test)}</h3>{table(head, [paper_line(row) for row in mine], first=True)}")
+    if not tables:
+        return ""
     said = "; ".join(asked["deviations"]) or "none that the configuration shows"
     note = f"Protocol {asked['name']} ({asked['hash']}). Deviations of this run: {said}."
-    head = ["network", "pitch", "yaw", "roll", "MAE", "source", "compare with care"]
-    return f"<section><h2>Beside the papers</h2>{table(head, lines)}<p class=note>{esc(note)}</p></section>\n"
+    dagger = "<span class=phone>† Measured under another protocol; a wider screen says in what it differs.</span>"
+    body = f"{''.join(tables)}<p class=note>{dagger}{esc(note)}</p>"
+    return f"<section><h2>Beside the papers</h2>{body}</section>\n"
+
+
+def paper_line(row: TableRow) -> str:
+    """One line, ours or published; a telephone has its source, with a dagger for the mark, below the name."""
+    numbers = (row.mae, row.pitch, row.yaw, row.roll)
+    cells = "".join("<td>–</td>" if value is None else f"<td>{value:.2f}</td>" for value in numbers)
+    below = row.source + " †" * bool(row.mark)
+    name = f"<th>{esc(row.name)}<small class=phone>{esc(below)}</small></th>"
+    words = f"<td class=text>{esc(row.source)}</td><td class=text>{esc(row.mark)}</td>"
+    return f'<tr class="{"ours" if row.source == "ours" else ""}">{name}{cells}{words}</tr>'
 
 
 DETAILS = {
@@ -212,16 +227,22 @@ DETAILS = {
 
 def details_table(rows: Sequence[Row]) -> str:
     """The distribution of the errors, and the errors that are left after a constant offset of the head's axes."""
-    lines = [
-        f"<tr><th>{esc(row['name'])}</th>{''.join(f'<td>{row[key]:.2f}</td>' for key in DETAILS)}</tr>" for row in rows
-    ]
+
+    def figures_of(names: Mapping[str, str]) -> str:
+        lines = []
+        for row in rows:
+            cells = "".join(f"<td>{row[key]:.2f}</td>" if key in row else "<td>–</td>" for key in names)
+            lines.append(f"<tr><th>{esc(row['name'])}</th>{cells}</tr>")
+        return table(["network", *names.values()], lines)
+
+    cut_off = f"<div class=phone>{figures_of({'geodesic': 'geodesic', **yaw_ranges(rows)})}</div>"
     note = (
         "Median and p90 of the geodesic error; MAEV: mean angle between the head’s axes; AUC: area under the "
         f"distribution of a face’s mean error up to {AUC_DEG:g}°, 1 is perfect. Aligned: after one rotation of the "
         "head’s axes, found on these very faces, of the size “offset”: what is left without a dataset’s habit."
     )
     return (
-        f"<details><summary>Distribution and alignment</summary>{table(['network', *DETAILS.values()], lines)}"
+        f"<details><summary>Distribution and alignment</summary>{cut_off}{figures_of(DETAILS)}"
         f"<p class=note>{note}</p></details>"
     )
 
@@ -373,15 +394,20 @@ def section_quarantine(book: Book, stage: StageRun) -> str:
 def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
     from workflows.config import as_yaml
 
-    times = []
+    times, whole = [], dict.fromkeys(("seconds", "cpus", "gpus"), 0.0)
     for name, folder in stage.inputs.items():
         manifest = finished(folder)
         hours, had = manifest["seconds"] / 3600, manifest.get("machinery", {})
+        whole["seconds"] += manifest["seconds"]
+        for key, count in had.items():
+            whole[key] += hours * count
         spent = "".join(f"<td>{hours * had[key]:.3f}</td>" if key in had else "<td>–</td>" for key in ("cpus", "gpus"))
         times.append(
             f"<tr><th>{esc(name)}</th><td>{manifest['seconds']:,.0f} s</td>{spent}"
             f"<td class=text><code>{esc(folder.name)}</code></td></tr>"
         )
+    cells = f"<td>{whole['cpus']:.3f}</td><td>{whole['gpus']:.3f}</td>"
+    times.append(f"<tr><th>together</th><td>{whole['seconds']:,.0f} s</td>{cells}<td></td></tr>")
     note = "Hours: time by the cores and GPUs of the cluster, used or not; of a continued stage its last go only."
     fingerprints = {
         f"data {name}": entry["fingerprint"][:12] for name, entry in stage.results["shards"]["splits"].items()

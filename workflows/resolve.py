@@ -9,6 +9,7 @@
 MLflow is imported only where no file is named.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
         )
     from workflows.mlflow_backend import Backend, public
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
     Backend(uri, "", folder, None).prepare()
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -1,5 +1,8 @@
 """Stage 1: from archives to padded Parquet shards, with every face accounted for.
 
+    python workflows/shards.py -c conf/demo.yaml                 run it, or what is missing of it
+    python workflows/shards.py plan -c conf/demo.yaml            say whether it would run, and why
+
 Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
 `rows_per_shard` faces (`hpe_core.sources.plan`). Ray Data runs the jobs; a job loads, crops and writes its
 own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
@@ -218,4 +221,4 @@ if __name__ == "__main__":
 
     from workflows.full_pipeline import stage_command
 
-    sys.exit(stage_command("shards", __doc__ or "", sys.argv[1:]))
+    sys.exit(stage_command(["shards"], __doc__ or "", sys.argv[1:]))

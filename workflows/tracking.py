@@ -30,7 +30,6 @@ Facts, seen with MLflow 3.17 and Chromium:
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import dataclasses
@@ -41,12 +40,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from hpe_core.plain import check, nearest
 from workflows.mlflow_backend import DEADLINE_S, Backend, Refused, Registered, clean_name, clip, git_commit, public, say
 from workflows.spool import Event, Journal, write_atomic
 
@@ -469,23 +469,33 @@ def replay(store: Path, uri: str | None = None, timeout_s: float = 600.0) -> int
     return left
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Send MLflow events that were kept while the server was slow or dead.",
-        epilog="example: python workflows/tracking.py replay store=/data/hpe uri=http://127.0.0.1:5000",
+HELP = """Send MLflow events that were kept while the server was slow or dead.
+
+    python workflows/tracking.py replay store=runs                            where they were meant for
+    python workflows/tracking.py replay store=runs uri=http://127.0.0.1:5000  to another server
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from workflows.commandline import CommandParser
+    from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED
+
+    codes = {0: "everything is sent", EXIT_FAILED: "some of it still waits", EXIT_BAD_INPUT: "bad input"}
+    parser = CommandParser(
+        HELP, "keys: store=FOLDER of the run; uri=ADDRESS of a server, where it is another one", codes
     )
-    parser.add_argument("command", choices=["replay"])
-    parser.add_argument("settings", nargs="+", metavar="store=... [uri=...]")
-    args = parser.parse_args(argv)
-    settings = dict(word.partition("=")[::2] for word in args.settings)
-    if unknown := set(settings) - {"store", "uri"}:
-        parser.error(f"unknown setting {sorted(unknown)[0]!r}; there are store and uri")
-    if not settings.get("store"):
-        parser.error("store=<folder> is missing")
-    if not Path(settings["store"]).is_dir():
-        parser.error(f"there is no folder {settings['store']}")
-    return 1 if replay(Path(settings["store"]), settings.get("uri")) else 0
+    parser.add_argument("words", nargs="*", metavar="replay | key=value", help="the verb, then keys")
+    words = list(parser.parse_intermixed_args(argv).words)
+    check(words[:1] == ["replay"], "say what is to be done: replay store=FOLDER")
+    settings = dict(word.partition("=")[::2] for word in words[1:])
+    for key in settings:
+        check(key in ("store", "uri"), f"unknown key {key}{nearest(key, ['store', 'uri'])}")
+    check(bool(settings.get("store")), "key store is missing: store=FOLDER of the run")
+    check(Path(settings["store"]).is_dir(), f"store={settings['store']}: there is no such folder")
+    return EXIT_FAILED if replay(Path(settings["store"]), settings.get("uri")) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from workflows.config import guarded
+
+    sys.exit(guarded(main))

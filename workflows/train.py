@@ -1,5 +1,8 @@
 """Stages "teachers" and "student": networks trained at the same time, each by its own Ray Train run.
 
+    python workflows/train.py teachers -c conf/demo.yaml         the teachers, where shards are finished
+    python workflows/train.py student -c conf/demo.yaml          the student and its twin, where the search is
+
 Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from soft labels with the
 settings of the search's best trial. Short trials prefer what learns fast, so of several finalists (`search.finalists`)
 the one with the smallest validation error after its whole training is the student. Its twin, with the same backbone,
@@ -400,6 +403,4 @@ def online_teachers(job: Job, device: Any) -> Any:
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    words = sys.argv[1:]
-    which = words.pop(0) if words and words[0] in ("teachers", "student") else "teachers"
-    sys.exit(stage_command(which, __doc__ or "", words))
+    sys.exit(stage_command(["teachers", "student"], __doc__ or "", sys.argv[1:]))

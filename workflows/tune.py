@@ -1,5 +1,8 @@
 """Stage "search": Ray Tune over distillation, offsets, optimiser and student backbone.
 
+    python workflows/tune.py -c conf/demo.yaml search.trials=40 search.concurrent=8
+    python workflows/tune.py plan -c conf/demo.yaml              say whether it would run, and why
+
 A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already,
 so trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
 the test set is not opened here. Finished and half-done trials survive a kill of the driver.
@@ -249,4 +252,4 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
 if __name__ == "__main__":
     from workflows.full_pipeline import stage_command
 
-    sys.exit(stage_command("search", __doc__ or "", sys.argv[1:]))
+    sys.exit(stage_command(["search"], __doc__ or "", sys.argv[1:]))
