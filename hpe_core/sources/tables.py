@@ -1,7 +1,8 @@
 """CSV, JSON lines and Parquet as named columns and rows, with a broken row kept in its place as what is wrong with it.
 
 A file that cannot be divided into rows is a DatasetError; a row that is no row is a sentence, so that it can be counted
-and named without losing its neighbours. CSV holds text, the others hold what they hold.
+and named without losing its neighbours. CSV holds text, the others hold what they hold. A CSV's values are parted by
+commas, semicolons or tabs: whichever its first line has most of.
 """
 
 import csv
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.sources.base import DatasetError
-from hpe_core.sources.files import printable
+from hpe_core.sources.files import check_plain, printable
 
 FORMATS = (".csv", ".jsonl", ".json", ".parquet")
 Row = dict[str, Any] | str
@@ -19,6 +20,7 @@ Row = dict[str, Any] | str
 def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     """All columns' names, and the rows with the `wanted` columns alone. Raises DatasetError with one sentence."""
     name = printable(str(path))
+    check_plain(path, "its table")
     try:
         if path.suffix.lower() == ".csv":
             return _csv(path, wanted)
@@ -34,7 +36,9 @@ def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]
 def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+        header = stream.readline()
+        stream.seek(0)
+        reader = csv.reader(stream, strict=True, delimiter=max(",;\t", key=header.count))
         try:
             columns = [column.strip() for column in next(reader, [])]
             for values in reader:

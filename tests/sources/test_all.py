@@ -4,8 +4,9 @@ import dataclasses
 import os
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from hpe_core.rows import FaceRow
 from hpe_core.sandbox import Sandbox, load_directly
+from hpe_core.sources import files
 from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source, census
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, Reader
@@ -62,6 +64,27 @@ def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path
     linked.load(only(linked))
 
 
+def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a link to a folder that holds the root show anything but the root."""
+    write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
+    write_aflw2000(tmp_path / "outer", "stranger")
+    root = tmp_path / "outer" / "root"
+    for name, target in (("a", root / "b"), ("c", root / "b"), ("up", tmp_path), ("loop", root)):
+        (root / name).symlink_to(target)
+    walk, seen = os.walk, [sorted(files.listing(root, (".jpg",)))]
+
+    def backwards(*arguments: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, inside, names in walk(*arguments, **options):
+            inside.reverse()
+            yield folder, inside, names
+
+    monkeypatch.setattr(os, "walk", backwards)
+    seen.append(sorted(files.listing(root, (".jpg",))))
+    assert seen == [["a/image00002.jpg"]] * 2
+
+
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     """An archive of one face for every reader: the reader, and the files that its face is read from."""
     write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
@@ -80,18 +103,18 @@ def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
         "mine": source("manifest", root / "mine"),
     }
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes
-    files = {
+    parts = {
         name: [p for p in sorted((root / name).rglob("*")) if p.is_file() and p.name not in tables] for name in opened
     }
-    return {name: (each, files[name]) for name, each in opened.items()}
+    return {name: (each, parts[name]) for name, each in opened.items()}
 
 
 def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Path) -> None:
-    for name, (opened, files) in archives(tmp_path).items():
+    for name, (opened, parts) in archives(tmp_path).items():
         ref = only(opened)
         opened.load(ref)
-        assert files, name
-        for number, path in enumerate(files):
+        assert parts, name
+        for number, path in enumerate(parts):
             outside = path.rename(tmp_path / f"{name}-{number}{path.suffix}")
             path.symlink_to(outside)
             assert rejected(opened, ref)[0] == "outside_root", path
