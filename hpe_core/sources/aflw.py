@@ -1,7 +1,10 @@
 """AFLW (Koestinger et al. 2011): pictures from Flickr, often with several faces, annotated in an SQLite file.
 
-    aflw.sqlite (also under data/)    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect and FacePose
-    data/flickr/<0|2|3>/image00002.jpg   where FaceImages.filepath, e.g. `2/image00002.jpg`, says
+    data/aflw.sqlite                    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect, FacePose
+    data/flickr/<0|2|3>/image00002.jpg  where FaceImages.filepath, e.g. `2/image00002.jpg`, says
+
+People unpack its tars in several ways, so the file may also lie in the root itself, and the pictures' folders in
+`flickr` or in the root.
 
 FacePose is (roll, pitch, yaw) in radians, by POSIT on 21 landmarks; ours is (pitch, yaw, -roll) in degrees. FaceRect is
 the left top corner and the size in pixels. Of the 21 landmarks (FeatureCoords; only what is seen has a row) sixteen are
@@ -18,6 +21,7 @@ finished writing shows by its journal, and is refused.
 """
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -33,7 +37,7 @@ from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 
 KNOWN_COUNTS = {"faces": 25_993, "with_box_and_pose": 24_384, "pictures": 21_997}
-PICTURES = "data/flickr"
+PICTURES = ("data/flickr", "flickr", "")  # the first of these folders that is there
 PLACES = ("aflw.sqlite", "data/aflw.sqlite")
 JOURNALS = ("-journal", "-wal")
 FACES = (
@@ -69,9 +73,10 @@ class Aflw(files.Archive):
                 rows = database.execute(FACES).fetchall()
         except sqlite3.Error as error:
             raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
+        pictures = self._pictures()
         for face, file, path in rows:
-            key = f"{PICTURES}/{path}" if path else ""
-            yield FaceRef(f"face{face}", Path(str(file)).stem, key)
+            key = str(Path(pictures, str(path))) if path else ""
+            yield FaceRef(f"face{face}", files.printable(Path(str(file)).stem), key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         if not ref.key:
@@ -118,8 +123,13 @@ class Aflw(files.Archive):
     def fingerprint(self) -> str:
         self.fetch_tables()
         place = str(self._place().relative_to(self.root))
-        listed = [f"{PICTURES}/{path}" for path in self.listing(files.PICTURES, PICTURES)]
+        pictures = self._pictures()
+        listed = [str(Path(pictures, path)) for path in self.listing(files.PICTURES, pictures)]
         return self.fingerprint_of([place, *listed])
+
+    def _pictures(self) -> str:
+        """The folder that FaceImages.filepath is named from."""
+        return next((folder for folder in PICTURES[:-1] if self.has_folder(folder)), PICTURES[-1])
 
     def _place(self) -> Path:
         """Of the SQLite file. Raises DatasetError where it is not there, or where a program is at work on it."""
@@ -137,7 +147,9 @@ class Aflw(files.Archive):
 
 def connect(place: Path) -> sqlite3.Connection:
     """Read-only, without locks, also on a disk that allows no writing. Raises sqlite3.Error."""
-    return sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+    database = sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+    database.text_factory = os.fsdecode  # names of files may be no UTF-8; one of them must not cost the others
+    return database
 
 
 def _landmarks(

@@ -26,20 +26,6 @@ class FaceRef:
     split: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, eq=False)
-class Annotation:
-    """A face in a picture: where it is and how it is turned.
-
-    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional.
-    """
-
-    ref: FaceRef
-    box: Box
-    pose: Pose
-    landmarks: NDArray[np.float32] | None = None
-    visible: NDArray[np.bool_] | None = None
-
-
 # Every reason for which a face is quarantined, from the file inwards. A face that is sound but not wanted
 # (its pose lies beyond `data.limit_deg`) is filtered instead, as OUT_OF_RANGE, and counted apart.
 Reason = Literal[
@@ -69,6 +55,28 @@ class Rejected(Exception):
         super().__init__(reason, detail)
         self.reason: Reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A face in a picture: where it is and how it is turned.
+
+    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional. In place
+    of `box` may stand why there is none: whoever draws other boxes may still find the face, if the picture shows no
+    other. A reader that cannot know that rejects the face itself.
+    """
+
+    ref: FaceRef
+    box: Box | Rejected
+    pose: Pose
+    landmarks: NDArray[np.float32] | None = None
+    visible: NDArray[np.bool_] | None = None
+
+    def known_box(self) -> Box:
+        """Raises Rejected where there is none."""
+        if isinstance(self.box, Rejected):
+            raise self.box
+        return self.box
 
 
 class DatasetError(UserError):
