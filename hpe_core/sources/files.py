@@ -131,12 +131,12 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 
     Hidden files are left out. Linked folders are entered, each once, so that a loop of links ends; one that holds the
     root itself is no part of the dataset (a link to / would list the whole disk). Raises DatasetError where `root` is
-    no folder.
+    no folder, or one below cannot be listed: what lies there could not even be counted.
     """
     if not root.is_dir():
         raise DatasetError(f"its root {printable(str(root))} is not a folder")
     top, seen = Path(os.path.realpath(root)), set()
-    for folder, inside, names in os.walk(root, followlinks=True):
+    for folder, inside, names in os.walk(root, followlinks=True, onerror=_unlisted):
         # In order: of two names of one folder it must not be the disk that decides which one faces are known by.
         inside[:] = sorted(name for name in inside if not name.startswith("."))
         real = Path(os.path.realpath(folder))
@@ -147,6 +147,10 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield str(Path(folder, name).relative_to(root))
+
+
+def _unlisted(error: OSError) -> None:
+    raise DatasetError(f"its folder {printable(str(error.filename))} cannot be listed: {error.strerror}")
 
 
 def within(root: Path, key: str, links: Links) -> Path:

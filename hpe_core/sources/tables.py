@@ -22,15 +22,16 @@ def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]
     name = printable(str(path))
     check_plain(path, "its table")
     try:
-        if path.suffix.lower() == ".csv":
-            return _csv(path, wanted)
-        if path.suffix.lower() == ".parquet":
-            return _parquet(path, wanted)
-        return _json_lines(path, wanted)
+        read = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower(), _json_lines)
+        columns, rows = read(path, wanted)
     except UnicodeDecodeError:
         raise DatasetError(f"{name} is not text in UTF-8") from None
     except OSError as error:
-        raise DatasetError(f"{name} cannot be read: {error.strerror or error}") from None
+        raise DatasetError(f"{name} cannot be read: {' '.join(str(error.strerror or error).split())}") from None
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DatasetError(f"{name} has two columns '{twice[0]}'")
+    return columns, rows
 
 
 def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
@@ -48,9 +49,6 @@ def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
                     rows.append(f"has {len(values)} values for {len(columns)} columns")
         except csv.Error as error:
             raise DatasetError(f"{printable(str(path))} is no CSV, line {reader.line_num}: {error}") from None
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise DatasetError(f"{printable(str(path))} has two columns '{twice[0]}'")
     return columns, rows
 
 
@@ -80,7 +78,7 @@ def _parquet(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             columns = list(file.schema_arrow.names)
             rows: list[Row] = file.read([column for column in columns if column in wanted]).to_pylist()
     except pa.ArrowException as error:

@@ -1,6 +1,7 @@
 """What holds for every reader."""
 
 import dataclasses
+import errno
 import os
 import pickle
 from collections import Counter
@@ -28,7 +29,7 @@ from tests.archives import (
     write_manifest,
     write_pointing04,
 )
-from tests.sources.reading import FACES, MARKS, ROW, one, only, rejected, source
+from tests.sources.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
 from workflows.card import TERMS
 
 
@@ -83,6 +84,20 @@ def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
     monkeypatch.setattr(os, "walk", backwards)
     seen.append(sorted(files.listing(root, (".jpg",))))
     assert seen == [["a/image00002.jpg"]] * 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_aflw2000(tmp_path, "image00002")
+    write_aflw2000(tmp_path / "shut", "image00004")
+    scandir = os.scandir
+
+    def refuses(path: Any) -> Any:
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert "shut cannot be listed: Permission denied" in refusal(lambda: list(source("aflw2000", tmp_path).refs()))
 
 
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,3 +320,16 @@ def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
     assert "is not a plain file" in refusal(lambda: list(opened.refs()))
     with pytest.raises(SpecError, match="is not a plain file"):
         read_model(Path("/dev/zero"))
+
+
+def test_a_damaged_or_ambiguous_parquet_table_is_one_sentence(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW] * 40)
+    file = tmp_path / "manifest.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, write_page_checksum=True, **plain)
+    data = bytearray(file.read_bytes())
+    data[data.index(np.float64(ROW["yaw"]).tobytes()) + 6] ^= 1  # a yaw that looks like any other
+    file.write_bytes(data)
+    assert "cannot be read" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    pq.write_table(pa.Table.from_arrays([*table.columns, table["yaw"]], names=[*table.column_names, "pitch"]), file)
+    assert "has two columns 'pitch'" in refusal(lambda: list(source("manifest", tmp_path).refs()))
