@@ -24,7 +24,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,10 @@ class Aflw(files.Archive):
     def refs(self) -> Iterator[FaceRef]:
         """One per row of Faces. Raises DatasetError where the SQLite file is missing, damaged or of another kind."""
         self.fetch_tables()
-        place = self._place()
-        try:
-            with closing(connect(place)) as database:
-                for query in (RECT, POSE):
-                    database.execute(query, (-1,)).fetchone()  # a missing table is one sentence, not 24,384 rejections
-                rows = database.execute(FACES).fetchall()
-        except sqlite3.Error as error:
-            raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
+        with listing_from(self._place()) as database:
+            for query in (RECT, POSE):
+                database.execute(query, (-1,)).fetchone()  # a missing table is one sentence, not 24,384 rejections
+            rows = database.execute(FACES).fetchall()
         pictures = self._pictures()
         for face, file, path in rows:
             key = str(Path(pictures, str(path))) if path else ""
@@ -111,7 +107,7 @@ class Aflw(files.Archive):
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self.fetch_tables()
         found: dict[str, list[object]] = {ref.sample_id: [] for ref in refs}
-        with closing(connect(self._place())) as database:
+        with listing_from(self._place()) as database:
             marks = [ALL_MARKS] if database.execute(HAS_MARKS).fetchone() else []
             for query in (ALL_RECTS, ALL_POSES, *marks):
                 for face, *values in database.execute(query):
@@ -143,6 +139,16 @@ class Aflw(files.Archive):
             if journal.is_file() and journal.stat().st_size:
                 raise DatasetError(f"{files.printable(str(journal))} shows that a program is writing to {place.name}")
         return place
+
+
+@contextmanager
+def listing_from(place: Path) -> Iterator[sqlite3.Connection]:
+    """The SQLite file, for what concerns all faces: damage to it, met inside, is raised as DatasetError."""
+    try:
+        with closing(connect(place)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
 
 
 def connect(place: Path) -> sqlite3.Connection:

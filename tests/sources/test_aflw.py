@@ -118,6 +118,15 @@ def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None
     for content in (b"not a database at all" * 200, b"", whole[:2000], whole[:100] + bytes(len(whole) - 100)):
         place.write_bytes(content)
         assert "aflw.sqlite cannot be read as AFLW's SQLite file" in refusal(lambda: list(opened.refs()))
+    marks = [{**FACES[0], "marks": {feature: (1.0, 2.0) for feature in range(1, 22)}, "face": i} for i in range(400)]
+    place = write_aflw(tmp_path / "large", marks)
+    holed = bytearray(place.read_bytes())
+    holed[-3 * 4096 : -4096] = bytes(2 * 4096)  # of FeatureCoords, which only states and single faces read
+    place.write_bytes(holed)
+    large = source("aflw", tmp_path / "large")
+    refs = list(large.refs())
+    assert "malformed" in refusal(lambda: large.states(refs))
+    place = tmp_path / "here" / "aflw.sqlite"
     place.write_bytes(whole)
     place.with_name("aflw.sqlite-journal").write_bytes(b"half")
     assert "aflw.sqlite-journal shows that a program is writing" in refusal(lambda: list(opened.refs()))
