@@ -101,6 +101,12 @@ class Aflw(files.Archive):
         """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""
         return (ref.key,) if ref.key else ()
 
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Pictures that the SQLite file names and that are not there."""
+        wanted, pictures = {ref.key for ref in refs if ref.key}, self._pictures()
+        gone = wanted.difference(str(Path(pictures, path)) for path in self.listing(files.PICTURES, pictures))
+        return [f"{len(gone):,} of {len(wanted):,} pictures, e.g. {files.printable(min(gone))}"] if gone else []
+
     def tables(self) -> tuple[str, ...]:
         return tuple(f"{place}{ending}" for place in PLACES for ending in ("", *JOURNALS))
 

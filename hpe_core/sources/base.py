@@ -1,7 +1,7 @@
 """What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -75,7 +75,7 @@ class Annotation:
     def known_box(self) -> Box:
         """Raises Rejected where there is none."""
         if isinstance(self.box, Rejected):
-            raise self.box
+            raise Rejected(self.box.reason, f"{self.box.detail} (the keys boxes or detector take others)")
         return self.box
 
 
@@ -158,6 +158,24 @@ def recording_of(source: Source, sample_id: str) -> str:
     """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
     own = getattr(reader_of(source), "recording_of", None)
     return own(sample_id) if own else ""
+
+
+def missing_parts(source: Source, refs: Sequence[FaceRef]) -> list[str]:
+    """Which parts of its archive a dataset with these faces lacks, as far as the reader knows an archive's parts.
+
+    A reader that does says so as `missing_parts`. Raises DatasetError.
+    """
+    own = getattr(reader_of(source), "missing_parts", None)
+    return own(refs) if own else []
+
+
+def lacking(found: Mapping[str, int], known: Mapping[str, int]) -> list[str]:
+    """Each part with less than it is known to hold: 'HELEN (10 of 37,676)', or its name alone where all is missing."""
+    return [
+        f"{part} ({found[part]:,} of {whole:,})" if found.get(part) else part
+        for part, whole in known.items()
+        if found.get(part, 0) < whole
+    ]
 
 
 def census(source: Source, found: int | None = None) -> str:

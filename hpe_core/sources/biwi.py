@@ -28,7 +28,7 @@ leak-free test set is the rest of it: 3,163 frames of 06, 07, 10, 13 and 22. Gro
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,12 @@ class Biwi(files.Archive):
     def recording_of(self, sample_id: str) -> str:
         """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
         return sample_id.rpartition("/")[0]
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Sequences of which no frame is there."""
+        found = {ref.sample_id.split("/")[-2] for ref in refs if "/" in ref.sample_id}
+        names = (f"{sequence:02d}" for sequence in range(1, KNOWN_COUNTS["sequences"] + 1))
+        return [name for name in names if name not in found]
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         path = Path(self._inner(), ref.key)

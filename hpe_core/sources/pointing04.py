@@ -12,12 +12,13 @@ width and height, a line each (any white space will do). A picture without one h
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpe_core.crop import Box, Image
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, FaceRef, Rejected
+from hpe_core.sources.base import Annotation, FaceRef, Rejected, lacking
 from hpe_core.sources.pictures import read_bytes, read_picture
 
 NAME = re.compile(
@@ -26,6 +27,7 @@ NAME = re.compile(
 )
 MAX_TEXT = 1 << 16
 KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
+PEOPLE = 15
 FRONT = "front"
 
 
@@ -59,6 +61,10 @@ class Pointing04(files.Archive):
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         return ref.key, _text_of(ref.key)
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        known = {f"Person{person:02d}": KNOWN_COUNTS["faces"] // PEOPLE for person in range(1, PEOPLE + 1)}
+        return lacking(Counter(ref.group for ref in refs), known)
 
     def fingerprint(self) -> str:
         return self.fingerprint_of(name for path in self._pictures() for name in (path, _text_of(path)))

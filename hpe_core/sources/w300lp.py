@@ -24,7 +24,8 @@ The person is the base name without variant and flip, so that neither variants n
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, lacking
 from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
 
@@ -100,6 +101,11 @@ class W300LP(files.Archive):
         key = Path(ref.key)
         marks = Path("landmarks", FLIP.sub("", key.parts[0]), f"{FLIP.sub('', key.stem)}_pts.mat")
         return ref.key, str(key.with_suffix(".mat")), str(marks)
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        known = {name + flip: count for name, count in KNOWN_COUNTS.items() for flip in ("", "_Flip")}
+        found = Counter(Path(ref.key).parts[0] for ref in refs if not ref.key.lower().endswith(".mat"))
+        return lacking(found, known) + ([] if self.has_folder("landmarks") else ["landmarks"])
 
     def fingerprint(self) -> str:
         listed = [

@@ -16,7 +16,7 @@ import pytest
 from hpe_core.rows import FaceRow
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources import files
-from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source, census
+from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source, census, missing_parts
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, Reader
 from tests.archives import (
@@ -226,6 +226,30 @@ def test_every_archive_is_under_its_own_terms() -> None:
     """A model card must not call a research archive's terms unknown; what a manifest holds only its owner knows."""
     assert set(get_args(Reader)) - set(TERMS) == {"manifest"} and set(TERMS) <= set(get_args(Reader))
     assert {name for name, terms in TERMS.items() if not terms.research_only} == {"synthetic", "pointing04"}
+
+
+def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
+    def missing(reader: str, root: Path) -> list[str]:
+        opened = source(reader, root)
+        return missing_parts(opened, list(opened.refs()))
+
+    for flip in (False, True):
+        write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
+    said = missing("300w_lp", tmp_path / "lp")
+    assert said[:3] == ["AFW (1 of 5,207)", "AFW_Flip (1 of 5,207)", "HELEN"] and said[-1] == "landmarks"
+    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    assert "landmarks" not in missing("300w_lp", tmp_path / "lp")
+    write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
+    assert missing("pointing04", tmp_path / "pointing")[1:3] == ["Person02", "Person03 (1 of 186)"]
+    for sequence in range(1, 24):
+        write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
+    assert missing("biwi", tmp_path / "biwi") == ["24"]
+    write_aflw(tmp_path / "aflw", FACES)
+    assert missing("aflw", tmp_path / "aflw") == []
+    (tmp_path / "aflw" / "data" / "flickr" / "2" / "image00013.jpg").unlink()
+    assert missing("aflw", tmp_path / "aflw") == ["1 of 2 pictures, e.g. data/flickr/2/image00013.jpg"]
+    write_aflw2000(tmp_path / "aflw2000", "image00002")
+    assert missing("aflw2000", tmp_path / "aflw2000") == []
 
 
 def test_census_compares_with_the_whole_archive(tmp_path: Path) -> None:
