@@ -194,7 +194,8 @@ def section_papers(stage: StageRun) -> str:
         words = f"<td class=text>{esc(row.source)}</td><td class=text>{esc(row.mark)}</td>"
         lines.append(f'<tr class="{kind}"><th>{esc(row.name)}<small>{esc(row.test)}</small></th>{cells}{words}</tr>')
     said = "; ".join(asked["deviations"]) or "none that the configuration shows"
-    note = f"Protocol {asked['name']} ({asked['hash']}). Deviations of this run: {said}."
+    boxes = ", ".join(f"{test} by {who}" for test, who in stage.results["evaluate"]["boxes"].items())
+    note = f"Protocol {asked['name']} ({asked['hash']}). Boxes: {boxes}. Deviations of this run: {said}."
     head = ["network", "pitch", "yaw", "roll", "MAE", "source", "compare with care"]
     return f"<section><h2>Beside the papers</h2>{table(head, lines)}<p class=note>{esc(note)}</p></section>\n"
 
