@@ -98,39 +98,38 @@ def schema(crop: CropSpec, encoding: str) -> pa.Schema:
     return pa.schema(columns, metadata={"hpe": json.dumps(contract, sort_keys=True)})
 
 
-def to_row(row: FaceRow, encoding: str) -> dict[str, object]:
-    """A face as a mapping of column values."""
-    pixels = row.crop.pixels
+def stored_image(pixels: Image, encoding: str) -> bytes:
+    """A canonical crop as the image column holds it."""
     if encoding == "raw":
-        image = pixels.tobytes()
+        return pixels.tobytes()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+    done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
+    assert done, "cv2 refused to encode a uint8 RGB picture"
+    return buffer.tobytes()
+
+
+def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table:
+    """Faces as a table of `schema(crop, encoding)`, in the order given."""
+    columns = schema(crop, encoding)
+    corners = [(row.crop.box.x1, row.crop.box.y1, row.crop.box.x2, row.crop.box.y2) for row in rows]
+    values = [(*row.pose, row.crop.scale_x, row.crop.scale_y, *box) for row, box in zip(rows, corners, strict=True)]
+    numbers_MF = np.array(values, np.float32).reshape(len(rows), 9)
+    landmarks = [None if row.landmarks is None else row.landmarks.ravel() for row in rows]
+    images = columns.field("image").type
+    if encoding == "raw":
+        pixels = np.concatenate([row.crop.pixels.reshape(-1) for row in rows]) if rows else np.empty(0, np.uint8)
+        pictures = pa.FixedSizeBinaryArray.from_buffers(images, len(rows), [None, pa.py_buffer(pixels)])
     else:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
-        done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-        assert done, "cv2 refused to encode a uint8 RGB picture"
-        image = buffer.tobytes()
-    box = row.crop.box
-    return {
-        "sample_id": row.sample_id,
-        "group": row.group,
-        "path": row.path,
-        "pitch": row.pose[0],
-        "yaw": row.pose[1],
-        "roll": row.pose[2],
-        "scale_x": row.crop.scale_x,
-        "scale_y": row.crop.scale_y,
-        "x1": box.x1,
-        "y1": box.y1,
-        "x2": box.x2,
-        "y2": box.y2,
-        "landmarks": None if row.landmarks is None else row.landmarks.ravel().tolist(),
-        "image": image,
-    }
+        pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], images)
+    texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in ("sample_id", "group", "path")]
+    floats = [pa.array(np.ascontiguousarray(column)) for column in numbers_MF.T]
+    arrays = [*texts, *floats, pa.array(landmarks, columns.field("landmarks").type), pictures]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 def write_shard(path: Path, rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> str:
     """Write rows in the order given, atomically; returns the file's SHA-256."""
-    table = pa.Table.from_pylist([to_row(row, encoding) for row in rows], schema=schema(crop, encoding))
-    return write_table(path, table)
+    return write_table(path, to_table(rows, crop, encoding))
 
 
 def write_table(path: Path, table: pa.Table) -> str:

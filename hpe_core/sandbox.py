@@ -1,22 +1,29 @@
 """Loading faces from other people's files in a child process that may crash or hang without harm.
 
-A damaged .mat or picture can take the process down that decodes it (scipy and libtiff segfault), or keep it
-busy for ever. So a risky source is run in a child: it decodes, crops and sends the crop back, never the
-whole picture. References are answered one by one and in order, so the first one without an answer is the
-culprit. The child is replaced, the culprit gets a second try (the first end may have been the machine's
-doing), and is then rejected.
+A damaged picture can take the process down that decodes it (libtiff segfaults), or keep it busy for ever. So a risky
+source is run in a child: it decodes, crops and sends the crop back, never the whole picture. Answers come in order and
+a handful at a time. When the child ends or hangs, it is replaced and asked face by face, so that the first one without
+an answer is the culprit; it gets a second try (the first end may have been the machine's doing), and is then rejected.
+
+Pixels come back through memory that both processes map, a place for each reference of a request; the pipe carries the
+rest of the row.
 
 The child limits itself: address space by RLIMIT_AS against decompression bombs, and an alarm whose default
 action ends it even inside C code, so that it does not outlive a parent that was killed while it hung.
 """
 
+import math
+import mmap
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +31,8 @@ from typing import IO
 
 import numpy as np
 
-from hpe_core.crop import Box, canonical_crop
+from hpe_core.allocator import keep_freed_memory
+from hpe_core.crop import Box, Image, canonical_crop
 from hpe_core.rows import FaceRow
 from hpe_core.sources.base import FaceRef, Rejected, Source
 from hpe_core.sources.files import printable
@@ -37,6 +45,9 @@ MIN_INSIDE = 0.01
 MEMORY_BYTES = 4 << 30
 START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
 TRIES = 2
+REQUEST = 64  # faces asked for at a time; so many crops are mapped
+HANDFUL, LATEST_S = 16, 0.2  # answers that are sent together, and how long one waits for the others at most
+NO_PIXELS: Image = np.zeros((0, 0, 3), np.uint8)
 
 Loaded = FaceRow | Rejected
 
@@ -53,7 +64,7 @@ def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
         said = " ".join(str(error).split())[:200]
         raise Rejected("reader_failed", f"{ref.sample_id}: {type(error).__name__}: {said}") from error
     pose = annotation.pose
-    if not np.isfinite(pose).all():
+    if not all(map(math.isfinite, pose)):
         raise Rejected("nan_pose", f"{ref.sample_id} has the pose {pose}")
     height, width = image.shape[:2]
     box = annotation.known_box()
@@ -69,7 +80,7 @@ def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
 def check_box(box: Box, width: int, height: int, name: str) -> None:
     """Raises Rejected for a box that is no box, or of which the picture shows less than `MIN_INSIDE`."""
     text = f"{name}: box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
-    if not np.isfinite([box.x1, box.y1, box.x2, box.y2]).all():
+    if not all(map(math.isfinite, (box.x1, box.y1, box.x2, box.y2))):
         raise Rejected("bad_annotation", f"{text} is not finite")
     if not box.is_valid():
         raise Rejected("box_degenerate", f"{text} is thinner than a pixel")
@@ -89,12 +100,15 @@ class Sandbox:
     def __init__(self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES) -> None:
         """`source` is pickled by reference: the child imports its module. `timeout_s` is for one face."""
         self._fetch = source.fetch
+        self._crop = crop
         self._task = pickle.dumps((source, crop, timeout_s))
         self._timeout_s = timeout_s
         self._tries = tries
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: connection.Connection | None = None
         self._stderr: IO[bytes] | None = None
+        self._pixels = np.empty(0, np.uint8)
+        self._poll = select.poll()
 
     def load_many(self, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
         """One FaceRow or Rejected for each reference, in order, as they are done.
@@ -103,32 +117,40 @@ class Sandbox:
         to blame. Files of a remote archive are fetched here first, so the child waits for no network.
         """
         self._fetch(refs)
-        done, failures = 0, 0
+        done, failures, alone = 0, 0, False
         while done < len(refs):
             failure: Rejected | None = None
-            for answer in self._answers(refs[done:]):
+            for answer in self._answers(refs[done : done + HANDFUL] if alone else refs[done:], alone):
                 if isinstance(answer, _Ended):
                     failure = answer.blame(refs[done], self._timeout_s)
                     break
                 yield answer
                 done, failures = done + 1, 0
-            if failure is not None:
-                failures += 1
-                if failures == self._tries:
-                    yield failure
-                    done, failures = done + 1, 0
+            failures += alone and failure is not None
+            if failure is not None and failures == self._tries:
+                yield failure
+                done, failures = done + 1, 0
+            alone = failure is not None
 
-    def _answers(self, refs: Sequence[FaceRef]) -> Iterator["Loaded | _Ended"]:
-        """Answers to `refs` until all are there or the child has ended, which is the last thing said then."""
+    def _answers(self, refs: Sequence[FaceRef], alone: bool) -> Iterator["Loaded | _Ended"]:
+        """Answers to `refs` until all are there or the child has ended, which is the last thing said then.
+
+        With `alone` each is sent as soon as it is there.
+        """
         pipe = self._start()
         try:
-            pipe.send_bytes(pickle.dumps(list(refs)))
-            for _ in refs:
-                if not pipe.poll(self._timeout_s):
-                    self.close()
-                    yield _Ended(None)
-                    return
-                yield pickle.loads(pipe.recv_bytes())
+            for start in range(0, len(refs), REQUEST):
+                request = list(refs[start : start + REQUEST])
+                pipe.send_bytes(pickle.dumps((request, 1 if alone else HANDFUL)))
+                place = 0
+                while place < len(request):
+                    if not self._poll.poll(1000 * self._timeout_s):
+                        self.close()
+                        yield _Ended(None)
+                        return
+                    for answer in pickle.loads(pipe.recv_bytes()):
+                        yield answer if isinstance(answer, Rejected) else _with(answer, self._pixels[place].copy())
+                        place += 1
         except (EOFError, OSError):
             yield _Ended(self._reap())
         finally:
@@ -143,17 +165,20 @@ class Sandbox:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
         # The child must find what this process finds, also in a Ray job's working directory.
         paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
-        command = [sys.executable, "-c", f"from hpe_core.sandbox import serve; serve({theirs.fileno()})"]
-        with theirs:
+        with theirs, tempfile.TemporaryFile() as shared:
+            shared.truncate(REQUEST * self._crop.stored_size**2 * 3)
+            self._pixels = _mapped(shared.fileno(), self._crop)
+            descriptors = theirs.fileno(), shared.fileno()
             self._child = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", f"from hpe_core.sandbox import serve; serve{descriptors}"],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        self._pipe = ours
+        self._pipe, self._poll = ours, select.poll()  # the pipe's own poll registers it anew for each answer
+        self._poll.register(ours, select.POLLIN)
         try:
             ours.send_bytes(self._task)
             ready = ours.poll(START_S) and ours.recv_bytes() == b"ready"
@@ -212,7 +237,17 @@ class _Ended:
         return Rejected("decoder_crashed", f"{name} ended the process that decodes it: {how}")
 
 
-def serve(descriptor: int) -> None:
+def _with(face: FaceRow, pixels: Image) -> FaceRow:
+    return replace(face, crop=replace(face.crop, pixels=pixels))
+
+
+def _mapped(descriptor: int, crop: CropSpec) -> Image:
+    """(REQUEST, stored, stored, 3) in the memory of an open file that two processes share."""
+    block: Image = np.frombuffer(mmap.mmap(descriptor, 0), np.uint8)
+    return block.reshape(REQUEST, crop.stored_size, crop.stored_size, 3)
+
+
+def serve(descriptor: int, shared: int) -> None:
     """The child's whole life: take the task, then answer lists of references until the parent is gone."""
     import resource
 
@@ -225,21 +260,30 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     with connection.Connection(descriptor) as pipe:
         try:
             source, crop, timeout_s = pickle.loads(pipe.recv_bytes())
+            pixels = _mapped(shared, crop)
             pipe.send_bytes(b"ready")
             while True:
-                for ref in pickle.loads(pipe.recv_bytes()):
+                request, together = pickle.loads(pipe.recv_bytes())
+                answers: list[Loaded] = []
+                for place, ref in enumerate(request):
                     # Later than the parent's deadline, which can tell what happened: this is for orphans.
                     signal.setitimer(signal.ITIMER_REAL, 1.5 * timeout_s + 1)
-                    answer: Loaded
+                    if not answers:
+                        began = time.monotonic()
                     try:
-                        answer = load_face(source, ref, crop)
+                        face = load_face(source, ref, crop)
+                        pixels[place] = face.crop.pixels
+                        answers.append(_with(face, NO_PIXELS))
                     except Rejected as rejected:
-                        answer = Rejected(rejected.reason, rejected.detail)  # without its traceback's chain
+                        answers.append(Rejected(rejected.reason, rejected.detail))  # without its traceback's chain
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                    pipe.send_bytes(pickle.dumps(answer))
+                    if len(answers) >= together or ref is request[-1] or time.monotonic() > began + LATEST_S:
+                        pipe.send_bytes(pickle.dumps(answers))
+                        answers = []
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 

@@ -10,7 +10,7 @@ import pytest
 from workflows.config import REPO
 
 LAYERS = [
-    {"rotation", "plain", "remote", "spec"},
+    {"allocator", "rotation", "plain", "remote", "spec"},
     {"bins", "crop", "backbones", "detector", "protocols", "convention"},
     {"rows", "sources", "draw"},
     {"batch", "sandbox", "convention_check"},

@@ -7,7 +7,7 @@ do the same work (equal pixels, equal shards, equal training curves); a benchmar
 
 The pictures are rendered heads in an archive in the form of AFLW2000 (450 px JPEG and .mat), written to a temporary
 folder. A few distinct heads are stored under many names: the cost of decoding a file does not depend on its neighbours.
-The module is long because six benchmarks share one archive, one cluster and one way of taking turns.
+The module is long because seven benchmarks share one archive, one cluster and one way of taking turns.
 
     python workflows/benchmark.py                    all of them, 3 minutes on 2 cores
     python workflows/benchmark.py windows read       only these
@@ -22,9 +22,11 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -264,50 +266,84 @@ def _render_at(lab: Lab, size: int) -> Row:
 
 
 def write(lab: Lab) -> list[Row]:
-    """Shards from the archive in this process and through Ray, against decoding its pictures and nothing else."""
+    """Shards from the archive, in one process and by the whole stage on all cores, against decoding its pictures.
+
+    The rival is a plain loop in a process of its own. It is measured once more with its freed memory kept, as our
+    workers keep theirs (`hpe_core.allocator`): that alone makes it faster, and says what else the stage costs.
+    """
     from hpe_core.sources.plan import plan_dataset
     from hpe_core.sources.registry import open_source
 
-    crop = CropSpec(112, 15)
-    plans = {}
+    crop, cores = CropSpec(112, 15), os.cpu_count() or 1
+    pictures = [str(path) for path in lab.pictures]
+    jobs = {}
     for encoding in ("raw", "jpeg"):
         data = lab.data(crop, encoding)
-        plans[encoding] = plan_dataset("heads", open_source(data.datasets["heads"]), data).jobs
-    pictures = lab.pictures
-    lab.cluster_seconds  # noqa: B018  # started before anything is timed
-    built = build_with_ray(lab, crop)
-    sides: list[Side] = [
-        rate("decode", lambda _: len([read_rgb(path) for path in pictures])),
-        rate("raw", lambda _: write_here(plans["raw"], lab.data(crop, "raw"), lab.scratch())),
-        rate("jpeg", lambda _: write_here(plans["jpeg"], lab.data(crop, "jpeg"), lab.scratch())),
-    ]
-    found = interleaved(sides, lab.repeat)
-    beside = rate("decode beside ray", lambda _: len([read_rgb(path) for path in pictures]))
-    found |= interleaved([beside, built], lab.few, warm=False)
+        jobs[encoding] = plan_dataset("heads", open_source(data.datasets["heads"]), data).jobs
+    with ExitStack() as stack:
+        plain, kept = (stack.enter_context(alone(1, keep=keep)) for keep in (False, True))
+        crowd = stack.enter_context(alone(cores, keep=False))
+
+        def written(encoding: str) -> Callable[[int], int]:
+            data = lab.data(crop, encoding)
+            return lambda _: kept.submit(write_here, jobs[encoding], data, lab.scratch()).result()
+
+        sides = [
+            rate("plain", lambda _: plain.submit(decode_all, pictures).result()),
+            rate("kept", lambda _: kept.submit(decode_all, pictures).result()),
+            rate("raw", written("raw")),
+            rate("jpeg", written("jpeg")),
+        ]
+        found = interleaved(sides, lab.repeat)
+        lab.cluster_seconds  # noqa: B018  # started before anything is timed
+        parts = [pictures[i::cores] for i in range(cores)]
+        beside = rate("crowd", lambda _: sum(crowd.map(decode_all, parts)))
+        beside(-1)
+        found |= interleaved([beside, build_with_ray(lab, crop, cores)], lab.few, warm=False)
     say(f"  Ray: {lab.cluster_seconds:.1f} s to start the cluster, {statistics.median(found['start']):.1f} s the stage")
-    decode = "imread of the same JPEGs, one thread"
     common = f"{lab.faces} faces: strict decode, .mat, crop 142 px, Parquet with checksums, SHA-256, rename"
-    seconds = [lab.faces / value for value in found["decode beside ray"]]
+    loop, keeping = "imread of the same JPEGs, one process", "the same loop, freed memory kept"
+    seconds = [lab.faces / value for value in found["crowd"]]
     return [
-        Row("write raw shards, in process", "faces/s", found["raw"], found["decode"], decode, common),
-        Row("write JPEG shards, in process", "faces/s", found["jpeg"], found["decode"], decode, common),
+        Row("write raw shards, one process", "faces/s", found["raw"], found["plain"], loop, common),
+        Row("write raw shards, one process", "faces/s", found["raw"], found["kept"], keeping, common),
+        Row("write JPEG shards, one process", "faces/s", found["jpeg"], found["plain"], loop, common),
         Row(
             "write raw shards, Ray, steady",
             "faces/s",
             found["steady"],
-            found["decode beside ray"],
-            decode,
-            "one actor with its decoding child, from the first shard's receipt to the last; start-up left out",
+            found["crowd"],
+            f"{cores} such processes at once",
+            f"{cores} actors, each with its decoding child, from the first shard's receipt to the last",
         ),
         Row(
             "write raw shards, Ray, whole stage",
             "s",
             found["whole"],
             seconds,
-            decode,
-            f"{lab.faces} faces with actor and child started; the cluster itself took {lab.cluster_seconds:.1f} s once",
+            f"{cores} such processes at once",
+            f"{lab.faces} faces with actors and children started; the cluster took {lab.cluster_seconds:.1f} s once",
         ),
     ]
+
+
+def alone(processes: int, *, keep: bool) -> ProcessPoolExecutor:
+    """Fresh processes with one thread each; with `keep` they keep their freed memory."""
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), set_up, (keep,))
+
+
+def set_up(keep: bool) -> None:
+    import cv2
+
+    from hpe_core.allocator import keep_freed_memory
+
+    cv2.setNumThreads(1)
+    if keep:
+        keep_freed_memory()
+
+
+def decode_all(paths: Sequence[str]) -> int:
+    return sum(1 for path in paths if read_rgb(Path(path)).size)
 
 
 def write_here(jobs: "Sequence[ShardJob]", data: DataSpec, folder: Path) -> int:
@@ -325,8 +361,8 @@ def write_here(jobs: "Sequence[ShardJob]", data: DataSpec, folder: Path) -> int:
     return count
 
 
-def build_with_ray(lab: Lab, crop: CropSpec) -> Side:
-    """build_shards with one actor: steady rate, seconds until the first shard's work began, seconds in all.
+def build_with_ray(lab: Lab, crop: CropSpec, actors: int) -> Side:
+    """build_shards: steady rate, seconds until the first shard's work began, seconds in all.
 
     The receipts' times on disk tell when each shard was done. Once, the bytes are compared with `write_here`'s.
     """
@@ -342,19 +378,73 @@ def build_with_ray(lab: Lab, crop: CropSpec) -> Side:
     def built(turn: int) -> dict[str, float]:
         folder = lab.scratch() / "stage"  # alone in its parent: shards of a sibling would be taken over
         began, clock = time.time(), time.perf_counter()
-        build_shards(data, folder, Reporter(), workers=1)
+        build_shards(data, folder, Reporter(), workers=actors)
         whole = time.perf_counter() - clock
         done = sorted(((folder / job.path).with_suffix(".json").stat().st_mtime, len(job.refs)) for job in jobs)
         if turn == 0:
             same = all(file_sha256(folder / job.path) == file_sha256(expected / job.path) for job in jobs)
             must_agree(same, "shards written through Ray and without it have other bytes")
         steady = sum(count for _, count in done[1:]) / (done[-1][0] - done[0][0])
-        return {"steady": steady, "whole": whole, "start": done[0][0] - began - done[0][1] / steady}
+        return {"steady": steady, "whole": whole, "start": done[0][0] - began - actors * done[0][1] / steady}
 
     return built
 
 
-# ---------------------------------------------------------------- 3. reading shards
+# ---------------------------------------------------------------- 3. memory of the shards stage
+
+
+def memory(lab: Lab) -> list[Row]:
+    """Peak memory of the whole shards stage on an archive and on one ten times as large."""
+    few, many = 2 * lab.faces, 20 * lab.faces
+    lab.cluster_seconds  # noqa: B018
+    peaks = {count: peak_megabytes(lambda count=count: shards_of(lab, count)) for count in (few, many)}  # type: ignore[misc]
+    counted = "proportional set sizes of all processes, Ray's included, sampled every half second; one run each"
+    return [
+        Row(f"peak memory, {many:,} pictures", "MB", [peaks[many]], [peaks[few]], f"{few:,} pictures", counted),
+    ]
+
+
+def shards_of(lab: Lab, count: int) -> None:
+    """The shards stage over so many faces: files of the archive under further names."""
+    from workflows.shards import build_shards
+
+    root = lab.scratch()
+    for i in range(count):
+        for suffix in (".jpg", ".mat"):
+            os.link(lab.archive / f"image{i % lab.faces:05d}{suffix}", root / f"image{i:05d}{suffix}")
+    heads = DatasetSpec("aflw2000", str(root), val=0.125, test=0.0)
+    data = DataSpec({"heads": heads}, ("heads",), (), CropSpec(112, 15), rows_per_shard=256)
+    result = build_shards(data, lab.scratch() / "stage", Reporter(), workers=os.cpu_count() or 1)
+    must_agree(result["kept"] == count, f"{result['kept']} of {count} faces kept")
+
+
+def peak_megabytes(work: Callable[[], None]) -> float:
+    """The largest sum of the proportional set sizes of this process and all below it while `work` runs."""
+    import psutil
+
+    done, sizes = threading.Event(), []
+
+    def sample() -> None:
+        while not done.wait(0.5):
+            total = 0
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:  # it ended meanwhile
+                    continue
+            sizes.append(total / 1e6)
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max(sizes)
+
+
+# ---------------------------------------------------------------- 4. reading shards
 
 
 def read(lab: Lab) -> list[Row]:
@@ -369,6 +459,9 @@ def read(lab: Lab) -> list[Row]:
     sides = [shard_side(name, paths, batch) for name, paths in files.items()]
     sides += [loader_side("loader 0", lambda: loaders[0]), loader_side("loader 2", lambda: loaders[2])]
     sides.append(loader_side("loader cold", lambda: loader(lab, boxes, crop, batch, 2)))
+    flat = _flat_file(lab.scratch(), faces)
+    must_agree(checksum(epoch(files["raw"], batch)) == checksum(gathered(flat, len(faces), crop, batch, 0)), "gather")
+    sides.append(rate("gather", lambda turn: consumed(x for x, _ in gathered(flat, len(faces), crop, batch, turn))))
     found = interleaved(sides, lab.repeat)
     first = f"{len(faces) // batch * batch} faces of 142 px in batches of {batch}; files in the page cache"
     rows = []
@@ -377,6 +470,9 @@ def read(lab: Lab) -> list[Row]:
         none, two = "DataLoader, 0 workers: imread and crop", "DataLoader, 2 workers, starting them counted"
         rows.append(Row(name, "faces/s", found[ours], found["loader 0"], none, counted))
         rows.append(Row(name, "faces/s", found[ours], found["loader cold"], two, counted))
+    bare = "rows gathered from one memory-mapped file"
+    rows.append(Row("read raw shards, first epoch", "faces/s", found["raw first"], found["gather"], bare, first))
+    rows.append(Row("read shards, later epochs", "faces/s", found["raw later"], found["gather"], bare, first))
     for workers in (0, 2):
         rival = f"DataLoader, {workers} workers" + (", already running" if workers else "")
         counted = f"{first}; rows resident, gathered in shuffled order"
@@ -394,6 +490,28 @@ def _shards(folder: Path, faces: "Sequence[FaceRow]", crop: CropSpec, encoding: 
         files.append(folder / f"part-{part:05d}.parquet")
         write_shard(files[-1], faces[start : start + 512], crop, encoding)
     return files
+
+
+def _flat_file(folder: Path, faces: "Sequence[FaceRow]") -> Path:
+    """The crops one after the other, without anything that says what they are or whether they are whole."""
+    path = folder / "crops.bin"
+    with open(path, "wb") as stream:
+        for face in faces:
+            stream.write(face.crop.pixels.tobytes())
+    return path
+
+
+def gathered(flat: Path, count: int, crop: CropSpec, batch: int, seed: int) -> "Iterator[tuple[Tensor, Tensor]]":
+    """One shuffled epoch of a memory-mapped file: (images, angles) a batch."""
+    import numpy as np
+    import torch
+
+    side = crop.stored_size
+    images, angles = np.memmap(flat, np.uint8, "r", shape=(count, side, side, 3)), np.zeros((count, 3), np.float32)
+    order = np.random.default_rng(seed + 1).permutation(count)
+    for start in range(0, count - batch + 1, batch):
+        rows = order[start : start + batch]
+        yield torch.from_numpy(images[rows]), torch.from_numpy(angles[rows])
 
 
 def epoch(files: Sequence[Path], batch: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -478,7 +596,7 @@ class ImageFiles:
         return canonical_crop(image, self.boxes[index], self.plain).pixels, np.asarray(self.poses[index], np.float32)
 
 
-# ---------------------------------------------------------------- 4. offset windows
+# ---------------------------------------------------------------- 5. offset windows
 
 
 def windows(lab: Lab) -> list[Row]:
@@ -582,7 +700,7 @@ def grey_levels(a: "Image", b: "Image") -> int:
     return int(cv2.absdiff(a.reshape(-1, 3), b.reshape(-1, 3)).max())
 
 
-# ---------------------------------------------------------------- 5. the offset ensemble
+# ---------------------------------------------------------------- 6. the offset ensemble
 
 
 def ensemble(lab: Lab) -> list[Row]:
@@ -619,7 +737,7 @@ def ensemble(lab: Lab) -> list[Row]:
     return [Row(name, "windows/s", found["ours"], found["rival"], "forwards of ready batches", counted)]
 
 
-# ---------------------------------------------------------------- 6. training
+# ---------------------------------------------------------------- 7. training
 
 
 def train(lab: Lab) -> list[Row]:
@@ -787,6 +905,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Row]]] = {
     "ensemble": ensemble,
     "read": read,
     "write": write,  # the first to start Ray: an idle cluster takes a few percent of a core from the others
+    "memory": memory,
     "train": train,
 }
 
@@ -871,7 +990,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none is all")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--faces", type=int, default=256, metavar="N", help="pictures in the archive (default 256)")
+    parser.add_argument("--faces", type=int, default=1024, metavar="N", help="pictures in the archive (default 1024)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="pairs, half for long ones (default 5)")
     args = parser.parse_args(argv)
     names = chosen(args.names)

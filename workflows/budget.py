@@ -80,6 +80,7 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
     import numpy as np
     import torch
 
+    from hpe_core.allocator import keep_freed_memory
     from hpe_core.augment import Augment
     from hpe_core.batch import PoseBatch
     from hpe_core.bins import AngleBins
@@ -88,6 +89,7 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the workers do
     heads = [render_head(0, index, size=128) for index in range(8)]
     crops = [canonical_crop(head.image, head.box, crop) for head in heads] * (AUGMENTED // len(heads))
     poses = [head.pose for head in heads] * (AUGMENTED // len(heads))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import build, to_dict
 from hpe_core.rotation import YAW
 from hpe_core.rows import file_sha256, read_table, shard_files
@@ -133,6 +134,7 @@ def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> d
     from hpe_core.drift import label_drift
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1)
     saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
@@ -185,6 +187,7 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     from hpe_core.rows import read_shard
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     saved = load_net(Path(folder), device)
     size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)

@@ -16,7 +16,7 @@ from hpe_core.convention import to_ours
 from hpe_core.convention_check import Verdict, check_labels, in_words, settings, solve_pose
 from hpe_core.crop import window
 from hpe_core.rotation import ANGLE_NAMES, YAW
-from hpe_core.rows import FaceRow, to_row
+from hpe_core.rows import FaceRow, stored_image
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources.base import (
     OUT_OF_RANGE,
@@ -112,6 +112,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         findings.append(Finding("warning", name, text + "radians_as_degrees"))
     reasons: Counter[str] = Counter(face.reason for face in rejected)
     findings += _reject_findings(name, reasons, len(chosen), data)
+    stored = [len(stored_image(face.crop.pixels, data.encoding)) for face in kept]
     whole: int | None = getattr(source, "whole", None)
     if whole is not None and (missing or len(refs) != whole):
         text = census(source, len(refs)) if len(refs) != whole else f"missing: {', '.join(missing)}"
@@ -132,7 +133,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         rejected=dict(reasons.most_common()),
         examples={face.reason: face.detail for face in reversed(rejected)},
         verdict=verdict,
-        row_bytes=float(np.mean([_stored_bytes(face, data) for face in kept])) if kept else 0.0,
+        row_bytes=sum(stored) / max(1, len(stored)),
     )
 
 
@@ -174,12 +175,6 @@ def _solved(face: FaceRow) -> NDArray[np.float64] | None:
     if face.landmarks is None:
         return None
     return solve_pose(face.landmarks[:, :2] * [face.crop.scale_x, face.crop.scale_y], face.landmarks[:, 2])
-
-
-def _stored_bytes(face: FaceRow, data: DataSpec) -> int:
-    image = to_row(face, data.encoding)["image"]
-    assert isinstance(image, bytes)
-    return len(image)
 
 
 def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec, prefix: str) -> list[Finding]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import LabelSet, NetSpec
 from workflows.cluster import capacity
@@ -158,6 +159,7 @@ class LabelShard:
         from hpe_core.checkpoint import load_net
 
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
         self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import SpecError, build, check, to_dict
 from hpe_core.remote import Remote, is_remote
 from hpe_core.spec import DetectorSpec
@@ -128,6 +129,7 @@ class Tally:
 
 def main(argv: Sequence[str]) -> int:
     words, spec, as_json = command_line(argv)
+    keep_freed_memory()
     from workflows.media import open_media
     from workflows.resolve import model_files
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.rows import FaceRow, row_bytes, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
 from hpe_core.sources.base import FaceRef, Rejected, Source, census
@@ -119,6 +120,7 @@ class BuildShard:
     def __init__(self, sources: dict[str, Source], data: DataSpec, folder: Path, timeout_s: float) -> None:
         self._sources, self._data, self._folder, self._timeout_s = sources, data, folder, timeout_s
         self._sandboxes: dict[str, Sandbox] = {}
+        keep_freed_memory()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row of `_job_row` -> a row with the job's receipt as JSON."""

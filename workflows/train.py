@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import SpecError, build, to_dict
 from hpe_core.rows import file_sha256, shard_files
 from hpe_core.spec import ClusterSpec, DataSpec, LabelSet, NetSpec, PipelineSpec, TrainSpec, student_with
@@ -277,6 +278,7 @@ def train_worker(config: dict[str, Any]) -> None:
     from hpe_core.loop import EpochEnd, Place, fit
 
     torch.set_num_threads(config["threads"])
+    keep_freed_memory()
     context = ray.train.get_context()
     place = Place(get_device(), context.get_world_rank(), context.get_world_size())
     job, reporter = from_plain(config["job"]), config["reporter"]

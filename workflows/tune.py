@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import build, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, student_with
 from workflows.progress import Reporter
@@ -205,6 +206,7 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
 
     pipeline = build(PipelineSpec, spec)
     torch.set_num_threads(pipeline.cluster.threads_per_worker)
+    keep_freed_memory()
     changes = decode_changes(config)
     student = student_with(pipeline.student, changes)
     optim = dataclasses.replace(

@@ -40,10 +40,9 @@ class Aflw2000(files.Archive):
             yield FaceRef(stem, stem, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path = files.within(self.root, ref.key, self.spec.links)
+        path, mat_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
         if path.suffix.lower() == ".mat":
             raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
-        mat_path = files.within(self.root, str(Path(ref.key).with_suffix(".mat")), self.spec.links)
         name = files.printable(str(mat_path))
         mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
         pose = pose_para(mat, name)

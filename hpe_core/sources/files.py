@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISLNK
 
 from hpe_core.remote import Entry, Remote, RemoteError, is_remote
 from hpe_core.sources.base import DatasetError, FaceRef, Rejected
@@ -159,18 +160,42 @@ def within(root: Path, key: str, links: Links) -> Path:
 
     Names in tables and links in archives are other people's: they must not reach into the user's other files.
     """
-    path = root / key
-    name = printable(str(path))
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
-        raise Rejected("outside_root", f"{name} lies outside the dataset's folder")
+    folder, name = os.path.split(key)
+    if name in ("", ".", ".."):
+        folder, name = key, ""
     try:
-        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        place, is_below, is_inside = _seen_folder(os.fspath(root), folder)
+        path = os.path.join(place, name) if name else place
+        if not is_below:
+            raise Rejected("outside_root", f"{printable(path)} lies outside the dataset's folder")
+        if links == "inside":
+            if _is_link(path):
+                is_inside = _is_below(os.path.realpath(path), os.path.realpath(root))
+            if not is_inside:
+                said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
+                raise Rejected("outside_root", f"{printable(path)} {said}")
     except ValueError as error:  # a null character
-        raise Rejected("unreadable_file", f"{name} is no name of a file: {error}") from None
-    if not inside and links == "inside":
-        said = "lies behind a link that leaves the dataset's folder (its key links=anywhere allows that)"
-        raise Rejected("outside_root", f"{name} {said}")
-    return path
+        raise Rejected("unreadable_file", f"{printable(key)} is no name of a file: {error}") from None
+    return Path(path)
+
+
+@lru_cache(maxsize=4096)
+def _seen_folder(root: str, folder: str) -> tuple[str, bool, bool]:
+    """(its path, whether that lies below the root, and whether it does behind all links): asked for every face."""
+    place = os.path.normpath(os.path.join(root, folder))
+    inside = _is_below(os.path.realpath(place), os.path.realpath(root))
+    return place, _is_below(place, os.path.normpath(root)), inside
+
+
+def _is_below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return S_ISLNK(os.lstat(path).st_mode)
+    except OSError:  # whoever opens it will say what is wrong
+        return False
 
 
 def check_plain(path: Path, what: str) -> None:
@@ -186,4 +211,6 @@ def check_plain(path: Path, what: str) -> None:
 def printable(name: str) -> str:
     """A file name as one line of text: bytes that are no UTF-8, line breaks and the like are spelt out as \\xNN."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

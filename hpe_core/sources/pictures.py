@@ -24,7 +24,9 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -60,22 +62,27 @@ def read_picture(path: Path) -> Image:
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A plain file's content. Raises Rejected where it is none (a pipe would block), unreadable or huge."""
-    name = printable(str(path))
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Rejected("unreadable_file", f"{name} is not a file")
-        if status.st_size > limit:
-            raise Rejected("too_large", f"{name} has {status.st_size} bytes; at most {limit} are read")
-        return path.read_bytes()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Rejected("unreadable_file", f"{printable(str(path))} is not a file")
+            if status.st_size > limit:
+                size = f"{status.st_size} bytes; at most {limit} are read"
+                raise Rejected("too_large", f"{printable(str(path))} has {size}")
+            return stream.readall()
     except (OSError, ValueError) as error:
-        raise Rejected("unreadable_file", f"{name} cannot be read: {_cause(error)}") from None
+        raise Rejected("unreadable_file", f"{printable(str(path))} cannot be read: {_cause(error)}") from None
 
 
 def decode_picture(data: bytes, name: str) -> Image:
     """An encoded picture as (H, W, 3) uint8 RGB; `name` is for the message. Raises Rejected."""
     if not data.strip(b"\0"):
         raise Rejected("not_a_picture", f"{name} is empty")
+    frame = jpeg_frame(data)
+    if frame is not None:
+        _check_size(*frame, name)
+        return _decode_jpeg(data, name, *frame)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -90,13 +97,34 @@ def decode_picture(data: bytes, name: str) -> Image:
             what = "it is a page of HTML"
         raise Rejected("not_a_picture", f"{name} is not a picture: {what}") from None
     with opened:
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            size = f"{width} x {height} pixels"
-            raise Rejected("too_large", f"{name} declares {size}; at most {MAX_PIXELS} are decoded")
-        if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
-            return _decode_jpeg(data, name, width, height)
+        _check_size(*opened.size, name)
         return _decode_other(opened, data, name)
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int] | None:
+    """(width, height) as the frame header of a plain JPEG declares them: 8 bits, gray or three colours, Huffman codes.
+
+    None for anything else (CMYK, 12 bits, lossless), and where no frame header is found; PIL then has its say.
+    """
+    place = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, place + 4)
+            return (width, height) if bits == 8 and channels in (1, 3) else None
+        elif marker in (0xC4, 0xDB, 0xDD) or 0xE0 <= marker <= 0xEF or marker == 0xFE:  # tables, applications, comments
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        else:
+            return None
+    return None
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        size = f"{width} x {height} pixels"
+        raise Rejected("too_large", f"{name} declares {size}; at most {MAX_PIXELS} are decoded")
 
 
 def _decode_jpeg(data: bytes, name: str, width: int, height: int) -> Image:
@@ -154,20 +182,30 @@ def libjpeg_complaints() -> Iterator[list[str]]:
     leaving.
     """
     found: list[str] = []
-    with _stderr_lock, tempfile.TemporaryFile() as catcher:
+    with _stderr_lock:
+        catcher = _catcher()
         before = os.dup(2)
         os.dup2(catcher.fileno(), 2)
         try:
             yield found
         finally:
             os.dup2(before, 2)
-            catcher.seek(0)
-            for line in catcher.read(1 << 16).splitlines():
-                if line.startswith(COMPLAINTS):
-                    found.append(line.decode("utf-8", "replace").strip())
-                else:
-                    os.write(before, line + b"\n")
+            if os.lseek(catcher.fileno(), 0, os.SEEK_CUR):  # both descriptors share one place in the file
+                catcher.seek(0)
+                for line in catcher.read(1 << 16).splitlines():
+                    if line.startswith(COMPLAINTS):
+                        found.append(line.decode("utf-8", "replace").strip())
+                    else:
+                        os.write(before, line + b"\n")
+                catcher.seek(0)
+                catcher.truncate()
             os.close(before)
+
+
+@lru_cache(maxsize=1)
+def _catcher() -> IO[bytes]:
+    """Where libjpeg's complaints land: a file without a name, one a process."""
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _cause(error: BaseException) -> str:

@@ -3,10 +3,14 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from hpe_core.sources.base import Rejected
 from hpe_core.sources.matlab import HEADER, MAX_INFLATED, read_mat
@@ -44,6 +48,38 @@ def test_sound_files_are_read_in_either_byte_order(tmp_path: Path, packed: bool)
         element = struct.pack(">II", 15, len(packed_element)) + packed_element
     (tmp_path / "b.mat").write_bytes(data[: HEADER - 4] + b"\x01\x00MI" + element)
     assert np.array_equal(read_mat(tmp_path / "b.mat", ("Pose_Para",))["Pose_Para"], POSE)
+
+
+KINDS = ("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+
+
+@given(
+    variables=st.dictionaries(
+        st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,30}", fullmatch=True),
+        st.sampled_from(KINDS).flatmap(lambda kind: arrays(kind, array_shapes(min_dims=2, max_dims=3, max_side=6))),
+        min_size=1,
+        max_size=5,
+    ),
+    packed=st.booleans(),
+)
+def test_numbers_are_those_that_scipy_reads(
+    tmp_path_factory: pytest.TempPathFactory, variables: dict[str, Any], packed: bool
+) -> None:
+    """What is no real number is none to either: words, complex numbers, cells, structures."""
+    path = tmp_path_factory.mktemp("mat") / "a.mat"
+    others = {"w_": "words", "c_": np.array([[1 + 2j]]), "e_": np.array([[1, "a"]], object), "s_": {"inside": 1.0}}
+    scipy.io.savemat(path, {**others, **variables}, do_compression=packed)
+    ours, theirs = read_mat(path, {*variables, *others}), scipy.io.loadmat(path)
+    assert set(ours) == set(variables)
+    for name, values in ours.items():
+        assert values.shape == theirs[name].shape
+        assert np.array_equal(values, theirs[name].astype(np.float64), equal_nan=True)
+
+
+def test_a_variable_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    data = written(path, compressed=True)
+    assert verdict(path, data + data[HEADER:]) == "bad_annotation"
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -4,6 +4,7 @@ import io
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image as Pil
 
 from hpe_core.sources.base import Rejected
-from hpe_core.sources.pictures import decode_picture, libjpeg_complaints, read_picture
+from hpe_core.sources.pictures import decode_picture, jpeg_frame, libjpeg_complaints, read_picture
 from tests.archives import picture
 
 
@@ -68,6 +69,16 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     colour = np.dstack([deep, deep[::-1], deep.T])
     back = decode_picture(cv2.imencode(".png", colour[..., ::-1])[1].tobytes(), "f")
     assert np.abs(back - np.round(colour / 257)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"comment": b"x" * 700}, {"exif": b"Exif\0\0" + bytes(90)}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_the_frame_header_is_found_where_pil_finds_it(mode: str, options: dict[str, Any]) -> None:
+    """None of CMYK, which cv2 would turn into other colours than PIL."""
+    data = encoded(Pil.fromarray(RGB).convert(mode), "JPEG", **options)
+    assert jpeg_frame(data) == (None if mode == "CMYK" else Pil.open(io.BytesIO(data)).size)
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
