@@ -140,6 +140,16 @@ def test_a_manifest_in_radians_without_landmarks_is_suspected(tmp_path, capsys):
     assert looked_at(tmp_path, capsys, "convention.unit=radians_as_degrees", reader="manifest")["findings"] == []
 
 
+def test_an_aflw_in_degrees_without_landmarks_is_suspected(tmp_path, capsys):
+    poses = (np.tile(POSES, (2, 1)) * [1, 1, -1]).tolist()
+    faces = [{"face": i + 1, "file": f"a{i}.jpg", "rect": (40, 15, 50, 60), "pose": p} for i, p in enumerate(poses)]
+    write_aflw(tmp_path, faces)
+    said = [one["text"] for one in looked_at(tmp_path, capsys, reader="aflw")["findings"]]
+    assert "convention.unit=degrees_as_radians" in said[0]
+    mended = looked_at(tmp_path, capsys, "convention.unit=degrees_as_radians", reader="aflw")
+    assert mended["datasets"]["aflw"]["filtered"] == 0 and len(mended["findings"]) == 1, "it is a part of AFLW"
+
+
 def test_a_missing_archive_is_a_finding_and_the_others_are_looked_at(tmp_path):
     write_faces(tmp_path / "here", ConventionSpec())
     specs = {name: DatasetSpec("aflw2000", root=str(tmp_path / name)) for name in ("here", "gone")}
