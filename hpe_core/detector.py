@@ -103,6 +103,8 @@ def model_path(model: str) -> Path:
 
 def read_model(path: Path) -> bytes:
     """The file's content. Raises SpecError that names it."""
+    if path.exists() and not path.is_file():
+        raise SpecError(f"the detector's file {path} is not a plain file")
     try:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -69,6 +69,15 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+# Who draws the boxes of a reader where nobody else is asked to.
+OWN_BOXES = {
+    "synthetic": "renderer",
+    "pointing04": "archive",
+    "aflw": "archive",
+    "aflw2000": "landmarks x {scale:g}",
+    "300w_lp": "landmarks x {scale:g}",
+    "biwi": "projected centre",
+}
 POINTING = FaceSet("pointing04")
 HEADS = FaceSet("synthetic", fixed=(("count", 3000), ("heads_per_person", 6), ("image_px", 112), ("seed", 1)))
 YOLO, RETINA = Boxes("yolov5", "stretch"), Boxes("retinaface", "square")
@@ -110,13 +119,10 @@ def protocol_named(name: str) -> Protocol:
 def matches(protocol: Protocol, data: DataSpec) -> list[str]:
     """The sentences in which a configuration deviates from a protocol; none when it is the same.
 
-    Test sets beyond the protocol's are no deviation: they change no other figure. Boxes that a detector draws are named
-    with its file's hash; who drew those of a reader or of a file is not known here, nor what the named images are, so
-    an empty list does not vouch for `boxes.source` and the names behind `test_images`. Raises SpecError where a
-    detector's file cannot be read.
+    Test sets beyond the protocol's are no deviation: they change no other figure. Who drew the boxes of a file or of a
+    manifest is not known here, nor what the named images are, so an empty list does not vouch for `boxes.source` there,
+    and never for the names behind `test_images`. Raises SpecError where a detector's file cannot be read.
     """
-    from hpe_core.detector import drawn_by
-
     trained, tested = ({data.datasets[name].reader for name in names} for names in (data.train, data.test))
     taught = {part.reader for part in protocol.train}
     compared: list[tuple[str, object, object]] = [
@@ -130,12 +136,25 @@ def matches(protocol: Protocol, data: DataSpec) -> list[str]:
     for name in sorted({*data.train, *data.test}):
         dataset, key = data.datasets[name], f"data.datasets.{name}"
         compared += [(f"{key}.{what}", getattr(dataset, what), value) for what, value in fixed.get(dataset.reader, ())]
-        if dataset.detector is not None:
-            compared.append((f"who draws the boxes of {key}", drawn_by(dataset.detector), protocol.boxes.source))
+        if dataset.reader in fixed and (drawn_by := boxes_of(dataset)) is not None:
+            compared.append((f"who draws the boxes of {key}", drawn_by, protocol.boxes.source))
         if dataset.reader in taught:
             compared.append((f"what {key} holds for testing", *_held(dataset, name in data.train, protocol.split)))
     said = [f"{what} is {ours}, in {protocol.name} it is {theirs}" for what, ours, theirs in compared if ours != theirs]
     return said + [f"{part.reader} is not tested on" for part in protocol.test if part.reader not in tested]
+
+
+def boxes_of(dataset: DatasetSpec) -> str | None:
+    """Who draws a dataset's boxes, as `Boxes.source` has it; None for those of a file or manifest: anybody's.
+
+    A detector is named with its file's hash. Raises SpecError where that cannot be read.
+    """
+    if dataset.detector is not None:
+        from hpe_core.detector import drawn_by
+
+        return drawn_by(dataset.detector)
+    own = None if dataset.boxes else OWN_BOXES.get(dataset.reader)
+    return own and own.format(scale=dataset.landmark_box_scale)
 
 
 def _held(dataset: DatasetSpec, trained_on: bool, split: Split) -> tuple[str, str]:

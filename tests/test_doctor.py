@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+from ray.exceptions import RpcError
 
 from hpe_core.plain import SpecError
 from hpe_core.rotation import euler_to_matrix
@@ -28,10 +29,12 @@ from workflows.examine_data import Examined, examine, histogram, in_lines, sampl
 from workflows.examine_machine import (
     bytes_needed,
     compare_packages,
+    dashboard_port,
     dashboard_state,
     look_at_gpu,
     look_at_memory,
     look_at_mlflow,
+    look_at_ray,
     look_at_store,
     mlflow_revisions,
 )
@@ -135,6 +138,16 @@ def test_a_manifest_in_radians_without_landmarks_is_suspected(tmp_path, capsys):
     tree = looked_at(tmp_path, capsys, reader="manifest")
     assert tree["ok"] and "convention.unit=radians_as_degrees" in tree["findings"][0]["text"]
     assert looked_at(tmp_path, capsys, "convention.unit=radians_as_degrees", reader="manifest")["findings"] == []
+
+
+def test_an_aflw_in_degrees_without_landmarks_is_suspected(tmp_path, capsys):
+    poses = (np.tile(POSES, (2, 1)) * [1, 1, -1]).tolist()
+    faces = [{"face": i + 1, "file": f"a{i}.jpg", "rect": (40, 15, 50, 60), "pose": p} for i, p in enumerate(poses)]
+    write_aflw(tmp_path, faces)
+    said = [one["text"] for one in looked_at(tmp_path, capsys, reader="aflw")["findings"]]
+    assert "convention.unit=degrees_as_radians" in said[0]
+    mended = looked_at(tmp_path, capsys, "convention.unit=degrees_as_radians", reader="aflw")
+    assert mended["datasets"]["aflw"]["filtered"] == 0 and len(mended["findings"]) == 1, "it is a part of AFLW"
 
 
 def test_a_missing_archive_is_a_finding_and_the_others_are_looked_at(tmp_path):
@@ -267,6 +280,33 @@ def test_a_dashboard_is_open_where_others_get_an_answer_without_a_token(dashboar
     port, codes = dashboard
     codes.append(code)
     assert dashboard_state(hosts, port) == state
+
+
+@pytest.mark.parametrize(
+    ("answer", "port"), [(b"10.0.0.1:8299", 8299), (None, 8265), (RpcError("no such cluster"), 8265)]
+)
+def test_a_cluster_says_itself_where_its_dashboard_is(dashboard, monkeypatch, answer, port):
+    class Client:
+        def __init__(self, address: str) -> None:
+            assert address == listening
+
+        def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes | None:
+            assert (key, namespace) == (b"dashboard", b"dashboard") and timeout <= 5
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setattr("ray._raylet.GcsClient", Client)
+    listening = f"127.0.0.1:{dashboard[0]}"
+    assert dashboard_port(listening) == port
+    assert dashboard_port("127.0.0.1:1") == dashboard_port("ray://127.0.0.1:1") == 8265, "nobody is asked"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_an_error(address):
+    (finding,) = look_at_ray(ClusterSpec(), address).findings
+    assert finding.level == "error" and address in finding.text and "RAY_ADDRESS" in finding.text
+    assert look_at_ray(ClusterSpec(), "").findings == ()
 
 
 def test_no_dashboard_is_none(monkeypatch):

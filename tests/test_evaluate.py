@@ -1,7 +1,9 @@
 """What the evaluate stage says beside the tables: who was trained on, and in which recordings faces were labelled."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +13,10 @@ from hpe_core.sources.base import person_of, recording_of
 from hpe_core.sources.plan import plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import ConventionSpec, DatasetSpec, DataSpec
-from tests.archives import write_biwi
+from tests.archives import write_biwi, write_boxes
 from tests.faces import CROP, face_row
-from workflows.evaluate import new_people
+from tests.sources.reading import one
+from workflows.evaluate import drawn_by, new_people
 
 
 def planned(spec: DatasetSpec, folder: Path, **more: DatasetSpec) -> tuple[DataSpec, dict[str, list[str]]]:
@@ -32,6 +35,19 @@ def archive(root: Path) -> DatasetSpec:
     for sequence in range(1, 25):
         write_biwi(root, sequence, 3)
     return DatasetSpec("biwi", root=str(root), val=0.1)
+
+
+def test_whose_boxes_a_test_set_has_is_named(tmp_path: Path):
+    def named(reader: str, **keys: Any) -> str:
+        return drawn_by(open_source(DatasetSpec(reader, root="" if reader == "synthetic" else str(tmp_path), **keys)))
+
+    assert named("synthetic", count=3) == "renderer" and named("300w_lp", landmark_box_scale=1.3) == "landmarks x 1.3"
+    assert named("manifest") == "manifest"
+    boxes = write_boxes(tmp_path / "b.json", {"a.jpg": one((1, 2, 3, 4))})
+    first = named("aflw2000", boxes=boxes)
+    assert first == f"file b.json {hashlib.sha256(Path(boxes).read_bytes()).hexdigest()[:12]}"
+    write_boxes(tmp_path / "b.json", {"a.jpg": one((1, 2, 3, 5))})
+    assert named("aflw2000", boxes=boxes) != first
 
 
 def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):

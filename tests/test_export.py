@@ -175,7 +175,7 @@ def card_of(
     split = {"kept": 1234, "fingerprint": "0123456789abcdef"}
     results = {
         "student": {"spec": to_dict(student)},
-        "evaluate": {"rows": [row], "protocol": protocol or {}},
+        "evaluate": {"rows": [row], "protocol": protocol or {}, "boxes": dict.fromkeys(tests or train, "renderer")},
         "shards": {"splits": {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}},
     }
     parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
@@ -234,4 +234,4 @@ def test_the_card_names_the_protocol_by_its_hash() -> None:
     assert "No published protocol" in card_of(heads)
     named = card_of(heads, asked)
     assert "offsets-1, hash `feedbeef`" in named and "data.crop.size is 48" in named
-    assert "No published protocol" not in named
+    assert "No published protocol" not in named and "- heads: boxes by renderer, N = 1234" in named

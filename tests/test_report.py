@@ -137,6 +137,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
             "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],
             "heatmap": {test: cells for test in TESTS},
             "drift": drift,
+            "boxes": dict.fromkeys(TESTS, "renderer"),
         },
     }
 
@@ -339,9 +340,10 @@ def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(publish
     other = dataclasses.replace(
         stage,
         spec=dataclasses.replace(stage.spec, data=data),
-        results={**stage.results, "evaluate": {"rows": [row], "protocol": asked}},
+        results={**stage.results, "evaluate": {"rows": [row], "protocol": asked, "boxes": {"photos": "yunet 0123"}}},
     )
     page = section_papers(other)
+    assert "Boxes: photos by yunet 0123." in page
     assert protocol.hash in page and "data.crop.size is 32, in offsets-1 it is 224" in page
     ours, *papers = re.findall(r"<tr.*?</tr>", page)[1:]
     assert f"{row['mae']:.2f}" in ours and "other protocol" in ours

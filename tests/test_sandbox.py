@@ -178,7 +178,9 @@ def test_a_child_that_cannot_start_is_nobodys_fault(tmp_path: Path, monkeypatch:
     [
         (Box(10, 10, 30, 30), None),
         (Box(-8, -8, 12, 12), None),  # a little more than a third is inside
-        (Box(-12, -12, 8, 8), "box_outside"),
+        (Box(-12, -12, 8, 8), None),  # a sixth: what leaves the picture is padded, not dropped
+        (Box(-180, -180, 200, 200), None),  # ten times as large as the picture
+        (Box(-39, -39, 1, 1), "box_outside"),  # one pixel of 1,600
         (Box(100, 100, 120, 120), "box_outside"),
         (Box(40, 5, 60, 25), "box_outside"),  # touches the edge
         (Box(-1e9, -1e9, 1e9, 1e9), "box_outside"),

@@ -227,8 +227,9 @@ def _protocol(spec: PipelineSpec, evaluated: Mapping[str, Any], splits: Mapping[
         said = "; ".join(asked["deviations"]) or "none that the configuration shows"
         lines = [f"- {asked['name']}, hash `{asked['hash']}`. Deviations of this run: {said}."]
     for name in spec.data.test:
-        tested = splits[f"{name}.test"]
-        lines.append(f"- {name}: N = {tested['kept']}, fingerprint of the faces `{tested['fingerprint'][:12]}`.")
+        tested, boxes = splits[f"{name}.test"], evaluated["boxes"][name]
+        faces = f"N = {tested['kept']}, fingerprint of the faces `{tested['fingerprint'][:12]}`"
+        lines.append(f"- {name}: boxes by {boxes}, {faces}.")
     return "\n".join(lines)
 
 

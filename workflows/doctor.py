@@ -12,7 +12,8 @@ memory, Ray and its dashboard, MLflow.
 
 Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
 a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a GPU
-that is asked for and not there; a store that is not writable or too small; an MLflow database of a newer schema.
+that is asked for and not there; a store that is not writable or too small; a Ray cluster that is to be joined and does
+not answer; an MLflow database of a newer schema.
 Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, an idle
 GPU, little memory, a dashboard that is open to the network, an MLflow server that does not answer.
 """

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import build, to_dict
 from hpe_core.rotation import YAW
-from hpe_core.rows import read_table, shard_files
-from hpe_core.sources.base import person_of, reader_of, recording_of
+from hpe_core.rows import file_sha256, read_table, shard_files
+from hpe_core.sources.base import Source, person_of, reader_of, recording_of
+from hpe_core.sources.files import archive_root
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import AugmentSpec, DataSpec, LabelSet, PipelineSpec, TrainSpec
 from workflows.stages import StageRun
@@ -74,6 +75,7 @@ def run(stage: StageRun) -> dict[str, Any]:
     new = new_people(spec.data, stage.inputs["shards"], groups)
     return {
         "protocol": under_protocol(spec),
+        "boxes": {test: drawn_by(source) for test, source in sources.items()},
         "drift": ray.get(drift_task(stage)),
         "rows": table(spec, truth, predictions, costs, recordings),
         "new_people": table(
@@ -154,6 +156,17 @@ def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> d
         for name, part in parts.items()
         if len(part)
     }
+
+
+def drawn_by(source: Source) -> str:
+    """Who drew a test set's boxes: errors of pose are comparable on one's boxes only."""
+    from hpe_core.protocols import boxes_of
+
+    dataset = source.spec
+    if dataset.boxes:
+        source.fetch([])  # a remote file of boxes
+        return f"file {Path(dataset.boxes).name} {file_sha256(archive_root(dataset.boxes))[:12]}"
+    return boxes_of(dataset) or dataset.reader
 
 
 def under_protocol(spec: PipelineSpec) -> dict[str, Any]:

@@ -18,7 +18,16 @@ from hpe_core.crop import window
 from hpe_core.rotation import ANGLE_NAMES, YAW
 from hpe_core.rows import FaceRow, stored_image
 from hpe_core.sandbox import Sandbox, load_directly
-from hpe_core.sources.base import OUT_OF_RANGE, DatasetError, FaceRef, Rejected, Source, census, share_of
+from hpe_core.sources.base import (
+    OUT_OF_RANGE,
+    DatasetError,
+    FaceRef,
+    Rejected,
+    Source,
+    census,
+    missing_parts,
+    share_of,
+)
 from hpe_core.sources.plan import plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import ConventionSpec, DatasetSpec, DataSpec
@@ -42,6 +51,7 @@ class Examined:
     found: int = 0
     whole: int | None = None
     census: str = ""
+    missing: tuple[str, ...] = ()  # parts of the archive that are not there, or not whole
     splits: dict[str, int] = field(default_factory=dict)
     looked_at: int = 0
     kept: tuple[FaceRow, ...] = ()
@@ -65,7 +75,7 @@ class Examined:
             for name, values in zip(ANGLE_NAMES, self.poses.T, strict=True)
             if len(values)
         }
-        names = ("found", "whole", "splits", "looked_at", "filtered", "rejected", "examples", "row_bytes")
+        names = ("found", "whole", "missing", "splits", "looked_at", "filtered", "rejected", "examples", "row_bytes")
         return {"reader": self.spec.reader, "root": self.spec.root, "kept": len(self.kept), "angles": angles} | {
             **{name: getattr(self, name) for name in names},
             "convention": verdict,
@@ -80,6 +90,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     source = open_source(replace(spec, convention=ConventionSpec()))  # labels as the reader gives them
     try:
         refs = sorted(source.refs())
+        missing = missing_parts(source, refs)
     except DatasetError as error:
         return Examined(name, spec, (Finding("error", name, str(error)),))
     if not refs:
@@ -96,15 +107,15 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         verdict = check_labels(raw[fits], np.array([solved[i] for i in fits]).reshape(-1, 3, 3), spec.convention)
         findings += convention_findings(name, verdict, spec.convention, prefix)
     poses = np.asarray(to_ours(raw, spec.convention))
-    if verdict is None and len(poses) >= FEW and np.abs(poses).max() <= STILL:
-        text = f"no angle of {len(poses)} faces exceeds pi: are these radians? Then set {prefix}convention.unit="
-        findings.append(Finding("warning", name, text + "radians_as_degrees"))
+    if verdict is None or verdict.kind == "too_few_faces":
+        findings += _unit_findings(name, poses, data.limit_deg, prefix)
     reasons: Counter[str] = Counter(face.reason for face in rejected)
     findings += _reject_findings(name, reasons, len(chosen), data)
     stored = [len(stored_image(face.crop.pixels, data.encoding)) for face in kept]
     whole: int | None = getattr(source, "whole", None)
-    if whole is not None and len(refs) != whole:
-        findings.append(Finding("warning", name, census(source, len(refs))))
+    if whole is not None and (missing or len(refs) != whole):
+        text = census(source, len(refs)) if len(refs) != whole else f"missing: {', '.join(missing)}"
+        findings.append(Finding("warning", name, text))
     return Examined(
         name,
         spec,
@@ -112,6 +123,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         found=len(refs),
         whole=whole,
         census=census(source, len(refs)),
+        missing=tuple(missing),
         splits=splits,
         looked_at=len(chosen),
         kept=tuple(kept),
@@ -186,6 +198,21 @@ def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec,
     return []
 
 
+def _unit_findings(name: str, poses: NDArray[np.float64], limit_deg: float, prefix: str) -> list[Finding]:
+    """What the numbers alone say of their unit, where no landmarks do."""
+    if len(poses) < FEW:
+        return []
+    unit, far = f"Then set {prefix}convention.unit=", (np.abs(poses) > limit_deg).any(axis=1).sum()
+    if np.abs(poses).max() <= STILL:
+        text = f"no angle of {len(poses)} faces exceeds pi: are these radians? {unit}radians_as_degrees"
+    elif far > len(poses) / 2:
+        text = f"{far} of {len(poses)} faces lie beyond {limit_deg:g} degrees: were degrees taken for radians? {unit}"
+        text += "degrees_as_radians"
+    else:
+        return []
+    return [Finding("warning", name, text)]
+
+
 def _reject_findings(name: str, reasons: Counter[str], looked_at: int, data: DataSpec) -> list[Finding]:
     bad = reasons.total()
     if not bad:
@@ -205,6 +232,8 @@ def in_lines(seen: Examined) -> list[str]:
     if not seen.found:
         return lines
     lines.append(f"  found       {seen.census}")
+    if seen.missing:
+        lines.append(f"  missing     {', '.join(seen.missing)}")
     if seen.splits:
         lines.append(f"  split       {', '.join(f'{count:,} {split}' for split, count in seen.splits.items())}")
     limit = "" if seen.looked_at == seen.found else " (faces=0 looks at all)"

@@ -211,19 +211,51 @@ def look_at_ray(cluster: ClusterSpec, address: str) -> Look:
     if not address:
         cpus = cluster.local_cpus or max(4, os.cpu_count() or 1)
         return Look("Ray", f"no cluster is joined; a run starts a local one of {cpus} logical CPUs, without dashboard")
+    if not answers(address):
+        silent = "nobody answers there: start the cluster, or mend cluster.address or RAY_ADDRESS"
+        return Look("Ray", f"joins {address}", error("Ray", f"a run would join the cluster {address}, and {silent}"))
     host = address.removeprefix("ray://").rsplit(":", 1)[0]
     with contextlib.suppress(OSError):  # a name that cannot be resolved answers nothing below
         host = socket.gethostbyname(host)
-    own = own_addresses()
-    state = dashboard_state(own if host in own else [host], DASHBOARD_PORT)
+    own, port = own_addresses(), dashboard_port(address)
+    state = dashboard_state(own if host in own else [host], port)
     said = {
-        "none": f"no dashboard answers at port {DASHBOARD_PORT}",
+        "none": f"no dashboard answers at port {port}",
         "local": "its dashboard answers this machine only",
         "token": "its dashboard asks for a token",
         "open": "its dashboard answers without a token",
     }[state]
     found = warning("Ray", f"the dashboard of {host} is open to the network: {DASHBOARD_RISK}")
     return Look("Ray", f"joins {address}; {said}", found if state == "open" else ())
+
+
+def answers(address: str) -> bool:
+    """Whether anybody listens at host:port; of an address of another form nobody here can tell, so it may stand."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return True
+    try:
+        socket.create_connection((host, int(port)), timeout=TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def dashboard_port(address: str) -> int:
+    """The port that the cluster itself says its dashboard has; the usual one where it does not say."""
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.exceptions import RayError
+
+    if "://" in address or not answers(address):  # behind ray:// is a proxy; Ray would try a dead one for 40 s
+        return DASHBOARD_PORT
+    try:
+        known = GcsClient(address=address).internal_kv_get(
+            DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, timeout=TIMEOUT_S
+        )
+    except RayError:
+        return DASHBOARD_PORT
+    return int(known.rpartition(b":")[2]) if known else DASHBOARD_PORT
 
 
 def dashboard_state(hosts: Sequence[str], port: int) -> Literal["none", "local", "token", "open"]:

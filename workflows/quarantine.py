@@ -93,7 +93,7 @@ class Remains(Wrapped):
         except Rejected:
             image = self._leniently(ref)
         else:
-            image = with_box(image, annotation.box)
+            image = with_box(image, annotation.box) if isinstance(annotation.box, Box) else image
         height, width = image.shape[:2]
         return Annotation(ref, Box(0, 0, width, height), (0.0, 0.0, 0.0)), image
 

@@ -198,7 +198,8 @@ def section_papers(stage: StageRun) -> str:
     if not tables:
         return ""
     said = "; ".join(asked["deviations"]) or "none that the configuration shows"
-    note = f"Protocol {asked['name']} ({asked['hash']}). Deviations of this run: {said}."
+    boxes = ", ".join(f"{test} by {who}" for test, who in stage.results["evaluate"]["boxes"].items())
+    note = f"Protocol {asked['name']} ({asked['hash']}). Boxes: {boxes}. Deviations of this run: {said}."
     dagger = "<span class=phone>† Measured under another protocol; a wider screen says in what it differs.</span>"
     body = f"{''.join(tables)}<p class=note>{dagger}{esc(note)}</p>"
     return f"<section><h2>Beside the papers</h2>{body}</section>\n"

@@ -1,7 +1,10 @@
 """AFLW (Koestinger et al. 2011): pictures from Flickr, often with several faces, annotated in an SQLite file.
 
-    aflw.sqlite (also under data/)    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect and FacePose
-    data/flickr/<0|2|3>/image00002.jpg   where FaceImages.filepath, e.g. `2/image00002.jpg`, says
+    data/aflw.sqlite                    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect, FacePose
+    data/flickr/<0|2|3>/image00002.jpg  where FaceImages.filepath, e.g. `2/image00002.jpg`, says
+
+People unpack its tars in several ways, so the file may also lie in the root itself, and the pictures' folders in
+`flickr` or in the root.
 
 FacePose is (roll, pitch, yaw) in radians, by POSIT on 21 landmarks; ours is (pitch, yaw, -roll) in degrees. FaceRect is
 the left top corner and the size in pixels. Of the 21 landmarks (FeatureCoords; only what is seen has a row) sixteen are
@@ -18,9 +21,10 @@ finished writing shows by its journal, and is refused.
 """
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,7 @@ from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
 from hpe_core.sources.pictures import read_picture
 
 KNOWN_COUNTS = {"faces": 25_993, "with_box_and_pose": 24_384, "pictures": 21_997}
-PICTURES = "data/flickr"
+PICTURES = ("data/flickr", "flickr", "")  # the first of these folders that is there
 PLACES = ("aflw.sqlite", "data/aflw.sqlite")
 JOURNALS = ("-journal", "-wal")
 FACES = (
@@ -61,17 +65,14 @@ class Aflw(files.Archive):
     def refs(self) -> Iterator[FaceRef]:
         """One per row of Faces. Raises DatasetError where the SQLite file is missing, damaged or of another kind."""
         self.fetch_tables()
-        place = self._place()
-        try:
-            with closing(connect(place)) as database:
-                for query in (RECT, POSE):
-                    database.execute(query, (-1,)).fetchone()  # a missing table is one sentence, not 24,384 rejections
-                rows = database.execute(FACES).fetchall()
-        except sqlite3.Error as error:
-            raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
+        with listing_from(self._place()) as database:
+            for query in (RECT, POSE):
+                database.execute(query, (-1,)).fetchone()  # a missing table is one sentence, not 24,384 rejections
+            rows = database.execute(FACES).fetchall()
+        pictures = self._pictures()
         for face, file, path in rows:
-            key = f"{PICTURES}/{path}" if path else ""
-            yield FaceRef(f"face{face}", Path(str(file)).stem, key)
+            key = str(Path(pictures, str(path))) if path else ""
+            yield FaceRef(f"face{face}", files.printable(Path(str(file)).stem), key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         if not ref.key:
@@ -100,13 +101,19 @@ class Aflw(files.Archive):
         """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""
         return (ref.key,) if ref.key else ()
 
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Pictures that the SQLite file names and that are not there."""
+        wanted, pictures = {ref.key for ref in refs if ref.key}, self._pictures()
+        gone = wanted.difference(str(Path(pictures, path)) for path in self.listing(files.PICTURES, pictures))
+        return [f"{len(gone):,} of {len(wanted):,} pictures, e.g. {files.printable(min(gone))}"] if gone else []
+
     def tables(self) -> tuple[str, ...]:
         return tuple(f"{place}{ending}" for place in PLACES for ending in ("", *JOURNALS))
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self.fetch_tables()
         found: dict[str, list[object]] = {ref.sample_id: [] for ref in refs}
-        with closing(connect(self._place())) as database:
+        with listing_from(self._place()) as database:
             marks = [ALL_MARKS] if database.execute(HAS_MARKS).fetchone() else []
             for query in (ALL_RECTS, ALL_POSES, *marks):
                 for face, *values in database.execute(query):
@@ -118,8 +125,13 @@ class Aflw(files.Archive):
     def fingerprint(self) -> str:
         self.fetch_tables()
         place = str(self._place().relative_to(self.root))
-        listed = [f"{PICTURES}/{path}" for path in self.listing(files.PICTURES, PICTURES)]
+        pictures = self._pictures()
+        listed = [str(Path(pictures, path)) for path in self.listing(files.PICTURES, pictures)]
         return self.fingerprint_of([place, *listed])
+
+    def _pictures(self) -> str:
+        """The folder that FaceImages.filepath is named from."""
+        return next((folder for folder in PICTURES[:-1] if self.has_folder(folder)), PICTURES[-1])
 
     def _place(self) -> Path:
         """Of the SQLite file. Raises DatasetError where it is not there, or where a program is at work on it."""
@@ -135,9 +147,21 @@ class Aflw(files.Archive):
         return place
 
 
+@contextmanager
+def listing_from(place: Path) -> Iterator[sqlite3.Connection]:
+    """The SQLite file, for what concerns all faces: damage to it, met inside, is raised as DatasetError."""
+    try:
+        with closing(connect(place)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise DatasetError(f"{files.printable(str(place))} cannot be read as AFLW's SQLite file: {error}") from None
+
+
 def connect(place: Path) -> sqlite3.Connection:
     """Read-only, without locks, also on a disk that allows no writing. Raises sqlite3.Error."""
-    return sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+    database = sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True)
+    database.text_factory = os.fsdecode  # names of files may be no UTF-8; one of them must not cost the others
+    return database
 
 
 def _landmarks(

@@ -2,7 +2,8 @@
 
 `Pose_Para` is (pitch, yaw, roll) in radians, then translation and scale; in degrees it is our convention as
 it is. Wild labels (yaw 351) are given as published and filtered later by `data.limit_deg`: 31 of the 2000
-faces lie beyond +-99. Every image is a person of its own.
+faces lie beyond +-99. Every image is a person of its own. The folder `Code` that is packed with them holds .mat
+files of a face model (`Model_Exp.mat` ...), which are no faces; it is left out.
 
 There is no box that fits the 450 x 450 crops (`roi` refers to the original AFLW image). The box is that of
 the 68 landmarks `pt3d_68`, brow to chin, grown about its centre by `landmark_box_scale`. Hopenet's loader
@@ -23,6 +24,7 @@ from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
 
 KNOWN_COUNTS = {"faces": 2_000}
+CODE = "Code"
 
 
 class Aflw2000(files.Archive):
@@ -33,7 +35,7 @@ class Aflw2000(files.Archive):
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
-        for path in self.paired(".mat"):
+        for path in filter(_is_face, self.paired(".mat")):
             stem = files.printable(Path(path).stem)
             yield FaceRef(stem, stem, path)
 
@@ -57,4 +59,8 @@ class Aflw2000(files.Archive):
         return ref.key, str(Path(ref.key).with_suffix(".mat"))
 
     def fingerprint(self) -> str:
-        return self.fingerprint_of(self.listing((*files.PICTURES, ".mat")))
+        return self.fingerprint_of(filter(_is_face, self.listing((*files.PICTURES, ".mat"))))
+
+
+def _is_face(path: str) -> bool:
+    return CODE not in Path(path).parts[:-1]

@@ -1,7 +1,7 @@
 """What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -24,20 +24,6 @@ class FaceRef:
     # The split that the dataset itself prescribes, or "": then shares and named groups decide. It says where a face
     # goes, not which face it is, so it counts in no comparison and does not travel with a job.
     split: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Annotation:
-    """A face in a picture: where it is and how it is turned.
-
-    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional.
-    """
-
-    ref: FaceRef
-    box: Box
-    pose: Pose
-    landmarks: NDArray[np.float32] | None = None
-    visible: NDArray[np.bool_] | None = None
 
 
 # Every reason for which a face is quarantined, from the file inwards. A face that is sound but not wanted
@@ -69,6 +55,28 @@ class Rejected(Exception):
         super().__init__(reason, detail)
         self.reason: Reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A face in a picture: where it is and how it is turned.
+
+    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional. In place
+    of `box` may stand why there is none: whoever draws other boxes may still find the face, if the picture shows no
+    other. A reader that cannot know that rejects the face itself.
+    """
+
+    ref: FaceRef
+    box: Box | Rejected
+    pose: Pose
+    landmarks: NDArray[np.float32] | None = None
+    visible: NDArray[np.bool_] | None = None
+
+    def known_box(self) -> Box:
+        """Raises Rejected where there is none."""
+        if isinstance(self.box, Rejected):
+            raise Rejected(self.box.reason, f"{self.box.detail} (the keys boxes or detector take others)")
+        return self.box
 
 
 class DatasetError(UserError):
@@ -150,6 +158,24 @@ def recording_of(source: Source, sample_id: str) -> str:
     """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
     own = getattr(reader_of(source), "recording_of", None)
     return own(sample_id) if own else ""
+
+
+def missing_parts(source: Source, refs: Sequence[FaceRef]) -> list[str]:
+    """Which parts of its archive a dataset with these faces lacks, as far as the reader knows an archive's parts.
+
+    A reader that does says so as `missing_parts`. Raises DatasetError.
+    """
+    own = getattr(reader_of(source), "missing_parts", None)
+    return own(refs) if own else []
+
+
+def lacking(found: Mapping[str, int], known: Mapping[str, int]) -> list[str]:
+    """Each part with less than it is known to hold: 'HELEN (10 of 37,676)', or its name alone where all is missing."""
+    return [
+        f"{part} ({found[part]:,} of {whole:,})" if found.get(part) else part
+        for part, whole in known.items()
+        if found.get(part, 0) < whole
+    ]
 
 
 def census(source: Source, found: int | None = None) -> str:

@@ -2,6 +2,8 @@
 
     hpdb/01/frame_00003_rgb.png    hpdb/01/frame_00003_pose.txt    hpdb/01/rgb.cal      (root: hpdb, or its parent)
 
+Some copies hold the pictures as .jpg, under the same names otherwise; they are read, too.
+
 pose.txt is a 3 x 3 rotation R, then the head's centre in millimetres, both in the frame of the depth camera. R is our
 R_cam as it stands: 01/frame_00501 is pitch -54.92, yaw -52.38, roll 41.55. Old loaders decode it without the transpose
 and get (-41.50, -62.06, -12.80). The colour camera is turned by 1.0 degrees against the depth camera (01/rgb.cal); the
@@ -13,7 +15,8 @@ pixels off, with the inverse 28.
 
 There are no boxes. Ours is a square of `BOX_MM` about the projected centre, at its depth: a head is some 150 mm wide
 and 190 deep, a face some 190 high, so 200 mm hold the face from any side, with little around it. It is
-made of the annotation, which no detector has; import a file of published `boxes` for the papers' tables.
+made of the annotation, which no detector has; import a file of published `boxes` for the papers' tables. Without
+rgb.cal, which some copies lack, there is none, and published boxes or a detector are needed.
 
 15,678 frames; the papers have 15,677, without 01/frame_00003. Four people were recorded twice: 15 = 03, 18 = 05,
 21 = 02, 22 = 07. So there are two ways to split, and `group_by` says which. `person` keeps a person's sequences
@@ -23,8 +26,9 @@ leak-free test set is the rest of it: 3,163 frames of 06, 07, 10, 13 and 22. Gro
 06 as the number 6.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +46,8 @@ SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
 PUBLISHED_TEST_GROUPS = protocol_named("offsets-3").split.test_groups
 LEAK_FREE_TEST_GROUPS = ("person06", "person07", "person10", "person13")
 BOX_MM = 200.0
-FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.png|pose\.txt)")
+FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.(?:png|jpg)|pose\.txt)")
+PICTURES = ("_rgb.png", "_rgb.jpg")
 MAX_TEXT = 1 << 16
 
 
@@ -54,23 +59,27 @@ class Biwi(files.Archive):
 
     def refs(self) -> Iterator[FaceRef]:
         """One per frame that has a picture or a pose; `load` rejects what lacks the other."""
-        listed = self.listing(("_rgb.png", "_pose.txt"), self._inner())
-        frames = {
-            str(Path(path).with_name(f"{match['frame']}_rgb.png"))
-            for path in listed
-            if (match := FRAME.fullmatch(Path(path).name))
-        }
-        for key in frames:
+        keys: dict[str, str] = {}  # of each frame, its picture; of a pose without one, the picture that should be there
+        for path in sorted(self.listing((*PICTURES, "_pose.txt"), self._inner())):
+            if match := FRAME.fullmatch(Path(path).name):
+                frame = str(Path(path).with_name(match["frame"]))
+                if path.endswith(PICTURES):
+                    keys[frame] = path
+                else:
+                    keys.setdefault(frame, f"{frame}_rgb.png")
+        for frame, key in keys.items():
             group = f"sequence{files.printable(Path(key).parent.name)}"
             if self.spec.group_by == "person":
                 group = self.person_of(group)
-            yield FaceRef(files.printable(key.removesuffix("_rgb.png")), group, key)
+            yield FaceRef(files.printable(frame), group, key)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         path, pose_path, calibration = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
         rotation, center = read_pose(pose_path)
         pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
-        box = head_box(center, calibration)
+        box: Box | Rejected = Rejected("no_box", f"{files.printable(str(calibration))} is missing")
+        if os.path.exists(calibration):
+            box = head_box(center, calibration)
         return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
 
     def person_of(self, group: str) -> str:
@@ -82,14 +91,20 @@ class Biwi(files.Archive):
         """The sequence: each was tracked with a template of its own, and nobody made those agree on a head's axes."""
         return sample_id.rpartition("/")[0]
 
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Sequences of which no frame is there."""
+        found = {ref.sample_id.split("/")[-2] for ref in refs if "/" in ref.sample_id}
+        names = (f"{sequence:02d}" for sequence in range(1, KNOWN_COUNTS["sequences"] + 1))
+        return [name for name in names if name not in found]
+
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         path = Path(self._inner(), ref.key)
-        pose = path.with_name(path.name.replace("_rgb.png", "_pose.txt"))
+        pose = path.with_name(path.name.rpartition("_")[0] + "_pose.txt")
         return str(path), str(pose), str(path.with_name("rgb.cal"))
 
     def fingerprint(self) -> str:
         hpdb = self._inner()
-        return self.fingerprint_of(self.listing(("_rgb.png", "_pose.txt", "rgb.cal"), hpdb), hpdb)
+        return self.fingerprint_of(self.listing((*PICTURES, "_pose.txt", "rgb.cal"), hpdb), hpdb)
 
     def _inner(self) -> str:
         """Where in the root the sequences lie, hpdb or itself. What was fetched shows it, so `load` asks no remote."""

@@ -3,7 +3,9 @@
 Errors of pose depend on the boxes, so papers are comparable on one detector's only, and some publish theirs. A face
 keeps its reader's pose, person and landmarks, and gets the published box; one without an entry is rejected as no_box.
 Of several boxes it gets the one that overlaps the reader's own most, by intersection over union. One that overlaps none
-of them is another face of the picture and is rejected, too. A face that the reader itself rejects stays rejected.
+of them is another face of the picture and is rejected, too. Where the reader has no box of its own (300W-LP without
+landmarks/, BIWI without rgb.cal, Pointing'04 without its texts) a picture's only box is the face's. A face that the
+reader itself rejects stays rejected.
 `type` says how the publisher split; it is not used: persons, and who is tested on, are the dataset's own keys.
 
 An entry belongs to a picture when their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
@@ -14,7 +16,7 @@ every sequence and 300W-LP in every mirror, so a bare name would put a box onto 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,11 +82,12 @@ class Boxed(Wrapped):
         place = f"{files.printable(str(self.file))} for {files.printable(ref.key)}"
         if not boxes:
             raise Rejected("no_box", f"{ref.sample_id}: there is no box in {place}")
-        best = max(boxes, key=lambda box: overlap(box, annotation.box))
-        if overlap(best, annotation.box) == 0:
+        # Boxes that are none come last: if there is no other, `check_box` says what is wrong with them.
+        sound = [box for box in boxes if box.is_valid()]
+        best, shared = best_match(sound or boxes, annotation.box)
+        if sound and shared == 0:
             raise Rejected("no_box", f"{ref.sample_id}: no box in {place} touches this face")
-        changed = Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible)
-        return changed, image
+        return replace(annotation, box=best), image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self._fetch_boxes()
@@ -113,6 +116,7 @@ class Boxed(Wrapped):
 
 def open_boxes(file: Path) -> BoxFile:
     """A file of boxes, parsed once a process unless it changes. Raises DatasetError."""
+    files.check_plain(file, "its file of boxes")
     try:
         status = file.stat()
     except OSError as error:
@@ -144,6 +148,19 @@ def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
     return BoxFile(boxes, paths_of)
 
 
+def best_match(boxes: Sequence[Box], own: Box | Rejected) -> tuple[Box, float]:
+    """Of the boxes that somebody drew in a picture the one that overlaps the reader's own most, and by how much.
+
+    Raises Rejected where the reader has none and there are several: nobody knows whose they are.
+    """
+    if isinstance(own, Box):
+        best = max(boxes, key=lambda box: overlap(box, own))
+        return best, overlap(best, own)
+    if len(boxes) > 1:
+        raise Rejected("no_box", f"{own.detail}; and there are {len(boxes)} other boxes, of whom is not known")
+    return boxes[0], 1.0
+
+
 def overlap(first: Box, second: Box) -> float:
     """Intersection over union, in [0, 1]; 0 where they do not meet."""
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
@@ -158,11 +175,13 @@ def _parse(entries: Any, where: str) -> tuple[Box, ...]:
     found = []
     for entry in entries if isinstance(entries, list) else [None]:
         corners = entry.get("bbox") if isinstance(entry, dict) else None
-        numbers = [c for c in corners if isinstance(c, int | float)] if isinstance(corners, list) else []
-        box = Box(*map(float, numbers)) if len(numbers) == 4 == len(corners or ()) else None
-        if box is None:
-            raise DatasetError(f'{where} is no list of {{"bbox": [x1, y1, x2, y2]}}')
-        found.append(box)
+        numbers = corners if isinstance(corners, list) and len(corners) == 4 else [None]
+        try:
+            if not all(type(number) in (int, float) for number in numbers):
+                raise ValueError
+            found.append(Box(*map(float, numbers)))
+        except (ValueError, OverflowError):
+            raise DatasetError(f'{where} is no list of {{"bbox": [x1, y1, x2, y2]}}') from None
     return tuple(found)
 
 

@@ -2,7 +2,8 @@
 
 A face keeps its reader's pose, person and landmarks, and gets the detection that overlaps the reader's own box most,
 by intersection over union. Where that is less than `MIN_OVERLAP` the detector has not found this face and it is
-rejected as no_box: a neighbour's box would teach a wrong pose. Detection runs where the picture is decoded, for
+rejected as no_box: a neighbour's box would teach a wrong pose. Where the reader has no box of its own, a picture's only
+detection is the face, and one of several is nobody's. Detection runs where the picture is decoded, for
 archives in the sandbox's child, so a file that ends the detector costs itself only.
 
 The least overlap is low because readers' boxes differ from a detector's in what they mean, not only in where they lie:
@@ -15,13 +16,13 @@ that was kept was 0.24, the largest that was not 0.19.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from hpe_core.crop import Image
 from hpe_core.detector import detector_of, model_sha256
 from hpe_core.plain import SpecError
 from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
-from hpe_core.sources.boxes import overlap
+from hpe_core.sources.boxes import best_match
 from hpe_core.sources.files import printable
 
 MIN_OVERLAP = 0.2
@@ -41,14 +42,14 @@ class Detected(Wrapped):
         who = f"{ref.sample_id} ({printable(ref.key)})"
         if not found:
             raise Rejected("no_box", f"{who}: the detector finds no face")
-        best = max(found, key=lambda box: overlap(box, annotation.box))
-        if (share := overlap(best, annotation.box)) < MIN_OVERLAP:
+        best, share = best_match(found, annotation.box)
+        if share < MIN_OVERLAP:
             raise Rejected(
                 "no_box",
                 f"{who}: no face that the detector finds is the annotated one (largest overlap {share:.2f}; "
                 f"{MIN_OVERLAP:g} is needed)",
             )
-        return Annotation(ref, best, annotation.pose, annotation.landmarks, annotation.visible), image
+        return replace(annotation, box=best), image
 
     def fingerprint(self) -> str:
         """Of the reader's files, the content of the detector's file, which is read, and its settings."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -103,10 +104,10 @@ class Archive(ABC):
             entry = _index(self.remote).get(name)
             return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
         try:
-            stat = (self.folder / name).stat()
+            status = (self.folder / name).stat()
         except (OSError, ValueError):  # a name from a table may be no name
             return "gone"
-        return f"{stat.st_size}/{stat.st_mtime_ns}"
+        return f"{status.st_size}/{status.st_mtime_ns}"
 
 
 @lru_cache(maxsize=8)
@@ -129,22 +130,28 @@ def archive_root(root: str) -> Path:
 def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Paths relative to `root` of the files with these suffixes (in any case), at any depth.
 
-    Hidden files are left out. Linked folders are entered, each once, so that a loop of links ends. Raises
-    DatasetError where `root` is no folder.
+    Hidden files are left out. Linked folders are entered, each once, so that a loop of links ends; one that holds the
+    root itself is no part of the dataset (a link to / would list the whole disk). Raises DatasetError where `root` is
+    no folder, or one below cannot be listed: what lies there could not even be counted.
     """
     if not root.is_dir():
         raise DatasetError(f"its root {printable(str(root))} is not a folder")
-    seen = set()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        real = os.path.realpath(folder)
-        if real in seen:
+    top, seen = Path(os.path.realpath(root)), set()
+    for folder, inside, names in os.walk(root, followlinks=True, onerror=_unlisted):
+        # In order: of two names of one folder it must not be the disk that decides which one faces are known by.
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        real = Path(os.path.realpath(folder))
+        if real in seen or (real != top and top.is_relative_to(real)):
             inside.clear()
             continue
         seen.add(real)
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield str(Path(folder, name).relative_to(root))
+
+
+def _unlisted(error: OSError) -> None:
+    raise DatasetError(f"its folder {printable(str(error.filename))} cannot be listed: {error.strerror}")
 
 
 def within(root: Path, key: str, links: Links) -> Path:
@@ -189,6 +196,16 @@ def _is_link(path: str) -> bool:
         return S_ISLNK(os.lstat(path).st_mode)
     except OSError:  # whoever opens it will say what is wrong
         return False
+
+
+def check_plain(path: Path, what: str) -> None:
+    """Raises DatasetError for what is there but no plain file: a pipe may never begin to answer, a device never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever opens it says why that fails
+    if not stat.S_ISREG(mode):
+        raise DatasetError(f"{what} {printable(str(path))} is not a plain file")
 
 
 def printable(name: str) -> str:

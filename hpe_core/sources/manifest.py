@@ -5,7 +5,7 @@ of these kinds. Columns, in any order; others are ignored:
 
     path                                    of the picture, relative to the manifest's folder, and inside it
     pitch yaw roll  or  r00 r01 ... r22     degrees, or the rotation row by row, in our convention (`rotation.py`)
-    x1 y1 x2 y2                             the face's box in pixels
+    x1 y1 x2 y2                             the face's box in pixels; not needed where `boxes` or `detector` draws them
     group      optional: the person; without it each picture is a group, so that its faces stay together
     split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
                val: where no row says val, it is drawn from the groups that say train (published splits have no val)
@@ -56,6 +56,7 @@ class Table:
     rows: list[Row]
     refs: list[FaceRef]
     row_of: dict[FaceRef, int]
+    faces: Counter[str]  # of each picture
 
 
 class Manifest(files.Archive):
@@ -90,9 +91,13 @@ class Manifest(files.Archive):
             pose = (pitch, yaw, roll)
         if not np.isfinite(pose).all():
             raise Rejected("nan_pose", f"{name}: its pose is not finite")
-        if all(row.get(column) in (None, "") for column in BOX):
-            raise Rejected("no_box", f"{name} has no box")
-        box = Box(*_numbers(row, BOX, name))
+        box: Box | Rejected
+        if any(row.get(column) not in (None, "") for column in BOX):
+            box = Box(*_numbers(row, BOX, name))
+        elif table.faces[ref.key] > 1:
+            raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
+        else:
+            box = Rejected("no_box", f"{name} has no box")
         return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
 
     @property
@@ -140,18 +145,18 @@ class Manifest(files.Archive):
             raise DatasetError(f"its root {name} holds {what}, not one manifest")
         return found[0]
 
-    @staticmethod
-    def _table(file: Path) -> Table:
+    def _table(self, file: Path) -> Table:
         status = file.stat()
-        return _read(file, status.st_size, status.st_mtime_ns)
+        boxed = bool(self.spec.boxes or self.spec.detector)
+        return _read(file, status.st_size, status.st_mtime_ns, boxed)
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path, size: int, changed_ns: int) -> Table:
-    """The table; the arguments name its state on disk, so that a process reads it once."""
+def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
+    """The table; size and time name its state on disk, so that a process reads it once. `boxed`: it may lack boxes."""
     name = files.printable(str(file))
     columns, rows = read_rows(file, KNOWN)
-    matrices = _check_columns(columns, name)
+    matrices = _check_columns(columns, name, boxed)
     refs: list[FaceRef] = []
     seen: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
@@ -169,16 +174,17 @@ def _read(file: Path, size: int, changed_ns: int) -> Table:
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
-    return Table(matrices, rows, refs, row_of)
+    return Table(matrices, rows, refs, row_of, seen)
 
 
-def _check_columns(columns: list[str], name: str) -> bool:
+def _check_columns(columns: list[str], name: str, boxed: bool) -> bool:
     """Whether poses are matrices. Raises DatasetError for a column that is missing or nearly right."""
     matrices = not set(MATRIX).isdisjoint(columns)
     if matrices and not set(EULER).isdisjoint(columns):
         raise DatasetError(f"{name} has angles and matrices; a pose is either pitch, yaw, roll or r00 ... r22")
     others = [column for column in columns if column not in KNOWN]
-    for column in ("path", *(MATRIX if matrices else EULER), *BOX):
+    boxes = () if boxed and set(BOX).isdisjoint(columns) else BOX
+    for column in ("path", *(MATRIX if matrices else EULER), *boxes):
         if column not in columns:
             raise DatasetError(f"{name} has no column '{column}'{nearest(column, others or columns)}")
     for column in others:

@@ -104,7 +104,10 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
                 f"({len(listed)} faces) falls into it; {fix}"
             )
     faces = [ref for split in wanted for ref in by_split[split]]
-    states = dict(zip(faces, source.states(faces), strict=True))
+    try:
+        states = dict(zip(faces, source.states(faces), strict=True))
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{name}': {error}") from None
     jobs = []
     for split in wanted:
         for part, some in enumerate(cut(by_split[split], data.rows_per_shard)):

@@ -1,7 +1,8 @@
 """CSV, JSON lines and Parquet as named columns and rows, with a broken row kept in its place as what is wrong with it.
 
 A file that cannot be divided into rows is a DatasetError; a row that is no row is a sentence, so that it can be counted
-and named without losing its neighbours. CSV holds text, the others hold what they hold.
+and named without losing its neighbours. CSV holds text, the others hold what they hold. A CSV's values are parted by
+commas, semicolons or tabs: whichever its first line has most of.
 """
 
 import csv
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.sources.base import DatasetError
-from hpe_core.sources.files import printable
+from hpe_core.sources.files import check_plain, printable
 
 FORMATS = (".csv", ".jsonl", ".json", ".parquet")
 Row = dict[str, Any] | str
@@ -19,22 +20,26 @@ Row = dict[str, Any] | str
 def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     """All columns' names, and the rows with the `wanted` columns alone. Raises DatasetError with one sentence."""
     name = printable(str(path))
+    check_plain(path, "its table")
     try:
-        if path.suffix.lower() == ".csv":
-            return _csv(path, wanted)
-        if path.suffix.lower() == ".parquet":
-            return _parquet(path, wanted)
-        return _json_lines(path, wanted)
+        read = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower(), _json_lines)
+        columns, rows = read(path, wanted)
     except UnicodeDecodeError:
         raise DatasetError(f"{name} is not text in UTF-8") from None
     except OSError as error:
-        raise DatasetError(f"{name} cannot be read: {error.strerror or error}") from None
+        raise DatasetError(f"{name} cannot be read: {' '.join(str(error.strerror or error).split())}") from None
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DatasetError(f"{name} has two columns '{twice[0]}'")
+    return columns, rows
 
 
 def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+        header = stream.readline()
+        stream.seek(0)
+        reader = csv.reader(stream, strict=True, delimiter=max(",;\t", key=header.count))
         try:
             columns = [column.strip() for column in next(reader, [])]
             for values in reader:
@@ -44,9 +49,6 @@ def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
                     rows.append(f"has {len(values)} values for {len(columns)} columns")
         except csv.Error as error:
             raise DatasetError(f"{printable(str(path))} is no CSV, line {reader.line_num}: {error}") from None
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise DatasetError(f"{printable(str(path))} has two columns '{twice[0]}'")
     return columns, rows
 
 
@@ -76,7 +78,7 @@ def _parquet(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             columns = list(file.schema_arrow.names)
             rows: list[Row] = file.read([column for column in columns if column in wanted]).to_pylist()
     except pa.ArrowException as error:

@@ -9,7 +9,7 @@
 
 The trap is `pt2d` of the .mat beside a picture: in every variant it holds the landmarks of variant 0 (in our sample to
 the last bit), so a box from it misses the turned face. Boxes therefore come from landmarks/, grown by
-`landmark_box_scale`. Where that file is missing only variant 0 is read, from its own `pt2d`; others are rejected.
+`landmark_box_scale`. Where that file is missing only variant 0 has a box, from its own `pt2d`, and landmarks.
 
 A mirror uses the file of its original, mirrored by the width of the picture. That is right for all variants, though the
 mirrors were fitted anew: in the sample the pictures are mirror images to 2 grey levels, and any shift by a pixel makes
@@ -22,8 +22,10 @@ The person is the base name without variant and flip, so that neither variants n
 300W-LPA (Hsu et al. 2019) is read by this reader where it is laid out like this, else by `manifest`.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from numpy.typing import NDArray
 
 from hpe_core.crop import Box, Image
 from hpe_core.sources import files
-from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, lacking
 from hpe_core.sources.matlab import numbers, pose_para, read_mat
 from hpe_core.sources.pictures import read_picture
 
@@ -76,7 +78,7 @@ class W300LP(files.Archive):
         original = FLIP.sub("", path.stem)
         name = files.printable(str(marks_path))
         mirrored = bool(FLIP.search(folder))
-        if marks_path.exists():
+        if os.path.exists(marks_path):
             points = _points(numbers(read_mat(marks_path, ("pts_2d",)), "pts_2d", name), name)
             if mirrored:
                 points = points * [-1.0, 1.0] + [image.shape[1], 0.0]
@@ -87,10 +89,8 @@ class W300LP(files.Archive):
             what = (
                 name if marks_path.parent.parent.is_dir() else f"the folder {files.printable(str(self.root))}/landmarks"
             )
-            raise Rejected(
-                "no_box",
-                f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture",
-            )
+            said = f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture"
+            return Annotation(ref, Rejected("no_box", said), pose), image
         if mirrored:
             points = points[MIRROR_68]
         box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
@@ -101,6 +101,11 @@ class W300LP(files.Archive):
         key = Path(ref.key)
         marks = Path("landmarks", FLIP.sub("", key.parts[0]), f"{FLIP.sub('', key.stem)}_pts.mat")
         return ref.key, str(key.with_suffix(".mat")), str(marks)
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        known = {name + flip: count for name, count in KNOWN_COUNTS.items() for flip in ("", "_Flip")}
+        found = Counter(Path(ref.key).parts[0] for ref in refs if not ref.key.lower().endswith(".mat"))
+        return lacking(found, known) + ([] if self.has_folder("landmarks") else ["landmarks"])
 
     def fingerprint(self) -> str:
         listed = [

@@ -1,6 +1,8 @@
 """AFLW: an SQLite file of its exact tables."""
 
+import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,36 @@ def test_aflw_reads_every_face_of_a_picture(tmp_path: Path) -> None:
     assert place.read_bytes() == content and sorted(p.name for p in tmp_path.iterdir()) == ["aflw.sqlite", "data"]
     place.rename(tmp_path / "data" / "aflw.sqlite")
     assert {ref.sample_id for ref in opened.refs()} == set(refs)
+
+
+@pytest.mark.parametrize("folder", ["flickr", "."])
+def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path: Path, folder: str) -> None:
+    write_aflw(tmp_path, FACES)
+    opened = source("aflw", tmp_path)
+    before = loaded(opened)
+    for path in (tmp_path / "data" / "flickr").iterdir():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path.rename(tmp_path / folder / path.name)
+    (tmp_path / "data" / "flickr").rmdir()
+    after = loaded(opened)
+    assert {name: face.pose for name, face in after.items()} == {name: face.pose for name, face in before.items()}
+    assert opened.states(sorted(opened.refs())) and len(opened.fingerprint()) == 64
+
+
+def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path: Path) -> None:
+    place = write_aflw(tmp_path, FACES)
+    with closing(sqlite3.connect(place)) as database:
+        database.execute(
+            "UPDATE FaceImages SET filepath = CAST(X'322FFF2E6A7067' AS TEXT) WHERE file_id LIKE '%13.jpg'"
+        )
+        database.execute("UPDATE FaceImages SET filepath = 17.5 WHERE file_id LIKE '%02.jpg'")
+        database.commit()
+    picture = tmp_path / "data" / "flickr" / "2" / "image00013.jpg"
+    picture.rename(picture.with_name(os.fsdecode(b"\xff.jpg")))
+    opened = source("aflw", tmp_path)
+    refs = {ref.sample_id: ref for ref in opened.refs()}
+    assert opened.load(refs["face7"])[1].shape == (90, 130, 3)
+    assert rejected(opened, refs["face39341"])[0] == "unreadable_file"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +118,15 @@ def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None
     for content in (b"not a database at all" * 200, b"", whole[:2000], whole[:100] + bytes(len(whole) - 100)):
         place.write_bytes(content)
         assert "aflw.sqlite cannot be read as AFLW's SQLite file" in refusal(lambda: list(opened.refs()))
+    marks = [{**FACES[0], "marks": {feature: (1.0, 2.0) for feature in range(1, 22)}, "face": i} for i in range(400)]
+    place = write_aflw(tmp_path / "large", marks)
+    holed = bytearray(place.read_bytes())
+    holed[-3 * 4096 : -4096] = bytes(2 * 4096)  # of FeatureCoords, which only states and single faces read
+    place.write_bytes(holed)
+    large = source("aflw", tmp_path / "large")
+    refs = list(large.refs())
+    assert "malformed" in refusal(lambda: large.states(refs))
+    place = tmp_path / "here" / "aflw.sqlite"
     place.write_bytes(whole)
     place.with_name("aflw.sqlite-journal").write_bytes(b"half")
     assert "aflw.sqlite-journal shows that a program is writing" in refusal(lambda: list(opened.refs()))

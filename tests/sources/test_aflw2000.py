@@ -66,6 +66,16 @@ def test_aflw2000_lists_what_is_half_there(tmp_path: Path) -> None:
         assert load_reason(opened, refs[2]) == "bad_annotation"
 
 
+def test_aflw2000_code_is_no_face(tmp_path: Path) -> None:
+    """The archive holds .mat files of its face model in a folder of their own."""
+    write_aflw2000(tmp_path, "image00002")
+    opened = source("aflw2000", tmp_path)
+    before = opened.fingerprint()
+    for name in ("Model_Exp", "ModelGeneration/Model_Shape"):
+        write_aflw2000(tmp_path / "Code" / Path(name).parent, Path(name).name).unlink()
+    assert [ref.key for ref in opened.refs()] == ["image00002.jpg"] and opened.fingerprint() == before
+
+
 def test_aflw2000_labels_turn_its_own_landmarks(real_data: Path) -> None:
     """All 39 samples, read without our code: the rotation that carries the 3D landmarks of the most frontal face
     to those of another is the quotient of the two labels, to 3.1 degrees at worst."""

@@ -1,11 +1,13 @@
 """What holds for every reader."""
 
 import dataclasses
+import errno
 import os
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 
 from hpe_core.rows import FaceRow
 from hpe_core.sandbox import Sandbox, load_directly
-from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source, census
+from hpe_core.sources import files
+from hpe_core.sources.base import DatasetError, FaceRef, Rejected, Source, census, missing_parts
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, Reader
 from tests.archives import (
@@ -26,7 +29,7 @@ from tests.archives import (
     write_manifest,
     write_pointing04,
 )
-from tests.sources.reading import FACES, MARKS, ROW, one, only, rejected, source
+from tests.sources.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
 from workflows.card import TERMS
 
 
@@ -62,6 +65,41 @@ def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path
     linked.load(only(linked))
 
 
+def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a link to a folder that holds the root show anything but the root."""
+    write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
+    write_aflw2000(tmp_path / "outer", "stranger")
+    root = tmp_path / "outer" / "root"
+    for name, target in (("a", root / "b"), ("c", root / "b"), ("up", tmp_path), ("loop", root)):
+        (root / name).symlink_to(target)
+    walk, seen = os.walk, [sorted(files.listing(root, (".jpg",)))]
+
+    def backwards(*arguments: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, inside, names in walk(*arguments, **options):
+            inside.reverse()
+            yield folder, inside, names
+
+    monkeypatch.setattr(os, "walk", backwards)
+    seen.append(sorted(files.listing(root, (".jpg",))))
+    assert seen == [["a/image00002.jpg"]] * 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_aflw2000(tmp_path, "image00002")
+    write_aflw2000(tmp_path / "shut", "image00004")
+    scandir = os.scandir
+
+    def refuses(path: Any) -> Any:
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert "shut cannot be listed: Permission denied" in refusal(lambda: list(source("aflw2000", tmp_path).refs()))
+
+
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     """An archive of one face for every reader: the reader, and the files that its face is read from."""
     write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
@@ -80,18 +118,18 @@ def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
         "mine": source("manifest", root / "mine"),
     }
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes
-    files = {
+    parts = {
         name: [p for p in sorted((root / name).rglob("*")) if p.is_file() and p.name not in tables] for name in opened
     }
-    return {name: (each, files[name]) for name, each in opened.items()}
+    return {name: (each, parts[name]) for name, each in opened.items()}
 
 
 def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Path) -> None:
-    for name, (opened, files) in archives(tmp_path).items():
+    for name, (opened, parts) in archives(tmp_path).items():
         ref = only(opened)
         opened.load(ref)
-        assert files, name
-        for number, path in enumerate(files):
+        assert parts, name
+        for number, path in enumerate(parts):
             outside = path.rename(tmp_path / f"{name}-{number}{path.suffix}")
             path.symlink_to(outside)
             assert rejected(opened, ref)[0] == "outside_root", path
@@ -188,6 +226,30 @@ def test_every_archive_is_under_its_own_terms() -> None:
     """A model card must not call a research archive's terms unknown; what a manifest holds only its owner knows."""
     assert set(get_args(Reader)) - set(TERMS) == {"manifest"} and set(TERMS) <= set(get_args(Reader))
     assert {name for name, terms in TERMS.items() if not terms.research_only} == {"synthetic", "pointing04"}
+
+
+def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
+    def missing(reader: str, root: Path) -> list[str]:
+        opened = source(reader, root)
+        return missing_parts(opened, list(opened.refs()))
+
+    for flip in (False, True):
+        write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
+    said = missing("300w_lp", tmp_path / "lp")
+    assert said[:3] == ["AFW (1 of 5,207)", "AFW_Flip (1 of 5,207)", "HELEN"] and said[-1] == "landmarks"
+    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    assert "landmarks" not in missing("300w_lp", tmp_path / "lp")
+    write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
+    assert missing("pointing04", tmp_path / "pointing")[1:3] == ["Person02", "Person03 (1 of 186)"]
+    for sequence in range(1, 24):
+        write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
+    assert missing("biwi", tmp_path / "biwi") == ["24"]
+    write_aflw(tmp_path / "aflw", FACES)
+    assert missing("aflw", tmp_path / "aflw") == []
+    (tmp_path / "aflw" / "data" / "flickr" / "2" / "image00013.jpg").unlink()
+    assert missing("aflw", tmp_path / "aflw") == ["1 of 2 pictures, e.g. data/flickr/2/image00013.jpg"]
+    write_aflw2000(tmp_path / "aflw2000", "image00002")
+    assert missing("aflw2000", tmp_path / "aflw2000") == []
 
 
 def test_census_compares_with_the_whole_archive(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from hpe_core.sources.base import Rejected, census
 from hpe_core.sources.boxes import overlap
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec
-from tests.archives import write_biwi
-from tests.sources.reading import only, refusal, rejected, source, splits
+from tests.archives import write_biwi, write_boxes
+from tests.sources.reading import corners, one, only, refusal, rejected, source, splits
 
 FIXTURE = [[0.45684, -0.404949, -0.792031], [-0.103806, 0.860022, -0.499587], [0.883471, 0.310449, 0.350856]]
 
@@ -146,8 +146,25 @@ def test_biwi_lists_what_is_half_there(tmp_path: Path) -> None:
     (tmp_path / "02" / "rgb.cal").write_text("517 0 320")
     assert opened.fingerprint() != before and rejected(opened, refs[2])[0] == "no_box"
     (tmp_path / "02" / "rgb.cal").unlink()
-    assert rejected(opened, refs[2])[0] == "unreadable_file"
+    assert rejected(opened, refs[2])[0] == "no_box"
     assert "is not a folder" in refusal(lambda: list(source("biwi", tmp_path / "nowhere").refs()))
+
+
+def test_biwi_copies_with_jpegs_and_without_calibration(tmp_path: Path) -> None:
+    """As some are handed on: the pose is all there, and the face where somebody else says."""
+    path = write_biwi(tmp_path, 2, 1, np.array(FIXTURE))
+    cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+    path.unlink()
+    (tmp_path / "02" / "rgb.cal").unlink()
+    plain = source("biwi", tmp_path)
+    assert (only(plain).sample_id, only(plain).key) == ("02/frame_00001", "02/frame_00001_rgb.jpg")
+    reason, said = rejected(plain)
+    assert reason == "no_box" and "rgb.cal is missing" in said
+    file = write_boxes(tmp_path / "b.json", {"02/frame_00001_rgb.jpg": one((10, 20, 90, 110))})
+    boxed = source("biwi", tmp_path, boxes=file)
+    annotation, _ = boxed.load(only(boxed))
+    assert corners(annotation.known_box()) == (10, 20, 90, 110)
+    assert annotation.pose == pytest.approx((-54.92, -52.38, 41.55), abs=0.01)
 
 
 @settings(deadline=None)

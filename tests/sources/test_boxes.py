@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from hpe_core.crop import Box
 from hpe_core.plain import SpecError
-from hpe_core.sources.base import census
+from hpe_core.sandbox import load_directly
+from hpe_core.sources.base import Rejected, census
 from hpe_core.sources.boxes import overlap
-from hpe_core.spec import DatasetSpec
+from hpe_core.spec import CropSpec, DatasetSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_boxes
 from tests.sources.reading import FACES, MARKS, corners, loaded, one, only, refusal, rejected, source
 from workflows.config import load
@@ -103,6 +104,42 @@ def test_the_box_of_a_picture_is_not_that_of_its_mirror(tmp_path: Path) -> None:
     assert rejected(opened, refs["HELEN_Flip/HELEN_1_1_0"])[0] == "no_box"
 
 
+def test_a_face_without_a_box_of_its_own_takes_the_only_one(tmp_path: Path) -> None:
+    """A turned variant of 300W-LP without landmarks/: several boxes may be anybody's."""
+    write_300w_lp(tmp_path, "AFW", "AFW_1_1_3")
+    assert rejected(source("300w_lp", tmp_path))[0] == "no_box"
+    first, second = (20.0, 10.0, 70.0, 70.0), (1.0, 2.0, 9.0, 12.0)
+    file = write_boxes(tmp_path / "b.json", {"AFW_1_1_3.jpg": one(first)})
+    opened = source("300w_lp", tmp_path, boxes=file)
+    annotation, _ = opened.load(only(opened))
+    assert corners(annotation.known_box()) == first and annotation.landmarks is None
+    file = write_boxes(tmp_path / "b.json", {"AFW_1_1_3.jpg": one(first, second)})
+    reason, said = rejected(source("300w_lp", tmp_path, boxes=file))
+    assert reason == "no_box" and "2 other boxes" in said
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ((70, 70, 20, 10), "box_degenerate"),
+        ((20, 10, 20.5, 70), "box_degenerate"),
+        ((float("nan"), 10, 70, 70), "bad_annotation"),
+        ((20, 10, 70, float("inf")), "bad_annotation"),
+    ],
+)
+def test_a_published_box_that_is_none_says_so_unless_there_is_another(
+    tmp_path: Path, box: tuple[float, ...], reason: str
+) -> None:
+    write_aflw2000(tmp_path / "a", "image00000")
+    own = corners(loaded(source("aflw2000", tmp_path / "a"))["image00000"].known_box())
+    alone = source("aflw2000", tmp_path / "a", boxes=write_boxes(tmp_path / "b.json", {"image00000.jpg": one(box)}))
+    (face,) = load_directly(alone, CropSpec(), [only(alone)])
+    assert isinstance(face, Rejected) and face.reason == reason
+    both = write_boxes(tmp_path / "c.json", {"image00000.jpg": one(box, own)})
+    opened = source("aflw2000", tmp_path / "a", boxes=both)
+    assert corners(opened.load(only(opened))[0].known_box()) == own
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -114,6 +151,8 @@ def test_the_box_of_a_picture_is_not_that_of_its_mirror(tmp_path: Path) -> None:
         ({"a.jpg": [{"bbox": [1, 2, 3]}]}, "the entry 'a.jpg' is no list"),
         ({"a.jpg": [{"bbox": [1, 2, 3, "4"]}]}, "the entry 'a.jpg' is no list"),
         ({"a.jpg": [{"box": [1, 2, 3, 4]}]}, "the entry 'a.jpg' is no list"),
+        ({"a.jpg": [{"bbox": [True, 2, 3, 4]}]}, "the entry 'a.jpg' is no list"),
+        ({"a.jpg": [{"bbox": [1, 2, 3, 10**400]}]}, "the entry 'a.jpg' is no list"),
         ({"a.jpg": [], "./a.jpg": []}, "two entries for 'a.jpg'"),
     ],
 )

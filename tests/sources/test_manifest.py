@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpe_core.detector import read_model
+from hpe_core.plain import SpecError
 from hpe_core.rotation import euler_to_matrix
 from hpe_core.sources.base import FaceRef
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import DatasetSpec
-from tests.archives import picture, write_manifest
-from tests.sources.reading import ROW, corners, only, refusal, rejected, source, splits
+from tests.archives import picture, write_boxes, write_manifest
+from tests.sources.reading import ROW, corners, one, only, refusal, rejected, source, splits
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
@@ -276,3 +281,55 @@ def test_a_row_without_a_split_that_can_be_read_is_still_accounted_for(tmp_path:
     path = write_manifest(tmp_path, people(("anna", "train"), ("bert", "val"), ("cleo", "test")))
     path.write_text(path.read_text() + "short\n")
     assert len(splits(DatasetSpec("manifest", root=str(tmp_path)))) == 4
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_spreadsheets_csv_is_read(tmp_path: Path, separator: str) -> None:
+    """Byte order mark, other separators, Windows' line ends, and a line break inside a quoted value."""
+    rows = [list(ROW), list(map(str, ROW.values())), ["x.png", *["1"] * 7]]
+    lines = [separator.join(row) for row in rows]
+    lines[1] = lines[1].replace("pictures/a.png", '"pictures/a\n.png"')
+    write_manifest(tmp_path, [ROW])
+    (tmp_path / "manifest.csv").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    opened = source("manifest", tmp_path)
+    first, second = opened.refs()
+    assert first.sample_id == "pictures/a\\n.png" and first.key == "pictures/a\n.png" and second.key == "x.png"
+    (tmp_path / "pictures" / "a.png").rename(tmp_path / first.key)
+    annotation, _ = opened.load(first)
+    assert annotation.pose == (10.0, -20.5, 3.0) and corners(annotation.known_box()) == (5, 6.5, 50, 60)
+
+
+def test_a_manifest_needs_no_boxes_where_others_draw_them(tmp_path: Path) -> None:
+    bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    write_manifest(tmp_path, [bare, {**bare, "path": "b.png"}, {**bare, "path": "b.png"}])
+    assert "has no column 'x1'" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    file = write_boxes(tmp_path / "b.json", {name: one((1, 2, 30, 40)) for name in ("pictures/a.png", "b.png")})
+    opened = source("manifest", tmp_path, boxes=file)
+    alone, *together = opened.refs()
+    assert corners(opened.load(alone)[0].known_box()) == (1, 2, 30, 40)
+    for ref in together:
+        reason, said = rejected(opened, ref)
+        assert reason == "no_box" and "other faces" in said
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.csv")
+    assert "is not a plain file" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    write_manifest(tmp_path / "b", [ROW])
+    opened = source("manifest", tmp_path / "b", boxes=str(tmp_path / "manifest.csv"))
+    assert "is not a plain file" in refusal(lambda: list(opened.refs()))
+    with pytest.raises(SpecError, match="is not a plain file"):
+        read_model(Path("/dev/zero"))
+
+
+def test_a_damaged_or_ambiguous_parquet_table_is_one_sentence(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW] * 40)
+    file = tmp_path / "manifest.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, write_page_checksum=True, **plain)
+    data = bytearray(file.read_bytes())
+    data[data.index(np.float64(ROW["yaw"]).tobytes()) + 6] ^= 1  # a yaw that looks like any other
+    file.write_bytes(data)
+    assert "cannot be read" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    pq.write_table(pa.Table.from_arrays([*table.columns, table["yaw"]], names=[*table.column_names, "pitch"]), file)
+    assert "has two columns 'pitch'" in refusal(lambda: list(source("manifest", tmp_path).refs()))

@@ -1,5 +1,6 @@
 """Pointing'04 against independent readings of the same files."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -62,3 +63,26 @@ def test_pointing04_extremes_and_strangers(tmp_path: Path) -> None:
     assert [ref.group for ref in refs] == ["Person15"] * 3
     assert load_reason(opened, refs[0]) == "bad_annotation"
     assert sorted(opened.load(ref)[0].pose for ref in refs[1:]) == [(-90.0, 0.0, 0.0), (90.0, 0.0, 0.0)]
+
+
+def test_pointing04_as_it_was_first_handed_out(tmp_path: Path) -> None:
+    """French names, two series, and a folder that repeats the pictures that look ahead."""
+    for series in (1, 2):
+        path = write_pointing04(tmp_path, 1, 46, 0, 0)
+        name = f"personne01{series}46+0+0"
+        path.with_suffix(".txt").rename(path.with_name(f"{name}.txt"))
+        path = path.rename(path.with_name(f"{name}.jpg"))
+        (tmp_path / "Front").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "Front")
+    opened = source("pointing04", tmp_path)
+    refs = sorted(opened.refs())
+    assert [(ref.sample_id, ref.group) for ref in refs] == [
+        ("personne01146+0+0", "Person01"),
+        ("personne01246+0+0", "Person01"),
+    ]
+    assert [opened.load(ref)[0].known_box().center for ref in refs] == [(64, 48), (64, 48)]
+    before = opened.fingerprint()
+    shutil.rmtree(tmp_path / "Front")
+    assert opened.fingerprint() == before
+    (tmp_path / refs[0].key).with_suffix(".txt").unlink()
+    assert opened.load(refs[0])[0].pose == (0, 0, 0) and load_reason(opened, refs[0]) == "no_box"
