@@ -1,4 +1,4 @@
-"""A store on S3: what is finished is finished everywhere, and one run at a time writes."""
+"""A store on S3 or on Google's storage: what is finished is finished everywhere, and one run at a time writes."""
 
 import json
 import os
@@ -24,10 +24,12 @@ from workflows.full_pipeline import STAGES
 from workflows.mirror import Lease, Mirror
 from workflows.stages import StoreHeld, finished, plan
 
+pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
+
 
 @pytest.fixture
 def store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store on S3, with a lease whose clock runs fast."""
+    """A store on a server, with a lease whose clock runs fast."""
     for name, seconds in (("BEAT_S", 0.2), ("STALE_S", 1.5), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(workflows.mirror, name, seconds)
     yield f"{bucket}/runs"
@@ -156,8 +158,9 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
 
 
 def test_an_address_that_is_none_is_one_sentence(bucket: str) -> None:
-    with pytest.raises(SpecError, match="store: s3://no-such-bucket-here/runs/lease.json cannot be written"):
-        run_all(here("s3://no-such-bucket-here/runs"))
+    absent = f"{bucket[:2]}://no-such-bucket-here/runs"
+    with pytest.raises(SpecError, match=f"store: {absent}/lease.json cannot be written"):
+        run_all(here(absent))
 
 
 # ---------------------------------------------------------------- who holds it
@@ -225,8 +228,8 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_pipeline_runs_into_s3_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
-    """The command that a user types, with its archive's store on S3; then the same command on another machine."""
+def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
+    """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
     first = call(words("full_pipeline.py", store, "cluster.address=local"), environment())
     assert first.code == 0, tail(first)
