@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import workflows.mirror
+import workflows.room
 from hpe_core.plain import SpecError
 from hpe_core.remote import Remote, RemoteError
 from hpe_core.spec import PipelineSpec
@@ -20,8 +23,9 @@ from tests.test_pipeline import call, environment, tail, words
 from tests.test_stages import actions, spec_in
 from workflows.config import REPO
 from workflows.contents import inventory
-from workflows.full_pipeline import STAGES
+from workflows.full_pipeline import STAGES, store_of
 from workflows.mirror import Lease, Mirror
+from workflows.room import DiskFull
 from workflows.stages import StoreHeld, finished, plan
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
@@ -157,10 +161,28 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_an_address_that_is_none_is_one_sentence(bucket: str) -> None:
+def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = f"{bucket[:2]}://no-such-bucket-here/runs"
     with pytest.raises(SpecError, match=f"store: {absent}/lease.json cannot be written"):
         run_all(here(absent))
+
+    def refuse(*ignored: object) -> None:
+        raise RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(Remote, "index", refuse)
+    with pytest.raises(SpecError, match="store: s3://bucket/runs cannot be listed"):  # nothing has begun: exit code 2
+        store_of(here(f"{bucket}/runs"))
+
+
+def test_too_little_room_for_what_is_fetched_is_said_before(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(here(store))
+    elsewhere(monkeypatch, tmp_path)
+    monkeypatch.setattr(workflows.room.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DiskFull, match=r"6 files of first/\w+ need 0.00 MB in .*: 0.00 MB are missing"):
+        run_all(here(store, "student.optim.lr=0.5"))
+    assert not list(here(store).folder.rglob("*.parquet"))
 
 
 # ---------------------------------------------------------------- who holds it
@@ -221,6 +243,19 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
         else:
             pytest.fail("the holder did not notice")
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
+
+
+def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:
+    """Not every filesystem writes a file at once; whoever left half of one was killed in that moment, or goes on."""
+    remote = Remote(store)
+    remote.write("lease.json", b'{"hol')
+    run_all(here(store))
+    assert remote.read("lease.json") is None
+    remote.write("lease.json", b'{"hol')
+    lease, beat = Lease(remote, Path("/other")), Lease(remote, Path("/first"))
+    threading.Timer(0.4, beat._write).start()
+    with pytest.raises(StoreHeld, match="in use by process"):
+        lease._await_turn()
 
 
 # ---------------------------------------------------------------- the whole road

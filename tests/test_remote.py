@@ -19,6 +19,7 @@ from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.test_plan import READERS
 from tests.test_shards import CROP, Progress, build, check_law, pointing
 from tests.test_shards import without_ray as without_ray
+from workflows import shards
 from workflows.shards import build_shards
 
 BOTH = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
@@ -221,3 +222,21 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(
     with pytest.raises(RemoteError):
         build_shards(there, tmp_path / "apart" / "c", Progress())  # type: ignore[arg-type]
     assert list((tmp_path / "apart" / "c").iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_room_for_a_remote_archive_is_asked_for_before_it_is_fetched(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much as is not here yet: once the shards are cut, nothing."""
+    data = pointing(tmp_path / "archive")
+    upload(tmp_path / "archive", f"{bucket}/heads")
+    there = dataclasses.replace(
+        data, datasets={"heads": dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")}
+    )
+    asked: dict[str, int] = {}
+    monkeypatch.setattr(shards, "check_room", lambda folder, needed, what: asked.__setitem__(what, needed))
+    build(there, tmp_path / "a")
+    assert asked["files of dataset 'heads'"] == sum(e.size for e in Remote(f"{bucket}/heads").index().values())
+    build(there, tmp_path / "b")
+    assert asked["files of dataset 'heads'"] == 0
