@@ -7,16 +7,26 @@ delete the folder whenever you like. A copy counts as long as its size and time 
 whole seconds: a file that is replaced twice within one, by as many bytes, is not seen to change the second time).
 
 Who we are and where the server stands is said as the filesystems' own tools have it: AWS_ACCESS_KEY_ID, AWS_PROFILE,
-AWS_REGION, and AWS_ENDPOINT_URL for a server that speaks S3 but is not Amazon's; GOOGLE_APPLICATION_CREDENTIALS.
+AWS_REGION, and AWS_ENDPOINT_URL for a server that speaks S3 but is not Amazon's; GOOGLE_APPLICATION_CREDENTIALS, and
+STORAGE_EMULATOR_HOST for a server that speaks as Google's does, which is asked without credentials. The path of an
+address is taken as it is written: '%20' is three characters of a name, and '#' and a space are one.
+
+A server that fails (503), is silent or drops the line is asked again for half a minute or so. What the clients would
+do by themselves was measured: S3's gives up after 6 s, and at the first byte that takes 3 s; Google's after 15 minutes.
 """
 
 import os
+import re
+import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from hpe_core.plain import SpecError, UserError
 
@@ -24,6 +34,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
 CONNECTIONS = 16  # a small file's time is nearly all waiting
+SILENCE_S = 15  # of an S3 server, before it is asked again
+TRIES = 7  # of a request to S3; pauses between them double and are drawn: 15 to 40 s in all
+PATIENCE_S = 40  # with Google's server
+LONGEST = 255  # bytes of a file's name here
 NO_TIME = 0  # of filesystems that keep none
 
 
@@ -50,8 +64,10 @@ class Remote:
 
     @property
     def folder(self) -> Path:
-        """Its counterpart on this machine; need not exist yet."""
+        """Its counterpart on this machine; need not exist yet. Raises SpecError where it would lie elsewhere."""
         scheme, _, path = self.address.partition("://")
+        if ".." in path.split("/"):
+            raise SpecError(f"{self.address}: '..' leads nowhere in an address")
         cache = Path(os.environ.get("HPE_CACHE") or Path.home() / ".cache").expanduser().absolute()
         return cache / "head-pose-remote" / scheme / path.strip("/")
 
@@ -85,9 +101,10 @@ class Remote:
     def fetch(self, paths: Iterable[str]) -> int:
         """Copy the named files here unless they are here; one that is gone there goes here, too. Returns bytes copied.
 
-        Raises RemoteError. Names that lead out of the folder are left alone: whoever reads them will say so.
+        Raises RemoteError. Names that lead out of the folder, or are too long for a file here, are left alone: whoever
+        reads them will say so.
         """
-        names = [name for name in dict.fromkeys(paths) if is_inside(name)]
+        names = [name for name in dict.fromkeys(paths) if can_lie_here(name)]
         there = self.look(names)
         for name in names:
             if name not in there:
@@ -108,19 +125,22 @@ class Remote:
 
         def copy(name: str) -> int:
             target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")  # the name itself may be as long as names may be
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with filesystem.open_input_stream(f"{base}/{name}") as source, open(temporary, "wb") as sink:
                     while chunk := source.read(1 << 24):
                         sink.write(chunk)
+                    if sink.tell() != entries[name].size:
+                        raise OSError(f"{sink.tell()} bytes came, not {entries[name].size}: it was changed meanwhile")
                 if entries[name].changed_ns != NO_TIME:
                     os.utime(temporary, ns=(entries[name].changed_ns, entries[name].changed_ns))
                 temporary.replace(target)
             except OSError as error:
                 raise RemoteError(f"{self.address}/{name} cannot be copied here: {_said(error)}") from None
             finally:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    temporary.unlink()
             return entries[name].size
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -188,28 +208,76 @@ class Remote:
 @lru_cache(maxsize=16)
 def open_filesystem(address: str) -> "tuple[FileSystem, str]":
     """The filesystem of an address and the path in it. Raises SpecError for a scheme that nobody knows."""
-    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
-
-    if "?" in address:
-        raise SpecError(f"{address}: the server is named by AWS_ENDPOINT_URL, not in the address")
     scheme, _, path = address.partition("://")
+    if "?" in address:
+        raise SpecError(f"{address}: AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST names a server, not the address")
     try:
-        filesystem, base = FileSystem.from_uri(address)
-        return filesystem, base.rstrip("/")
+        filesystem, base = OPENERS.get(scheme, _open_fsspecs)(scheme, path)
     except (ValueError, OSError) as error:
-        if scheme in ("s3", "gs", "gcs", "hdfs", "file"):
-            raise SpecError(f"{address} cannot be used: {_said(error)}") from None
+        raise SpecError(f"{address} cannot be used: {_said(error)}") from None
+    return filesystem, base.rstrip("/")
+
+
+def _open_s3(scheme: str, path: str) -> "tuple[FileSystem, str]":
+    from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
+
+    bucket = _bucket(path)
+    if "@" in bucket:
+        raise ValueError("keys are said by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not in the address")
+    plain, _ = FileSystem.from_uri(f"s3://{bucket}")  # asks where the bucket lies, unless a region or a server is set
+    return S3FileSystem(
+        region=plain.region,
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        request_timeout=SILENCE_S,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=TRIES),
+    ), path
+
+
+def _open_google(scheme: str, path: str) -> "tuple[FileSystem, str]":
+    from pyarrow.fs import GcsFileSystem
+
+    bucket = _bucket(path)
+    protocol, _, server = os.environ.get("STORAGE_EMULATOR_HOST", "").rpartition("://")
+    return GcsFileSystem(
+        anonymous=bool(server) or bucket.startswith("anonymous@"),  # gs://anonymous@bucket, as pyarrow has it
+        scheme=(protocol or "http") if server else None,
+        endpoint_override=server.rstrip("/") or None,
+        retry_time_limit=timedelta(seconds=PATIENCE_S),
+    ), path.removeprefix("anonymous@")
+
+
+def _bucket(path: str) -> str:
+    bucket = path.split("/")[0]
+    if not bucket:
+        raise ValueError("it names no bucket")
+    return bucket
+
+
+def _open_arrows(scheme: str, path: str) -> "tuple[FileSystem, str]":
+    from pyarrow.fs import FileSystem
+
+    filesystem, base = FileSystem.from_uri(f"{scheme}://{quote(path)}")
+    return filesystem, base
+
+
+def _open_fsspecs(scheme: str, path: str) -> "tuple[FileSystem, str]":
+    from fsspec.core import url_to_fs
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
     try:
-        import fsspec
-
-        return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme))), path.strip("/")
+        filesystem, base = url_to_fs(f"{scheme}://{path}")
     except (ImportError, ValueError) as error:
-        raise SpecError(f"{address}: there is no filesystem '{scheme}' here: {_said(error)}") from None
+        raise ValueError(f"there is no filesystem '{scheme}' here: {error}") from None
+    return PyFileSystem(FSSpecHandler(filesystem)), base
 
 
-def is_inside(name: str) -> bool:
-    """Whether a relative path stays below the folder that it starts from."""
-    return bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
+OPENERS = {"s3": _open_s3, "gs": _open_google, "gcs": _open_google, "file": _open_arrows, "hdfs": _open_arrows}
+
+
+def can_lie_here(name: str) -> bool:
+    """Whether a relative path stays below the folder that it starts from, and no part of it is too long for a disk."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and max(map(len, map(os.fsencode, parts))) <= LONGEST
 
 
 def _entry(info: "FileInfo") -> Entry:
@@ -221,5 +289,6 @@ def _below(path: str, base: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """One line; Amazon's request numbers help nobody."""
-    return " ".join(str(error).split()).partition(" (Request ID")[0][:240] or type(error).__name__
+    """One line; the clients' request numbers and accounts of their retries help nobody."""
+    text = re.split(r" \(Request ID| error_info=\{", " ".join(str(error).split()))[0]
+    return text.rpartition("with a last message of ")[2][:240] or type(error).__name__

@@ -43,24 +43,46 @@ def s3_server() -> Iterator[str]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def google_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks as Google's storage does."""
+    import logging
+    import socket
+
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="no such server (pip install '.[dev]')")
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = emulator.create_server("127.0.0.1", port, in_memory=True)
+    running.start()
+    yield f"http://127.0.0.1:{port}"
+    running.stop()
+
+
 @pytest.fixture
-def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh, empty bucket as an s3:// address, and a cache folder of its own."""
-    from pyarrow.fs import S3FileSystem
+def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a fresh, empty bucket, s3:// unless a test asks for "gs", and a cache folder of its own."""
+    from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     from hpe_core.remote import open_filesystem
     from hpe_core.sources.files import _index
 
-    name = f"b{abs(hash(str(tmp_path))):x}"
-    settings = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1", "ENDPOINT_URL": s3_server}
-    for key, value in settings.items():
-        monkeypatch.setenv(f"AWS_{key}", value)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
+    server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")
+    if scheme == "gs":
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server)
+        made = GcsFileSystem(anonymous=True, scheme="http", endpoint_override=server.split("//")[1], project_id="tests")
+    else:
+        keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1", "ENDPOINT_URL": server}
+        for key, value in keys.items():
+            monkeypatch.setenv(f"AWS_{key}", value)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        made = S3FileSystem(endpoint_override=server, allow_bucket_creation=True)
     monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
     for cached in (open_filesystem, _index):
         cached.cache_clear()
-    S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True).create_dir(name)
-    yield f"s3://{name}"
+    made.create_dir(name)
+    yield f"{scheme}://{name}"
     for cached in (open_filesystem, _index):
         cached.cache_clear()
 

@@ -1,17 +1,20 @@
-"""A store on S3: what is finished is finished everywhere, and one run at a time writes."""
+"""A store on S3 or on Google's storage: what is finished is finished everywhere, and one run at a time writes."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import workflows.mirror
+import workflows.room
 from hpe_core.plain import SpecError
 from hpe_core.remote import Remote, RemoteError
 from hpe_core.spec import PipelineSpec
@@ -20,14 +23,17 @@ from tests.test_pipeline import call, environment, tail, words
 from tests.test_stages import actions, spec_in
 from workflows.config import REPO
 from workflows.contents import inventory
-from workflows.full_pipeline import STAGES
+from workflows.full_pipeline import STAGES, store_of
 from workflows.mirror import Lease, Mirror
+from workflows.room import DiskFull
 from workflows.stages import StoreHeld, finished, plan
+
+pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
 
 @pytest.fixture
 def store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store on S3, with a lease whose clock runs fast."""
+    """A store on a server, with a lease whose clock runs fast."""
     for name, seconds in (("BEAT_S", 0.2), ("STALE_S", 1.5), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(workflows.mirror, name, seconds)
     yield f"{bucket}/runs"
@@ -155,9 +161,28 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_an_address_that_is_none_is_one_sentence(bucket: str) -> None:
-    with pytest.raises(SpecError, match="store: s3://no-such-bucket-here/runs/lease.json cannot be written"):
-        run_all(here("s3://no-such-bucket-here/runs"))
+def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = f"{bucket[:2]}://no-such-bucket-here/runs"
+    with pytest.raises(SpecError, match=f"store: {absent}/lease.json cannot be written"):
+        run_all(here(absent))
+
+    def refuse(*ignored: object) -> None:
+        raise RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(Remote, "index", refuse)
+    with pytest.raises(SpecError, match="store: s3://bucket/runs cannot be listed"):  # nothing has begun: exit code 2
+        store_of(here(f"{bucket}/runs"))
+
+
+def test_too_little_room_for_what_is_fetched_is_said_before(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(here(store))
+    elsewhere(monkeypatch, tmp_path)
+    monkeypatch.setattr(workflows.room.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DiskFull, match=r"6 files of first/\w+ need 0.00 MB in .*: 0.00 MB are missing"):
+        run_all(here(store, "student.optim.lr=0.5"))
+    assert not list(here(store).folder.rglob("*.parquet"))
 
 
 # ---------------------------------------------------------------- who holds it
@@ -220,13 +245,26 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
 
 
+def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:
+    """Not every filesystem writes a file at once; whoever left half of one was killed in that moment, or goes on."""
+    remote = Remote(store)
+    remote.write("lease.json", b'{"hol')
+    run_all(here(store))
+    assert remote.read("lease.json") is None
+    remote.write("lease.json", b'{"hol')
+    lease, beat = Lease(remote, Path("/other")), Lease(remote, Path("/first"))
+    threading.Timer(0.4, beat._write).start()
+    with pytest.raises(StoreHeld, match="in use by process"):
+        lease._await_turn()
+
+
 # ---------------------------------------------------------------- the whole road
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_pipeline_runs_into_s3_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
-    """The command that a user types, with its archive's store on S3; then the same command on another machine."""
+def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
+    """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
     first = call(words("full_pipeline.py", store, "cluster.address=local"), environment())
     assert first.code == 0, tail(first)

@@ -1,4 +1,4 @@
-"""Archives on a server that speaks S3, and on any filesystem of fsspec, are the archives that they are on a disk."""
+"""Archives on S3, on Google's storage and on any filesystem of fsspec are the archives that they are on a disk."""
 
 import dataclasses
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpe_core.plain import SpecError
-from hpe_core.remote import Remote, RemoteError, is_inside, open_filesystem
+from hpe_core.remote import Remote, RemoteError, can_lie_here, open_filesystem
 from hpe_core.sandbox import load_directly
 from hpe_core.sources.base import DatasetError, Rejected
 from hpe_core.sources.files import _index
@@ -19,7 +19,14 @@ from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
 from tests.test_plan import READERS
 from tests.test_shards import CROP, Progress, build, check_law, pointing
 from tests.test_shards import without_ray as without_ray
+from workflows import shards
 from workflows.shards import build_shards
+
+BOTH = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
+
+
+def scheme_of(address: str) -> str:
+    return address.partition("://")[0]
 
 
 def upload(folder: Path, address: str) -> None:
@@ -32,6 +39,7 @@ def upload(folder: Path, address: str) -> None:
     _index.cache_clear()
 
 
+@BOTH
 def test_files_come_here_once_and_again_when_they_change(bucket: str) -> None:
     remote = Remote(f"{bucket}/some/where")
     for name, content in (("a.txt", b"one"), ("deep/b.bin", bytes(3_000_000)), ("empty", b"")):
@@ -65,22 +73,60 @@ def test_any_filesystem_of_fsspec_will_do(tmp_path: Path, monkeypatch: pytest.Mo
     assert remote.index() == {} and remote.read("deep/a.txt") is None
 
 
+@BOTH
 def test_addresses_that_cannot_be_used_are_one_sentence(bucket: str) -> None:
     for address, said in (
         ("nonsense://x/y", "no filesystem 'nonsense' here"),
         (f"{bucket}/x?region=eu", "AWS_ENDPOINT_URL"),
-        ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x/a.txt cannot be written: .*bucket"),
+        (absent := f"{scheme_of(bucket)}://no-such-bucket-here/x", f"{absent}/a.txt cannot be written: "),
+        ("gs:///x", "it names no bucket"),
+        ("s3://KEY:SECRET@bucket/x", "AWS_ACCESS_KEY_ID"),
+        (f"{bucket}/../x", r"'\.\.' leads nowhere"),
     ):
         with pytest.raises((SpecError, RemoteError), match=said) as caught:
-            Remote(address).write("a.txt", b"")
+            remote = Remote(address)
+            assert remote.folder
+            remote.write("a.txt", b"")
         assert "\n" not in str(caught.value) and "Request ID" not in str(caught.value)
-    assert not any(map(is_inside, ("", "/etc/passwd", "../a", "a/../../b"))) and is_inside("a/b..c/d")
+        assert "error_info" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@BOTH
+def test_any_name_is_a_name(bucket: str) -> None:
+    """In an address and below it: what a URI would take apart or decode is taken as it is written."""
+    odd = "a b#1 100% %20+ü 😀"
+    remote, other = Remote(f"{bucket}/{odd}/x"), Remote(f"{bucket}/{odd.replace('%20', ' ')}/x")
+    names = [f"{odd}/{odd}", "n" * 255, "back\\slash", "q?=&.jpg"]
+    for name in names:
+        remote.write(name, name.encode())
+    assert set(remote.index()) == set(names) and other.index() == {}
+    assert remote.folder.parts[-2] == odd and remote.fetch(names) > 0
+    assert all((remote.folder / name).read_bytes() == name.encode() for name in names)
+    remote.write("n" * 300, b"")
+    assert remote.fetch(["n" * 300]) == 0, "a name that no disk takes is a matter of whoever reads it"
+    assert not any(map(can_lie_here, ("", "/etc/passwd", "../a", "a/../../b"))) and can_lie_here("a/b..c/d")
+    (remote.folder / "q?=&.jpg").unlink()
+    (remote.folder / "q?=&.jpg").mkdir()
+    with pytest.raises(RemoteError, match="cannot be copied here"):
+        remote.fetch(["q?=&.jpg"])
+
+
+def test_a_file_that_is_replaced_while_it_is_copied_is_not_taken_for_the_one_that_was_listed(bucket: str) -> None:
+    remote = Remote(f"{bucket}/x")
+    remote.write("a", b"old")
+    listed = remote.index()
+    remote.write("a", b"newer")
+    with pytest.raises(RemoteError, match="5 bytes came, not 3"):
+        remote.copy_here(listed)
+    assert list(remote.folder.iterdir()) == []
 
 
 # ---------------------------------------------------------------- archives
 
 
-@pytest.mark.parametrize("make", READERS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    ("bucket", "make"), [*(("s3", make) for make in READERS), ("gs", READERS[0])], indirect=["bucket"]
+)
 def test_a_remote_archive_reads_as_a_local_one(
     tmp_path: Path, bucket: str, make: Callable[[Path], tuple[DatasetSpec, Callable[[], object], Callable[[], object]]]
 ) -> None:
@@ -141,8 +187,9 @@ def test_biwi_without_its_outer_folder(tmp_path: Path, bucket: str) -> None:
     assert all(not isinstance(face, Rejected) for face in load_directly(source, CROP, refs))
 
 
+@BOTH
 def test_an_archive_that_is_not_there_is_one_sentence(tmp_path: Path, bucket: str) -> None:
-    for root in (f"{bucket}/nowhere", "s3://no-such-bucket-here/x"):
+    for root in (f"{bucket}/nowhere", f"{scheme_of(bucket)}://no-such-bucket-here/x"):
         for reader, said in (
             ("pointing04", "no file"),
             ("biwi", "no file"),
@@ -175,3 +222,21 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(
     with pytest.raises(RemoteError):
         build_shards(there, tmp_path / "apart" / "c", Progress())  # type: ignore[arg-type]
     assert list((tmp_path / "apart" / "c").iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_room_for_a_remote_archive_is_asked_for_before_it_is_fetched(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much as is not here yet: once the shards are cut, nothing."""
+    data = pointing(tmp_path / "archive")
+    upload(tmp_path / "archive", f"{bucket}/heads")
+    there = dataclasses.replace(
+        data, datasets={"heads": dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")}
+    )
+    asked: dict[str, int] = {}
+    monkeypatch.setattr(shards, "check_room", lambda folder, needed, what: asked.__setitem__(what, needed))
+    build(there, tmp_path / "a")
+    assert asked["files of dataset 'heads'"] == sum(e.size for e in Remote(f"{bucket}/heads").index().values())
+    build(there, tmp_path / "b")
+    assert asked["files of dataset 'heads'"] == 0

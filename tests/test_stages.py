@@ -1,12 +1,15 @@
 """The stage store: what is finished is skipped, a changed key reruns only what depends on it, and says which."""
 
 import dataclasses
+import errno
 import json
 import subprocess
 import sys
 
 import pytest
 
+import workflows.stages
+from hpe_core.plain import SpecError
 from workflows.config import REPO, load
 from workflows.full_pipeline import STAGES
 from workflows.progress import Reporter
@@ -142,6 +145,30 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not(tm
         pass
     process.kill()
     process.wait()
+    with holding(tmp_path):
+        pass
+
+
+def test_a_store_that_cannot_be_written_or_locked_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    match = f"store {tmp_path}/file/runs cannot be used: Not a directory"
+    with pytest.raises(SpecError, match=match), holding(tmp_path / "file" / "runs"):
+        pass
+
+    def unknown(*ignored):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workflows.stages.fcntl, "flock", unknown)
+    with pytest.raises(SpecError, match="knows no locks: No locks available"), holding(tmp_path):
+        pass
+
+
+def test_a_full_disk_does_not_keep_anybody_from_the_lock(tmp_path):
+    """Who holds it cannot be written; the stages say what they lack."""
+    with holding(tmp_path):
+        pass
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").symlink_to("/dev/full")
     with holding(tmp_path):
         pass
 

@@ -207,6 +207,26 @@ def test_a_pipeline_in_sqlite(store: Path, tmp_path: Path, capfd: pytest.Capture
     assert not sessions(store), "a session that is all in MLflow leaves nothing behind"
 
 
+def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow never opens one whose making was cut off: by a kill, or by a disk that was full and no longer is."""
+    from mlflow.store.db import utils
+
+    def cut_off(engine: Any) -> None:
+        raise OSError("No space left on device")
+
+    uri = uri_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_upgrade_db", cut_off)
+        with pytest.raises(OSError):
+            mlflow_backend.make_database(uri)
+    assert not (tmp_path / "mlflow.db").exists() and (tmp_path / ".mlflow.db.new").exists()
+    monkeypatch.setattr(utils, "_upgrade_db", lambda engine: None)  # five seconds that other tests take
+    mlflow_backend.make_database(uri)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mlflow.db"]
+    monkeypatch.setattr(utils, "_upgrade_db", cut_off)
+    mlflow_backend.make_database(uri)  # there is one
+
+
 def test_a_killed_process_loses_nothing_and_its_run_goes_on(store: Path) -> None:
     uri = uri_of(store)
     with Tracker.open(uri, "head-pose", store) as tracker:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.plain import SpecError, UserError, check, nearest, to_dict
+from hpe_core.remote import RemoteError
 from hpe_core.spec import NetSpec, PipelineSpec
 from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
 from workflows.contents import misfits
@@ -426,9 +427,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def store_of(spec: PipelineSpec) -> Mirror:
-    """The store to be looked at, not held: what is finished there is known."""
+    """The store to be looked at, not held: what is finished there is known. Raises SpecError: nothing has begun yet."""
     mirror = Mirror(spec)
-    mirror.look()
+    try:
+        mirror.look()
+    except RemoteError as error:
+        raise SpecError(f"store: {error}") from None
     return mirror
 
 

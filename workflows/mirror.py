@@ -35,6 +35,7 @@ from hpe_core.plain import SpecError
 from hpe_core.remote import Entry, Remote, RemoteError, is_remote
 from hpe_core.spec import PipelineSpec
 from workflows.contents import MANIFEST, Files, set_aside_damaged
+from workflows.room import check_room, size
 from workflows.stages import StoreHeld, holding, now, read_manifest
 
 LEASE = "lease.json"
@@ -132,8 +133,9 @@ class Mirror:
             if entry is not None and not (path.is_file() and path.stat().st_size == listed["bytes"]):
                 wanted[self._name(path)] = entry
         if wanted:
-            size = sum(entry.size for entry in wanted.values())
-            print(f"fetching {len(wanted)} files, {size / 1e6:.1f} MB, for {self._name(folder)}", file=sys.stderr)
+            needed, what = sum(entry.size for entry in wanted.values()), f"{len(wanted)} files of {self._name(folder)}"
+            check_room(self.folder, needed, what)
+            print(f"fetching {what}, {size(needed)}", file=sys.stderr)
         self.remote.copy_here(wanted)
 
     def _send(self, names: list[str]) -> None:
@@ -233,8 +235,14 @@ class Lease:
                 self._write()
 
     def _read(self) -> dict[str, Any] | None:
+        """The lease there. One that is no JSON is half written, by somebody who is alive if it changes."""
         content = self._remote.read(LEASE)
-        return None if content is None else dict(json.loads(content))
+        if content is None:
+            return None
+        try:
+            return dict(json.loads(content))
+        except ValueError:
+            return {"holder": "another process", "id": "", "host": "", "folder": "", "beat": content.hex()}
 
     def _write(self) -> None:
         self._beat += 1

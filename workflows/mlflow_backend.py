@@ -73,6 +73,27 @@ def git_commit(root: Path) -> str:
         return "unknown"
 
 
+def make_database(uri: str) -> None:
+    """MLflow's SQLite file, unless there is one. Hold the lock.
+
+    Its schema takes five seconds and hundreds of steps. A kill or a full disk in their midst would leave a file that
+    MLflow never opens again, so it is made beside and renamed.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if path.exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    engine = create_sqlalchemy_engine_with_retry(f"sqlite:///{beside}")
+    try:
+        _initialize_tables(engine)  # what MLflow itself calls for a new file
+    finally:
+        engine.dispose()
+    beside.replace(path)
+
+
 class Backend:
     """The one place that imports mlflow: applies events, each of them safe to apply twice."""
 
@@ -102,6 +123,8 @@ class Backend:
         if self.uri.startswith("sqlite:"):
             lock = flock(self.store / "mlflow-spool" / "migrate.lock", wait=True)
         try:
+            if lock is not None:
+                make_database(self.uri)
             try:
                 client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                 found = client.get_experiment_by_name(self.experiment)

@@ -19,15 +19,15 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_core.allocator import keep_freed_memory
 from hpe_core.rows import FaceRow, row_bytes, write_shard
 from hpe_core.sandbox import Sandbox, load_directly
-from hpe_core.sources.base import FaceRef, Rejected, Source, census
-from hpe_core.sources.files import printable
+from hpe_core.sources.base import FaceRef, Rejected, Source, census, reader_of
+from hpe_core.sources.files import Archive, printable
 from hpe_core.sources.plan import Job, plan_dataset, used_datasets
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import DataSpec
@@ -84,8 +84,7 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     adopted = adopt_shards(folder, jobs)
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
-    new = sum(len(job.refs) for job in jobs if not is_claimed(folder / job.path, job.hash))
-    check_room(folder, new * row_bytes(data.crop, data.encoding), f"shards of {new:,} faces")
+    check_rooms(folder, [job for job in jobs if not is_claimed(folder / job.path, job.hash)], sources, data)
     done, total = 0, sum(len(job.refs) for job in jobs)
     receipts: list[Receipt] = []
     reporter.progress("shards", done, total, "faces")
@@ -101,6 +100,18 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     summary = summarise(plans, receipts, broken)
     check_usable(plans, summary, data, folder / TABLE)
     return summary
+
+
+def check_rooms(folder: Path, new: Sequence[Job], sources: Mapping[str, Source], data: DataSpec) -> None:
+    """Raises DiskFull where the shards of these jobs, or the files of remote archives that they read, will not fit."""
+    count = sum(len(job.refs) for job in new)
+    check_room(folder, count * row_bytes(data.crop, data.encoding), f"shards of {count:,} faces")
+    for name, source in sources.items():
+        reader = reader_of(source)
+        if isinstance(reader, Archive) and reader.remote is not None:
+            reader.folder.mkdir(parents=True, exist_ok=True)
+            needed = reader.bytes_to_fetch([ref for job in new if job.dataset == name for ref in job.refs])
+            check_room(reader.folder, needed, f"files of dataset '{name}'")
 
 
 def with_code(job: Job) -> Job:

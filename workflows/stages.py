@@ -22,11 +22,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.plain import SpecError
 from hpe_core.spec import PipelineSpec
 from workflows.config import REPO, flatten
 from workflows.contents import MANIFEST, Elsewhere, drop_damaged, inventory, misfits, nowhere
@@ -299,18 +300,28 @@ def now() -> str:
 
 @contextmanager
 def holding(store: Path) -> Iterator[None]:
-    """Hold the store for one run. The lock is the kernel's, so a killed holder frees it. Raises StoreHeld."""
-    store.mkdir(parents=True, exist_ok=True)
+    """Hold the store for one run. The lock is the kernel's, so a killed holder frees it.
+
+    Raises StoreHeld, and SpecError for a store that cannot be written or locked.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        (store / ".lock").touch()
+    except OSError as error:
+        raise SpecError(f"store {store} cannot be used: {error.strerror}") from None
     with open(store / ".lock", "a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "another process"
+            holder = stream.read(200).strip() or "another process"
             raise StoreHeld(f"store {store} is in use by {holder}; wait for it or choose another store=") from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {platform.node()} since {now()}")
-        stream.flush()
+        except OSError as error:
+            raise SpecError(f"store {store} lies on a disk that knows no locks: {error.strerror}") from None
+        with suppress(OSError):  # on a full disk the lock holds all the same, and stages say what they lack
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {platform.node()} since {now()}")
+            stream.flush()
         yield
 
 

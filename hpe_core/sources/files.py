@@ -53,6 +53,13 @@ class Archive(ABC):
     def fetch(self, refs: Sequence[FaceRef]) -> None:
         self._fetch([*self.tables(), *(name for ref in refs for name in self.files_of(ref))])
 
+    def bytes_to_fetch(self, refs: Sequence[FaceRef]) -> int:
+        """What `fetch` will copy for these faces, as the listing has it. Opens nothing. Raises DatasetError."""
+        if self.remote is None:
+            return 0
+        index, names = _index(self.remote), {name for ref in refs for name in self.files_of(ref)}
+        return sum(index[n].size for n in names if n in index and not self.remote.is_here(n, index[n]))
+
     def fetch_tables(self) -> None:
         """Before they are looked at: they are needed whole where pictures are only listed. Raises DatasetError."""
         try:
