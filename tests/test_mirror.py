@@ -24,9 +24,9 @@ from tests.test_stages import actions, spec_in
 from workflows.config import REPO
 from workflows.contents import inventory
 from workflows.full_pipeline import STAGES, store_of
-from workflows.mirror import Lease, Mirror
+from workflows.mirror import Lease, Mirror, held
 from workflows.room import DiskFull
-from workflows.stages import StoreHeld, finished, plan
+from workflows.stages import StageFailed, StoreHeld, finished, plan
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -243,6 +243,29 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
         else:
             pytest.fail("the holder did not notice")
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
+
+
+def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, answered = threading.Event(), threading.Event()
+
+    def hang(*ignored: object) -> None:
+        hanging.set()
+        answered.wait(30)
+
+    def fail(*ignored: object) -> None:
+        raise RemoteError("the server is gone")
+
+    with pytest.raises(StageFailed, match="shards"), held(here(store)) as mirror:
+        (mirror.folder / "mlflow.db").write_bytes(b"runs")
+        monkeypatch.setattr(Remote, "send", fail)
+        monkeypatch.setattr(Remote, "read", hang)
+        assert hanging.wait(20), "the beat waits for an answer"
+        began = time.monotonic()
+        raise StageFailed("stage shards failed")
+    assert time.monotonic() - began < 10
+    answered.set()
 
 
 def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:

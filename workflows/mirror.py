@@ -164,8 +164,11 @@ def held(spec: PipelineSpec) -> Iterator[Mirror]:
             mirror.pull_tracking()
             try:
                 yield mirror
-            finally:
-                mirror.push_tracking()
+            except BaseException:
+                with suppress(RemoteError, StoreHeld):  # what ended the run is what has to be said
+                    mirror.push_tracking()
+                raise
+            mirror.push_tracking()
 
 
 class Lease:
@@ -198,8 +201,10 @@ class Lease:
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
-        self._thread.join()
-        with suppress(RemoteError):  # then it becomes stale by itself
+        self._thread.join(BEAT_S)
+        if self._thread.is_alive():  # the server does not answer; the lease becomes stale by itself
+            return
+        with suppress(RemoteError):  # the same
             found = self._read()
             if found is not None and found["id"] == self._mine["id"]:
                 self._remote.delete(LEASE)
