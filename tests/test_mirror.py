@@ -26,7 +26,7 @@ from workflows.contents import inventory
 from workflows.full_pipeline import STAGES, store_of
 from workflows.mirror import Lease, Mirror, held
 from workflows.room import DiskFull
-from workflows.stages import StageFailed, StoreHeld, finished, plan
+from workflows.stages import StageFailed, StoreHeld, finished, plan, write_json
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -101,6 +101,27 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     after = Remote(store).index()
     assert {name: after[name] for name in times} == times, "and is not sent twice"
     assert sum("manifest" in name for name in after) == 2
+
+
+def test_a_piece_that_two_folders_share_is_sent_once_for_each(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    original = Remote.send
+    monkeypatch.setattr(Remote, "send", lambda self, names: [sent.extend(names), original(self, names)][1])
+    folders = [here(store).folder / "shards" / name for name in ("old", "grown")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        if folder is folders[0]:
+            (folder / "part.parquet").write_bytes(b"faces")
+        else:
+            os.link(folders[0] / "part.parquet", folder / "part.parquet")
+        write_json(folder / "manifest.json", {"files": inventory(folder)})
+    for _ in range(2):
+        for folder in folders:
+            time.sleep(1.1 if not sent else 0)  # so that the two have different times there
+            with held(here(store)) as mirror:
+                mirror.push(folder)
+    wanted = [f"shards/{name}/{file}" for name in ("old", "grown") for file in ("part.parquet", "manifest.json")]
+    assert [name for name in sent if not name.startswith("mlflow")] == wanted
 
 
 def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(
@@ -266,6 +287,9 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
         raise StageFailed("stage shards failed")
     assert time.monotonic() - began < 10
     answered.set()
+    assert mirror.lease is not None
+    mirror.lease._thread.join(20)
+    assert not mirror.lease._thread.is_alive()
 
 
 def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:

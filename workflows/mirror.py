@@ -144,11 +144,25 @@ class Mirror:
             return
         if self.lease is not None:
             self.lease.check()
-        new = [name for name in names if name not in self._there or not self.remote.is_here(name, self._there[name])]
+        new = [name for name in names if not self._is_there(name)]
         self.remote.send(new)
         for name, entry in self.remote.look(new).items():
             self._there[name] = entry
-            os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
+            if not self._is_there(name):
+                os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the file there is ours as it is now.
+
+        Its time is the original's then. A piece that folders share (`pieces`) has one time here and several there, so
+        for such a one, which is never written again, it is enough that it is older.
+        """
+        assert self.remote is not None
+        entry, stat = self._there.get(name), (self.folder / name).stat()
+        if entry is None:
+            return False
+        shared = stat.st_nlink > 1 and stat.st_size == entry.size and stat.st_mtime_ns <= entry.changed_ns
+        return shared or self.remote.is_here(name, entry)
 
 
 @contextmanager
@@ -237,7 +251,8 @@ class Lease:
                 if found is not None and found["id"] != self._mine["id"]:
                     self._taken_by = found["holder"]
                     return
-                self._write()
+                if not self._done.is_set():
+                    self._write()
 
     def _read(self) -> dict[str, Any] | None:
         """The lease there. One that is no JSON is half written, by somebody who is alive if it changes."""
