@@ -18,7 +18,7 @@ import workflows.room
 from hpe_core.plain import SpecError
 from hpe_core.remote import Remote, RemoteError
 from hpe_core.spec import PipelineSpec
-from tests.test_contents import TOY, flip, run_all
+from tests.test_contents import TOY, flip, run_all, tear
 from tests.test_pipeline import call, environment, tail, words
 from tests.test_stages import actions, spec_in
 from workflows.config import REPO
@@ -103,6 +103,21 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum("manifest" in name for name in after) == 2
 
 
+def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later."""
+    spec = here(store)
+    folder = run_all(spec)["first"].folder
+    whole = inventory(folder)
+    flip(folder / "part" / "b.parquet")
+    tear(folder / "part" / "c.parquet")
+    assert seen(spec) == ["skip", "skip"]
+    with held(spec) as mirror:
+        mirror.push(folder, made=False)
+    elsewhere(monkeypatch, tmp_path)
+    run_all(here(store, "student.optim.lr=0.5"))
+    assert inventory(here(store).folder / "first" / folder.name) == whole
+
+
 def test_a_piece_that_two_folders_share_is_sent_once_for_each(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     original = Remote.send
@@ -130,6 +145,7 @@ def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again
     folder = run_all(here(store))["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
+    tear(folder / "part" / "c.parquet")
     run_all(here(store, "student.optim.lr=0.5"))
     assert inventory(folder) == whole and finished(folder)["result"] == {"made": ["a", "b", "c"]}, "fetched, not made"
     content = bytearray(b"b" * 1000)

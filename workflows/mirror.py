@@ -87,12 +87,21 @@ class Mirror:
                     self._there.pop(self._name(folder / place), None)
         return damaged
 
-    def push(self, folder: Path) -> None:
-        """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld."""
+    def push(self, folder: Path, *, made: bool = True) -> None:
+        """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld.
+
+        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since.
+        """
         manifest = read_manifest(folder)
         if self.remote is None or manifest is None:
             return
-        self._send([self._name(folder / place) for place in manifest["files"] if (folder / place).is_file()])
+        wanted = []
+        for place, listed in manifest["files"].items():
+            path = folder / place
+            is_whole = path.is_file() and path.stat().st_size == listed["bytes"]
+            if is_whole and (made or self.size(path) != listed["bytes"]):
+                wanted.append(self._name(path))
+        self._send(wanted)
         for result in self.folder.glob(f"networks/*/{NETWORK[-1]}"):
             for name in NETWORK:
                 self._send([self._name(result.with_name(name))])
