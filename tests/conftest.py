@@ -1,4 +1,4 @@
-"""One Ray cluster and one server for each object store for the whole session, and the real archives where there are any."""
+"""One Ray cluster and a server for each object store for the whole session, and real archives where there are any."""
 
 import os
 from collections.abc import Iterator
