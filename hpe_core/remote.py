@@ -11,8 +11,8 @@ AWS_REGION, and AWS_ENDPOINT_URL for a server that speaks S3 but is not Amazon's
 STORAGE_EMULATOR_HOST for a server that speaks as Google's does, which is asked without credentials. The path of an
 address is taken as it is written: '%20' is three characters of a name, and '#' and a space are one.
 
-A server that fails (503), is silent or drops the line is asked again for half a minute or so. What the clients would
-do by themselves was measured: S3's gives up after 6 s, and at the first byte that takes 3 s; Google's after 15 minutes.
+A server that fails (503), is silent or drops the line is asked again for half a minute or so. What the clients do by
+themselves was measured: S3's gives up after 6 s, and wherever the first byte takes 3 s; Google's not within a minute.
 """
 
 import os
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 16  # a small file's time is nearly all waiting
 SILENCE_S = 15  # of an S3 server, before it is asked again
-TRIES = 7  # of a request to S3; pauses between them double and are drawn: 15 to 40 s in all
+TRIES = 7  # of a request to S3; pauses between them double and are drawn: 10 to 45 s in all
 PATIENCE_S = 40  # with Google's server
 LONGEST = 255  # bytes of a file's name here
 NO_TIME = 0  # of filesystems that keep none

@@ -1,4 +1,4 @@
-"""One Ray cluster and one S3 server for the whole session, and the real archives where a machine has them."""
+"""One Ray cluster and a server for each object store for the whole session, and real archives where there are any."""
 
 import os
 from collections.abc import Iterator

@@ -18,15 +18,15 @@ import workflows.room
 from hpe_core.plain import SpecError
 from hpe_core.remote import Remote, RemoteError
 from hpe_core.spec import PipelineSpec
-from tests.test_contents import TOY, flip, run_all
+from tests.test_contents import TOY, flip, run_all, tear
 from tests.test_pipeline import call, environment, tail, words
 from tests.test_stages import actions, spec_in
 from workflows.config import REPO
 from workflows.contents import inventory
 from workflows.full_pipeline import STAGES, store_of
-from workflows.mirror import Lease, Mirror
+from workflows.mirror import Lease, Mirror, held
 from workflows.room import DiskFull
-from workflows.stages import StoreHeld, finished, plan
+from workflows.stages import StageFailed, StoreHeld, finished, plan, write_json
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -103,12 +103,49 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum("manifest" in name for name in after) == 2
 
 
+def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later."""
+    spec = here(store)
+    folder = run_all(spec)["first"].folder
+    whole = inventory(folder)
+    flip(folder / "part" / "b.parquet")
+    tear(folder / "part" / "c.parquet")
+    assert seen(spec) == ["skip", "skip"]
+    with held(spec) as mirror:
+        mirror.push(folder, made=False)
+    elsewhere(monkeypatch, tmp_path)
+    run_all(here(store, "student.optim.lr=0.5"))
+    assert inventory(here(store).folder / "first" / folder.name) == whole
+
+
+def test_a_piece_that_two_folders_share_is_sent_once_for_each(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    original = Remote.send
+    monkeypatch.setattr(Remote, "send", lambda self, names: [sent.extend(names), original(self, names)][1])
+    folders = [here(store).folder / "shards" / name for name in ("old", "grown")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        if folder is folders[0]:
+            (folder / "part.parquet").write_bytes(b"faces")
+        else:
+            os.link(folders[0] / "part.parquet", folder / "part.parquet")
+        write_json(folder / "manifest.json", {"files": inventory(folder)})
+    for _ in range(2):
+        for folder in folders:
+            time.sleep(1.1 if not sent else 0)  # so that the two have different times there
+            with held(here(store)) as mirror:
+                mirror.push(folder)
+    wanted = [f"shards/{name}/{file}" for name in ("old", "grown") for file in ("part.parquet", "manifest.json")]
+    assert [name for name in sent if not name.startswith("mlflow")] == wanted
+
+
 def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = run_all(here(store))["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
+    tear(folder / "part" / "c.parquet")
     run_all(here(store, "student.optim.lr=0.5"))
     assert inventory(folder) == whole and finished(folder)["result"] == {"made": ["a", "b", "c"]}, "fetched, not made"
     content = bytearray(b"b" * 1000)
@@ -243,6 +280,32 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
         else:
             pytest.fail("the holder did not notice")
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
+
+
+def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, answered = threading.Event(), threading.Event()
+
+    def hang(*ignored: object) -> None:
+        hanging.set()
+        answered.wait(30)
+
+    def fail(*ignored: object) -> None:
+        raise RemoteError("the server is gone")
+
+    with pytest.raises(StageFailed, match="shards"), held(here(store)) as mirror:
+        (mirror.folder / "mlflow.db").write_bytes(b"runs")
+        monkeypatch.setattr(Remote, "send", fail)
+        monkeypatch.setattr(Remote, "read", hang)
+        assert hanging.wait(20), "the beat waits for an answer"
+        began = time.monotonic()
+        raise StageFailed("stage shards failed")
+    assert time.monotonic() - began < 10
+    answered.set()
+    assert mirror.lease is not None
+    mirror.lease._thread.join(20)
+    assert not mirror.lease._thread.is_alive()
 
 
 def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:

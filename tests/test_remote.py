@@ -1,6 +1,7 @@
 """Archives on S3, on Google's storage and on any filesystem of fsspec are the archives that they are on a disk."""
 
 import dataclasses
+import os
 import pickle
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hpe_core.sources.base import DatasetError, Rejected
 from hpe_core.sources.files import _index
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
+from tests.faulty import Fault, FaultyServer
 from tests.test_plan import READERS
 from tests.test_shards import CROP, Progress, build, check_law, pointing
 from tests.test_shards import without_ray as without_ray
@@ -119,6 +121,32 @@ def test_a_file_that_is_replaced_while_it_is_copied_is_not_taken_for_the_one_tha
     with pytest.raises(RemoteError, match="5 bytes came, not 3"):
         remote.copy_here(listed)
     assert list(remote.folder.iterdir()) == []
+
+
+@BOTH
+def test_a_server_that_fails_is_asked_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 for an answer, half an answer, none, and on S3 one that takes longer than its client waits by itself."""
+    remote, content = Remote(f"{bucket}/x"), bytes(range(256)) * 4000
+    remote.write("a", content)
+    variable = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[scheme_of(bucket)]
+    proxy = FaultyServer(os.environ[variable])
+    monkeypatch.setenv(variable, proxy.address)
+    open_filesystem.cache_clear()
+    slow, reads = {"s3": (4.0, "/x/a"), "gs": (0.0, "alt=media")}[scheme_of(bucket)]
+    for wanted in (("status", 503), ("cut", 0.0), ("drop", 0.0), ("slow", slow)):
+        left = [wanted]
+
+        def once(method: str, path: str, left: list[tuple[str, float]] = left) -> Fault:
+            return left.pop() if method == "GET" and reads in path and left else None
+
+        proxy.fault, proxy.faults = once, 0
+        assert remote.copy_here(remote.index()) == len(content) and proxy.faults == 1, wanted
+        assert (remote.folder / "a").read_bytes() == content
+    proxy.fault = lambda method, path: ("status", 403)
+    with pytest.raises(RemoteError, match="cannot be listed"):
+        remote.index()
+    proxy.shutdown()
+    proxy.server_close()
 
 
 # ---------------------------------------------------------------- archives

@@ -2,7 +2,10 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
+import os
+import resource
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import pytest
 
 import workflows.stages
 from hpe_core.plain import SpecError
-from workflows.config import REPO, load
+from workflows.config import EXIT_FAILED, REPO, guarded, load
 from workflows.full_pipeline import STAGES
 from workflows.progress import Reporter
 from workflows.stages import (
@@ -164,13 +167,28 @@ def test_a_store_that_cannot_be_written_or_locked_is_a_sentence(tmp_path, monkey
 
 
 def test_a_full_disk_does_not_keep_anybody_from_the_lock(tmp_path):
-    """Who holds it cannot be written; the stages say what they lack."""
-    with holding(tmp_path):
-        pass
-    (tmp_path / ".lock").unlink()
-    (tmp_path / ".lock").symlink_to("/dev/full")
-    with holding(tmp_path):
-        pass
+    """Who holds it cannot be written then; the stages say what they lack."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file may have a byte
+    try:
+        with holding(tmp_path):
+            locked = os.open(tmp_path / ".lock", os.O_RDWR)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(locked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
+    def write(code):
+        raise OSError(code, os.strerror(code), "/data/runs/spool")
+
+    assert guarded(lambda: write(errno.ENOSPC)) == EXIT_FAILED
+    assert "No space left on device: '/data/runs/spool': make room" in capsys.readouterr().err
+    with pytest.raises(OSError, match="Input/output"):
+        guarded(lambda: write(errno.EIO))
 
 
 def test_results_are_plain_json(tmp_path):

@@ -215,6 +215,7 @@ def config_option(parser: CommandParser) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
+    from workflows.room import disk_is_full
     from workflows.stages import StageFailed, StoreHeld
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -231,6 +232,11 @@ def guarded(main: Callable[[], int]) -> int:
         return EXIT_STORE_HELD
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:  # a stage says it better; this one came before or between them
+        if not disk_is_full(error):
+            raise
+        print(f"error: {error}: make room and the same command continues", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)

@@ -37,16 +37,16 @@ def nowhere(path: Path) -> int | None:
 def misfits(folder: Path, files: Files, elsewhere: Elsewhere = nowhere) -> list[str]:
     """A sentence for each file that is missing or has another size than listed; opens none.
 
-    A file that is not here may be `elsewhere`, in a remote store.
+    A file that is whole `elsewhere`, in a remote store, is fetched from there before it is read.
     """
     found = []
     for place, listed in files.items():
         path = folder / place
-        size = path.stat().st_size if path.is_file() else elsewhere(path)
-        if size is None:
-            found.append(f"{place} is missing")
-        elif size != listed["bytes"]:
-            found.append(f"{place} has {size} bytes, not {listed['bytes']}")
+        here, there = path.stat().st_size if path.is_file() else None, elsewhere(path)
+        if listed["bytes"] in (here, there):
+            continue
+        size = there if here is None else here
+        found.append(f"{place} is missing" if size is None else f"{place} has {size} bytes, not {listed['bytes']}")
     return found
 
 

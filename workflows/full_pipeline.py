@@ -177,7 +177,7 @@ def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> dict[s
         running = [entry for entry in planned.values() if entry.action != "skip"]
         for entry in planned.values():
             if entry.action == "skip":
-                mirror.push(entry.folder)
+                mirror.push(entry.folder, made=False)
         if running:
             bring_networks(mirror, running)
             with Drive(spec, planned) as drive:

@@ -87,12 +87,21 @@ class Mirror:
                     self._there.pop(self._name(folder / place), None)
         return damaged
 
-    def push(self, folder: Path) -> None:
-        """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld."""
+    def push(self, folder: Path, *, made: bool = True) -> None:
+        """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld.
+
+        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since.
+        """
         manifest = read_manifest(folder)
         if self.remote is None or manifest is None:
             return
-        self._send([self._name(folder / place) for place in manifest["files"] if (folder / place).is_file()])
+        wanted = []
+        for place, listed in manifest["files"].items():
+            path = folder / place
+            is_whole = path.is_file() and path.stat().st_size == listed["bytes"]
+            if is_whole and (made or self.size(path) != listed["bytes"]):
+                wanted.append(self._name(path))
+        self._send(wanted)
         for result in self.folder.glob(f"networks/*/{NETWORK[-1]}"):
             for name in NETWORK:
                 self._send([self._name(result.with_name(name))])
@@ -144,11 +153,25 @@ class Mirror:
             return
         if self.lease is not None:
             self.lease.check()
-        new = [name for name in names if name not in self._there or not self.remote.is_here(name, self._there[name])]
+        new = [name for name in names if not self._is_there(name)]
         self.remote.send(new)
         for name, entry in self.remote.look(new).items():
             self._there[name] = entry
-            os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
+            if not self._is_there(name):
+                os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the file there is ours as it is now.
+
+        Its time is the original's then. A piece that folders share (`pieces`) has one time here and several there, so
+        for such a one, which is never written again, it is enough that it is older.
+        """
+        assert self.remote is not None
+        entry, stat = self._there.get(name), (self.folder / name).stat()
+        if entry is None:
+            return False
+        shared = stat.st_nlink > 1 and stat.st_size == entry.size and stat.st_mtime_ns <= entry.changed_ns
+        return shared or self.remote.is_here(name, entry)
 
 
 @contextmanager
@@ -164,8 +187,11 @@ def held(spec: PipelineSpec) -> Iterator[Mirror]:
             mirror.pull_tracking()
             try:
                 yield mirror
-            finally:
-                mirror.push_tracking()
+            except BaseException:
+                with suppress(RemoteError, StoreHeld):  # what ended the run is what has to be said
+                    mirror.push_tracking()
+                raise
+            mirror.push_tracking()
 
 
 class Lease:
@@ -198,8 +224,10 @@ class Lease:
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
-        self._thread.join()
-        with suppress(RemoteError):  # then it becomes stale by itself
+        self._thread.join(BEAT_S)
+        if self._thread.is_alive():  # the server does not answer; the lease becomes stale by itself
+            return
+        with suppress(RemoteError):  # the same
             found = self._read()
             if found is not None and found["id"] == self._mine["id"]:
                 self._remote.delete(LEASE)
@@ -232,7 +260,8 @@ class Lease:
                 if found is not None and found["id"] != self._mine["id"]:
                     self._taken_by = found["holder"]
                     return
-                self._write()
+                if not self._done.is_set():
+                    self._write()
 
     def _read(self) -> dict[str, Any] | None:
         """The lease there. One that is no JSON is half written, by somebody who is alive if it changes."""

@@ -320,8 +320,7 @@ def holding(store: Path) -> Iterator[None]:
             raise SpecError(f"store {store} lies on a disk that knows no locks: {error.strerror}") from None
         with suppress(OSError):  # on a full disk the lock holds all the same, and stages say what they lack
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {platform.node()} since {now()}")
-            stream.flush()
+            os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()} since {now()}".encode())
         yield
 
 
