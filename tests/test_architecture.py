@@ -13,6 +13,7 @@ LAYERS = [
     {"rotation", "plain", "remote", "spec"},
     {"bins", "crop", "backbones", "detector", "protocols", "convention"},
     {"rows", "sources", "draw"},
+    {"shares"},
     {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},

@@ -169,9 +169,8 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
 
 
 def memory_gb(spec: PipelineSpec, told: Told) -> float:
-    """Pixels that one worker keeps: all rows to train on, or what data.resident_gb allows."""
-    pixels = train_faces(spec, told) * CHANNELS * spec.data.crop.stored_size**2 / 1e9
-    return min(pixels, spec.data.resident_gb)
+    """Pixels that one worker keeps, or a stream of Ray Data for it."""
+    return spec.data.kept_bytes(train_faces(spec, told), spec.cluster) / 1e9
 
 
 def page(spec: PipelineSpec, told: Told) -> str:
