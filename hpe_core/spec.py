@@ -215,15 +215,20 @@ class DataSpec:
             return {"ingest": self.ingest, "stream_shards": self.stream_shards}
         return {"resident_gb": self.resident_gb} | ({} if self.ingest == "all_shards" else {"ingest": self.ingest})
 
-    def kept_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
-        """Bytes of pixels, of so many faces, that one worker keeps; with ray_data, what its stream holds for it.
+    def wanted_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """Bytes of pixels, of so many faces, that one worker keeps if it may; with ray_data, that are held for it.
 
         A stream holds the shards that its tasks are reading, and as many that wait (`workflows/stream.py`).
         """
         row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
         if self.ingest == "ray_data":
-            return min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard) * row
-        return min((own if self.ingest == "own_shards" else faces) * row, self.resident_gb * 1e9)
+            return row * min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard)
+        return row * (own if self.ingest == "own_shards" else faces)
+
+    def kept_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """`wanted_bytes` as far as `resident_gb` allows; a stream has its own bound."""
+        wanted = self.wanted_bytes(faces, cluster)
+        return wanted if self.ingest == "ray_data" else min(wanted, self.resident_gb * 1e9)
 
 
 # ---------------------------------------------------------------- one network and its training

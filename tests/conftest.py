@@ -24,7 +24,8 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    # `local`: another cluster that happens to run on this machine is not ours to join.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

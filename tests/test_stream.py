@@ -1,9 +1,16 @@
 """Laws of the Ray Data stream: the rows of its plan, in the order of its plan, whatever Ray does in between."""
 
 import dataclasses
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -12,6 +19,19 @@ from hpe_core.batch import PoseBatch
 from hpe_core.rows import ShardError, read_shard, write_soft_labels
 from hpe_core.shares import FaceArrays, count
 from tests.faces import write_heads
+from tests.test_pipeline import (
+    PATIENCE_S,
+    environment,
+    family,
+    has_checkpoint,
+    is_train_worker,
+    result_of,
+    run,
+    stage_folder,
+    tail,
+    whole_tree,
+    words,
+)
 from workflows.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
 ROWS, PER_SHARD = 130, 12
@@ -39,6 +59,13 @@ def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, 
     groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
     tasks = tasks_of(groups, [seed, epoch, 1 + rank])
     return to_batch(pa.concat_tables(t for task in tasks for t in read_groups({k: [v] for k, v in task.items()})))
+
+
+def exchange(labels: list[Path], folder: Path) -> list[Path]:
+    """The right names with the labels of two shards exchanged."""
+    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
+        (folder / label.name).write_bytes(other.read_bytes())
+    return [folder / label.name for label in labels]
 
 
 def keys(batch: PoseBatch) -> list[bytes]:
@@ -95,18 +122,23 @@ def test_rows_cross_as_they_are():
 def test_soft_labels_stay_with_their_rows(files: list[Path], labels: list[Path], tmp_path: Path):
     whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
     assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
-    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
-        (tmp_path / label.name).write_bytes(other.read_bytes())
-    exchanged = StreamedFaces(files, [tmp_path / label.name for label in labels], 3)
+    exchanged = StreamedFaces(files, exchange(labels, tmp_path), 3)
     with pytest.raises(ShardError, match="do not belong"):
         without_ray(exchanged, 16, seed=0, epoch=0, rank=0, world=1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_rows_of_the_plan_in_its_order(
-    files: list[Path], labels: list[Path], monkeypatch: pytest.MonkeyPatch
+    files: list[Path], labels: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """Two tasks at once and blocks of a few rows: order and batches must not depend on either."""
+    """Two tasks at once of which the first is the slower, and blocks of a few rows: neither may change a batch."""
+
+    def first_is_slow(plans: dict[str, Any]) -> Iterator[pa.Table]:
+        if plans["seeds"][0][-1] == 1:
+            time.sleep(1.5)
+        yield from read_groups(plans)
+
+    monkeypatch.setattr("workflows.stream.read_groups", first_is_slow)
     monkeypatch.setattr("workflows.stream.BLOCK_BYTES", 5 * 3 * 44 * 44)
     data, where = StreamedFaces(files, labels, 2, readers=2), {"seed": 3, "epoch": 1, "rank": 1, "world": 2}
     batches = list(data.shuffled(16, **where))
@@ -114,3 +146,52 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(
     expected = without_ray(data, 16, **where)
     for field in dataclasses.fields(PoseBatch):
         assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
+    with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
+        list(StreamedFaces(files, exchange(labels, tmp_path)).shuffled(16, **where))
+
+
+# ---------------------------------------------------------------- through Ray Train, with workers that die
+
+
+STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
+
+
+def is_reader(process: psutil.Process) -> bool:
+    """A task of the stream while it reads: Ray names the process by what it does."""
+    with suppress(psutil.Error):
+        return "read_groups" in " ".join(process.cmdline())
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
+    """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
+    calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
+    done = run("shards.py", calm)
+    assert done.code == 0, tail(done)
+    shutil.copytree(calm, store)
+    done = run("train.py teachers", calm, *STREAM)
+    assert done.code == 0, tail(done)
+    killed: set[str] = set()
+    with open(log, "w") as stream, whole_tree() as started:
+        command = words("train.py teachers", store, *STREAM)
+        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            for name, wanted in (("reader", is_reader), ("worker", is_train_worker)):
+                if name not in killed and has_checkpoint(store):
+                    victim = next(filter(wanted, family(process.pid)), None)
+                    if victim is not None:
+                        with suppress(psutil.NoSuchProcess):
+                            victim.kill()
+                            killed.add(name)
+        process.wait(timeout=PATIENCE_S)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert killed == {"reader", "worker"}
+    ours, theirs = (stage_folder(place, "teachers") for place in (store, calm))
+    for name, summary in result_of(store, "teachers")["networks"].items():
+        assert summary["epochs"] == 8
+        weights = [(folder / name / "model.safetensors").read_bytes() for folder in (ours, theirs)]
+        assert weights[0] == weights[1], f"teacher {name} has other weights"

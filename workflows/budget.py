@@ -7,8 +7,9 @@ augmenting one face takes. Told: how many faces there are, how many of them one 
 (`workflows/benchmark.py write`), and how many TFLOP a second a GPU really does in these networks. No CPU can say that:
 train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the same.
 
-Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, so
-reading costs nothing; starting Ray, validation and a search's early stops are left out.
+Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, or
+others read them (`data.ingest`), so reading costs nothing; starting Ray, validation and a search's early stops are left
+out.
 """
 
 import argparse
@@ -178,11 +179,13 @@ def page(spec: PipelineSpec, told: Told) -> str:
     from hpe_core.bins import AngleBins
 
     crop, faces = spec.data.crop, train_faces(spec, told)
-    side, row = crop.stored_size, CHANNELS * crop.stored_size**2
+    side = crop.stored_size
     bins = AngleBins.covering(spec.student.net.limit_deg, min(spec.student.net.bin_widths)).count
-    raw = told.faces * row / 1e9
+    raw = told.faces * CHANNELS * side**2 / 1e9
     kept = memory_gb(spec, told)
-    streamed = "" if kept * 1e9 >= faces * row else " (data.resident_gb; rows beyond are streamed)"
+    streamed = " (Ray's object store)" if spec.data.ingest == "ray_data" else ""
+    if spec.data.wanted_bytes(faces, spec.cluster) > kept * 1e9:
+        streamed = " (data.resident_gb; rows beyond are streamed)"
     lines = [
         f"faces     {told.faces:,}, {faces:,} of them to train on",
         f"shards    {math.ceil(told.faces / spec.data.rows_per_shard):,} of {spec.data.rows_per_shard} faces",

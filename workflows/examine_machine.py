@@ -6,8 +6,6 @@ when the look ends, and nothing waits longer than `TIMEOUT_S` for anybody's answ
 """
 
 import contextlib
-import dataclasses
-import math
 import os
 import platform
 import shutil
@@ -190,8 +188,7 @@ def look_at_memory(spec: PipelineSpec, seen: Sequence["Examined"]) -> Look:
         free = min(free, float(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
     faces = _trained(spec, seen)
     at_once = max(len(spec.teachers), spec.search.concurrent if spec.search.trials else 0, 2)  # a student and its twin
-    kept = spec.data.kept_bytes(faces, spec.cluster)
-    wanted = dataclasses.replace(spec.data, resident_gb=math.inf).kept_bytes(faces, spec.cluster)
+    kept, wanted = (bytes_of(faces, spec.cluster) for bytes_of in (spec.data.kept_bytes, spec.data.wanted_bytes))
     held = at_once * spec.cluster.workers * kept
     said = f"{gigabytes(free)} free; faces of {at_once} networks at once take {gigabytes(held)}"
     if wanted > kept:

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hpe_core.plain import UserError
 from hpe_core.rows import fixed_binary_view
 from hpe_core.shares import (
     FaceArrays,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from hpe_core.batch import PoseBatch
 
 BLOCK_BYTES = 16 << 20  # of the object store; small, so that a worker need not wait for a whole group
+RETRIES = 5  # of a task that dies with its process or node; Ray Data would retry one that kills its process for ever
 PREFETCH = 2  # batches that are brought to the worker while it learns
 DTYPES = {"images": np.uint8, "angles": np.float32, "scales": np.float32, "soft": np.float16}
 
@@ -84,14 +86,22 @@ class StreamedFaces:
     ) -> "Iterator[PoseBatch]":
         """This worker's part of every batch of one epoch; see `hpe_core.batch.TrainFaces`.
 
-        Raises RuntimeError where the stream gave another number of batches: other workers would wait for ever.
+        Raises ShardError as reading does, and RuntimeError where the stream gave another number of faces: other workers
+        would wait for the rest for ever.
         """
+        from ray.exceptions import RayTaskError
+
         groups = self.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
         part, asked, given = part_of(len(self), batch_size, world), sum(map(count, groups)), 0
         stream = self._stream(groups, [seed, epoch, 1 + rank])
-        for table in stream.iter_batches(batch_size=part, batch_format="pyarrow", prefetch_batches=PREFETCH):
-            yield to_batch(table)
-            given += len(table)
+        try:
+            for table in stream.iter_batches(batch_size=part, batch_format="pyarrow", prefetch_batches=PREFETCH):
+                yield to_batch(table)
+                given += len(table)
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError):  # the sentence itself, not Ray's pages around it
+                raise error.cause from None
+            raise
         if given != asked:
             raise RuntimeError(f"Ray Data gave {given} faces where {asked} were asked for")
 
@@ -105,6 +115,7 @@ class StreamedFaces:
             batch_size=1,
             compute=ray.data.TaskPoolStrategy(size=self.readers),
             num_cpus=1,
+            max_retries=RETRIES,  # deprecated in Ray 2.60, gone in 2.64, and nothing else bounds them
         )
         held = STREAM_DEPTH * self.readers * max(map(count, groups)) * self._row_bytes
         dataset.context.target_max_block_size = BLOCK_BYTES
