@@ -1,20 +1,34 @@
 """Shards -> PoseBatch: rows resident in memory when they fit, else streamed shard group by shard group.
 
-The order of rows is a function of (files, seed, epoch) alone, and a global batch is cut among the workers, so a
-resumed run sees the same batches, and the workers together see the faces that one worker would see.
+`TrainFaces` is what the training loop asks for. Two of its kinds are here: `FaceData` reads everything in every worker
+and cuts each global batch among them, so the workers together see the faces that one worker would see; `OwnFaces` keeps
+a worker's own part only. The third, a stream of Ray Data, is `workflows/stream.py`: the library knows no Ray. In all of
+them the order of rows is a function of (files, seed, epoch, workers) alone, so a resumed run sees the same batches.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpe_core.rows import ShardError, read_shard, read_soft_labels
+from hpe_core.shares import (
+    FaceArrays,
+    Piece,
+    count,
+    cut,
+    part_of,
+    read_pieces,
+    row_pixels,
+    share,
+    steps_of,
+    whole_shards,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,115 +60,139 @@ class PoseBatch:
         return [piece for piece in pieces if len(piece)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    images: NDArray[np.uint8]
-    angles: NDArray[np.float32]
-    scales: NDArray[np.float32]
-    soft: NDArray[np.float16] | None
+def taken(rows: FaceArrays, index: NDArray[np.int64]) -> PoseBatch:
+    """The rows of an index, copied."""
+    return PoseBatch(
+        torch.from_numpy(rows.images[index]),
+        torch.from_numpy(rows.angles[index]),
+        torch.from_numpy(rows.scales[index]),
+        None if rows.soft is None else torch.from_numpy(rows.soft[index]),
+    )
 
-    def take(self, index: NDArray[np.int64]) -> PoseBatch:
-        return PoseBatch(
-            torch.from_numpy(self.images[index]),
-            torch.from_numpy(self.angles[index]),
-            torch.from_numpy(self.scales[index]),
-            None if self.soft is None else torch.from_numpy(self.soft[index]),
-        )
+
+class TrainFaces(Protocol):
+    """The faces that a network learns from, as the training loop asks for them."""
+
+    def __len__(self) -> int:
+        """Faces in all, whoever reads them."""
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch, `batch_size` being that of all workers together."""
+
+    def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
+        """This worker's part of every batch of one epoch: `steps` of them, and equally large on all workers.
+
+        No row comes twice in an epoch, over all workers; asked again, the same rows come in the same order.
+        """
 
 
 class FaceData:
-    """The rows of some shards, with the soft labels that lie beside them if asked for."""
+    """The rows of some shards, with the soft labels that lie beside them if asked for; every worker reads them all."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None, resident_gb: float = 4.0) -> None:
-        if not files:
-            raise ShardError("no shards to read")
-        if labels is not None and [path.name for path in labels] != [path.name for path in files]:
-            raise ShardError(f"soft labels beside {labels[0].parent if labels else '(none)'} do not match the shards")
-        self.files = list(files)
-        self.labels = None if labels is None else list(labels)
-        self.counts = [pq.read_metadata(path).num_rows for path in self.files]
+        self.shards = whole_shards(files, labels)
         self._groups = self._grouped(resident_gb)
-        self._resident: _Rows | None = None
+        self._resident: FaceArrays | None = None
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        return count(self.shards)
 
     @property
     def is_resident(self) -> bool:
         return len(self._groups) == 1
 
-    def _grouped(self, resident_gb: float) -> list[list[int]]:
-        """Shard indices in groups whose pixels fit into the budget; one group means resident."""
-        bytes_of = [self._pixel_bytes(path, count) for path, count in zip(self.files, self.counts, strict=True)]
+    def _grouped(self, resident_gb: float) -> list[list[Piece]]:
+        """Shards in groups whose pixels fit into the budget; one group means resident."""
+        bytes_of = [row_pixels(shard.file) * shard.rows for shard in self.shards]
         if sum(bytes_of) <= resident_gb * 1e9:
-            return [list(range(len(self.files)))]
-        groups: list[list[int]] = [[]]
+            return [self.shards]
+        groups: list[list[Piece]] = [[]]
         used = 0.0
-        for index, size in enumerate(bytes_of):
+        for shard, size in zip(self.shards, bytes_of, strict=True):
             # Half the budget a group: one is trained on while the allocator still holds the one before.
             if groups[-1] and used + size > resident_gb * 0.5e9:
                 groups.append([])
                 used = 0.0
-            groups[-1].append(index)
+            groups[-1].append(shard)
             used += size
-        rest = sum(self.counts[i] for i in groups[-1])
-        if len(groups) > 1 and rest < min(sum(self.counts[i] for i in group) for group in groups[:-1]):
+        if len(groups) > 1 and count(groups[-1]) < min(map(count, groups[:-1])):
             groups[-2:] = [groups[-2] + groups[-1]]  # a small rest would make batches of a face or none
         return groups
 
-    @staticmethod
-    def _pixel_bytes(path: Path, count: int) -> float:
-        import json
-
-        stored = json.loads((pq.read_schema(path).metadata or {})[b"hpe"])
-        return float(count * 3 * (stored["size"] + 2 * stored["margin_px"]) ** 2)
-
-    def _read(self, indices: Sequence[int]) -> _Rows:
-        total = sum(self.counts[i] for i in indices)
-        images = angles = scales = soft = None
-        at = 0
-        for i in indices:
-            shard = read_shard(self.files[i])
-            part = None if self.labels is None else read_soft_labels(self.labels[i], shard.sample_ids)
-            if images is None or angles is None or scales is None:
-                images = np.empty((total, *shard.images.shape[1:]), np.uint8)
-                angles, scales = np.empty((total, 3), np.float32), np.empty((total, 2), np.float32)
-                soft = None if part is None else np.empty((total, *part.shape[1:]), np.float16)
-            rows = slice(at, at + len(shard))
-            images[rows], angles[rows], scales[rows] = shard.images, shard.angles, shard.scales
-            if soft is not None and part is not None:
-                soft[rows] = part
-            at += len(shard)
-        assert images is not None and angles is not None and scales is not None
-        return _Rows(images, angles, scales, soft)
-
-    def _group(self, group: Sequence[int]) -> _Rows:
+    def _group(self, group: Sequence[Piece]) -> FaceArrays:
         if not self.is_resident:
-            return self._read(group)
+            return read_pieces(group)
         if self._resident is None:
-            self._resident = self._read(group)
+            self._resident = read_pieces(group)
         return self._resident
 
     def steps(self, batch_size: int) -> int:
         """Batches of one epoch; what is left over in a group is not used in that epoch."""
-        return sum(max(1, sum(self.counts[i] for i in group) // batch_size) for group in self._groups)
+        return sum(steps_of(count(group), batch_size) for group in self._groups)
 
     def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
         """This worker's part of every global batch of one epoch, in an order fixed by (seed, epoch)."""
         order = np.random.default_rng([seed, epoch])
         for group_index in order.permutation(len(self._groups)):
             rows = self._group(self._groups[group_index])
-            permutation = order.permutation(len(rows.angles))
+            permutation = order.permutation(len(rows))
             size = min(batch_size, len(permutation))
             for start in range(0, len(permutation) - size + 1, size):
-                yield rows.take(permutation[start : start + size][rank::world])
+                yield taken(rows, permutation[start : start + size][rank::world])
 
     def ordered(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
         """Every row once, in file order; with several workers each takes every world-th batch."""
         step = 0
         for group in self._groups:
             rows = self._group(group)
-            for start in range(0, len(rows.angles), batch_size):
+            for start in range(0, len(rows), batch_size):
                 if step % world == rank:
-                    yield rows.take(np.arange(start, min(start + batch_size, len(rows.angles))))
+                    yield taken(rows, np.arange(start, min(start + batch_size, len(rows))))
                 step += 1
+
+
+class OwnFaces:
+    """The same rows, of which each worker reads and keeps its own equal part (`shares.share`) and never the others'.
+
+    A batch holds as many rows of every worker's part. A part that does not fit into the budget is read anew in every
+    epoch, a group of rows at a time.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None, resident_gb: float = 4.0) -> None:
+        self.shards = whole_shards(files, labels)
+        self._rows_that_fit = int(resident_gb * 1e9 / row_pixels(self.shards[0].file))
+        self._kept: tuple[list[Piece], FaceArrays] | None = None
+
+    def __len__(self) -> int:
+        return count(self.shards)
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows that this worker holds between two epochs."""
+        return 0 if self._kept is None else len(self._kept[1])
+
+    def steps(self, batch_size: int) -> int:
+        return steps_of(len(self), batch_size)
+
+    def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
+        """This worker's rows in an order fixed by (seed, epoch, rank); see `TrainFaces`."""
+        part = part_of(len(self), batch_size, world)
+        order = np.random.default_rng([seed, epoch, 1 + rank])
+        # A part may have one row more than another; it makes no step more.
+        yield from islice(self._batches(share(self.shards, rank, world), part, order), self.steps(batch_size))
+
+    def _batches(self, own: list[Piece], part: int, order: np.random.Generator) -> Iterator[PoseBatch]:
+        groups = [own]
+        if count(own) > self._rows_that_fit:
+            # Half the budget a group, as in FaceData; whole batches, so that only the last has a rest.
+            groups = cut(own, max(1, self._rows_that_fit // 2 // part) * part)
+        for index in order.permutation(len(groups)):
+            rows = self._read(groups[index]) if len(groups) == 1 else read_pieces(groups[index])
+            permutation = order.permutation(len(rows))
+            for start in range(0, len(rows) - part + 1, part):
+                yield taken(rows, permutation[start : start + part])
+
+    def _read(self, own: list[Piece]) -> FaceArrays:
+        if self._kept is None or self._kept[0] != own:
+            self._kept = (own, read_pieces(own))
+        return self._kept[1]

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpe_core.augment import Augment, center_window
-from hpe_core.batch import FaceData, PoseBatch
+from hpe_core.batch import FaceData, PoseBatch, TrainFaces
 from hpe_core.checkpoint import save_net
 from hpe_core.ensemble import OnlineTeachers
 from hpe_core.metrics import PoseSums
@@ -56,7 +56,7 @@ class EpochEnd:
 def fit(
     spec: TrainSpec,
     crop: CropSpec,
-    train: FaceData,
+    train: TrainFaces,
     val: FaceData,
     *,
     place: Place = Place(),

@@ -149,9 +149,26 @@ class DatasetSpec:
         return str(path.parent if inner else path)
 
 
+STREAM_DEPTH = 2  # for each task that reads for a worker, its own group of shards and one that waits
+
+
 @dataclass(frozen=True)
 class DataSpec:
-    """Which datasets are trained on and tested on, and the form of their shards."""
+    """Which datasets are trained on and tested on, the form of their shards, and how faces reach those who learn.
+
+    `ingest` is the way of the training rows to the workers of a network (`cluster.workers`); whichever it is, the order
+    of rows is fixed by the network's seed and the epoch, and a run that was cut off goes on with the batches that it
+    would have seen:
+
+    all_shards  every worker reads every shard and takes its part of each batch. The workers see the batches that one
+                worker would see, and each keeps every row.
+    own_shards  every worker reads and keeps its own equal part of the rows, so memory and reading fall with the number
+                of workers. A batch holds as many rows of each part.
+    ray_data    workers keep nothing: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
+                each worker), read, check, decode and shuffle, `stream_shards` shards at a time. For more rows than fit
+                into memory, or where the machines with the GPUs have too few CPUs to decode. Slower than the others
+                while rows fit (README, "Measured").
+    """
 
     datasets: dict[str, DatasetSpec]
     train: tuple[str, ...]
@@ -162,6 +179,8 @@ class DataSpec:
     rows_per_shard: int = 512  # at most; half as many at least
     max_bad_share: float = 0.2  # more quarantined rows than this stop the run
     resident_gb: float = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
+    ingest: Literal["all_shards", "own_shards", "ray_data"] = "all_shards"
+    stream_shards: int = 8  # ray_data: so many shards, drawn anew in each epoch, are read and shuffled together
 
     def __post_init__(self) -> None:
         check(bool(self.train), "data.train names no dataset")
@@ -184,6 +203,32 @@ class DataSpec:
         check(self.rows_per_shard >= 1, "data.rows_per_shard must be at least 1")
         check(0 <= self.max_bad_share <= 1, "data.max_bad_share must lie in [0, 1]")
         check(self.resident_gb > 0, "data.resident_gb must be positive")
+        check(self.stream_shards >= 1, f"data.stream_shards must be at least 1, got {self.stream_shards}")
+
+    @property
+    def batching(self) -> dict[str, Any]:
+        """The keys that decide, beside the number of workers, which faces meet in a batch.
+
+        The default says what it said before there was a choice, so that networks that are trained keep their names.
+        """
+        if self.ingest == "ray_data":
+            return {"ingest": self.ingest, "stream_shards": self.stream_shards}
+        return {"resident_gb": self.resident_gb} | ({} if self.ingest == "all_shards" else {"ingest": self.ingest})
+
+    def wanted_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """Bytes of pixels, of so many faces, that one worker keeps if it may; with ray_data, that are held for it.
+
+        A stream holds the shards that its tasks are reading, and as many that wait (`workflows/stream.py`).
+        """
+        row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
+        if self.ingest == "ray_data":
+            return row * min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard)
+        return row * (own if self.ingest == "own_shards" else faces)
+
+    def kept_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """`wanted_bytes` as far as `resident_gb` allows; a stream has its own bound."""
+        wanted = self.wanted_bytes(faces, cluster)
+        return wanted if self.ingest == "ray_data" else min(wanted, self.resident_gb * 1e9)
 
 
 # ---------------------------------------------------------------- one network and its training
@@ -398,6 +443,7 @@ class ClusterSpec:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
+    readers_per_worker: int = 1  # data.ingest ray_data: tasks of one CPU each that read for a worker, beside it
     max_failures: int = 2
     max_cpus: int = 0  # of a cluster that scales: CPUs that it may grow to, nodes with GPUs not counted; 0: it does not
     max_gpus: int = 0  # the same for GPUs
@@ -408,6 +454,7 @@ class ClusterSpec:
         check(self.cpus_per_worker > 0, "cluster.cpus_per_worker must be positive")
         check(self.gpus_per_worker >= 0, "cluster.gpus_per_worker must not be negative")
         check(self.threads_per_worker >= 1, "cluster.threads_per_worker must be at least 1")
+        check(self.readers_per_worker >= 1, "cluster.readers_per_worker must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ LAYERS = [
     {"allocator", "rotation", "plain", "remote", "spec"},
     {"bins", "crop", "backbones", "detector", "detector_fit", "protocols", "convention"},
     {"rows", "sources", "draw"},
+    {"shares"},
     {"batch", "sandbox", "convention_check"},
     {"augment", "models", "metrics"},
     {"losses", "checkpoint", "ensemble", "latency"},

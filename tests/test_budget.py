@@ -117,6 +117,17 @@ def test_memory_is_the_rows_or_the_limit():
     assert memory_gb(spec, dataclasses.replace(TOLD, faces=10**7)) == 8.0
 
 
+def test_memory_falls_with_workers_that_have_shards_of_their_own_and_a_stream_has_its_own_bound():
+    def memory(faces: int, *overrides: str) -> float:
+        return memory_gb(spec_of("cluster.workers=4", *overrides), dataclasses.replace(TOLD, faces=faces))
+
+    assert memory(10_000, "data.ingest=own_shards") == pytest.approx(memory(10_000) / 4)
+    assert memory(10**9, "data.ingest=own_shards") == memory(10**9) == spec_of().data.resident_gb
+    streamed = memory(10**6, "data.ingest=ray_data")
+    assert streamed == memory(10**9, "data.ingest=ray_data") < memory(10**9)
+    assert memory(10**9, "data.ingest=ray_data", "cluster.readers_per_worker=3") == pytest.approx(3 * streamed)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--faces", "0"], "--faces must be positive"), (["cluster.gpus_per_worker=0"], "uses no GPU")],

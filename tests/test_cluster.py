@@ -65,6 +65,17 @@ def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypat
     assert actor_count(ClusterSpec(max_cpus=64)) == 32
 
 
+def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch: pytest.MonkeyPatch):
+    """Workers that hold every CPU would wait for Ray Data's tasks, and those for a CPU, for ever."""
+    cluster_of(monkeypatch, CPU=4.0)
+    pair = ClusterSpec(workers=2)
+    assert slots(pair) == 2 and slots(pair, readers=1) == 1
+    said = r"2 workers of 1 CPU with 2 CPU each to read for them \(data.ingest=ray_data\) do not fit into .* 4 CPU"
+    with pytest.raises(SpecError, match=said):
+        slots(pair, readers=2)
+    assert slots(pair, readers=2, workers=1) == 1, "a trial has one worker"
+
+
 def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch: pytest.MonkeyPatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0)
     assert capacity(ClusterSpec()) == capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}

@@ -239,6 +239,13 @@ def test_memory_is_compared_with_what_stays_resident(tmp_path):
     assert look_at_memory(demo(tmp_path, "data.resident_gb=1000000"), [large]).findings[0].level == "warning"
 
 
+def test_two_workers_keep_twice_the_faces_unless_each_has_its_own(tmp_path):
+    def held(*overrides):
+        return look_at_memory(demo(tmp_path, *overrides), [heads(1000, 1.0)]).said.split("; ")[1]
+
+    assert held("cluster.workers=2", "data.ingest=own_shards") == held() != held("cluster.workers=2")
+
+
 def test_a_gpu_that_is_asked_for_has_to_be_there():
     import torch
 

@@ -1,6 +1,7 @@
 """Data-parallel training: two workers make the network that one worker makes of the same batches."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from hpe_core.batch import FaceData
+from hpe_core.batch import FaceData, OwnFaces, PoseBatch, TrainFaces
 from hpe_core.checkpoint import load_net
 from hpe_core.loop import EpochEnd, Place, fit
 from hpe_core.spec import AugmentSpec, NetSpec, OptimSpec, TrainSpec
@@ -24,7 +25,29 @@ SPEC = TrainSpec(
 )
 
 
-def train(rank: int, world: int, spec: TrainSpec, folder: Path, out: Path) -> None:
+class Joined:
+    """For one worker: the batches that two workers with rows of their own see together. A `TrainFaces`."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.parts = [OwnFaces(files), OwnFaces(files)]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def steps(self, batch_size: int) -> int:
+        return self.parts[0].steps(batch_size)
+
+    def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
+        assert (rank, world) == (0, 1)
+        both = [
+            part.shuffled(batch_size, seed=seed, epoch=epoch, rank=of, world=2) for of, part in enumerate(self.parts)
+        ]
+        for first, second in zip(*both, strict=True):
+            names = ("images_BHWC", "angles_B3", "scales_B2")
+            yield PoseBatch(*[torch.cat([getattr(first, name), getattr(second, name)]) for name in names])
+
+
+def train(rank: int, world: int, spec: TrainSpec, folder: Path, out: Path, own: bool = False) -> None:
     """One worker; rank 0 leaves its network and its last validation error."""
     torch.set_num_threads(1)
     if world > 1:
@@ -37,22 +60,26 @@ def train(rank: int, world: int, spec: TrainSpec, folder: Path, out: Path) -> No
             (out / "mae").write_text(repr(end.metrics["val/mae"]))
 
     place = Place(rank=rank, world=world)
-    fit(spec, CROP, FaceData(files["train"]), FaceData(files["val"]), place=place, on_epoch=keep)
+    faces: TrainFaces = FaceData(files["train"])
+    if own:
+        faces = OwnFaces(files["train"]) if world > 1 else Joined(files["train"])
+    fit(spec, CROP, faces, FaceData(files["val"]), place=place, on_epoch=keep)
     if world > 1:
         dist.destroy_process_group()
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_workers_make_what_one_makes(tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "own"), [(1, False), (2, False), (1, True)])
+def test_two_workers_make_what_one_makes(tmp_path: Path, accumulate: int, own: bool) -> None:
+    """Each takes half of every batch, or each has rows of its own (`own`)."""
     write_heads(tmp_path, 72)
     write_heads(tmp_path, 24, split="val", first=72)
     alone, together = tmp_path / "one", tmp_path / "two"
     alone.mkdir()
     together.mkdir()
-    train(0, 1, SPEC, tmp_path, alone)
+    train(0, 1, SPEC, tmp_path, alone, own)
     spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, accumulate=accumulate))
-    processes.spawn(train, args=(2, spec, tmp_path, together), nprocs=2)
+    processes.spawn(train, args=(2, spec, tmp_path, together, own), nprocs=2)
     first, second = load_net(alone).net.state_dict(), load_net(together).net.state_dict()
     for name, value in first.items():
         assert torch.allclose(value, second[name], atol=2e-4), name

@@ -99,6 +99,10 @@ def test_the_real_graph_reruns_exactly_what_depends_on_a_key(tmp_path):
     assert changed("evaluate.latency_threads=2") == ["evaluate", "publish"]
     assert changed("search.concurrent=1", "cluster.local_cpus=8", "mlflow.uri=none") == []
     assert changed("data.resident_gb=1") == everything[1:]
+    assert changed("data.ingest=own_shards") == changed("data.ingest=ray_data") == everything[1:]
+    assert changed("data.ingest=all_shards", "data.stream_shards=3", "cluster.readers_per_worker=2") == []
+    streamed, others = "data.ingest=ray_data", ("data.resident_gb=1", "cluster.readers_per_worker=2")
+    assert hashes(streamed) == hashes(streamed, *others) != hashes(streamed, "data.stream_shards=3")
 
 
 def test_another_test_set_retrains_nobody(tmp_path):

@@ -10,7 +10,7 @@ do the same work (equal pixels, equal shards, equal training curves); a benchmar
 
 The pictures are rendered heads in an archive in the form of AFLW2000 (450 px JPEG and .mat), written to a temporary
 folder. A few distinct heads are stored under many names: the cost of decoding a file does not depend on its neighbours.
-The module is long because seven benchmarks share one archive, one cluster and one way of taking turns.
+The module is long because eight benchmarks share one archive, one cluster and one way of taking turns.
 """
 
 import importlib.metadata
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 DISTINCT = 24  # heads that are rendered for the archive; the rest are copies of their files
 PICTURE_PX, QUALITY = 450, 95
 BATCH = 64
+STREAMED = 8  # times the archive's faces make a stream's epoch: long, as its start is no part of its rate
 Figures = dict[str, list[float]]  # a figure's name -> its value in each repeat
 Side = Callable[[int], Mapping[str, float]]  # one side of a comparison: number of the repeat -> its figures
 CLUSTER = ClusterSpec(address="local", local_cpus=4)
@@ -596,6 +597,35 @@ class ImageFiles:
         return canonical_crop(image, self.boxes[index], self.plain).pixels, np.asarray(self.poses[index], np.float32)
 
 
+def stream(lab: Lab) -> list[Row]:
+    """One worker's epoch through Ray Data (`data.ingest=ray_data`), against rows that the worker reads itself."""
+    from hpe_core.batch import FaceData, TrainFaces
+    from workflows.stream import StreamedFaces
+
+    crop, count = CropSpec(112, 15), STREAMED * lab.faces
+    faces = lab.rows(crop)
+    many = [replace(faces[i % len(faces)], sample_id=f"{i:06d}") for i in range(count)]
+    files = _shards(lab.scratch(), many, crop, "raw")
+    lab.cluster_seconds  # noqa: B018  # started before anything is timed
+    streamed, kept = StreamedFaces(files, stream_shards=max(1, len(files) // 4)), FaceData(files)
+
+    def batches(data: TrainFaces, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((part.images_BHWC, part.angles_B3) for part in data.shuffled(BATCH, seed=0, epoch=number))
+
+    def side(name: str, data: Callable[[], TrainFaces]) -> Side:
+        return rate(name, lambda turn: consumed(images for images, _ in batches(data(), turn + 1)))
+
+    must_agree(checksum(batches(streamed, 0)) == checksum(batches(kept, 0)), "pixels of one epoch")
+    sides = [side("stream", lambda: streamed), side("first", lambda: FaceData(files)), side("later", lambda: kept)]
+    found = interleaved(sides, lab.few)
+    counted = f"an epoch of {count} faces of 142 px in batches of {BATCH}, in four groups; files in the page cache"
+    name = "read raw shards through Ray Data, one task"
+    return [
+        Row(name, "faces/s", found["stream"], found[rival], said, counted)
+        for rival, said in (("first", "read by the worker itself, first epoch"), ("later", "rows resident"))
+    ]
+
+
 # ---------------------------------------------------------------- 5. offset windows
 
 
@@ -906,6 +936,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Row]]] = {
     "read": read,
     "write": write,  # the first to start Ray: an idle cluster takes a few percent of a core from the others
     "memory": memory,
+    "stream": stream,
     "train": train,
 }
 

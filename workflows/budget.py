@@ -7,8 +7,9 @@ augmenting one face takes. Told: how many faces there are, how many of them one 
 (`workflows/benchmark.py write`), and how many TFLOP a second a GPU really does in these networks. No CPU can say that:
 train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the same.
 
-Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, so
-reading costs nothing; starting Ray, validation and a search's early stops are left out.
+Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, or
+others read them (`data.ingest`), so reading costs nothing; starting Ray, validation and a search's early stops are left
+out.
 """
 
 import dataclasses
@@ -173,9 +174,8 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
 
 
 def memory_gb(spec: PipelineSpec, told: Told) -> float:
-    """Pixels that one worker keeps: all rows to train on, or what data.resident_gb allows."""
-    pixels = train_faces(spec, told) * CHANNELS * spec.data.crop.stored_size**2 / 1e9
-    return min(pixels, spec.data.resident_gb)
+    """Pixels that one worker keeps, or a stream of Ray Data for it."""
+    return spec.data.kept_bytes(train_faces(spec, told), spec.cluster) / 1e9
 
 
 def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
@@ -210,8 +210,10 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
 def page(spec: PipelineSpec, told: Told) -> str:
     """The figures as text: data, networks, stages."""
     found, side = figures(spec, told), spec.data.crop.stored_size
-    kept, rows = found["worker_gb"], found["train_faces"] * CHANNELS * side**2 / 1e9
-    streamed = "" if kept >= rows else " (data.resident_gb; rows beyond are streamed)"
+    kept = found["worker_gb"]
+    streamed = " (Ray's object store)" if spec.data.ingest == "ray_data" else ""
+    if spec.data.wanted_bytes(found["train_faces"], spec.cluster) > kept * 1e9:
+        streamed = " (data.resident_gb; rows beyond are streamed)"
     less = ", less as JPEG" if spec.data.encoding == "jpeg" else ""
     lines = [
         f"faces     {told.faces:,}, {found['train_faces']:,} of them to train on",

@@ -53,7 +53,6 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
-    import ray.data
 
     _drop_worker_count_warnings()
     runtime_env = {"env_vars": worker_environment()}
@@ -86,16 +85,24 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         line = f"Ray: joined {ray.get_runtime_context().gcs_address}, {have.get('CPU', 0):.0f} CPUs{gpus}"
     if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init sets one that aborts the process
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     logging.getLogger("ray").setLevel(logging.WARNING)
-    for noisy in ("ray.data", "ray.train", "ray.tune"):
+    for noisy in ("ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    quiet_data()
     try:
         yield line
     finally:
         ray.shutdown()
+
+
+def quiet_data() -> None:
+    """Stages report their own progress; Ray Data's bars and plans would be drawn over it. Of this process alone."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def capacity(spec: ClusterSpec) -> dict[str, float]:

@@ -186,16 +186,17 @@ def look_at_memory(spec: PipelineSpec, seen: Sequence["Examined"]) -> Look:
     free = float(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):
         free = min(free, float(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
-    faces = _trained(spec, seen) * 3.0 * spec.data.crop.stored_size**2
+    faces = _trained(spec, seen)
     at_once = max(len(spec.teachers), spec.search.concurrent if spec.search.trials else 0, 2)  # a student and its twin
-    share, budget = faces / spec.cluster.workers, spec.data.resident_gb * 1e9
-    held = at_once * spec.cluster.workers * min(share, budget)
+    kept, wanted = (bytes_of(faces, spec.cluster) for bytes_of in (spec.data.kept_bytes, spec.data.wanted_bytes))
+    held = at_once * spec.cluster.workers * kept
     said = f"{gigabytes(free)} free; faces of {at_once} networks at once take {gigabytes(held)}"
-    if share > budget:
-        said += f", streamed: {gigabytes(share)} a worker exceed data.resident_gb {spec.data.resident_gb:g}"
+    if wanted > kept:
+        said += f", streamed: {gigabytes(wanted)} a worker exceed data.resident_gb {spec.data.resident_gb:g}"
     if held > free:
         text = f"faces of {at_once} networks at once may take {gigabytes(held)} of {gigabytes(free)} that are free"
-        return Look("memory", said, warning("memory", f"{text}: lower data.resident_gb, or spread them over nodes"))
+        advice = "lower data.resident_gb, or spread them over nodes (data.ingest)"
+        return Look("memory", said, warning("memory", f"{text}: {advice}"))
     return Look("memory", said)
 
 

@@ -54,8 +54,8 @@ def train_data(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def training_leaves(spec: PipelineSpec) -> dict[str, Any]:
-    """Workers and resident memory decide which faces meet in a batch."""
-    return {"workers": spec.cluster.workers, "resident_gb": spec.data.resident_gb}
+    """Workers and the way to them decide which faces meet in a batch."""
+    return {"workers": spec.cluster.workers, **spec.data.batching}
 
 
 def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
@@ -65,14 +65,17 @@ def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
     return {net.pretrained: found for net in nets if (found := weights_hash(net))}
 
 
+READING = ("resident_gb", "ingest", "stream_shards")  # keys of `data` that say how shards are read
+
+
 def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
     from hpe_core.sources.registry import open_source
 
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
-    # max_bad_share decides whether a run stops; it changes no shard. A root, a file of boxes or a detector is replaced
-    # by what lies there, so that a moved archive is the same archive.
+    # max_bad_share decides whether a run stops, others how shards are read; they change none. A root, boxes or
+    # a detector are replaced by what lies there, so that a moved archive is the same archive.
     return {
-        "data": leaves_of(spec.data, "datasets", "resident_gb", "max_bad_share", "train", "test"),
+        "data": leaves_of(spec.data, "datasets", "max_bad_share", "train", "test", *READING),
         "train": sorted(spec.data.train),
         "datasets": {name: leaves_of(dataset, "root", "boxes", "detector") for name, dataset in used.items()},
         "files": {name: fingerprint(name, open_source(dataset)) for name, dataset in used.items()},
@@ -127,7 +130,7 @@ STAGES = (
             "student": to_dict(spec.student),
             "weights": weights([spec.student.net]),
             "search": leaves_of(spec.search, "concurrent", "finalists") if spec.search.trials else "none",
-            "resident_gb": spec.data.resident_gb,
+            **spec.data.batching,
         },
     ),
     # Finalists are trained to the end (EHPNet eq. 5, offsets eq. 7), and the best one's twin from hard labels alone.

@@ -12,6 +12,8 @@ worth.
 A network lies in `<store>/networks/<hash>`, the hash taken over its own spec, its data, its labels and the code: a
 changed teacher is trained anew, its neighbours are not. One that was cut off resumes from its last epoch. Ray Train
 resumes silently by (storage path, name), so the hash is the name.
+
+How training rows reach the workers is `data.ingest`; validation rows are read by every worker, whatever it says.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import SpecError, build, to_dict
@@ -34,6 +36,9 @@ from hpe_core.spec import ClusterSpec, DataSpec, LabelSet, NetSpec, PipelineSpec
 from workflows.cluster import capacity
 from workflows.progress import now_ms
 from workflows.stages import StageFailed, StageRun, code_hashes, read_json, write_json
+
+if TYPE_CHECKING:
+    from hpe_core.batch import FaceData, TrainFaces
 
 KEPT = ("model.safetensors", "model.json")
 
@@ -98,7 +103,7 @@ def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     """The job of one network of this stage, with soft labels where its spec distils."""
     labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
     depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
-    depends += [stage.spec.data.resident_gb]  # it decides which faces meet in a batch
+    depends += stage.spec.data.batching.values()
     depends += [stage.hashes[source]] if source else []
     weights = weights_hash(spec.net)
     depends += [weights] if weights else []
@@ -136,7 +141,8 @@ def hard_twin(student: TrainSpec) -> TrainSpec:
 def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, Any]:
     """Train all jobs at once; returns {name: result}. Raises StageFailed that names those that failed."""
     # A worker group that waits for room counts as failed after a while, so no more are started than have room.
-    with ThreadPoolExecutor(min(len(jobs), slots(stage.spec.cluster))) as pool:
+    at_once = slots(stage.spec.cluster, readers_of(stage.spec))
+    with ThreadPoolExecutor(min(len(jobs), at_once)) as pool:
         running = {job.name: pool.submit(train_one, job, stage) for job in jobs}
     failed = {name: future.exception() for name, future in running.items() if future.exception() is not None}
     if failed:
@@ -185,7 +191,12 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     def make_trainer() -> Any:
         return trainer_class(cluster.workers)(
             train_worker,
-            train_loop_config={"job": as_plain(job), "reporter": stage.reporter, "threads": cluster.threads_per_worker},
+            train_loop_config={
+                "job": as_plain(job),
+                "reporter": stage.reporter,
+                "threads": cluster.threads_per_worker,
+                "readers": cluster.readers_per_worker,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
@@ -253,15 +264,26 @@ def discard_torn(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def slots(cluster: ClusterSpec) -> int:
-    """How many networks the connected cluster can train at the same time. Raises SpecError for none."""
-    have, need = capacity(cluster), resources(cluster)
-    room = min(int(have[kind] / (amount * cluster.workers)) for kind, amount in need.items())
+def slots(cluster: ClusterSpec, readers: int = 0, *, workers: int = 0) -> int:
+    """How many networks of so many workers (0: `cluster.workers`) the connected cluster can train at the same time.
+
+    `readers` CPUs are left free beside each worker, which would else wait for its faces for ever.
+    Raises SpecError for none.
+    """
+    have, need, workers = capacity(cluster), resources(cluster), workers or cluster.workers
+    beside = need | {"CPU": need["CPU"] + readers}
+    room = min(int(have[kind] / (amount * workers)) for kind, amount in beside.items())
     if room < 1:
         asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items())
+        asked += f" with {readers} CPU each to read for them (data.ingest=ray_data)" if readers else ""
         there = ", ".join(f"{have[kind]:g} {kind}" for kind in need)
-        raise SpecError(f"cluster: {cluster.workers} workers of {asked} do not fit into a cluster of {there}")
+        raise SpecError(f"cluster: {workers} workers of {asked} do not fit into a cluster of {there}")
     return room
+
+
+def readers_of(spec: PipelineSpec) -> int:
+    """CPUs that read for each worker, beside those that it holds; 0 where workers read themselves."""
+    return spec.cluster.readers_per_worker if spec.data.ingest == "ray_data" else 0
 
 
 def resources(cluster: ClusterSpec) -> dict[str, float]:
@@ -322,7 +344,7 @@ def train_worker(config: dict[str, Any]) -> None:
             history = read_json(resume / "history.json") or []
             if place.rank == 0:
                 resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
-        train, val = open_data(job)
+        train, val = open_data(job, config["readers"])
 
         def on_epoch(end: EpochEnd) -> None:
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
@@ -375,17 +397,25 @@ class _Every:
         return True
 
 
-def open_data(job: Job) -> tuple[Any, Any]:
-    """The training rows (with soft labels if the job has any) and the validation rows of a job."""
-    from hpe_core.batch import FaceData
+def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
+    """The training rows (with soft labels if the job has any) and the validation rows of a job.
+
+    `readers` tasks read at the same time where Ray Data does.
+    """
+    from hpe_core.batch import FaceData, OwnFaces
 
     files = [file for name in job.data.train for file in shard_files(job.shards, name, "train")]
     held_out = [file for name in job.data.train for file in shard_files(job.shards, name, "val")]
     labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
-    return (
-        FaceData(files, labels, resident_gb=job.data.resident_gb),
-        FaceData(held_out, resident_gb=job.data.resident_gb),
-    )
+    train: TrainFaces
+    if job.data.ingest == "ray_data":
+        from workflows.stream import StreamedFaces
+
+        train = StreamedFaces(files, labels, job.data.stream_shards, readers)
+    else:
+        kind = OwnFaces if job.data.ingest == "own_shards" else FaceData
+        train = kind(files, labels, resident_gb=job.data.resident_gb)
+    return train, FaceData(held_out, resident_gb=job.data.resident_gb)
 
 
 def online_teachers(job: Job, device: Any) -> Any:

@@ -21,7 +21,7 @@ from hpe_core.plain import build, to_dict
 from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, student_with
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
-from workflows.train import Job, online_teachers, open_data, resources, soft_labels
+from workflows.train import Job, online_teachers, open_data, readers_of, resources, slots, soft_labels
 
 
 def run(stage: StageRun) -> dict[str, Any]:
@@ -54,7 +54,9 @@ def run(stage: StageRun) -> dict[str, Any]:
                 metric="val_mae",
                 mode="min",
                 num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
-                max_concurrent_trials=search.concurrent,
+                max_concurrent_trials=min(
+                    search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)
+                ),
                 search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
                 scheduler=ASHAScheduler(
                     time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
@@ -227,7 +229,7 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
     labels, online, _ = soft_labels(pipeline, student, folders)
     job = Job(run_key, name, student, pipeline.data, folders["shards"], labels, online)
     reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
-    train, val = open_data(job)
+    train, val = open_data(job, pipeline.cluster.readers_per_worker)
     checkpoint = tune.get_checkpoint()
     place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory() as scratch:
