@@ -609,7 +609,7 @@ def stream(lab: Lab) -> list[Row]:
     lab.cluster_seconds  # noqa: B018  # started before anything is timed
     streamed, kept = StreamedFaces(files, stream_shards=max(1, len(files) // 4)), FaceData(files)
 
-    def batches(data: TrainFaces, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(data: TrainFaces, number: int) -> "Iterator[tuple[Tensor, Tensor]]":
         return ((part.images_BHWC, part.angles_B3) for part in data.shuffled(BATCH, seed=0, epoch=number))
 
     def side(name: str, data: Callable[[], TrainFaces]) -> Side:
