@@ -89,7 +89,9 @@ def decode_picture(data: bytes, name: str) -> Image:
             opened = Pil.open(io.BytesIO(data), formats=FORMATS)
     except Pil.DecompressionBombError:
         raise Rejected("too_large", f"{name} declares more than {MAX_PIXELS} pixels") from None
-    except BROKEN_DATA:
+    except BROKEN_DATA as error:
+        if "too large" in str(error):  # a text inside a PNG that inflates beyond all measure
+            raise Rejected("too_large", f"{name} unpacks to more than is read: {_cause(error)}") from None
         if data.startswith(STARTS):
             raise Rejected("truncated_picture", f"{name} ends or breaks inside its header") from None
         what = "it is of no known format"
@@ -128,6 +130,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def _decode_jpeg(data: bytes, name: str, width: int, height: int) -> Image:
+    """What cv2 makes of a JPEG: right for gray and three colours. Raises Rejected for whatever libjpeg complains of."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     picture = None
     with libjpeg_complaints() as complaints:
@@ -149,6 +152,8 @@ def _decode_other(opened: Pil.Image, data: bytes, name: str) -> Image:
         if opened.format == "PNG":  # its load skips the checksums that its verify compares
             with Pil.open(io.BytesIO(data), formats=("PNG",)) as copy:
                 copy.verify()
+        if opened.format in ("JPEG", "MPO"):  # PIL keeps libjpeg's complaints to itself
+            _decode_jpeg(data, name, *opened.size)
         opened.load()
         return _to_rgb8(opened)
     except Rejected as rejected:

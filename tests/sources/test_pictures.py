@@ -159,3 +159,25 @@ def test_stderr_of_others_passes_through(capfd: pytest.CaptureFixture[str]) -> N
         os.write(2, b"hello\nCorrupt JPEG data: 3 extraneous bytes\n")
     assert complaints == ["Corrupt JPEG data: 3 extraneous bytes"]
     assert capfd.readouterr().err == "hello\n"
+
+
+def test_a_damaged_cmyk_jpeg_is_noticed_as_one_of_three_colours_is() -> None:
+    """Where libjpeg complains; PIL passes both."""
+    for mode in ("RGB", "CMYK"):
+        sound = encoded(Pil.fromarray(RGB).convert(mode), "JPEG", quality=95)
+        assert decode_picture(sound, "f").shape == RGB.shape
+        start, found = sound.index(b"\xff\xda") + 20, 0
+        for place in range(start, len(sound) - 2, max(1, (len(sound) - start) // 60)):
+            damaged = bytearray(sound)
+            damaged[place : place + 2] = b"\xff\xd3"  # a restart where none may be
+            try:
+                decode_picture(bytes(damaged), "f")
+            except Rejected as rejected:
+                found += rejected.reason == "damaged_picture"
+        assert found > 50, mode
+
+
+def test_a_text_that_inflates_without_end_is_too_large() -> None:
+    body = b"key\0\0" + zlib.compress(bytes(1 << 26))
+    chunk = len(body).to_bytes(4, "big") + b"zTXt" + body + zlib.crc32(b"zTXt" + body).to_bytes(4, "big")
+    assert rejection(PNG[:33] + chunk + PNG[33:]) == "too_large"
