@@ -3,7 +3,7 @@
 A damaged picture can take the process down that decodes it (libtiff segfaults), or keep it busy for ever. So a risky
 source is run in a child: it decodes, crops and sends the crop back, never the whole picture. Answers come in order and
 a handful at a time. When the child ends or hangs, it is replaced and asked face by face, so that the first one without
-an answer is the culprit; it gets a second try (the first end may have been the machine's doing), and is then rejected.
+an answer is the culprit; after two ends of its own (the first may have been the machine's doing) it is rejected.
 
 Pixels come back through memory that both processes map, a place for each reference of a request; the pipe carries the
 rest of the row.
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
@@ -53,9 +54,9 @@ Loaded = FaceRow | Rejected
 
 
 def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
-    """Load, check and crop one face. Raises Rejected; any other exception of the reader becomes one, too."""
+    """Load, check and crop one face. Raises Rejected; any other exception becomes one, too."""
     try:
-        annotation, image = source.load(ref)
+        return _load_face(source, ref, crop)
     except Rejected:
         raise
     except MemoryError:
@@ -63,6 +64,10 @@ def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise Rejected("reader_failed", f"{ref.sample_id}: {type(error).__name__}: {said}") from error
+
+
+def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
+    annotation, image = source.load(ref)
     pose = annotation.pose
     if not all(map(math.isfinite, pose)):
         raise Rejected("nan_pose", f"{ref.sample_id} has the pose {pose}")
@@ -170,7 +175,7 @@ class Sandbox:
             self._pixels = _mapped(shared.fileno(), self._crop)
             descriptors = theirs.fileno(), shared.fileno()
             self._child = subprocess.Popen(
-                [sys.executable, "-c", f"from hpe_core.sandbox import serve; serve{descriptors}"],
+                [sys.executable, "-P", "-c", f"from hpe_core.sandbox import serve; serve{descriptors}"],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -185,6 +190,8 @@ class Sandbox:
         except (EOFError, OSError):
             ready = False
         if not ready:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(5)  # its last words come after it has closed the pipe
             self._stderr.seek(0)
             said = self._stderr.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
             self.close()

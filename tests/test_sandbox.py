@@ -66,7 +66,10 @@ class Trouble:
             if not marker.exists():
                 marker.touch()
                 os._exit(1)
-        return Annotation(ref, Box(5, 5, 25, 25), pose), np.full((40, 40, 3), 77, np.uint8)
+        elif ref.key == "flat":  # no picture: the crop raises
+            return Annotation(ref, Box(5, 5, 25, 25), pose), np.zeros((40, 40, 3))
+        colour = int(ref.sample_id.removeprefix("face")) % 251 if ref.key == "paint" else 77
+        return Annotation(ref, Box(5, 5, 25, 25), pose), np.full((40, 40, 3), colour, np.uint8)
 
 
 def refs(*keys: str) -> list[FaceRef]:
@@ -118,6 +121,28 @@ def test_each_face_gets_its_own_verdict(tmp_path: Path) -> None:
     details = {outcome(a): a.detail for a in answers if isinstance(a, Rejected)}
     assert "\n" not in details["reader_failed"] and "ZeroDivisionError" in details["reader_failed"]
     assert "face10" in details["decoder_crashed"] and "exit status 3" in details["decoder_crashed"]
+
+
+def test_each_face_has_its_own_pixels(tmp_path: Path) -> None:
+    """Over several requests, and around faces that end the process, are rejected, or raise in the crop."""
+    keys = ["paint"] * 150
+    keys[70], keys[71], keys[100] = "exit", "reject", "flat"
+    with Sandbox(Trouble(tmp_path), CROP, timeout_s=30) as sandbox:
+        answers = list(sandbox.load_many(refs(*keys)))
+    found = {i: outcome(answer) for i, answer in enumerate(answers) if outcome(answer) != "kept"}
+    assert found == {70: "decoder_crashed", 71: "no_box", 100: "reader_failed"}
+    for i, answer in enumerate(answers):
+        if isinstance(answer, FaceRow):
+            assert (answer.crop.pixels == i % 251).all(), i
+
+
+def test_the_child_imports_nothing_from_the_folder_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mmap.py").write_text("raise RuntimeError('not that one')")
+    monkeypatch.chdir(tmp_path)
+    with Sandbox(Trouble(tmp_path), CROP, timeout_s=30) as sandbox:
+        assert outcome(next(sandbox.load_many(refs("paint")))) == "kept"
 
 
 def test_a_hanging_face_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def run_student(stage: StageRun) -> dict[str, Any]:
     names = [f"finalist-{place}" for place in range(1, len(students) + 1)]
     ended = train_all([job_for(stage, *each) for each in zip(names, students, strict=True)], stage)
     best = min(range(len(names)), key=lambda place: ended[names[place]]["val_mae"])
-    shutil.copytree(stage.folder / names[best], stage.folder / "distilled", dirs_exist_ok=True)
+    shutil.rmtree(stage.folder / "distilled", ignore_errors=True)  # of a run that was cut off here
+    (stage.folder / names[best]).rename(stage.folder / "distilled")
+    for name in names:  # the store keeps every network that was trained
+        shutil.rmtree(stage.folder / name, ignore_errors=True)
     twin = train_all([job_for(stage, "hard", hard_twin(students[best]))], stage)
     return {
         "networks": {"distilled": ended[names[best]], **twin},
@@ -92,7 +95,7 @@ def run_student(stage: StageRun) -> dict[str, Any]:
 def finalists(search: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """The changes of up to `count` trials, best first; of several, the configured student's own are one if tried."""
     ranked = [row["changes"] for row in search["trials"]] or [search["best"]["changes"]]
-    chosen = ranked[:count]
+    chosen = [changes for place, changes in enumerate(ranked) if changes not in ranked[:place]][:count]
     own = next((row["changes"] for row in search["trials"] if row["configured"]), None)
     if count > 1 and own is not None and own not in chosen:
         chosen[-1] = own

@@ -29,6 +29,7 @@ MATRIX, COMPRESSED = 14, 15  # miMATRIX and miCOMPRESSED, the two types of eleme
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}  # miINT8 ...
 DOUBLE, UINT64 = 6, 15  # classes of arrays between mxDOUBLE_CLASS and mxUINT64_CLASS hold numbers
 COMPLEX = 0x800
+VERSIONS = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}  # 0x0100, then MI, in the byte order of the file
 Variables = Mapping[str, NDArray[np.float64]]
 
 
@@ -50,9 +51,10 @@ def read_mat(path: Path, names: Container[str]) -> Variables:
 
 def _matrices(data: bytes, name: str) -> Iterator[tuple[str, memoryview]]:
     """(byte order, body) of each variable of a file of whole elements up to the last byte. Raises Rejected."""
-    order = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
+    order = VERSIONS.get(data[HEADER - 4 : HEADER])
     if order is None:
-        raise Rejected("bad_annotation", f"{name} is no MATLAB 5 file")
+        newer = data.startswith(b"MATLAB 7.3")
+        raise Rejected("bad_annotation", f"{name} is {'MATLAB 7.3: save it with -v7' if newer else 'no MATLAB 5 file'}")
     place, inflated = HEADER, 0
     while place < len(data):
         kind, body, place = _element(data, place, order, name)
@@ -99,9 +101,9 @@ def _variable(body: memoryview, order: str, names: Container[str]) -> tuple[str,
     name = label.tobytes().decode("latin-1")
     if name not in names:
         return None
-    kind, values, _ = _part(body, place, order)
-    if kind not in NUMBERS:
-        raise ValueError(f"numbers of type {kind}")
+    kind, values, end = _part(body, place, order)
+    if kind not in NUMBERS or end < len(body):
+        raise ValueError(f"numbers of type {kind}, then {len(body) - end} bytes more")
     shape = np.frombuffer(sizes, f"{order}i4")
     if (shape < 0).any():
         raise ValueError("a negative size")

@@ -148,12 +148,12 @@ def _decode_jpeg(data: bytes, name: str, width: int, height: int) -> Image:
 
 
 def _decode_other(opened: Pil.Image, data: bytes, name: str) -> Image:
+    if opened.format in ("JPEG", "MPO"):  # PIL keeps libjpeg's complaints to itself
+        _decode_jpeg(data, name, *opened.size)
     try:
         if opened.format == "PNG":  # its load skips the checksums that its verify compares
             with Pil.open(io.BytesIO(data), formats=("PNG",)) as copy:
                 copy.verify()
-        if opened.format in ("JPEG", "MPO"):  # PIL keeps libjpeg's complaints to itself
-            _decode_jpeg(data, name, *opened.size)
         opened.load()
         return _to_rgb8(opened)
     except Rejected as rejected:
