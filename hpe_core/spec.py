@@ -392,7 +392,7 @@ class SearchSpec:
     concurrent: int = 2
     epochs: int = 4
     grace_epochs: int = 2  # ASHA never stops a trial before this
-    finalists: int = 1  # settings that are trained to the end; of several, validation chooses, and yours are among them
+    finalists: int = 1  # trained to the end; validation chooses. Of several, one is yours if `space` holds its values
     space: dict[str, SearchSpace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -400,6 +400,11 @@ class SearchSpec:
         check(self.concurrent >= 1, "search.concurrent must be at least 1")
         check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
         check(self.finalists >= 1, f"search.finalists must be at least 1, got {self.finalists}")
+
+    @property
+    def ending(self) -> int:
+        """How many settings are trained to the end: no more than were tried, and without a search the student's own."""
+        return min(self.finalists, max(self.trials, 1))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from hpe_core.plain import SpecError
+from workflows.commandline import EXIT_STOPPED
 from workflows.config import REPO
 from workflows.full_pipeline import stage_named
 
@@ -49,6 +50,18 @@ def test_the_library_imports_downward_only(path):
         parts = name.split(".")
         if parts[0] == "hpe_core" and len(parts) > 1 and room != "__init__" and parts[1] != room:
             assert layer_of(parts[1]) <= layer_of(room), f"{room} imports {parts[1]} from above"
+
+
+def test_the_exit_code_of_a_stopped_command_has_one_owner():
+    owners = [
+        path.name
+        for path in sorted((REPO / "workflows").glob("*.py"))
+        if any(
+            isinstance(node, ast.Constant) and node.value == EXIT_STOPPED
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    ]
+    assert owners == ["commandline.py"]
 
 
 def test_stage_modules_do_not_import_each_other():

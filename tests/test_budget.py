@@ -91,6 +91,17 @@ def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():
         costs(spec_of("cluster.workers=2"), dataclasses.replace(TOLD, gpus=1))
 
 
+@pytest.mark.parametrize(("finalists", "trials", "ended"), [(1, 4, 1), (3, 4, 3), (9, 4, 4), (9, 0, 1)])
+def test_finalists_are_trained_at_once_and_a_twin_after_them(finalists: int, trials: int, ended: int):
+    """As `train.run_student`: of several, whose twin to train is known in the end; no more end than were tried."""
+    spec = spec_of(f"search.finalists={finalists}", f"search.trials={trials}")
+    lonely = dataclasses.replace(TOLD, gpus=1)
+    gpu, wall = (seconds / 3600 for seconds in budget.training(spec, TOLD, spec.student, spec.student.optim.epochs, 1))
+    assert gpu_hours(spec, TOLD)["student"] == pytest.approx((ended + 1) * gpu)
+    assert hours(spec, TOLD)["student"] == pytest.approx((1 if ended == 1 else 2) * wall), "eight GPUs: a round at once"
+    assert hours(spec, lonely)["student"] == pytest.approx((ended + 1) * wall)
+
+
 def test_operations_are_those_that_the_literature_counts():
     """ResNet18 at 224 px: 1.8 G multiply-adds; a training step is about three forward passes."""
     forward = flops(NetSpec(backbone="resnet18"), 224, backward=False)

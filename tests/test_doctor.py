@@ -246,6 +246,15 @@ def test_two_workers_keep_twice_the_faces_unless_each_has_its_own(tmp_path):
     assert held("cluster.workers=2", "data.ingest=own_shards") == held() != held("cluster.workers=2")
 
 
+def test_as_many_networks_are_in_memory_as_the_widest_stage_trains_at_once(tmp_path):
+    def networks(finalists):
+        words = (f"search.finalists={finalists}", "search.trials=8")
+        return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said
+
+    assert "faces of 3 networks at once" in networks(2), "its three teachers"
+    assert "faces of 5 networks at once" in networks(5) and "faces of 8 networks at once" in networks(99)
+
+
 def test_a_gpu_that_is_asked_for_has_to_be_there():
     import torch
 

@@ -29,6 +29,7 @@ from hpe_core.spec import DatasetSpec, DetectorSpec
 from tests.archives import picture, write_aflw2000
 from tests.test_export import CROP, REPO, saved_net
 from workflows import media, predict
+from workflows.commandline import EXIT_STOPPED
 from workflows.export import export_network
 from workflows.resolve import loadable, model_files
 
@@ -268,6 +269,26 @@ def test_a_video_becomes_a_video_and_a_row_a_face(
     assert "8 frames, 8 faces" in capsys.readouterr().out
 
 
+def without_length(path: Path) -> Path:
+    """The Matroska file as a recorded stream is: its Duration (11 bytes) becomes a Void of the same size."""
+    data = path.read_bytes()
+    assert data.count(b"\x44\x89\x88") == 1
+    start = data.index(b"\x44\x89\x88")
+    path.write_bytes(data[:start] + b"\xec\x89" + bytes(9) + data[start + 11 :])
+    return path
+
+
+@pytest.mark.parametrize("name", ["streamed.mkv", "last.mpg"])
+def test_seconds_are_the_file_s_own_whatever_it_knows(here: Path, name: str) -> None:
+    """The one has no length, and of the other FFmpeg gives the last frame without its time."""
+    path = write_video(here / name, fps=25.0)
+    video = media.open_media([str(without_length(path) if path.suffix == ".mkv" else path)], here, upright=True)
+    assert (video.total == 0) == (path.suffix == ".mkv") and not video.live
+    frames = [frame for frame in video.frames() if isinstance(frame, media.Frame)]
+    video.close()
+    np.testing.assert_allclose([frame.seconds or 0.0 for frame in frames], np.arange(8) / 25, atol=1e-3)
+
+
 def test_a_limit_of_frames_and_no_drawing(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(here / "in.mp4")
     assert predict.main(["in.mp4", onnx, "boxes=whole", "frames=3", "draw=false", "--json"]) == 0
@@ -275,8 +296,11 @@ def test_a_limit_of_frames_and_no_drawing(here: Path, onnx: str, capsys: pytest.
     assert [row["frame"] for row in rows] == [0, 1, 2] and not Path("poses").exists()
 
 
-def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_video(here / "in.mp4")
+@pytest.mark.parametrize("name", ["in.mp4", "streamed.mkv"])
+def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write_video(here / name)
+    if name == "streamed.mkv":
+        without_length(here / name)
     whole = predict.face_finder
 
     def finder(*words: Any) -> predict.FindFaces:
@@ -290,8 +314,8 @@ def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch:
         return until_the_third
 
     monkeypatch.setattr(predict, "face_finder", finder)
-    assert predict.main(["in.mp4", onnx, "boxes=whole"]) == predict.INTERRUPTED
-    assert len(table()) == 3 and len(frames_of(Path("poses/in.mp4"))[0]) == 3
+    assert predict.main([name, onnx, "boxes=whole"]) == EXIT_STOPPED
+    assert len(table()) == 3 and len(frames_of(Path("poses", name).with_suffix(".mp4"))[0]) == 3
 
 
 def test_videos_that_are_none_or_cut_off_are_told(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:

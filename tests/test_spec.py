@@ -1,6 +1,7 @@
 """Configuration: wrong keys name the nearest right one, wrong values what is allowed, round trips are identity."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,25 @@ def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
     again.write_text(as_yaml(spec))
     assert load([str(again)]) == spec
     assert path.read_text().startswith("#"), "a config opens with its command, cost and score"
+
+
+def test_a_sweep_that_states_its_cost_says_how_many_settings_it_trains_to_the_end(tmp_path):
+    """A measured figure must not change with the finalists of the file that the overlay is laid over."""
+    other = tmp_path / "other.yaml"
+    other.write_text("search: {finalists: 77}")
+    texts = {path: path.read_text() for path in sorted((REPO / "conf" / "sweep").glob("*.yaml"))}
+    measured = {path: text for path, text in texts.items() if "not run to its end" not in text}
+    assert measured
+    for path, text in measured.items():
+        base = re.findall(r"-c (\S+)", text)[0]
+        assert load([base, str(other), str(path)]).search.finalists != 77, path.name
+
+
+def test_the_header_of_the_photographs_says_what_the_readme_says():
+    header = (REPO / "conf" / "real_tests.yaml").read_text().partition("\ndata:")[0]
+    section = (REPO / "README.md").read_text().partition("## Real photographs\n")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+ s\b|\d+\.\d\d", header)
+    assert len(figures) == 5 and all(re.search(rf"\b{re.escape(figure)}\b", section) for figure in figures)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
     python workflows/budget.py -c conf/ehpnet.yaml --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
 
 Measured here, when it runs: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
-augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second
-(`workflows/benchmark.py write`), and how many TFLOP a second a GPU really does in these networks. No CPU can say that:
-train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the same.
+augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second, and how
+many TFLOP a second a GPU really does in these networks. The first rate is the row "write raw shards, Ray, steady" of
+`workflows/benchmark.py write` divided by its number of actors, which is that of the cores there: the row is their sum.
+No CPU can say the other: train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the
+same.
 
 Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, or
 others read them (`data.ingest`), so reading costs nothing; starting Ray, validation and a search's early stops are left
@@ -147,29 +149,31 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     actors = min(told.actors, shards)
     found = [Cost("shards", f"{actors} actors", 0.0, told.faces / (told.shard_rate * actors) / 3600)]
 
-    def stage(name: str, what: str, jobs: Sequence[tuple[float, float]], at_once: int) -> None:
-        gpu, wall = sum(job[0] for job in jobs), finished((job[1] for job in jobs), at_once)
-        found.append(Cost(name, f"{what}, {min(at_once, len(jobs))} at once", gpu / 3600, wall / 3600))
+    def stage(name: str, what: str, at_once: int, *rounds: Sequence[tuple[float, float]]) -> None:
+        gpu = sum(job[0] for jobs in rounds for job in jobs)
+        wall = sum(finished((job[1] for job in jobs), at_once) for jobs in rounds)
+        most = min(at_once, max(len(jobs) for jobs in rounds))
+        found.append(Cost(name, f"{what}, {most} at once", gpu / 3600, wall / 3600))
 
     trained = [training(spec, told, net, net.optim.epochs, workers) for net in spec.teachers.values()]
-    stage("teachers", f"{len(trained)} networks", trained, lanes)
+    stage("teachers", f"{len(trained)} networks", lanes, trained)
     seen = 0
     for name, teacher in spec.teachers.items():
         offsets = [labels.offsets for labels in spec.label_sets() if name in labels.teachers]
         seen += len(windows(offsets)) * flops(teacher.net, size, backward=False)
     gpu = train_faces(spec, told) * seen / (told.tflops * 1e12)
     per_gpu = (gpu / told.gpus, gpu / told.gpus)
-    stage("labels", f"{len(spec.label_sets())} sets", [per_gpu] * told.gpus, told.gpus)
+    stage("labels", f"{len(spec.label_sets())} sets", told.gpus, [per_gpu] * told.gpus)
     if spec.search.trials:
         trial = training(spec, told, spec.student, spec.search.epochs, 1)
-        stage(
-            "search",
-            f"{spec.search.trials} trials",
-            [trial] * spec.search.trials,
-            min(spec.search.concurrent, told.gpus),
-        )
-    pair = [training(spec, told, spec.student, spec.student.optim.epochs, workers)] * 2
-    stage("student", "distilled and hard", pair, lanes)
+        at_once = min(spec.search.concurrent, told.gpus)
+        stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
+    student = training(spec, told, spec.student, spec.student.optim.epochs, workers)
+    if spec.search.ending == 1:
+        stage("student", "distilled and hard", lanes, [student] * 2)
+    else:  # whose twin to train is known when the finalists have ended
+        finalists = spec.search.ending
+        stage("student", f"{finalists} finalists, then a hard twin", lanes, [student] * finalists, [student])
     return found
 
 
@@ -243,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
         ("faces", int, "faces of the training datasets, validation included"),
         ("gpus", int, "GPUs of the cluster"),
         ("tflops", float, "TFLOP a second that one GPU really does, not its data sheet's"),
-        ("shard-rate", float, "faces a second that one shard actor writes"),
+        ("shard-rate", float, "faces a second that one shard actor writes: the benchmark's row divided by its actors"),
         ("actors", int, "shard actors, one for each CPU of the cluster"),
     ):
         told.add_argument(f"--{name}", type=kind, required=True, metavar="N", help=said)

@@ -187,7 +187,8 @@ def look_at_memory(spec: PipelineSpec, seen: Sequence["Examined"]) -> Look:
     with contextlib.suppress(OSError, ValueError):
         free = min(free, float(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
     faces = _trained(spec, seen)
-    at_once = max(len(spec.teachers), spec.search.concurrent if spec.search.trials else 0, 2)  # a student and its twin
+    trials = spec.search.concurrent if spec.search.trials else 0
+    at_once = max(len(spec.teachers), trials, spec.search.ending, 2)  # 2: a student and its twin
     kept, wanted = (bytes_of(faces, spec.cluster) for bytes_of in (spec.data.kept_bytes, spec.data.wanted_bytes))
     held = at_once * spec.cluster.workers * kept
     said = f"{gigabytes(free)} free; faces of {at_once} networks at once take {gigabytes(held)}"

@@ -6,8 +6,8 @@
 
 Faces are cut once into padded shards; several teachers learn from hard labels at the same time; their ensemble, over
 windows moved by a few pixels, writes soft labels; a search finds temperature, weights, offsets and backbone of the
-student; the best trial is trained to the end beside its hard-label twin; everything is scored on the test sets; and
-the student is exported, described and registered. A finished stage is not run again.
+student; its finalists are trained to the end, and so is the hard-label twin of the best; everything is scored on the
+test sets; and the student is exported, described and registered. A finished stage is not run again.
 """
 
 import contextlib

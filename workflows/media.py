@@ -54,12 +54,13 @@ class Unusable:
 
 
 class Media(Protocol):
-    """Frames to look at, and where drawn ones go. `total` is 0 where nobody knows it; `left_out` are the endings of a
-    folder's other files, with their numbers."""
+    """Frames to look at, and where drawn ones go. `total` is 0 where nobody knows it; `live` ones are a camera's and
+    end when somebody stops them; `left_out` are the endings of a folder's other files, with their numbers."""
 
     noun: str
     names: list[str]
     total: int
+    live: bool
     left_out: Counter[str]
 
     def frames(self) -> Iterator[Frame | Unusable]: ...
@@ -133,6 +134,7 @@ class Pictures:
     """Picture files by name; drawn copies lie under the same names below `out`."""
 
     noun = "picture"
+    live = False
 
     def __init__(self, found: dict[str, Path], out: Path, left_out: Counter[str], *, upright: bool) -> None:
         self.found, self.out, self.left_out, self.upright = found, out, left_out, upright
@@ -170,15 +172,15 @@ class Video:
 
     def __init__(self, source: str | int, name: str, path: Path) -> None:
         """Raises SpecError where the source cannot be opened."""
-        self.name, self.path = name, path
+        self.name, self.path, self.live = name, path, isinstance(source, int)
         self.names, self.left_out = [name], Counter[str]()
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own remarks; what failed is said here
         self._capture: Any = quietly(lambda: cv2.VideoCapture(source))
         if not self._capture.isOpened():
-            raise SpecError(f"{name} cannot be opened" + ("" if isinstance(source, int) else " as a video"))
+            raise SpecError(f"{name} cannot be opened" + ("" if self.live else " as a video"))
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self._fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS
-        self.total = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.total = 0 if self.live else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._writer: Any = None
         self._size = (0, 0)  # of the written video: that of the first frame
 
@@ -188,12 +190,16 @@ class Video:
             read, bgr = self._capture.read()
             if not read:
                 break
-            # A file's own time, since frames may be spaced unevenly; of a camera the clock's.
-            passed = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if self.total else time.monotonic() - began
+            passed = time.monotonic() - began if self.live else self._stamp(number)
             yield Frame(self.name, number, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8), passed)
             number += 1
         if number == 0 or number < COMPLETE * self.total:
             yield Unusable(f"{self.name} ends after {number} of {self.total or 'its'} frames")
+
+    def _stamp(self, number: int) -> float:
+        """Seconds by the file's own time, since frames may be spaced unevenly; by their number where one has none."""
+        stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+        return stamp if stamp > 0 else number / self._fps
 
     def keep(self, frame: Frame, drawn: Image) -> None:
         if self._writer is None:

@@ -28,7 +28,7 @@ from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import SpecError, build, check, to_dict
 from hpe_core.remote import Remote, is_remote
 from hpe_core.spec import DetectorSpec
-from workflows.commandline import CommandParser
+from workflows.commandline import EXIT_STOPPED, CommandParser
 from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED, flatten, guarded, lasting_folder, tell
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 TABLE = "poses.csv"
 WHOLE = "whole"
 DECIMALS = {"x1": 2, "y1": 2, "x2": 2, "y2": 2, "score": 4}  # of boxes, pixels; angles have 4
-INTERRUPTED = 130
 CODES = {
     0: "done",
     EXIT_FAILED: "failed",
@@ -167,9 +166,9 @@ def main(argv: Sequence[str]) -> int:
             stopped = True
     kept = f"; in {out}" if spec.draw or not as_json else ""
     print(tally.sentence(media.noun) + kept, file=sys.stderr if as_json else sys.stdout)
-    if stopped and media.total:
+    if stopped and not media.live:
         print("stopped before the end", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_STOPPED
     return EXIT_BAD_INPUT if tally.unusable else 0
 
 

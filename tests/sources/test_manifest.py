@@ -299,6 +299,17 @@ def test_a_spreadsheets_csv_is_read(tmp_path: Path, separator: str) -> None:
     assert annotation.pose == (10.0, -20.5, 3.0) and corners(annotation.known_box()) == (5, 6.5, 50, 60)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("note", ["note, a, b, c, d, e, f, g, h", "note; a; b; c; d; e; f; g; h", "id, split, group"])
+def test_a_csv_is_parted_where_its_own_columns_are_found(tmp_path: Path, separator: str, note: str) -> None:
+    """Not by what its header has most of: a column that is nobody's business may be named with commas."""
+    rows = [[*ROW, f'"{note}"' if separator in note else note], [*map(str, ROW.values()), "-"]]
+    write_manifest(tmp_path, [ROW])
+    (tmp_path / "manifest.csv").write_text("\n".join(separator.join(row) for row in rows))
+    opened = source("manifest", tmp_path)
+    assert corners(opened.load(only(opened))[0].known_box()) == (5, 6.5, 50, 60)
+
+
 def test_a_manifest_needs_no_boxes_where_others_draw_them(tmp_path: Path) -> None:
     bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
     write_manifest(tmp_path, [bare, {**bare, "path": "b.png"}, {**bare, "path": "b.png"}])
