@@ -103,13 +103,28 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum("manifest" in name for name in after) == 2
 
 
+def network(spec: PipelineSpec, name: str, weights: bytes, *more: str) -> Path:
+    """The folder of one that training has left, with as many of its files."""
+    folder = spec.folder / "networks" / name
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    for file in ("model.json", *more):
+        (folder / file).write_bytes(b"{}")
+    return folder
+
+
 def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later."""
+    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later.
+
+    Nor is a network, which is never written again, whether or not this run has made a stage.
+    """
     spec = here(store)
+    trained = network(spec, "trained", b"weights of a network.", "result.json")
     folder = run_all(spec)["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
     tear(folder / "part" / "c.parquet")
+    tear(trained / "model.safetensors")
     assert seen(spec) == ["skip", "skip"]
     with held(spec) as mirror:
         mirror.push(folder, made=False)
@@ -180,12 +195,8 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    trained, half = (here(store).folder / "networks" / name for name in ("trained", "half"))
-    for folder in (trained, half):
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "model.json").write_bytes(b"{}")
-    (trained / "result.json").write_bytes(b"{}")
+    network(here(store), "trained", b"weights", "result.json")
+    network(here(store), "half", b"weights")
     run_all(here(store))
     assert {name for name in Remote(store).index("networks")} == {
         f"networks/trained/{name}" for name in ("model.safetensors", "model.json", "result.json")
@@ -196,6 +207,32 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     assert not (mirror.folder / "networks").exists(), "a plan needs none"
     mirror.bring_networks()
     assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed in between: what makes it count comes last. Without its weights, lost or not yet here, it is not sent."""
+    network(here(store), "trained", b"weights", "result.json")
+    folder = run_all(here(store))["first"].folder
+    elsewhere(monkeypatch, tmp_path)
+    batches: list[set[str]] = []
+    original = Remote.copy_here
+    monkeypatch.setattr(
+        Remote, "copy_here", lambda self, found: [batches.append({Path(n).name for n in found}), original(self, found)]
+    )
+    with held(here(store)) as mirror:
+        batches.clear()
+        mirror.bring_networks()
+    assert batches == [{"model.safetensors", "model.json"}, {"result.json"}]
+    lost = here(store).folder / "networks" / "trained"
+    (lost / "model.safetensors").unlink()
+    (network(here(store), "lost", b"weights", "result.json") / "model.safetensors").unlink()
+    with held(here(store)) as mirror:
+        mirror.push(mirror.folder / "first" / folder.name, made=False)
+        assert not Remote(store).index("networks/lost")
+        mirror.bring_networks()
+    assert (lost / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

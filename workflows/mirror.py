@@ -60,8 +60,13 @@ class Mirror:
             self._bring(name for name in self._there if name.count("/") == 2 and name.endswith(f"/{MANIFEST}"))
 
     def bring_networks(self) -> None:
-        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again."""
-        self._bring(name for name in self._there if name.startswith("networks/"))
+        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again.
+
+        What makes a network count comes last, as in `push`: a run that is killed meanwhile leaves none that is half.
+        """
+        names = [name for name in self._there if name.startswith("networks/")]
+        self._bring(name for name in names if not name.endswith(f"/{NETWORK[-1]}"))
+        self._bring(name for name in names if name.endswith(f"/{NETWORK[-1]}"))
 
     def size(self, path: Path) -> int | None:
         """Of the file's copy there, or None where there is none."""
@@ -90,7 +95,8 @@ class Mirror:
     def push(self, folder: Path, *, made: bool = True) -> None:
         """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld.
 
-        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since.
+        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since. So does
+        every network that is there: none is ever written again.
         """
         manifest = read_manifest(folder)
         if self.remote is None or manifest is None:
@@ -103,8 +109,10 @@ class Mirror:
                 wanted.append(self._name(path))
         self._send(wanted)
         for result in self.folder.glob(f"networks/*/{NETWORK[-1]}"):
-            for name in NETWORK:
-                self._send([self._name(result.with_name(name))])
+            network = [result.with_name(name) for name in NETWORK]
+            if self.size(result) is None and all(path.is_file() for path in network):
+                for path in network:
+                    self._send([self._name(path)])
         self._send([self._name(folder / MANIFEST)])
 
     def pull_tracking(self) -> None:
