@@ -16,7 +16,7 @@ import pytest
 import workflows.mirror
 import workflows.room
 from hpe_core.plain import SpecError
-from hpe_core.remote import Remote, RemoteError
+from hpe_core.remote import PATIENCE_S, Remote, RemoteError
 from hpe_core.spec import PipelineSpec
 from tests.test_contents import TOY, flip, run_all, tear
 from tests.test_pipeline import call, environment, tail, words
@@ -27,6 +27,8 @@ from workflows.full_pipeline import STAGES, store_of
 from workflows.mirror import Lease, Mirror, held
 from workflows.room import DiskFull
 from workflows.stages import StageFailed, StoreHeld, finished, plan, write_json
+
+BEAT_S, STALE_S = workflows.mirror.BEAT_S, workflows.mirror.STALE_S  # before a test changes them
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -128,6 +130,8 @@ def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.
     assert seen(spec) == ["skip", "skip"]
     with held(spec) as mirror:
         mirror.push(folder, made=False)
+    run_all(here(store, "student.optim.lr=0.4"))
+    assert Remote(store).read("networks/trained/model.safetensors") == b"weights of a network."
     elsewhere(monkeypatch, tmp_path)
     run_all(here(store, "student.optim.lr=0.5"))
     assert inventory(here(store).folder / "first" / folder.name) == whole
@@ -292,6 +296,40 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
         process.kill()
 
 
+def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a server that fails keeps a beat waiting: the next one tells that the run is alive."""
+    assert STALE_S >= BEAT_S + 2 * PATIENCE_S, "the clocks of a run: a read and a write that fail for as long as may be"
+    held_up, answered = threading.Event(), threading.Event()
+    original, writing = Remote.read, Remote.write
+
+    def hang_once(name: str, *ignored: object) -> None:
+        if threading.current_thread().name in ("lease", "beat") and not held_up.is_set():
+            held_up.set()
+            answered.wait(20)
+
+    remote = Remote(store)
+    for method, usual in (("read", original), ("write", writing)):
+        held_up.clear()
+        answered.clear()
+        with Lease(remote, Path("/first")), monkeypatch.context() as patch:
+            patch.setattr(Remote, method, lambda self, *given, usual=usual: [hang_once(*given), usual(self, *given)][1])
+            assert held_up.wait(20)
+            with pytest.raises(StoreHeld):
+                Lease(remote, Path("/other"))._await_turn()
+            answered.set()
+
+
+def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store: str) -> None:
+    remote = Remote(store)
+    with Lease(remote, Path("/here")) as lease:
+        remote.write("lease.json", b'{"hol')
+        deadline = time.monotonic() + 20
+        while remote.read("lease.json") == b'{"hol' and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lease.check()
+        assert json.loads(remote.read("lease.json") or b"{}")["id"] == lease._mine["id"]
+
+
 def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflows.mirror, "STALE_S", 1000.0)
     remote = Remote(store)
@@ -341,8 +379,9 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
     assert time.monotonic() - began < 10
     answered.set()
     assert mirror.lease is not None
-    mirror.lease._thread.join(20)
-    assert not mirror.lease._thread.is_alive()
+    for thread in (mirror.lease._thread, *mirror.lease._beats):
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:
