@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 CONNECTIONS = 16  # a small file's time is nearly all waiting
 SILENCE_S = 15  # of an S3 server, before it is asked again
 TRIES = 7  # of a request to S3; pauses between them double and are drawn: 10 to 45 s in all
-PATIENCE_S = 40  # with Google's server
-LONGEST = 255  # bytes of a file's name here
+PATIENCE_S = 45  # with a server that fails: S3's longest pauses in all, and what Google's client is told
+LONGEST, LONGEST_PATH = 255, 1024  # bytes of a file's name here, and of its path: keys in buckets have as many
 NO_TIME = 0  # of filesystems that keep none
 
 
@@ -101,14 +101,15 @@ class Remote:
     def fetch(self, paths: Iterable[str]) -> int:
         """Copy the named files here unless they are here; one that is gone there goes here, too. Returns bytes copied.
 
-        Raises RemoteError. Names that lead out of the folder, or are too long for a file here, are left alone: whoever
-        reads them will say so.
+        Raises RemoteError. Names that lead out of the folder or to a folder, or that no file here can have, are left
+        alone: whoever reads them will say so.
         """
         names = [name for name in dict.fromkeys(paths) if can_lie_here(name)]
         there = self.look(names)
         for name in names:
             if name not in there:
-                (self.folder / name).unlink(missing_ok=True)
+                with suppress(IsADirectoryError, NotADirectoryError):  # it names a folder, or goes through a file
+                    (self.folder / name).unlink(missing_ok=True)
         return self.copy_here({name: entry for name, entry in there.items() if not self.is_here(name, entry)})
 
     def is_here(self, name: str, entry: Entry) -> bool:
@@ -275,9 +276,13 @@ OPENERS = {"s3": _open_s3, "gs": _open_google, "gcs": _open_google, "file": _ope
 
 
 def can_lie_here(name: str) -> bool:
-    """Whether a relative path stays below the folder that it starts from, and no part of it is too long for a disk."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts and max(map(len, map(os.fsencode, parts))) <= LONGEST
+    """Whether a name is a listing's: a path that stays below the folder it starts from, and that a disk can hold.
+
+    Names in tables are other people's: '//etc/passwd' is absolute, and neither a disk nor a client takes a NUL.
+    """
+    sizes = [len(os.fsencode(part)) for part in name.split("/")]
+    plain = not {"", ".", ".."}.intersection(name.split("/")) and "\0" not in name
+    return plain and max(sizes) <= LONGEST and sum(sizes) + len(sizes) <= LONGEST_PATH
 
 
 def _entry(info: "FileInfo") -> Entry:

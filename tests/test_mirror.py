@@ -16,7 +16,7 @@ import pytest
 import workflows.mirror
 import workflows.room
 from hpe_core.plain import SpecError
-from hpe_core.remote import Remote, RemoteError
+from hpe_core.remote import PATIENCE_S, Remote, RemoteError
 from hpe_core.spec import PipelineSpec
 from tests.test_contents import TOY, flip, run_all, tear
 from tests.test_pipeline import call, environment, tail, words
@@ -27,6 +27,8 @@ from workflows.full_pipeline import STAGES, store_of
 from workflows.mirror import Lease, Mirror, held
 from workflows.room import DiskFull
 from workflows.stages import StageFailed, StoreHeld, finished, plan, write_json
+
+BEAT_S, STALE_S = workflows.mirror.BEAT_S, workflows.mirror.STALE_S  # before a test changes them
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -103,16 +105,33 @@ def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum("manifest" in name for name in after) == 2
 
 
+def network(spec: PipelineSpec, name: str, weights: bytes, *more: str) -> Path:
+    """The folder of one that training has left, with as many of its files."""
+    folder = spec.folder / "networks" / name
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    for file in ("model.json", *more):
+        (folder / file).write_bytes(b"{}")
+    return folder
+
+
 def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later."""
+    """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later.
+
+    Nor is a network, which is never written again, whether or not this run has made a stage.
+    """
     spec = here(store)
+    trained = network(spec, "trained", b"weights of a network.", "result.json")
     folder = run_all(spec)["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
     tear(folder / "part" / "c.parquet")
+    tear(trained / "model.safetensors")
     assert seen(spec) == ["skip", "skip"]
     with held(spec) as mirror:
         mirror.push(folder, made=False)
+    run_all(here(store, "student.optim.lr=0.4"))
+    assert Remote(store).read("networks/trained/model.safetensors") == b"weights of a network."
     elsewhere(monkeypatch, tmp_path)
     run_all(here(store, "student.optim.lr=0.5"))
     assert inventory(here(store).folder / "first" / folder.name) == whole
@@ -180,12 +199,8 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    trained, half = (here(store).folder / "networks" / name for name in ("trained", "half"))
-    for folder in (trained, half):
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "model.json").write_bytes(b"{}")
-    (trained / "result.json").write_bytes(b"{}")
+    network(here(store), "trained", b"weights", "result.json")
+    network(here(store), "half", b"weights")
     run_all(here(store))
     assert {name for name in Remote(store).index("networks")} == {
         f"networks/trained/{name}" for name in ("model.safetensors", "model.json", "result.json")
@@ -196,6 +211,32 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     assert not (mirror.folder / "networks").exists(), "a plan needs none"
     mirror.bring_networks()
     assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed in between: what makes it count comes last. Without its weights, lost or not yet here, it is not sent."""
+    network(here(store), "trained", b"weights", "result.json")
+    folder = run_all(here(store))["first"].folder
+    elsewhere(monkeypatch, tmp_path)
+    batches: list[set[str]] = []
+    original = Remote.copy_here
+    monkeypatch.setattr(
+        Remote, "copy_here", lambda self, found: [batches.append({Path(n).name for n in found}), original(self, found)]
+    )
+    with held(here(store)) as mirror:
+        batches.clear()
+        mirror.bring_networks()
+    assert batches == [{"model.safetensors", "model.json"}, {"result.json"}]
+    lost = here(store).folder / "networks" / "trained"
+    (lost / "model.safetensors").unlink()
+    (network(here(store), "lost", b"weights", "result.json") / "model.safetensors").unlink()
+    with held(here(store)) as mirror:
+        mirror.push(mirror.folder / "first" / folder.name, made=False)
+        assert not Remote(store).index("networks/lost")
+        mirror.bring_networks()
+    assert (lost / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +296,40 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
         process.kill()
 
 
+def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a server that fails keeps a beat waiting: the next one tells that the run is alive."""
+    assert STALE_S >= BEAT_S + 2 * PATIENCE_S, "the clocks of a run: a read and a write that fail for as long as may be"
+    held_up, answered = threading.Event(), threading.Event()
+    original, writing = Remote.read, Remote.write
+
+    def hang_once(name: str, *ignored: object) -> None:
+        if threading.current_thread().name in ("lease", "beat") and not held_up.is_set():
+            held_up.set()
+            answered.wait(20)
+
+    remote = Remote(store)
+    for method, usual in (("read", original), ("write", writing)):
+        held_up.clear()
+        answered.clear()
+        with Lease(remote, Path("/first")), monkeypatch.context() as patch:
+            patch.setattr(Remote, method, lambda self, *given, usual=usual: [hang_once(*given), usual(self, *given)][1])
+            assert held_up.wait(20)
+            with pytest.raises(StoreHeld):
+                Lease(remote, Path("/other"))._await_turn()
+            answered.set()
+
+
+def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store: str) -> None:
+    remote = Remote(store)
+    with Lease(remote, Path("/here")) as lease:
+        remote.write("lease.json", b'{"hol')
+        deadline = time.monotonic() + 20
+        while remote.read("lease.json") == b'{"hol' and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lease.check()
+        assert json.loads(remote.read("lease.json") or b"{}")["id"] == lease._mine["id"]
+
+
 def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflows.mirror, "STALE_S", 1000.0)
     remote = Remote(store)
@@ -304,8 +379,9 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
     assert time.monotonic() - began < 10
     answered.set()
     assert mirror.lease is not None
-    mirror.lease._thread.join(20)
-    assert not mirror.lease._thread.is_alive()
+    for thread in (mirror.lease._thread, *mirror.lease._beats):
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:

@@ -17,7 +17,9 @@ from hpe_core.sources.base import DatasetError, Rejected
 from hpe_core.sources.files import _index
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
+from tests.archives import write_manifest
 from tests.faulty import Fault, FaultyServer
+from tests.sources.reading import ROW
 from tests.test_plan import READERS
 from tests.test_shards import CROP, Progress, build, check_law, pointing
 from tests.test_shards import without_ray as without_ray
@@ -106,11 +108,34 @@ def test_any_name_is_a_name(bucket: str) -> None:
     assert all((remote.folder / name).read_bytes() == name.encode() for name in names)
     remote.write("n" * 300, b"")
     assert remote.fetch(["n" * 300]) == 0, "a name that no disk takes is a matter of whoever reads it"
-    assert not any(map(can_lie_here, ("", "/etc/passwd", "../a", "a/../../b"))) and can_lie_here("a/b..c/d")
+    outside = ("", ".", "/etc/passwd", "//etc/passwd", "../a", "a/../../b", "a//b", "a/", "a\0b", "d/" * 600 + "a")
+    assert not any(map(can_lie_here, outside)) and can_lie_here("a/b..c/d")
     (remote.folder / "q?=&.jpg").unlink()
     (remote.folder / "q?=&.jpg").mkdir()
     with pytest.raises(RemoteError, match="cannot be copied here"):
         remote.fetch(["q?=&.jpg"])
+
+
+@BOTH
+def test_names_that_are_no_files_name_do_not_stop_a_copy(bucket: str) -> None:
+    """They come from tables: a folder, what goes through a file, what no disk or no client takes."""
+    remote = Remote(f"{bucket}/x")
+    remote.write("im/a.jpg", b"one")
+    assert remote.fetch(["im/a.jpg"]) == 3
+    for name in ("im", "im/a.jpg/x", "im/", "im//a.jpg", "im/a\0b", "s3://x/y", ("d" * 200 + "/") * 30 + "a"):
+        assert remote.fetch([name, "im/a.jpg"]) == 0, name
+    assert (remote.folder / "im/a.jpg").read_bytes() == b"one"
+
+
+def test_no_name_reaches_out_of_the_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is gone there goes here: never a file of somebody else's. fsspec's filesystems take any name."""
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").write_bytes(b"mine")
+    remote = Remote("memory://somewhere/else")
+    remote.folder.mkdir(parents=True)
+    for start in ("/", "//", "///", "../" * 40):
+        assert remote.fetch([f"{start}{str(tmp_path / 'mine').lstrip('/')}"]) == 0
+    assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
 def test_a_file_that_is_replaced_while_it_is_copied_is_not_taken_for_the_one_that_was_listed(bucket: str) -> None:
@@ -187,6 +212,27 @@ def test_a_remote_archive_reads_as_a_local_one(
     upload_changes(tmp_path, f"{bucket}/up")
     after = remote.states(refs)
     assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_bad_rows_of_a_remote_manifest_are_those_of_a_local_one(tmp_path: Path, bucket: str) -> None:
+    """Each is a face in quarantine; none costs the others anything."""
+    root = tmp_path / "archive"
+    good = [{**ROW, "path": name} for name in ("im/a.png", "im//b.png", "./c.png")]
+    write_manifest(root, good, "jsonl")
+    bad = ("im", "im/", "im/a.png/x", "im/a\0.png", "//etc/passwd", "http://host/a.png", "no.png", "d/" * 3000 + "a")
+    write_manifest(root, [*good, *({**ROW, "path": name} for name in bad)], "jsonl", pictures=False)
+    upload(root, f"{bucket}/mine")
+    spec = DatasetSpec("manifest", root=str(root))
+    local, remote = open_source(spec), open_source(dataclasses.replace(spec, root=f"{bucket}/mine"))
+    refs = list(remote.refs())
+    remote.fetch(refs)
+    answers = [[type(face) for face in load_directly(opened, CROP, refs)] for opened in (local, remote)]
+    reasons = [
+        [face.reason for face in load_directly(opened, CROP, refs) if isinstance(face, Rejected)]
+        for opened in (local, remote)
+    ]
+    assert answers[0] == answers[1] and reasons[0] == reasons[1] and len(reasons[0]) == len(bad)
+    assert sum("gone" in state for state in remote.states(refs)) == len(bad) - 1, "a row without a name has no file"
 
 
 def upload_changes(folder: Path, address: str) -> None:

@@ -15,8 +15,10 @@ folder is; elsewhere all are cut anew. With several nodes the working folder mus
 Object stores know no locks. A lease lies beside the data: who holds the store, renewed every `BEAT_S`. Whoever finds it
 watches for a new beat and gives up (exit code 3) when there is one; a lease without a beat for `STALE_S` is that of a
 run that was killed and is taken over, and at once on the machine of the killed run, whose lock of the working folder is
-free. Two that take it in the same moment both read it again after `SETTLE_S`: the last to write has it. A holder that
-was cut off for so long that somebody took over notices at its next beat, and sends nothing any more.
+free. No run is taken for dead because a server failed for as long as a request is repeated: `STALE_S` allows for a
+beat whose read and write both wait that long, and a beat that hangs for longer does not delay the next. Two that take a
+lease in the same moment both read it again after `SETTLE_S`: the last to write has it. A holder that was cut off for so
+long that somebody took over notices at its next beat, and sends nothing any more.
 """
 
 import json
@@ -32,14 +34,17 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.plain import SpecError
-from hpe_core.remote import Entry, Remote, RemoteError, is_remote
+from hpe_core.remote import PATIENCE_S, Entry, Remote, RemoteError, is_remote
 from hpe_core.spec import PipelineSpec
 from workflows.contents import MANIFEST, Files, set_aside_damaged
 from workflows.room import check_room, size
 from workflows.stages import StoreHeld, holding, now, read_manifest
 
 LEASE = "lease.json"
-BEAT_S, STALE_S, SETTLE_S = 10.0, 45.0, 1.0
+BEAT_S, SETTLE_S = 10.0, 1.0
+STALE_S = BEAT_S + 2 * PATIENCE_S  # a beat reads, then writes
+BEATS_AT_ONCE = 16  # that wait for an answer
+HALF = ""  # the id of a lease that is no JSON
 NETWORK = ("model.safetensors", "model.json", "result.json")  # the last one makes it count
 TRACKING = ("mlflow.db", "mlflow-runs.json", "mlartifacts")
 
@@ -60,8 +65,13 @@ class Mirror:
             self._bring(name for name in self._there if name.count("/") == 2 and name.endswith(f"/{MANIFEST}"))
 
     def bring_networks(self) -> None:
-        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again."""
-        self._bring(name for name in self._there if name.startswith("networks/"))
+        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again.
+
+        What makes a network count comes last, as in `push`: a run that is killed meanwhile leaves none that is half.
+        """
+        names = [name for name in self._there if name.startswith("networks/")]
+        self._bring(name for name in names if not name.endswith(f"/{NETWORK[-1]}"))
+        self._bring(name for name in names if name.endswith(f"/{NETWORK[-1]}"))
 
     def size(self, path: Path) -> int | None:
         """Of the file's copy there, or None where there is none."""
@@ -90,7 +100,8 @@ class Mirror:
     def push(self, folder: Path, *, made: bool = True) -> None:
         """Send a finished stage's files that are not there yet, its manifest last. Raises RemoteError, StoreHeld.
 
-        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since.
+        Of a stage that this run has not `made`, what is whole there stays: ours may have been damaged since. So does
+        every network that is there: none is ever written again.
         """
         manifest = read_manifest(folder)
         if self.remote is None or manifest is None:
@@ -103,8 +114,10 @@ class Mirror:
                 wanted.append(self._name(path))
         self._send(wanted)
         for result in self.folder.glob(f"networks/*/{NETWORK[-1]}"):
-            for name in NETWORK:
-                self._send([self._name(result.with_name(name))])
+            network = [result.with_name(name) for name in NETWORK]
+            if self.size(result) is None and all(path.is_file() for path in network):
+                for path in network:
+                    self._send([self._name(path)])
         self._send([self._name(folder / MANIFEST)])
 
     def pull_tracking(self) -> None:
@@ -208,6 +221,7 @@ class Lease:
         self._beat, self._taken_by = 0, ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._beats: list[threading.Thread] = []
 
     def __enter__(self) -> "Lease":
         try:
@@ -224,9 +238,12 @@ class Lease:
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
-        self._thread.join(BEAT_S)
-        if self._thread.is_alive():  # the server does not answer; the lease becomes stale by itself
-            return
+        self._thread.join()
+        end = time.monotonic() + BEAT_S
+        for beat in self._beats:
+            beat.join(max(0.0, end - time.monotonic()))
+        if any(beat.is_alive() for beat in self._beats):
+            return  # the server does not answer; the lease becomes stale by itself
         with suppress(RemoteError):  # the same
             found = self._read()
             if found is not None and found["id"] == self._mine["id"]:
@@ -254,14 +271,21 @@ class Lease:
                 raise self._held(found)
 
     def _keep(self) -> None:
+        """Each beat has a thread of its own: a request that hangs, for minutes on Google's, does not delay the next."""
         while not self._done.wait(BEAT_S):
-            with suppress(RemoteError):  # the next beat may get through
-                found = self._read()
-                if found is not None and found["id"] != self._mine["id"]:
-                    self._taken_by = found["holder"]
-                    return
-                if not self._done.is_set():
-                    self._write()
+            self._beats = [beat for beat in self._beats if beat.is_alive()]
+            if len(self._beats) < BEATS_AT_ONCE:
+                self._beats.append(threading.Thread(target=self._renew, name="beat", daemon=True))
+                self._beats[-1].start()
+
+    def _renew(self) -> None:
+        with suppress(RemoteError):  # the next beat may get through
+            found = self._read()
+            if found is not None and found["id"] not in (self._mine["id"], HALF):  # a beat of ours may be half written
+                self._taken_by = found["holder"]
+                self._done.set()
+            elif not self._done.is_set():
+                self._write()
 
     def _read(self) -> dict[str, Any] | None:
         """The lease there. One that is no JSON is half written, by somebody who is alive if it changes."""
@@ -271,7 +295,7 @@ class Lease:
         try:
             return dict(json.loads(content))
         except ValueError:
-            return {"holder": "another process", "id": "", "host": "", "folder": "", "beat": content.hex()}
+            return {"holder": "another process", "id": HALF, "host": "", "folder": "", "beat": content.hex()}
 
     def _write(self) -> None:
         self._beat += 1

@@ -108,8 +108,11 @@ class Manifest(files.Archive):
         return self.root.parent if self.root.is_file() else self.root
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
-        """The picture; of the table only its own row decides a face, and `states` knows it."""
-        return (ref.key,) if ref.key else ()
+        """The picture, by the name that a listing has: 'im//./a.jpg' is im/a.jpg on a disk, too.
+
+        Of the table only its own row decides a face, and `states` knows it.
+        """
+        return (str(Path(ref.key)),) if ref.key else ()
 
     def tables(self) -> tuple[str, ...]:
         named = self.root.suffix.lower() in FORMATS
