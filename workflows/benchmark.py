@@ -845,7 +845,7 @@ class Stamping(Reporter):
 
 def training_rows(lab: Lab) -> int:
     """Faces of an epoch: four times the archive, in whole batches."""
-    return max(1, 4 * lab.faces // BATCH) * BATCH
+    return max(1, lab.faces // BATCH) * BATCH
 
 
 def training_job(lab: Lab) -> "Job":
