@@ -1,6 +1,6 @@
 """What each idea of the house is worth, measured against its plain rival in the same run.
 
-    python workflows/benchmark.py                    all of them, 3 minutes on 2 cores
+    python workflows/benchmark.py                    all of them, about 6 minutes on 2 cores
     python workflows/benchmark.py windows read       only these
 
 Both sides of a comparison are timed in turn (A B, B A, A B ...), so that a busy machine slows both; what counts is
@@ -844,7 +844,7 @@ class Stamping(Reporter):
 
 
 def training_rows(lab: Lab) -> int:
-    """Faces of an epoch: four times the archive, in whole batches."""
+    """Faces of an epoch: as many as in the archive, in whole batches."""
     return max(1, lab.faces // BATCH) * BATCH
 
 
