@@ -849,7 +849,7 @@ def training_rows(lab: Lab) -> int:
 
 
 def training_job(lab: Lab) -> "Job":
-    """The demo's student on shards that hold the archive's faces several times over, under other names."""
+    """The demo's student on shards that hold the archive's faces."""
     from workflows.train import Job
 
     crop, folder = CropSpec(64, 8), lab.scratch()
