@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpe_core.crop import Box, Image, canonical_crop, window
-from hpe_core.detector_fit import DetectorFit
-from hpe_core.plain import SpecError, build, to_dict
-from hpe_core.rotation import CONVENTION
-from hpe_core.spec import CropSpec
+from hpe_core.detection.fit import DetectorFit
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import Box, Image, canonical_crop, window
+from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.serde import build, to_dict
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
 FIT_NOTE = "detector_fit"  # among the notes of a saved network, and in the contract
@@ -58,7 +59,7 @@ class HeadPosePredictor:
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int = 0) -> "HeadPosePredictor":
-        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows/export.py`.
+        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows.export.onnx_file`.
 
         `threads` limits the CPU threads of ONNX Runtime (0: its own choice); torch keeps its own setting.
         Raises SpecError that names the path.
@@ -150,7 +151,7 @@ class _OnnxRunner(Runner):
         self._session = open_session(path, threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         if stored is None:
-            raise SpecError(f"{path} carries no crop contract: it was not written by workflows/export.py")
+            raise SpecError(f"{path} carries no crop contract: this project did not write it")
         contract = json.loads(stored)
         if contract["version"] != CONTRACT_VERSION:
             raise SpecError(f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}")
@@ -165,7 +166,7 @@ class _OnnxRunner(Runner):
 
 class _TorchRunner(Runner):
     def __init__(self, folder: Path) -> None:
-        from hpe_core.checkpoint import load_net
+        from hpe_core.learning.checkpoint import load_net
 
         saved = load_net(folder)
         self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION  # load_net has compared it

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hpe_core.crop import Box, Image
-from hpe_core.plain import SpecError, check
+from hpe_core.datasets.base import Rejected
+from hpe_core.datasets.pictures import decode_picture, read_picture
+from hpe_core.errors import SpecError, check
+from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.predictor import HeadPosePredictor
-from hpe_core.rotation import ANGLE_NAMES
-from hpe_core.sources.base import Rejected
-from hpe_core.sources.pictures import decode_picture, read_picture
 
 PICTURE, PATH, CORNERS = "image", "path", ("x1", "y1", "x2", "y2")
 ONNX_FILE = "student.onnx"  # beside MLmodel

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import scipy.io
 from scipy.spatial.transform import Rotation
 
-from hpe_core.rotation import euler_to_matrix
-from hpe_core.spec import ConventionSpec
+from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.spec.data import ConventionSpec
 
 Pose = tuple[float, float, float]
 

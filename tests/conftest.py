@@ -65,8 +65,8 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """The address of a fresh, empty bucket, s3:// unless a test asks for "gs", and a cache folder of its own."""
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
-    from hpe_core.remote import open_filesystem
-    from hpe_core.sources.files import _index
+    from hpe_core.datasets.files import _index
+    from hpe_core.system.remote import open_filesystem
 
     scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
     server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")
@@ -93,11 +93,11 @@ def exported_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an untrained network whose answers differ from face to face, with its ONNX and .pt2 file."""
     import torch
 
-    from hpe_core.checkpoint import save_net
-    from hpe_core.models import PoseNet
-    from hpe_core.spec import NetSpec
+    from hpe_core.learning.checkpoint import save_net
+    from hpe_core.learning.models import PoseNet
+    from hpe_core.spec.network import NetSpec
     from tests.faces import CROP, windows
-    from workflows.export import export_network
+    from workflows.export.onnx_file import export_network
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpe_core.crop import Image, canonical_crop, window
-from hpe_core.rows import FaceRow, write_shard
-from hpe_core.sources.synthetic import RenderedHead, render_head
-from hpe_core.spec import CropSpec
+from hpe_core.data.rows import write_shard
+from hpe_core.datasets.base import FaceRow
+from hpe_core.geometry.crop import Image, canonical_crop, window
+from hpe_core.render.scene import RenderedHead, render_head
+from hpe_core.spec.data import CropSpec
 
 CROP = CropSpec(size=32, margin_px=6)
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from hpe_core.plain import SpecError
-from workflows.commandline import EXIT_STOPPED
-from workflows.config import REPO
+from hpe_core.errors import SpecError
+from workflows.engine.commandline import EXIT_STOPPED
+from workflows.engine.config import REPO
 from workflows.full_pipeline import stage_named
 
 LAYERS = [

@@ -22,9 +22,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpe_core.plain import SpecError
-from hpe_core.rows import ShardError, file_sha256, read_shard
-from hpe_core.spec import ClusterSpec
+from hpe_core.data.rows import ShardError, read_shard
+from hpe_core.errors import SpecError
+from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.system.files import file_sha256, read_json, write_json
 from tests.test_pipeline import (
     NAMES,
     Done,
@@ -39,10 +40,9 @@ from tests.test_pipeline import (
     whole_tree,
     words,
 )
-from workflows.cluster import capacity, machinery
-from workflows.labels import actor_count
-from workflows.stages import read_json, write_json
-from workflows.train import slots
+from workflows.engine.cluster import capacity, machinery
+from workflows.stages.labels import actor_count
+from workflows.training.networks import slots
 
 # ---------------------------------------------------------------- how much fits
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from hpe_core.plain import SpecError
+from hpe_core.errors import SpecError
 from workflows import compare_seeds
 from workflows.compare_seeds import KINDS, compare, into_readme, main, markdown, variant, with_seed
-from workflows.config import load
+from workflows.engine.config import load
 
 
 def test_variants_differ_in_their_soft_labels_only_and_share_the_labels_stage():

@@ -22,10 +22,11 @@ import numpy as np
 import psutil
 import pytest
 
-from hpe_core.rows import read_shard, read_soft_labels, read_table
-from workflows.config import REPO, load
+from hpe_core.data.rows import read_shard, read_soft_labels, read_table
+from hpe_core.system.files import read_json
+from workflows.engine.config import REPO, load
+from workflows.engine.store import plan
 from workflows.full_pipeline import STAGES
-from workflows.stages import plan, read_json
 
 CONFIG = "tests/tiny.yaml"
 NAMES = [stage.name for stage in STAGES]
@@ -224,7 +225,7 @@ def test_every_face_is_accounted_for(finished: Finished):
 def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Finished):
     import torch
 
-    from hpe_core.checkpoint import load_net
+    from hpe_core.learning.checkpoint import load_net
 
     torch.set_num_threads(1)  # on a busy machine threads of one sum wait for each other, a hundred times longer
     shards, labels = stage_folder(finished.store, "shards"), stage_folder(finished.store, "labels")
@@ -371,7 +372,7 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
 @pytest.mark.timeout(900)
 def test_a_changed_teacher_alone_is_trained_anew(finished: Finished):
     """A network's folder is named by what it depends on: of two teachers, the changed one gets a new one."""
-    from workflows.train import Job
+    from workflows.training.networks import Job
 
     def network(name: str, *overrides: str) -> str:
         spec = load([CONFIG], [f"store={finished.store}", *overrides])
@@ -517,8 +518,8 @@ def test_soak(finished: Finished, tmp_path: Path, seed: int):
 
 def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
     """Ray writes its lists in place: half a file must mean a new start, not an error for ever."""
-    from workflows.train import discard_torn
-    from workflows.tune import restorable
+    from workflows.stages.search import restorable
+    from workflows.training.networks import discard_torn
 
     snapshot = tmp_path / "ray-train" / "checkpoint_manager_snapshot.json"
     snapshot.parent.mkdir()

@@ -14,24 +14,26 @@ import pytest
 from PIL import Image as Pil
 from PIL import ImageOps
 
-from hpe_core.checkpoint import load_net, save_net
-from hpe_core.crop import Box, window
-from hpe_core.detector import Detection
-from hpe_core.detector_fit import DetectorFit
-from hpe_core.plain import UserError, to_dict
+from hpe_core.data.rows import read_shard, write_shard
+from hpe_core.datasets.base import FaceRow, Source
+from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.sandbox import load_directly
+from hpe_core.detection.detector import Detection
+from hpe_core.detection.fit import DetectorFit
+from hpe_core.errors import UserError
+from hpe_core.geometry.crop import Box, window
+from hpe_core.geometry.rotation import ANGLE_NAMES
+from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.predictor import FIT_NOTE, HeadPosePredictor
-from hpe_core.rotation import ANGLE_NAMES
-from hpe_core.rows import FaceRow, read_shard, write_shard
-from hpe_core.sandbox import load_directly
-from hpe_core.sources.base import Source
-from hpe_core.sources.registry import open_source
-from hpe_core.spec import DatasetSpec, DetectorSpec
+from hpe_core.spec.data import DatasetSpec, DetectorSpec
+from hpe_core.spec.serde import to_dict
 from tests.archives import picture, write_aflw2000
-from tests.test_export import CROP, REPO, saved_net
-from workflows import media, predict
-from workflows.commandline import EXIT_STOPPED
-from workflows.export import export_network
-from workflows.resolve import loadable, model_files
+from tests.export.test_onnx_file import CROP, REPO, saved_net
+from workflows import predict
+from workflows.engine.commandline import EXIT_STOPPED
+from workflows.export.onnx_file import export_network
+from workflows.prediction import media
+from workflows.prediction.resolve import loadable, model_files
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +398,7 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
     here: Path, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The angles of the fitted box, of the saved network and of its ONNX file alike; the table keeps the found one."""
-    monkeypatch.setattr("hpe_core.detector.FaceDetector", Finds)
+    monkeypatch.setattr("hpe_core.detection.detector.FaceDetector", Finds)
     fit = DetectorFit(1.4, 1.2, 0.1)
     saved = load_net(net)
     save_net(here / "net", saved.net, saved.crop, {FIT_NOTE: to_dict(fit)})

@@ -9,12 +9,12 @@ import pandas
 import pytest
 import torch
 
-from hpe_core.checkpoint import load_net
-from hpe_core.plain import SpecError
+from hpe_core.errors import SpecError
+from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, TablePredictor
 from tests.faces import CROP, head
-from workflows.runtimes import EAGER, ONNX, ONNX_INT8, OPENVINO, calls, latency_table
+from workflows.export.runtimes import EAGER, ONNX, ONNX_INT8, OPENVINO, calls, latency_table
 
 
 def png(index: int) -> bytes:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpe_core.checkpoint import load_net
+from hpe_core.learning.checkpoint import load_net
 from tests.test_pipeline import call, environment, tail
-from workflows.config import load
+from workflows.engine.config import load
 
 
 @pytest.mark.timeout(1500)

@@ -32,34 +32,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.plain import SpecError, check, nearest
-from hpe_core.spec import (
-    AugmentSpec,
-    ClusterSpec,
-    CropSpec,
-    DatasetSpec,
-    DataSpec,
-    DistillSpec,
-    LabelSet,
-    NetSpec,
-    OptimSpec,
-    PipelineSpec,
-    TrainSpec,
-)
-from workflows.commandline import CommandParser
-from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded
-from workflows.progress import Reporter
+from hpe_core.errors import SpecError, check, nearest
+from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
+from workflows.engine.commandline import CommandParser
+from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded
+from workflows.tracking.progress import Reporter
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from torch.utils.data import Dataset
 
-    from hpe_core.crop import Box, Image
-    from hpe_core.rows import FaceRow
-    from hpe_core.sources.plan import Job as ShardJob
-    from hpe_core.sources.synthetic import RenderedHead
-    from workflows.train import Job
+    from hpe_core.datasets.base import FaceRow
+    from hpe_core.datasets.plan import Job as ShardJob
+    from hpe_core.geometry.crop import Box, Image
+    from hpe_core.render.scene import RenderedHead
+    from workflows.training.networks import Job
 
 DISTINCT = 24  # heads that are rendered for the archive; the rest are copies of their files
 PICTURE_PX, QUALITY = 450, 95
@@ -115,7 +107,7 @@ def rate(name: str, work: Callable[[int], int]) -> Side:
 
 def must_agree(same: bool, what: str) -> None:
     """A ratio between sides that did different work means nothing. Raises StageFailed."""
-    from workflows.stages import StageFailed
+    from workflows.engine.store import StageFailed
 
     if not same:
         raise StageFailed(f"the two sides of a benchmark did not do the same work: {what}")
@@ -159,7 +151,7 @@ class Lab:
 
     @cached_property
     def heads(self) -> "list[RenderedHead]":
-        from hpe_core.sources.synthetic import render_head
+        from hpe_core.render.scene import render_head
 
         count = min(self.faces, DISTINCT)
         return [render_head(3, i, size=PICTURE_PX, heads_per_person=6) for i in range(count)]
@@ -194,9 +186,9 @@ class Lab:
 
     def rows(self, crop: CropSpec) -> "list[FaceRow]":
         """Every face of the archive, loaded and cropped, in the order of `pictures`."""
-        from hpe_core.rows import FaceRow
-        from hpe_core.sandbox import load_directly
-        from hpe_core.sources.registry import open_source
+        from hpe_core.datasets.base import FaceRow
+        from hpe_core.datasets.registry import open_source
+        from hpe_core.datasets.sandbox import load_directly
 
         source = open_source(self.data(crop).datasets["heads"])
         return [face for face in load_directly(source, crop, sorted(source.refs())) if isinstance(face, FaceRow)]
@@ -208,7 +200,7 @@ class Lab:
     @cached_property
     def cluster_seconds(self) -> float:
         """Starts the cluster; how long that took. It stays until the last benchmark is done."""
-        from workflows.cluster import connected
+        from workflows.engine.cluster import connected
 
         began = time.perf_counter()
         say(self._stack.enter_context(connected(CLUSTER)))
@@ -244,7 +236,7 @@ def render(lab: Lab) -> list[Row]:
 
 
 def _render_at(lab: Lab, size: int) -> Row:
-    from hpe_core.sources.synthetic import render_head
+    from hpe_core.render.scene import render_head
 
     count = 12  # two persons of six pictures
     folder = lab.scratch()
@@ -270,10 +262,10 @@ def write(lab: Lab) -> list[Row]:
     """Shards from the archive, in one process and by the whole stage on all cores, against decoding its pictures.
 
     The rival is a plain loop in a process of its own. It is measured once more with its freed memory kept, as our
-    workers keep theirs (`hpe_core.allocator`): that alone makes it faster, and says what else the stage costs.
+    workers keep theirs (`hpe_core.system.memory`): that alone makes it faster, and says what else the stage costs.
     """
-    from hpe_core.sources.plan import plan_dataset
-    from hpe_core.sources.registry import open_source
+    from hpe_core.datasets.plan import plan_dataset
+    from hpe_core.datasets.registry import open_source
 
     crop, cores = CropSpec(112, 15), os.cpu_count() or 1
     pictures = [str(path) for path in lab.pictures]
@@ -336,7 +328,7 @@ def alone(processes: int, *, keep: bool) -> ProcessPoolExecutor:
 def set_up(keep: bool) -> None:
     import cv2
 
-    from hpe_core.allocator import keep_freed_memory
+    from hpe_core.system.memory import keep_freed_memory
 
     cv2.setNumThreads(1)
     if keep:
@@ -349,9 +341,10 @@ def decode_all(paths: Sequence[str]) -> int:
 
 def write_here(jobs: "Sequence[ShardJob]", data: DataSpec, folder: Path) -> int:
     """The jobs of the shards stage in this process, without sandbox and Ray; faces written."""
-    from hpe_core.rows import FaceRow, write_shard
-    from hpe_core.sandbox import load_directly
-    from hpe_core.sources.registry import open_source
+    from hpe_core.data.rows import write_shard
+    from hpe_core.datasets.base import FaceRow
+    from hpe_core.datasets.registry import open_source
+    from hpe_core.datasets.sandbox import load_directly
 
     source, count = open_source(data.datasets["heads"]), 0
     for job in jobs:
@@ -367,10 +360,10 @@ def build_with_ray(lab: Lab, crop: CropSpec, actors: int) -> Side:
 
     The receipts' times on disk tell when each shard was done. Once, the bytes are compared with `write_here`'s.
     """
-    from hpe_core.rows import file_sha256
-    from hpe_core.sources.plan import plan_dataset
-    from hpe_core.sources.registry import open_source
-    from workflows.shards import build_shards
+    from hpe_core.datasets.plan import plan_dataset
+    from hpe_core.datasets.registry import open_source
+    from hpe_core.system.files import file_sha256
+    from workflows.stages.shards import build_shards
 
     data, expected = lab.data(crop), lab.scratch()
     jobs = plan_dataset("heads", open_source(data.datasets["heads"]), data).jobs
@@ -407,7 +400,7 @@ def memory(lab: Lab) -> list[Row]:
 
 def shards_of(lab: Lab, count: int) -> None:
     """The shards stage over so many faces: files of the archive under further names."""
-    from workflows.shards import build_shards
+    from workflows.stages.shards import build_shards
 
     root = lab.scratch()
     for i in range(count):
@@ -484,7 +477,7 @@ def read(lab: Lab) -> list[Row]:
 
 
 def _shards(folder: Path, faces: "Sequence[FaceRow]", crop: CropSpec, encoding: str) -> list[Path]:
-    from hpe_core.rows import write_shard
+    from hpe_core.data.rows import write_shard
 
     files = []
     for part, start in enumerate(range(0, len(faces), 512)):
@@ -517,7 +510,7 @@ def gathered(flat: Path, count: int, crop: CropSpec, batch: int, seed: int) -> "
 
 def epoch(files: Sequence[Path], batch: int) -> "Iterator[tuple[Tensor, Tensor]]":
     """One shuffled epoch of freshly opened shards: (images, angles) a batch."""
-    from hpe_core.batch import FaceData
+    from hpe_core.data.batch import FaceData
 
     for part in FaceData(files).shuffled(batch, seed=0, epoch=0):
         yield part.images_BHWC, part.angles_B3
@@ -525,7 +518,7 @@ def epoch(files: Sequence[Path], batch: int) -> "Iterator[tuple[Tensor, Tensor]]
 
 def shard_side(name: str, files: Sequence[Path], batch: int) -> Side:
     """Faces a second of a first epoch (shards opened and read) and of four later ones (rows resident)."""
-    from hpe_core.batch import FaceData
+    from hpe_core.data.batch import FaceData
 
     def timed(turn: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -591,7 +584,7 @@ class ImageFiles:
     def __getitem__(self, index: int) -> "tuple[Image, np.ndarray]":
         import numpy as np
 
-        from hpe_core.crop import canonical_crop
+        from hpe_core.geometry.crop import canonical_crop
 
         image = read_rgb(self.paths[index])
         return canonical_crop(image, self.boxes[index], self.plain).pixels, np.asarray(self.poses[index], np.float32)
@@ -599,8 +592,8 @@ class ImageFiles:
 
 def stream(lab: Lab) -> list[Row]:
     """One worker's epoch through Ray Data (`data.ingest=ray_data`), against rows that the worker reads itself."""
-    from hpe_core.batch import FaceData, TrainFaces
-    from workflows.stream import StreamedFaces
+    from hpe_core.data.batch import FaceData, TrainFaces
+    from workflows.training.stream import StreamedFaces
 
     crop, count = CropSpec(112, 15), STREAMED * lab.faces
     faces = lab.rows(crop)
@@ -641,7 +634,7 @@ def windows(lab: Lab) -> list[Row]:
 
 
 def _crop_stage(lab: Lab, size: int, radius: int, step: int) -> Row:
-    from hpe_core.crop import canonical_crop, offset_grid, window
+    from hpe_core.geometry.crop import canonical_crop, offset_grid, window
 
     offsets, heads = offset_grid(radius, step), lab.heads[:2]
     spec, bare = CropSpec(size, radius), CropSpec(size, 0)
@@ -672,7 +665,7 @@ def _crop_stage(lab: Lab, size: int, radius: int, step: int) -> Row:
 
 
 def _windows_of(lab: Lab, size: int, radius: int, step: int) -> Row:
-    from hpe_core.crop import offset_grid
+    from hpe_core.geometry.crop import offset_grid
 
     offsets = offset_grid(radius, step)
     count = min(DISTINCT if len(offsets) < 100 else 8, len(lab.heads))
@@ -703,7 +696,7 @@ def window_sides(
     """Side of the stored crops, and (dx, dy) -> the (B, size, size, 3) batch of that offset, by window and by warp."""
     import numpy as np
 
-    from hpe_core.crop import canonical_crop, window
+    from hpe_core.geometry.crop import canonical_crop, window
 
     spec, bare = CropSpec(size, radius), CropSpec(size, 0)
     crops = [canonical_crop(head.image, head.box, spec) for head in heads]
@@ -737,9 +730,9 @@ def ensemble(lab: Lab) -> list[Row]:
     """The whole offset ensemble, against as many bare forwards of batches that lie ready."""
     import torch
 
-    from hpe_core.crop import canonical_crop, offset_grid, window
-    from hpe_core.ensemble import ensemble_probs
-    from hpe_core.models import PoseNet
+    from hpe_core.geometry.crop import canonical_crop, offset_grid, window
+    from hpe_core.learning.ensemble import ensemble_probs
+    from hpe_core.learning.models import PoseNet
 
     spec, (radius, step) = CropSpec(112, 15), (15, 5)
     labels = LabelSet(("",), radius, step)
@@ -787,7 +780,7 @@ def train(lab: Lab) -> list[Row]:
     found = interleaved([side("ours", train_with_ray), side("rival", train_alone)], lab.few, warm=False)
     must_agree(len({tuple(run.curve) for some in runs.values() for run in some}) == 1, "validation errors by epoch")
     say(f"  Ray: {lab.cluster_seconds:.1f} s to start the cluster")
-    optim, plain = job.spec.optim, "hpe_core.loop.fit in a fresh process"
+    optim, plain = job.spec.optim, "hpe_core.learning.loop.fit in a fresh process"
     what = f"{job.spec.net.backbone}, {job.data.crop.size} px, epochs 2 to {optim.epochs} of {training_rows(lab)} faces"
 
     def row(name: str, unit: str, figure: str, counted: str) -> Row:
@@ -850,7 +843,7 @@ def training_rows(lab: Lab) -> int:
 
 def training_job(lab: Lab) -> "Job":
     """The demo's student on shards that hold the archive's faces."""
-    from workflows.train import Job
+    from workflows.training.networks import Job
 
     crop, folder = CropSpec(64, 8), lab.scratch()
     faces = lab.rows(crop)
@@ -870,8 +863,8 @@ def train_with_ray(lab: Lab, job: "Job") -> Run:
     """run_ray_train with one worker; the epochs' ends are read from the board that workers report to."""
     import ray
 
-    from workflows.progress import start_board
-    from workflows.train import run_ray_train
+    from workflows.tracking.progress import start_board
+    from workflows.training.networks import run_ray_train
 
     board, _ = start_board()
     stage = stage_run(lab, job, Stamping(board))
@@ -885,7 +878,7 @@ def train_with_ray(lab: Lab, job: "Job") -> Run:
 
 def stage_run(lab: Lab, job: "Job", reporter: Reporter) -> Any:
     """What the driver of Ray Train reads of a stage: the cluster's shape and the reporter."""
-    from workflows.stages import StageRun
+    from workflows.engine.store import StageRun
 
     student = replace(job.spec, distill=DistillSpec())
     spec = PipelineSpec("benchmark", job.data, {"student": job.spec}, student, cluster=CLUSTER, store=str(lab.folder))
@@ -894,7 +887,7 @@ def stage_run(lab: Lab, job: "Job", reporter: Reporter) -> Any:
 
 def train_alone(lab: Lab, job: "Job") -> Run:
     """The same loop in a process of its own, with a checkpoint after each epoch and nobody to report to."""
-    from workflows.train import as_plain
+    from workflows.training.networks import as_plain
 
     out = lab.scratch()
     began = time.time()
@@ -907,11 +900,11 @@ def train_alone(lab: Lab, job: "Job") -> Run:
 
 
 def plain_worker(job: dict[str, Any], folder: str) -> None:
-    """Body of the rival's process: what workflows.train.train_worker does, without Ray."""
+    """Body of the rival's process: what workflows.training.networks.train_worker does, without Ray."""
     import torch
 
-    from hpe_core.loop import EpochEnd, fit
-    from workflows.train import from_plain, open_data
+    from hpe_core.learning.loop import EpochEnd, fit
+    from workflows.training.networks import from_plain, open_data
 
     torch.set_num_threads(1)
     ends: list[tuple[float, dict[str, float]]] = []

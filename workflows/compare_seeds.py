@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.plain import SpecError, check, nearest
-from hpe_core.spec import PipelineSpec, SearchSpace
-from workflows.config import arguments, guarded, load, tell
+from hpe_core.errors import SpecError, check, nearest
+from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
+from workflows.engine.config import arguments, guarded, load, tell
 
 KINDS = {
     "ensemble": "the teachers' ensemble",
@@ -201,7 +201,7 @@ def main(argv: Sequence[str]) -> int:
     if own.get("readme"):
         into_readme(Path(own["readme"]), place, text)
     if picture:
-        from workflows.figures import heat_map
+        from workflows.report.figures import heat_map
 
         heat_map(spec.data.test[0], spec.base_teacher, cells).savefig(picture, metadata={"Software": None})
     return 0

@@ -25,13 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.plain import SpecError, build, check, nearest
-from hpe_core.spec import CropSpec, DatasetSpec, DataSpec, PipelineSpec
-from workflows.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
-from workflows.examine_machine import Look, examine_machine, look_at_packages
+from hpe_core.errors import SpecError, check, nearest
+from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build
+from workflows.checks.machine import Look, examine_machine, look_at_packages
+from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
 
 if TYPE_CHECKING:
-    from workflows.examine_data import Examined
+    from workflows.checks.data import Examined
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
@@ -66,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
 
 def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, planned: bool) -> list["Examined"]:
     """Every dataset that has a role, and its pictures where a folder is given for them."""
-    from hpe_core.sources.plan import used_datasets
-    from workflows.examine_data import examine, write_pictures
+    from hpe_core.datasets.plan import used_datasets
+    from workflows.checks.data import examine, write_pictures
 
     seen = []
     for name in used_datasets(data):
@@ -128,7 +130,7 @@ def dataset_alone(words: Sequence[str]) -> DataSpec:
 
 def conclude(looks: Sequence[Look], seen: Sequence["Examined"], *, as_json: bool) -> int:
     """Print everything; the exit code says whether anything must be mended."""
-    from workflows.examine_data import in_lines
+    from workflows.checks.data import in_lines
 
     findings = [finding for one in seen for finding in one.findings]
     findings += [finding for look in looks for finding in look.findings]

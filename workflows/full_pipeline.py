@@ -21,14 +21,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpe_core.plain import SpecError, UserError, check, nearest, to_dict
-from hpe_core.remote import RemoteError
-from hpe_core.spec import NetSpec, PipelineSpec
-from workflows.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
-from workflows.contents import misfits
-from workflows.mirror import Mirror, held
-from workflows.room import disk_is_full, size
-from workflows.stages import (
+from hpe_core.errors import SpecError, UserError, check, nearest
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import to_dict
+from hpe_core.system.remote import RemoteError
+from workflows.engine.config import EXIT_FAILED, REPO, arguments, as_yaml, guarded, load, tell
+from workflows.engine.contents import misfits
+from workflows.engine.disk import disk_is_full, size
+from workflows.engine.mirror import Mirror, held
+from workflows.engine.store import (
     Planned,
     Stage,
     StageFailed,
@@ -60,7 +62,7 @@ def training_leaves(spec: PipelineSpec) -> dict[str, Any]:
 
 def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
     """What lies in the weights files that networks start from: a file may change under its name."""
-    from workflows.train import weights_hash
+    from workflows.training.networks import weights_hash
 
     return {net.pretrained: found for net in nets if (found := weights_hash(net))}
 
@@ -69,7 +71,7 @@ READING = ("resident_gb", "ingest", "stream_shards")  # keys of `data` that say 
 
 
 def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
-    from hpe_core.sources.registry import open_source
+    from hpe_core.datasets.registry import open_source
 
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
     # max_bad_share decides whether a run stops, others how shards are read; they change none. A root, boxes or
@@ -84,7 +86,7 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
 
 def fingerprint(name: str, source: Any) -> str:
     """Of a dataset's files; an error names the dataset."""
-    from hpe_core.sources.base import DatasetError
+    from hpe_core.datasets.base import DatasetError
 
     try:
         return str(source.fingerprint())
@@ -96,7 +98,7 @@ STAGES = (
     # Every face is cut once, with a margin that all later offsets, turns and jitters look into.
     Stage(
         "shards",
-        "workflows.shards:run",
+        "workflows.stages.shards:run",
         inputs=(),
         leaves=all_data,
         views={"train": train_data},
@@ -104,7 +106,7 @@ STAGES = (
     # Several networks learn from hard labels at the same time (EHPNet eqs. 1-3, offsets eq. 4).
     Stage(
         "teachers",
-        "workflows.train:run_teachers",
+        "workflows.training.networks:run_teachers",
         inputs=("shards:train",),
         leaves=lambda spec: (
             {
@@ -117,14 +119,14 @@ STAGES = (
     # Their ensemble, averaged over windows of each (K, d), labels the training faces (EHPNet eq. 4, offsets eqs. 5, 6).
     Stage(
         "labels",
-        "workflows.labels:run",
+        "workflows.stages.labels:run",
         inputs=("shards:train", "teachers"),
         leaves=lambda spec: {"sets": [labels.name for labels in spec.label_sets()]},
     ),
     # Short trials of students find temperature, weights, K, d, learning rate and backbone; validation people judge.
     Stage(
         "search",
-        "workflows.tune:run",
+        "workflows.stages.search:run",
         inputs=("shards:train", "teachers", "labels"),
         leaves=lambda spec: {
             "student": to_dict(spec.student),
@@ -136,7 +138,7 @@ STAGES = (
     # Finalists are trained to the end (EHPNet eq. 5, offsets eq. 7), and the best one's twin from hard labels alone.
     Stage(
         "student",
-        "workflows.train:run_student",
+        "workflows.training.networks:run_student",
         inputs=("shards:train", "teachers", "labels", "search"),
         leaves=lambda spec: (
             {"student": to_dict(spec.student), "finalists": spec.search.finalists} | training_leaves(spec)
@@ -145,14 +147,14 @@ STAGES = (
     # Only now are the test sets opened: every network and both ensembles, in the form of the papers' tables.
     Stage(
         "evaluate",
-        "workflows.evaluate:run",
+        "workflows.stages.evaluate:run",
         inputs=("shards", "teachers", "student"),
         leaves=lambda spec: {"evaluate": to_dict(spec.evaluate), "test": list(spec.data.test)},
     ),
     # The student becomes an ONNX file of measured parity, with card, report and the registry's alias.
     Stage(
         "publish",
-        "workflows.publish:run",
+        "workflows.stages.publish:run",
         inputs=("shards", "teachers", "labels", "search", "student", "evaluate"),
         leaves=lambda spec: {"publish": to_dict(spec.publish), "name": spec.name},
     ),
@@ -209,7 +211,7 @@ def check_backbones(spec: PipelineSpec) -> None:
     searched = spec.search.space.get("net.backbone")
     names = sorted(named | {str(value) for value in (searched.choice if searched else ())})
     code = (
-        "import sys\nfrom hpe_core.models import check_backbone\nfrom hpe_core.plain import SpecError\n"
+        "import sys\nfrom hpe_core.learning.models import check_backbone\nfrom hpe_core.errors import SpecError\n"
         "try:\n    [check_backbone(name) for name in sys.argv[1:]]\nexcept SpecError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=REPO)
@@ -226,9 +228,9 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
 
     def __enter__(self) -> "Drive":
-        from workflows.cluster import connected, machinery
-        from workflows.progress import Console, Pump, start_board
-        from workflows.tracking import Tracker
+        from workflows.engine.cluster import connected, machinery
+        from workflows.tracking.progress import Console, Pump, start_board
+        from workflows.tracking.tracker import Tracker
 
         self.console = Console()
         with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
@@ -348,7 +350,7 @@ def tracking_uri(spec: PipelineSpec) -> str:
 
 def begin_run(tracker: Any, key: str, spec: PipelineSpec, planned: Mapping[str, Planned]) -> None:
     """The parent run: configuration, commit, and which stages were finished before it."""
-    from workflows.tracking import git_commit
+    from workflows.tracking.tracker import git_commit
 
     tags = {"commit": git_commit(REPO), "config": spec.name}
     tags |= {f"reused.{name}": entry.key for name, entry in planned.items() if entry.action == "skip"}
@@ -477,8 +479,8 @@ def verify(spec: PipelineSpec, as_json: bool) -> int:
 
 def closing(spec: PipelineSpec, results: dict[str, dict[str, Any]], seconds: float) -> str:
     """The table, and where to look."""
-    from workflows.evaluate import print_tables
-    from workflows.tracking import ui_command
+    from workflows.stages.evaluate import print_tables
+    from workflows.tracking.tracker import ui_command
 
     published = {entry.stage.name: entry for entry in plan(STAGES, spec)}["publish"].key
     lines = [print_tables(results["evaluate"]), ""]

@@ -24,17 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.allocator import keep_freed_memory
-from hpe_core.plain import SpecError, build, check, to_dict
-from hpe_core.remote import Remote, is_remote
-from hpe_core.spec import DetectorSpec
-from workflows.commandline import EXIT_STOPPED, CommandParser
-from workflows.config import EXIT_BAD_INPUT, EXIT_FAILED, flatten, guarded, lasting_folder, tell
+from hpe_core.errors import SpecError, check
+from hpe_core.spec.data import DetectorSpec
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.memory import keep_freed_memory
+from hpe_core.system.remote import Remote, is_remote
+from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, flatten, guarded, lasting_folder, tell
 
 if TYPE_CHECKING:
-    from hpe_core.crop import Box
+    from hpe_core.geometry.crop import Box
     from hpe_core.predictor import HeadPosePredictor
-    from workflows.media import Frame, Media
+    from workflows.prediction.media import Frame, Media
 
 TABLE = "poses.csv"
 WHOLE = "whole"
@@ -142,8 +143,8 @@ class Tally:
 def main(argv: Sequence[str]) -> int:
     words, spec, as_json = command_line(argv)
     keep_freed_memory()
-    from workflows.media import open_media
-    from workflows.resolve import model_files
+    from workflows.prediction.media import open_media
+    from workflows.prediction.resolve import model_files
 
     out = Path(spec.out).expanduser()
     media = open_media(words, out, upright=not spec.boxes or spec.boxes == WHOLE)
@@ -207,17 +208,17 @@ def key_lines() -> str:
 
 def face_finder(spec: PredictSpec, media: "Media") -> FindFaces:
     """The function that says where a frame's faces are. Raises SpecError for a detector or file that is none."""
-    from hpe_core.crop import Box
+    from hpe_core.geometry.crop import Box
 
     if spec.detector:
-        from hpe_core.detector import FaceDetector
+        from hpe_core.detection.detector import FaceDetector
 
         detect = FaceDetector(DetectorSpec(spec.detector, spec.min_score, spec.side_px))
         return lambda frame: [Face(found.box, found.score) for found in detect(frame.image)]
     if spec.boxes == WHOLE:
         return lambda frame: [Face(Box(0.0, 0.0, float(frame.image.shape[1]), float(frame.image.shape[0])))]
-    from hpe_core.sources.base import DatasetError
-    from hpe_core.sources.boxes import open_boxes
+    from hpe_core.datasets.base import DatasetError
+    from hpe_core.datasets.boxes import open_boxes
 
     check(media.noun == "picture", f"boxes={spec.boxes} is for pictures; {media.names[0]} needs a detector")
     file = Path(spec.boxes).expanduser()
@@ -238,8 +239,8 @@ def predict(
     tally: Tally,
 ) -> None:
     """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
-    from workflows.media import Unusable
-    from workflows.progress import LOG_EVERY_S, Console
+    from workflows.prediction.media import Unusable
+    from workflows.tracking.progress import LOG_EVERY_S, Console
 
     console, frames, told = Console(), media.frames(), time.monotonic()
     total = min(media.total, spec.frames or media.total)
@@ -278,9 +279,9 @@ def usable(face: Face, frame: "Frame", tally: Tally, say: Callable[[str], None])
 
     One of a file that is not is told and counted; a detector's guess beyond the edge is merely no face.
     """
-    from hpe_core.sandbox import check_box
-    from hpe_core.sources.base import Rejected
-    from hpe_core.sources.files import printable
+    from hpe_core.datasets.base import Rejected
+    from hpe_core.datasets.files import printable
+    from hpe_core.datasets.sandbox import check_box
 
     try:
         check_box(face.box, frame.image.shape[1], frame.image.shape[0], printable(frame.name))
@@ -294,8 +295,8 @@ def usable(face: Face, frame: "Frame", tally: Tally, say: Callable[[str], None])
 
 def row_of(frame: "Frame", number: int, face: Face, angles: Any, spread: Any) -> Row:
     """One face as the table has it: pixels, degrees, and the standard deviation of each predicted distribution."""
-    from hpe_core.rotation import ANGLE_NAMES
-    from hpe_core.sources.files import printable
+    from hpe_core.datasets.files import printable
+    from hpe_core.geometry.rotation import ANGLE_NAMES
 
     box = face.box
     row: Row = {"file": printable(frame.name), "frame": frame.number, "seconds": frame.seconds, "face": number}
@@ -307,7 +308,7 @@ def row_of(frame: "Frame", number: int, face: Face, angles: Any, spread: Any) ->
 
 def drawn(image: Any, faces: Sequence[Face], angles: Any) -> Any:
     """The picture with each face's axes: as long as half the box's longer side, thick by its shorter one."""
-    from hpe_core.draw import draw_axes
+    from hpe_core.geometry.draw import draw_axes
 
     for face, pose in zip(faces, angles, strict=True):
         width, height = face.box.width, face.box.height
@@ -319,7 +320,7 @@ def drawn(image: Any, faces: Sequence[Face], angles: Any) -> Any:
 @contextmanager
 def csv_table(out: Path) -> Iterator[Callable[[Row], None]]:
     """Writes rows into the table, each at once: what was seen outlives an interruption."""
-    from hpe_core.rotation import ANGLE_NAMES
+    from hpe_core.geometry.rotation import ANGLE_NAMES
 
     columns = ["file", "frame", "seconds", "face", "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES]
     try:

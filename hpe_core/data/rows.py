@@ -1,0 +1,255 @@
+"""Shards: one row a face, one Parquet file a shard, the same bytes for the same input.
+
+Raw images are a fixed-size binary column of (size + 2 margin)^2 * 3 bytes, so a shard is read without
+decoding; JPEG (q95, 4:4:4) is the small choice. (A uint8 tensor column would be stored as INT32: four times
+the size.) Row groups of 128 rows, page checksums on and verified when read. The file's metadata holds schema
+version, convention and crop, so that a shard of another recipe is refused rather than misread.
+
+Soft labels are a column file per shard in the same row order, joined by position and checked by sample id:
+many label sets share one set of images. They hold log-probabilities in fp16, so temperature stays a key of
+the student.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hpe_core.datasets.base import SCHEMA_VERSION, FaceRow
+from hpe_core.errors import UserError
+from hpe_core.geometry.crop import Image
+from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.spec.data import CropSpec
+from hpe_core.system.files import file_sha256
+
+ROW_GROUP = 128
+CROP_KEYS = ("size", "margin_px", "shape", "box_scale")
+
+
+class ShardError(UserError):
+    """A shard that cannot be read or does not belong to this recipe; the message names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A shard in memory: M rows. `images` is (M, stored, stored, 3) uint8, read-only where it is a view."""
+
+    sample_ids: list[str]
+    groups: list[str]
+    paths: list[str]
+    angles: NDArray[np.float32]  # (M, 3) degrees
+    scales: NDArray[np.float32]  # (M, 2) image pixels per crop pixel, x and y
+    boxes: NDArray[np.float32]  # (M, 4) the network box in the image
+    images: Image
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+def row_bytes(crop: CropSpec, encoding: str) -> int:
+    """About how much of a shard's file a face takes, for asking whether there is room.
+
+    Raw is the picture and up to 1 kB beside it. JPEG varies with its content: over Pointing'04, AFLW2000 and rendered
+    heads at 64, 112 and 224 px a face took 8 to 29 % of the raw picture, and never more than this on average.
+    """
+    raw = crop.stored_size**2 * 3
+    return raw + 1_000 if encoding == "raw" else raw // 5 + 2_000
+
+
+def schema(crop: CropSpec, encoding: str) -> pa.Schema:
+    """Arrow schema of a shard, with version, convention and crop in its metadata."""
+    image = pa.binary(crop.stored_size**2 * 3) if encoding == "raw" else pa.binary()
+    columns = [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        *[pa.field(name, pa.float32(), nullable=False) for name in ("pitch", "yaw", "roll")],
+        *[pa.field(name, pa.float32(), nullable=False) for name in ("scale_x", "scale_y")],
+        *[pa.field(name, pa.float32(), nullable=False) for name in ("x1", "y1", "x2", "y2")],
+        pa.field("landmarks", pa.list_(pa.float32())),
+        pa.field("image", image, nullable=False),
+    ]
+    contract = {
+        "version": SCHEMA_VERSION,
+        "convention": CONVENTION,
+        "encoding": encoding,
+        **{key: getattr(crop, key) for key in CROP_KEYS},
+    }
+    return pa.schema(columns, metadata={"hpe": json.dumps(contract, sort_keys=True)})
+
+
+def stored_image(pixels: Image, encoding: str) -> bytes:
+    """A canonical crop as the image column holds it."""
+    if encoding == "raw":
+        return pixels.tobytes()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+    done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
+    assert done, "cv2 refused to encode a uint8 RGB picture"
+    return buffer.tobytes()
+
+
+def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table:
+    """Faces as a table of `schema(crop, encoding)`, in the order given."""
+    columns = schema(crop, encoding)
+    corners = [(row.crop.box.x1, row.crop.box.y1, row.crop.box.x2, row.crop.box.y2) for row in rows]
+    values = [(*row.pose, row.crop.scale_x, row.crop.scale_y, *box) for row, box in zip(rows, corners, strict=True)]
+    numbers_MF = np.array(values, np.float32).reshape(len(rows), 9)
+    landmarks = [None if row.landmarks is None else row.landmarks.ravel() for row in rows]
+    images = columns.field("image").type
+    if encoding == "raw":
+        pixels = np.concatenate([row.crop.pixels.reshape(-1) for row in rows]) if rows else np.empty(0, np.uint8)
+        pictures = pa.FixedSizeBinaryArray.from_buffers(images, len(rows), [None, pa.py_buffer(pixels)])
+    else:
+        pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], images)
+    texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in ("sample_id", "group", "path")]
+    floats = [pa.array(np.ascontiguousarray(column)) for column in numbers_MF.T]
+    arrays = [*texts, *floats, pa.array(landmarks, columns.field("landmarks").type), pictures]
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def write_shard(path: Path, rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> str:
+    """Write rows in the order given, atomically; returns the file's SHA-256."""
+    return write_table(path, to_table(rows, crop, encoding))
+
+
+def write_table(path: Path, table: pa.Table) -> str:
+    """Write a table so that equal tables are equal bytes, atomically; returns the SHA-256 of the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROW_GROUP,
+            compression={name: "none" if name in ("image", "log_probs") else "zstd" for name in table.column_names},
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+            data_page_version="1.0",
+        )
+        digest = file_sha256(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk gets back what the failed write took
+    return digest
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read with page checksums verified. Raises ShardError that names the file."""
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"shard {path} cannot be read: {error}") from None
+
+
+def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
+    """The shards of one split of one dataset in a shards folder, in the order of their sample ids."""
+    return sorted((folder / f"{dataset}.{split}").glob("part-*.parquet"))
+
+
+def contract_of(table: pa.Table, path: Path) -> dict[str, object]:
+    """The recipe stored in a shard's metadata. Raises ShardError where it is absent or of another version."""
+    contract = _metadata(table, path)
+    if contract.get("version") != SCHEMA_VERSION or contract.get("convention") != CONVENTION:
+        found = contract.get("version", "unknown")
+        raise ShardError(f"shard {path} has schema version {found}; this code reads {SCHEMA_VERSION}")
+    return contract
+
+
+def _metadata(table: pa.Table, path: Path) -> dict[str, object]:
+    """The 'hpe' entry; page checksums do not cover it, so a damaged one must not pass for anything."""
+    stored = (table.schema.metadata or {}).get(b"hpe")
+    if stored is None:
+        raise ShardError(f"{path} is a Parquet file but not a shard: its metadata has no 'hpe' entry")
+    try:
+        return dict(json.loads(stored))
+    except (ValueError, TypeError):
+        raise ShardError(f"shard {path} is damaged: its metadata is not readable") from None
+
+
+def read_shard(path: Path) -> Shard:
+    """One shard into memory; raw images are views of the Arrow buffers where one chunk holds them.
+
+    Raises ShardError for a damaged file, also where the damage is in the footer, which has no checksum: names,
+    types and metadata must be those of the recipe that the metadata claims.
+    """
+    table = read_table(path)
+    contract = contract_of(table, path)
+    try:
+        crop = CropSpec(**{key: contract[key] for key in CROP_KEYS})  # type: ignore[arg-type]
+        expected = schema(crop, str(contract["encoding"]))
+        whole = table.schema.equals(expected) and table.schema.metadata == expected.metadata
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ShardError(f"shard {path} is damaged: its columns are not those of its recipe")
+    side = crop.stored_size
+
+    def stacked(*names: str) -> NDArray[np.float32]:
+        return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float32, copy=False)
+
+    column = table["image"].combine_chunks()
+    if contract["encoding"] == "raw":
+        images = fixed_binary_view(column, np.uint8, (side, side, 3))
+    else:
+        images = np.stack([_decode_jpeg(value.as_buffer(), path) for value in column])
+    return Shard(
+        sample_ids=table["sample_id"].to_pylist(),
+        groups=table["group"].to_pylist(),
+        paths=table["path"].to_pylist(),
+        angles=stacked("pitch", "yaw", "roll"),
+        scales=stacked("scale_x", "scale_y"),
+        boxes=stacked("x1", "y1", "x2", "y2"),
+        images=images,
+    )
+
+
+def fixed_binary_view(column: pa.Array, dtype: type, shape: tuple[int, ...]) -> NDArray:
+    """A fixed-size binary column as an (M, *shape) array without a copy."""
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    width = int(np.prod(shape))
+    flat: NDArray[np.generic] = np.frombuffer(column.buffers()[1] or b"", dtype=dtype)
+    start = column.offset * width
+    return flat[start : start + len(column) * width].reshape(len(column), *shape)
+
+
+def _decode_jpeg(buffer: pa.Buffer, path: Path) -> Image:
+    picture = cv2.imdecode(np.frombuffer(buffer, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise ShardError(f"shard {path} holds a picture that does not decode")
+    return np.asarray(picture, dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- soft labels
+
+
+def write_soft_labels(path: Path, sample_ids: Sequence[str], log_probs_MAN: NDArray[np.float16], origin: str) -> str:
+    """Log-probabilities (M, 3, N) beside a shard of the same rows; `origin` says who made them. Returns SHA-256."""
+    count, angles, bins = log_probs_MAN.shape
+    assert log_probs_MAN.dtype == np.float16 and count == len(sample_ids)
+    flat = np.ascontiguousarray(log_probs_MAN).reshape(count, -1)
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(angles * bins * 2), count, [None, pa.py_buffer(flat)])
+    metadata = {"hpe": json.dumps({"version": SCHEMA_VERSION, "bins": bins, "origin": origin}, sort_keys=True)}
+    fields = pa.schema([("sample_id", pa.string()), ("log_probs", column.type)], metadata=metadata)
+    return write_table(path, pa.Table.from_arrays([pa.array(sample_ids, pa.string()), column], schema=fields))
+
+
+def read_soft_labels(path: Path, sample_ids: Sequence[str]) -> NDArray[np.float16]:
+    """(M, 3, N) fp16 log-probabilities. Raises ShardError unless the rows are those of `sample_ids`, in order."""
+    table = read_table(path)
+    bins = _metadata(table, path).get("bins")
+    if table.column_names != ["sample_id", "log_probs"] or not isinstance(bins, int):
+        raise ShardError(f"{path} is not a file of soft labels")
+    if table["sample_id"].to_pylist() != list(sample_ids):
+        raise ShardError(f"soft labels {path} do not belong to this shard: their sample ids differ")
+    if table["log_probs"].type != pa.binary(3 * bins * 2):
+        raise ShardError(f"soft labels {path} are damaged: their column does not hold {bins} bins")
+    return fixed_binary_view(table["log_probs"], np.float16, (3, bins))

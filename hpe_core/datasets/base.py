@@ -1,0 +1,225 @@
+"""What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.errors import UserError
+from hpe_core.geometry.crop import Box, FaceCrop, Image
+from hpe_core.spec.data import DatasetSpec
+
+SCHEMA_VERSION = 1  # of a shard's rows
+Pose = tuple[float, float, float]  # pitch, yaw, roll, degrees
+
+
+@dataclass(frozen=True, order=True)
+class FaceRef:
+    """One face that a dataset lists, before any file is opened. `key` is the reader's own, e.g. a path."""
+
+    sample_id: str
+    group: str  # the person, or what stands for one: never split between training and test
+    key: str
+    # The split that the dataset itself prescribes, or "": then shares and named groups decide. It says where a face
+    # goes, not which face it is, so it counts in no comparison and does not travel with a job.
+    split: str = field(default="", compare=False)
+
+
+# Every reason for which a face is quarantined, from the file inwards. A face that is sound but not wanted
+# (its pose lies beyond `data.limit_deg`) is filtered instead, as OUT_OF_RANGE, and counted apart.
+Reason = Literal[
+    "unreadable_file",  # missing, a folder, no permission
+    "outside_root",  # its path or a link leaves the dataset's folder
+    "not_a_picture",  # empty, HTML, a format or pixel type that is not read
+    "truncated_picture",  # ends before its last row
+    "damaged_picture",  # decodes only by guessing
+    "too_large",  # declared size or memory beyond the limit
+    "bad_annotation",  # cannot be parsed, or numbers missing
+    "nan_pose",
+    "no_box",
+    "box_degenerate",  # thinner than a pixel
+    "box_outside",  # too little of it lies inside the picture
+    "duplicate_id",
+    "decoder_crashed",  # took its process down, twice
+    "decoder_hung",  # did not answer in time, twice
+    "reader_failed",  # an exception that the reader did not expect
+]
+OUT_OF_RANGE = "out_of_range"
+
+
+class Rejected(Exception):
+    """A face that cannot be used: a short reason code for counting, and a sentence that names what is wrong."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A face in a picture: where it is and how it is turned.
+
+    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional. In place
+    of `box` may stand why there is none: whoever draws other boxes may still find the face, if the picture shows no
+    other. A reader that cannot know that rejects the face itself.
+    """
+
+    ref: FaceRef
+    box: Box | Rejected
+    pose: Pose
+    landmarks: NDArray[np.float32] | None = None
+    visible: NDArray[np.bool_] | None = None
+
+    def known_box(self) -> Box:
+        """Raises Rejected where there is none."""
+        if isinstance(self.box, Rejected):
+            raise Rejected(self.box.reason, f"{self.box.detail} (the keys boxes or detector take others)")
+        return self.box
+
+
+@dataclass(frozen=True, eq=False)
+class FaceRow:
+    """One face as it is stored. `landmarks` is (68, 3): x, y in window pixels, and 1 where visible."""
+
+    sample_id: str
+    group: str
+    path: str
+    pose: Pose
+    crop: FaceCrop
+    landmarks: NDArray[np.float32] | None = None
+
+
+class DatasetError(UserError):
+    """A dataset as a whole cannot be used; one sentence for the user."""
+
+
+class Source(Protocol):
+    """A dataset on disk (or rendered). Sources are small, picklable and open nothing when they are made."""
+
+    spec: DatasetSpec
+    risky: bool  # its files are other people's, so they are decoded in the sandbox
+
+    def refs(self) -> Iterable[FaceRef]:
+        """Every face that the dataset lists, in any order. Raises DatasetError where there is no such dataset."""
+        ...
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        """The picture (H, W, 3 uint8 RGB) and its annotation. Raises Rejected."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the dataset's files do; opens none of them."""
+        ...
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """For each face a text that changes when what decides it does, and only then: its files, its row of a table.
+
+        Opens no picture. A shard is made again when a state of its own faces changes, not when the dataset grows.
+        """
+        ...
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Bring what `load` will read to this machine, where it lies on another. Called outside of the sandbox.
+
+        Raises RemoteError: that the network is down says nothing about a picture.
+        """
+        ...
+
+
+class Wrapped:
+    """A source that stands before another one and changes some of what it gives; all else is the other's."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.spec = source.spec
+        self.risky = source.risky
+        self.whole: int | None = getattr(source, "whole", None)
+
+    def refs(self) -> Iterable[FaceRef]:
+        return self.source.refs()
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        return self.source.load(ref)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        return self.source.states(refs)
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        self.source.fetch(refs)
+
+
+def reader_of(source: Source) -> Source:
+    """The reader itself, behind whatever stands before it."""
+    while isinstance(source, Wrapped):
+        source = source.source
+    return source
+
+
+def person_of(source: Source, group: str) -> str:
+    """Who a group shows. A reader whose groups may be finer than people says so itself, as `person_of`."""
+    own = getattr(reader_of(source), "person_of", None)
+    return own(group) if own else group
+
+
+def recording_of(source: Source, sample_id: str) -> str:
+    """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
+    own = getattr(reader_of(source), "recording_of", None)
+    return own(sample_id) if own else ""
+
+
+def missing_parts(source: Source, refs: Sequence[FaceRef]) -> list[str]:
+    """Which parts of its archive a dataset with these faces lacks, as far as the reader knows an archive's parts.
+
+    A reader that does says so as `missing_parts`. Raises DatasetError.
+    """
+    own = getattr(reader_of(source), "missing_parts", None)
+    return own(refs) if own else []
+
+
+def lacking(found: Mapping[str, int], known: Mapping[str, int]) -> list[str]:
+    """Each part with less than it is known to hold: 'HELEN (10 of 37,676)', or its name alone where all is missing."""
+    return [
+        f"{part} ({found[part]:,} of {whole:,})" if found.get(part) else part
+        for part, whole in known.items()
+        if found.get(part, 0) < whole
+    ]
+
+
+def census(source: Source, found: int | None = None) -> str:
+    """How much of its archive a dataset holds, as a sentence, from a listing alone (or of `found` faces listed before).
+
+    A reader that knows the size of the whole archive has it as `whole`. Raises DatasetError.
+    """
+    found = sum(1 for _ in source.refs()) if found is None else found
+    whole = getattr(source, "whole", None)
+    counted = f"{found:,} {'face' if found == 1 else 'faces'}"
+    if whole is None:
+        return counted
+    verdict = {-1: ": this is a part", 0: "", 1: ": this is more"}[(found > whole) - (found < whole)]
+    return f"{counted}; the whole archive has {whole:,}{verdict}"
+
+
+def share_of(group: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the group and the seed alone: the group's place in the split."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(group: str, spec: DatasetSpec, *, trained_on: bool) -> str:
+    """'train', 'val' or 'test' for a whole group; a dataset that is never trained on is all test."""
+    if not trained_on or group in spec.test_groups:
+        return "test"
+    if group in spec.val_groups:
+        return "val"
+    place = share_of(group, spec.seed)
+    if not spec.test_groups:
+        if place < spec.test:
+            return "test"
+        place -= spec.test
+    return "val" if not spec.val_groups and place < spec.val else "train"

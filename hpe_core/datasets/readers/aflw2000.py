@@ -1,0 +1,66 @@
+"""AFLW2000-3D (Zhu et al. 2016): a flat folder of imageNNNNN.jpg, each with a .mat of the same name.
+
+`Pose_Para` is (pitch, yaw, roll) in radians, then translation and scale; in degrees it is our convention as
+it is. Wild labels (yaw 351) are given as published and filtered later by `data.limit_deg`: 31 of the 2000
+faces lie beyond +-99. Every image is a person of its own. The folder `Code` that is packed with them holds .mat
+files of a face model (`Model_Exp.mat` ...), which are no faces; it is left out.
+
+There is no box that fits the 450 x 450 crops (`roi` refers to the original AFLW image). The box is that of
+the 68 landmarks `pt3d_68`, brow to chin, grown about its centre by `landmark_box_scale`. Hopenet's loader
+grows the box of `pt2d` by 1.8 in x and 1.52 in y; but `pt2d` marks invisible points as -1, which then counts
+as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as published: half a pixel of 450
+from ours.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpe_core.datasets import files
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected
+from hpe_core.datasets.matlab import numbers, pose_para, read_mat
+from hpe_core.datasets.pictures import read_picture
+from hpe_core.geometry.crop import Box, Image
+
+KNOWN_COUNTS = {"faces": 2_000}
+CODE = "Code"
+
+
+class Aflw2000(files.Archive):
+    """The archive unpacked under `spec.root`."""
+
+    risky = True
+    whole = KNOWN_COUNTS["faces"]
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
+        for path in filter(_is_face, self.paired(".mat")):
+            stem = files.printable(Path(path).stem)
+            yield FaceRef(stem, stem, path)
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        path, mat_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
+        if path.suffix.lower() == ".mat":
+            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        name = files.printable(str(mat_path))
+        mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
+        pose = pose_para(mat, name)
+        points = numbers(mat, "pt3d_68", name)
+        if points.shape not in ((3, 68), (2, 68)):
+            raise Rejected("no_box", f"{name}: pt3d_68 has shape {points.shape}, not (3, 68)")
+        landmarks = points[:2].T
+        if not np.isfinite(landmarks).all():
+            raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
+        box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
+        return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
+
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, str(Path(ref.key).with_suffix(".mat"))
+
+    def fingerprint(self) -> str:
+        return self.fingerprint_of(filter(_is_face, self.listing((*files.PICTURES, ".mat"))))
+
+
+def _is_face(path: str) -> bool:
+    return CODE not in Path(path).parts[:-1]

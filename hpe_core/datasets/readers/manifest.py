@@ -1,0 +1,246 @@
+"""A dataset of your own: one table with a row for each face, beside the pictures.
+
+`root` is a .csv, .jsonl (or .json, one object a line) or .parquet file, or a folder that holds exactly one manifest.*
+of these kinds. Columns, in any order; others are ignored:
+
+    path                                    of the picture, relative to the manifest's folder, and inside it
+    pitch yaw roll  or  r00 r01 ... r22     degrees, or the rotation row by row, in our convention (`rotation.py`)
+    x1 y1 x2 y2                             the face's box in pixels; not needed where `boxes` or `detector` draws them
+    group      optional: the person; without it each picture is a group, so that its faces stay together
+    split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
+               val: where no row says val, it is drawn from the groups that say train (published splits have no val)
+    id         optional: the sample's name; without it the path, and path#2 ... for further faces of a picture
+    landmarks  optional: 68 pairs [x, y], in CSV as JSON text
+
+A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
+rejected by file and row, counted from 1 without the header; so is a path that leaves the folder
+(`files.within`). There is no count of the whole: the manifest is it.
+"""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.datasets import files
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected
+from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.tables import FORMATS, Row, read_rows
+from hpe_core.errors import nearest
+from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.rotation import is_rotation, matrix_to_euler
+from hpe_core.spec.data import DatasetSpec, Links
+from hpe_core.system.files import file_sha256
+
+EULER = ("pitch", "yaw", "roll")
+MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
+BOX = ("x1", "y1", "x2", "y2")
+OPTIONAL = ("group", "split", "id", "landmarks")
+KNOWN = frozenset(("path", *EULER, *MATRIX, *BOX, *OPTIONAL))
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A manifest in memory: which face lies in which row. Of equal references the first row counts."""
+
+    matrices: bool  # poses are r00 ... r22
+    rows: list[Row]
+    refs: list[FaceRef]
+    row_of: dict[FaceRef, int]
+    faces: Counter[str]  # of each picture
+
+
+class Manifest(files.Archive):
+    """The faces that a table lists. It is read once a process, and again when it changes."""
+
+    risky = True
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        super().__init__(spec)
+        if self.remote is not None and self.root.suffix.lower() in FORMATS:
+            self.remote = self.remote.parent  # the folder of the pictures
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per row. Raises DatasetError for a table that is missing, unreadable or of other columns."""
+        self.fetch_tables()
+        yield from self._table(self._file()).refs
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        file = self._file()
+        table = self._table(file)
+        if ref not in table.row_of:
+            raise Rejected("bad_annotation", f"{ref.sample_id} is no longer in {files.printable(str(file))}")
+        index = table.row_of[ref]
+        row, name = table.rows[index], f"{files.printable(str(file))}, row {index + 1}"
+        if isinstance(row, str):
+            raise Rejected("bad_annotation", f"{name} {row}")
+        path = _picture(file.parent, ref.key, self.spec.links, name)
+        if table.matrices:
+            pose = _pose_of_matrix(_numbers(row, MATRIX, name), name)
+        else:
+            pitch, yaw, roll = _numbers(row, EULER, name)
+            pose = (pitch, yaw, roll)
+        if not np.isfinite(pose).all():
+            raise Rejected("nan_pose", f"{name}: its pose is not finite")
+        box: Box | Rejected
+        if any(row.get(column) not in (None, "") for column in BOX):
+            box = Box(*_numbers(row, BOX, name))
+        elif table.faces[ref.key] > 1:
+            raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
+        else:
+            box = Rejected("no_box", f"{name} has no box")
+        return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
+
+    @property
+    def folder(self) -> Path:
+        """Of the pictures; `root` may be the table in it."""
+        if self.remote is not None:
+            return self.remote.folder
+        return self.root.parent if self.root.is_file() else self.root
+
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """The picture, by the name that a listing has: 'im//./a.jpg' is im/a.jpg on a disk, too.
+
+        Of the table only its own row decides a face, and `states` knows it.
+        """
+        return (str(Path(ref.key)),) if ref.key else ()
+
+    def tables(self) -> tuple[str, ...]:
+        named = self.root.suffix.lower() in FORMATS
+        return (self.root.name,) if named else tuple(f"manifest{ending}" for ending in FORMATS)
+
+    def states(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
+        self.fetch_tables()
+        table = self._table(self._file())
+        rows = (table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs)
+        texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
+        return [f"{row} {picture}" for row, picture in zip(texts, super().states(refs), strict=True)]
+
+    def fingerprint(self) -> str:
+        """Of the manifest's content and the pictures' sizes and times; opens no picture."""
+        self.fetch_tables()
+        file = self._file()
+        pictures = super().states(sorted(self._table(file).refs))
+        return hashlib.sha256("\n".join([file_sha256(file), *pictures]).encode()).hexdigest()
+
+    def _file(self) -> Path:
+        """The table itself. Raises DatasetError where `root` is none and holds none, or several."""
+        name = self.place
+        if self.root.is_file():
+            if self.root.suffix.lower() not in FORMATS:
+                raise DatasetError(f"its root {name} is no manifest: it must end in {', '.join(FORMATS)}")
+            return self.root
+        if not self.root.is_dir():
+            raise DatasetError(f"its root {name} is neither a file nor a folder")
+        found = [p for p in self.root.iterdir() if p.stem == "manifest" and p.suffix.lower() in FORMATS]
+        if len(found) != 1:
+            what = " and ".join(sorted(path.name for path in found)) or "no manifest.csv, .jsonl or .parquet"
+            raise DatasetError(f"its root {name} holds {what}, not one manifest")
+        return found[0]
+
+    def _table(self, file: Path) -> Table:
+        status = file.stat()
+        boxed = bool(self.spec.boxes or self.spec.detector)
+        return _read(file, status.st_size, status.st_mtime_ns, boxed)
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
+    """The table; size and time name its state on disk, so that a process reads it once. `boxed`: it may lack boxes."""
+    name = files.printable(str(file))
+    columns, rows = read_rows(file, KNOWN)
+    matrices = _check_columns(columns, name, boxed)
+    refs: list[FaceRef] = []
+    seen: Counter[str] = Counter()
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str) or not (path := _text(row.get("path"))) or "\0" in path:
+            if not isinstance(row, str):
+                rows[number - 1] = "names no picture"
+            refs.append(FaceRef(f"row {number}", f"row {number}", ""))
+            continue
+        seen[path] += 1
+        named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
+        split = _text(row.get("split"))
+        if "split" in columns and split not in SPLITS:
+            raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
+        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or path, path, split))
+    row_of: dict[FaceRef, int] = {}
+    for index, ref in enumerate(refs):
+        row_of.setdefault(ref, index)
+    return Table(matrices, rows, refs, row_of, seen)
+
+
+def _check_columns(columns: list[str], name: str, boxed: bool) -> bool:
+    """Whether poses are matrices. Raises DatasetError for a column that is missing or nearly right."""
+    matrices = not set(MATRIX).isdisjoint(columns)
+    if matrices and not set(EULER).isdisjoint(columns):
+        raise DatasetError(f"{name} has angles and matrices; a pose is either pitch, yaw, roll or r00 ... r22")
+    others = [column for column in columns if column not in KNOWN]
+    boxes = () if boxed and set(BOX).isdisjoint(columns) else BOX
+    for column in ("path", *(MATRIX if matrices else EULER), *boxes):
+        if column not in columns:
+            raise DatasetError(f"{name} has no column '{column}'{nearest(column, others or columns)}")
+    for column in others:
+        close = difflib.get_close_matches(column, [key for key in OPTIONAL if key not in columns], n=1, cutoff=0.85)
+        if close:
+            raise DatasetError(f"{name} has a column '{column}', which is unknown; did you mean '{close[0]}'?")
+    return matrices
+
+
+def _picture(folder: Path, path: str, links: Links, name: str) -> Path:
+    """`files.within`, whose sentence then begins with the row that names the picture."""
+    try:
+        return files.within(folder, path, links)
+    except Rejected as rejected:
+        raise Rejected(rejected.reason, f"{name}: {rejected.detail}") from None
+
+
+def _text(value: Any) -> str:
+    """A cell as text that UTF-8 can hold; nothing is the empty text."""
+    return "" if value is None else str(value).strip().encode("utf-8", "backslashreplace").decode()
+
+
+def _numbers(row: dict[str, Any], columns: tuple[str, ...], name: str) -> list[float]:
+    """The cells as floats. Raises Rejected that names the column."""
+    found = []
+    for column in columns:
+        value = row.get(column)
+        try:
+            if value is None or isinstance(value, bool):
+                raise ValueError
+            found.append(float(value))
+        except (TypeError, ValueError, OverflowError):
+            raise Rejected("bad_annotation", f"{name}: {column} is {_text(value)[:40] or 'empty'}, no number") from None
+    return found
+
+
+def _pose_of_matrix(values: list[float], name: str) -> Pose:
+    matrix = np.array(values).reshape(3, 3)
+    if not np.isfinite(matrix).all():
+        raise Rejected("nan_pose", f"{name}: its matrix is not finite")
+    if not is_rotation(matrix):
+        raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
+    pitch, yaw, roll = (float(angle) for angle in matrix_to_euler(matrix))
+    return pitch, yaw, roll
+
+
+def _landmarks(value: Any, name: str) -> NDArray[np.float32] | None:
+    if value is None or value == "":
+        return None
+    try:
+        points = np.array(json.loads(value) if isinstance(value, str) else value, dtype=np.float32)
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        points = np.empty(0, np.float32)
+    if points.shape != (68, 2) or not np.isfinite(points).all():
+        raise Rejected("bad_annotation", f"{name}: its landmarks are not 68 pairs [x, y]")
+    return points

@@ -1,0 +1,93 @@
+"""Pointing'04 (Gourier, Hall, Crowley 2004): 15 people, two series of 93 poses each, 288 x 384 JPEGs.
+
+A picture is `person<PP><series><NN><tilt><pan>.jpg`, e.g. person04112-15+30.jpg: person 04, series 1, number
+12, tilt -15, pan +30. The archive's first edition says `personne` for `person`; both are read. A folder `Front`
+repeats the pictures that look ahead, so it is left out. Tilt and pan have the signs of our pitch and yaw; tilt +-90
+occurs with pan 0 only. There is no roll label: it is nominally 0. All angles are nominal: people looked at markers, and
+turned their heads by about 0.6 of the tilt and 0.9 of the pan, so the set ranks models rather than measures them.
+
+The box lies in a .txt beside the picture: the file's name, then `Face` and the box's centre x, centre y,
+width and height, a line each (any white space will do). A picture without one has no box of its own.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hpe_core.datasets import files
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected, lacking
+from hpe_core.datasets.pictures import read_bytes, read_picture
+from hpe_core.geometry.crop import Box, Image
+
+NAME = re.compile(
+    r"person(?:ne)?(?P<person>\d{2})(?P<series>\d)(?P<number>\d{2})(?P<tilt>[+-]\d{1,2})(?P<pan>[+-]\d{1,2})",
+    re.IGNORECASE,
+)
+MAX_TEXT = 1 << 16
+KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
+PEOPLE = 15
+FRONT = "front"
+
+
+class Pointing04(files.Archive):
+    """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
+
+    risky = True
+    whole = KNOWN_COUNTS["faces"]
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per picture; a picture whose name is of another form is listed too, and rejected by `load`."""
+        for path in self._pictures():
+            stem = Path(path).stem
+            match = NAME.fullmatch(stem)
+            folder = files.printable(Path(path).parent.name)
+            group = f"Person{match['person']}" if match else folder or "nobody"
+            yield FaceRef(files.printable(stem), group, path)
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        path = files.within(self.root, ref.key, self.spec.links)
+        match = NAME.fullmatch(path.stem)
+        if match is None:
+            detail = f"{ref.sample_id}: the file's name does not spell person, tilt and pan"
+            raise Rejected("bad_annotation", detail)
+        pose = (float(match["tilt"]), float(match["pan"]), 0.0)
+        text = files.within(self.root, _text_of(ref.key), self.spec.links)
+        box: Box | Rejected = Rejected("no_box", f"{files.printable(str(text))} is missing")
+        if os.path.exists(text):
+            box = read_box(text)
+        return Annotation(ref, box, pose), read_picture(path)
+
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        return ref.key, _text_of(ref.key)
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        known = {f"Person{person:02d}": KNOWN_COUNTS["faces"] // PEOPLE for person in range(1, PEOPLE + 1)}
+        return lacking(Counter(ref.group for ref in refs), known)
+
+    def fingerprint(self) -> str:
+        return self.fingerprint_of(name for path in self._pictures() for name in (path, _text_of(path)))
+
+    def _pictures(self) -> Iterator[str]:
+        for path in self.listing(files.PICTURES):
+            if FRONT not in map(str.lower, Path(path).parts[:-1]):
+                yield path
+
+
+def _text_of(picture: str) -> str:
+    return str(Path(picture).with_suffix(".txt"))
+
+
+def read_box(path: Path) -> Box:
+    """The first face of an annotation text. Raises Rejected."""
+    name = files.printable(str(path))
+    words = read_bytes(path, MAX_TEXT).decode("utf-8-sig", "replace").replace(",", " ").split()
+    place = next((i for i, word in enumerate(words) if word.lower().rstrip(":") == "face"), None)
+    if place is None:
+        raise Rejected("no_box", f"{name} holds no 'Face' entry")
+    try:
+        x, y, width, height = (float(word) for word in words[place + 1 : place + 5])
+    except ValueError:
+        raise Rejected("bad_annotation", f"{name} has no four numbers after 'Face'") from None
+    return Box.around((x, y), width, height)

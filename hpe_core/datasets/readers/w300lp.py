@@ -1,0 +1,134 @@
+"""300W-LP (Zhu et al. 2016): faces of 300W turned to large poses, 450 x 450, in four subsets and their mirrors.
+
+    HELEN/HELEN_232194_1_0.jpg        the picture, with a .mat of the same name beside it
+    HELEN/HELEN_232194_1_3.jpg        the same face, rendered at another yaw
+    HELEN_Flip/HELEN_232194_1_3.jpg   its mirror picture, under the same name
+    landmarks/HELEN/HELEN_232194_1_3_pts.mat   `pts_2d`, (68, 2); there are none for the mirrors
+
+`Pose_Para` is (pitch, yaw, roll) in radians, our convention as it is; wild labels pass and are filtered later.
+
+The trap is `pt2d` of the .mat beside a picture: in every variant it holds the landmarks of variant 0 (in our sample to
+the last bit), so a box from it misses the turned face. Boxes therefore come from landmarks/, grown by
+`landmark_box_scale`. Where that file is missing only variant 0 has a box, from its own `pt2d`, and landmarks.
+
+A mirror uses the file of its original, mirrored by the width of the picture. That is right for all variants, though the
+mirrors were fitted anew: in the sample the pictures are mirror images to 2 grey levels, and any shift by a pixel makes
+it 4; only the labels differ (20.7, 7.9 and 2.5 degrees against 19.5, 8.0 and 2.9: so good are they). Coordinates are
+MATLAB's, the first pixel's centre at 1: in the sample x and its mirror add up to 451. Half a pixel is taken off, which
+makes the mirror exact. The published mirrored `pt2d` keeps the numbering of the original, so that its point 0 lies on
+the other cheek; here left and right are renumbered.
+
+The person is the base name without variant and flip, so that neither variants nor mirrors leak into another split.
+300W-LPA (Hsu et al. 2019) is read by this reader where it is laid out like this, else by `manifest`.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.datasets import files
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, lacking
+from hpe_core.datasets.matlab import numbers, pose_para, read_mat
+from hpe_core.datasets.pictures import read_picture
+from hpe_core.geometry.crop import Box, Image
+
+SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
+KNOWN_COUNTS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many mirrors
+NAME = re.compile(r"(?P<base>.+)_(?P<variant>\d+)")
+FLIP = re.compile(r"_flip(?=_|$)", re.IGNORECASE)
+
+# The 68 points of 300W as they are numbered in the mirror picture: jaw, brows, nose, eyes, mouth outside and inside.
+MIRROR_68 = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
+    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)]
+)
+
+
+class W300LP(files.Archive):
+    """The archive unpacked: the eight folders (as many as are there) and landmarks/ under `spec.root`."""
+
+    risky = True
+    whole = 2 * sum(KNOWN_COUNTS.values())
+
+    def refs(self) -> Iterator[FaceRef]:
+        """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
+        for folder in self._folders():
+            subset = FLIP.sub("", folder)
+            for path in self.paired(".mat", folder):
+                stem = Path(path).stem
+                match = NAME.fullmatch(FLIP.sub("", stem))
+                person = match["base"] if match else stem
+                names = (files.printable(f"{folder}/{stem}"), files.printable(f"{subset}/{person}"))
+                yield FaceRef(*names, str(Path(folder, path)))
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+        path, mat_path, marks_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
+        if path.suffix.lower() == ".mat":
+            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        mat = read_mat(mat_path, ("Pose_Para", "pt2d"))
+        pose = pose_para(mat, files.printable(str(mat_path)))
+        image = read_picture(path)
+        folder = Path(ref.key).parts[0]
+        original = FLIP.sub("", path.stem)
+        name = files.printable(str(marks_path))
+        mirrored = bool(FLIP.search(folder))
+        if os.path.exists(marks_path):
+            points = _points(numbers(read_mat(marks_path, ("pts_2d",)), "pts_2d", name), name)
+            if mirrored:
+                points = points * [-1.0, 1.0] + [image.shape[1], 0.0]
+        elif original.endswith("_0"):
+            name = files.printable(str(mat_path))
+            points = _points(numbers(mat, "pt2d", name), name)
+        else:
+            what = (
+                name if marks_path.parent.parent.is_dir() else f"the folder {files.printable(str(self.root))}/landmarks"
+            )
+            said = f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture"
+            return Annotation(ref, Rejected("no_box", said), pose), image
+        if mirrored:
+            points = points[MIRROR_68]
+        box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
+        return Annotation(ref, box, pose, points.astype(np.float32)), image
+
+    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
+        """Picture, annotation and landmarks; a mirror has the landmarks of its original."""
+        key = Path(ref.key)
+        marks = Path("landmarks", FLIP.sub("", key.parts[0]), f"{FLIP.sub('', key.stem)}_pts.mat")
+        return ref.key, str(key.with_suffix(".mat")), str(marks)
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        known = {name + flip: count for name, count in KNOWN_COUNTS.items() for flip in ("", "_Flip")}
+        found = Counter(Path(ref.key).parts[0] for ref in refs if not ref.key.lower().endswith(".mat"))
+        return lacking(found, known) + ([] if self.has_folder("landmarks") else ["landmarks"])
+
+    def fingerprint(self) -> str:
+        listed = [
+            str(Path(folder, path))
+            for folder in [*self._folders(), *(["landmarks"] if self.has_folder("landmarks") else [])]
+            for path in self.listing((*files.PICTURES, ".mat"), folder)
+        ]
+        return self.fingerprint_of(listed)
+
+    def _folders(self) -> list[str]:
+        """Those of the eight that are there. Raises DatasetError where there is none."""
+        wanted = [name + flip for name in SUBSETS for flip in ("", "_Flip")]
+        found = [name for name in wanted if self.has_folder(name)]
+        if not found:
+            raise DatasetError(f"its root {self.place} has none of the folders {', '.join(SUBSETS)} of 300W-LP")
+        return found
+
+
+def _points(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """(68, 2) image points from MATLAB's, stored as (68, 2) or (2, 68). Raises Rejected."""
+    points = values.T if values.shape == (2, 68) else values
+    if points.shape != (68, 2):
+        raise Rejected("no_box", f"{name}: its points have shape {values.shape}, not (68, 2)")
+    if not np.isfinite(points).all():
+        raise Rejected("bad_annotation", f"{name}: its points are not finite")
+    return points - 0.5

@@ -1,0 +1,97 @@
+"""CSV, JSON lines and Parquet as named columns and rows, with a broken row kept in its place as what is wrong with it.
+
+A file that cannot be divided into rows is a DatasetError; a row that is no row is a sentence, so that it can be counted
+and named without losing its neighbours. CSV holds text, the others hold what they hold. A CSV's values are parted by
+commas, semicolons or tabs: whichever finds most of the wanted columns in its first line.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from hpe_core.datasets.base import DatasetError
+from hpe_core.datasets.files import check_plain, printable
+
+FORMATS = (".csv", ".jsonl", ".json", ".parquet")
+Row = dict[str, Any] | str
+
+
+def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
+    """All columns' names, and the rows with the `wanted` columns alone. Raises DatasetError with one sentence."""
+    name = printable(str(path))
+    check_plain(path, "its table")
+    try:
+        read = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower(), _json_lines)
+        columns, rows = read(path, wanted)
+    except UnicodeDecodeError:
+        raise DatasetError(f"{name} is not text in UTF-8") from None
+    except OSError as error:
+        raise DatasetError(f"{name} cannot be read: {' '.join(str(error.strerror or error).split())}") from None
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DatasetError(f"{name} has two columns '{twice[0]}'")
+    return columns, rows
+
+
+def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
+    rows: list[Row] = []
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        reader = csv.reader(stream, strict=True, delimiter=_delimiter(header, wanted))
+        try:
+            columns = [column.strip() for column in next(reader, [])]
+            for values in reader:
+                if len(values) == len(columns):
+                    rows.append({key: value for key, value in zip(columns, values, strict=True) if key in wanted})
+                elif values:  # an empty line is no row
+                    rows.append(f"has {len(values)} values for {len(columns)} columns")
+        except csv.Error as error:
+            raise DatasetError(f"{printable(str(path))} is no CSV, line {reader.line_num}: {error}") from None
+    return columns, rows
+
+
+def _delimiter(header: str, wanted: frozenset[str]) -> str:
+    """By the wanted columns, `path` before all, since other columns' names may hold commas; else the most frequent."""
+
+    def found(delimiter: str) -> tuple[bool, int, int]:
+        names = wanted.intersection(name.strip().strip('"') for name in header.split(delimiter))
+        return "path" in names, len(names), header.count(delimiter)
+
+    return max(",;\t", key=found)
+
+
+def _json_lines(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    with open(path, encoding="utf-8-sig") as stream:
+        for line in stream:
+            if not line.strip():
+                continue
+            if not rows and line.lstrip().startswith("["):
+                raise DatasetError(f"{printable(str(path))} is a JSON list; one object a line is read")
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                value = None
+            if isinstance(value, dict):
+                columns |= dict.fromkeys(value)
+                rows.append({key: item for key, item in value.items() if key in wanted})
+            else:
+                rows.append("is not a JSON object")
+    return list(columns), rows
+
+
+def _parquet(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = list(file.schema_arrow.names)
+            rows: list[Row] = file.read([column for column in columns if column in wanted]).to_pylist()
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:160]
+        raise DatasetError(f"{printable(str(path))} is not a readable Parquet file: {said}") from None
+    return columns, rows

@@ -1,0 +1,24 @@
+"""What went wrong, said to the user: one sentence that names the file, the key or the row."""
+
+import difflib
+
+
+class UserError(Exception):
+    """Something that the user can mend: the message is one sentence that names the file, the key or the row."""
+
+
+class SpecError(UserError, ValueError):
+    """A configuration that cannot be used; the message is one sentence that names the key."""
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A closing half-sentence: the nearest known word, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

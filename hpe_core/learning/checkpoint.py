@@ -1,0 +1,63 @@
+"""Weights and what they mean, together: `model.safetensors` beside `model.json` (network spec, crop, bins).
+
+A folder with these two files is a network that any stage, the predictor or a user can load; there is no other way to
+hand one on. Loading never unpickles.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hpe_core.errors import SpecError
+from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.learning.models import PoseNet
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.serde import build, to_dict
+
+WEIGHTS, MEANING = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedNet:
+    """A network read back: the module in eval mode, its crop contract, and what was noted when it was saved."""
+
+    net: PoseNet
+    crop: CropSpec
+    notes: dict[str, Any]
+
+
+def save_net(folder: Path, net: PoseNet, crop: CropSpec, notes: dict[str, Any], state: dict | None = None) -> None:
+    """Write a network (or another state of it, e.g. the averaged weights) into a folder; the meaning comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (state or net.state_dict()).items()}
+    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    meaning = {"net": to_dict(net.spec), "crop": to_dict(crop), "convention": CONVENTION, "notes": notes}
+    _replace(folder / MEANING, lambda path: path.write_text(json.dumps(meaning, indent=1, sort_keys=True)))
+
+
+def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
+    """Read a network back in eval mode. Raises SpecError that names the folder or what does not fit."""
+    try:
+        meaning = json.loads((folder / MEANING).read_text())
+        state = load_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{folder} does not hold a saved network ({WEIGHTS}, {MEANING}): {error}") from None
+    if meaning["convention"] != CONVENTION:
+        raise SpecError(f"{folder} was saved with another angle convention: {meaning['convention']}")
+    crop = build(CropSpec, meaning["crop"])
+    spec = build(NetSpec, {**meaning["net"], "pretrained": "none"})
+    net = PoseNet(spec, crop.size)
+    net.load_state_dict(state)
+    return SavedNet(net.to(device).eval(), crop, meaning["notes"])
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write(temporary)
+    os.replace(temporary, path)

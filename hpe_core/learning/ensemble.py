@@ -1,0 +1,102 @@
+"""Offset ensemble and teachers' ensemble (offsets eqs. 5, 6; EHPNet eq. 4), many label sets from one pass.
+
+Each offset is a window of the canonical crop, a strided view of it, so the windows of all asked-for grids are visited
+once, each network sees a window once, its softmax is added in place to every set that holds both, and nothing of size
+S x batch is ever kept. The mean over teachers of means over windows is one mean, because both are plain averages of
+probabilities: ensemble and offsets combine freely.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpe_core.data.batch import PoseBatch
+from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.learning.models import PoseNet
+from hpe_core.spec.training import LabelSet
+
+Offsets = tuple[int, int]  # (K, d) in network pixels
+TINY = 1e-7  # log-probabilities are stored as float16
+
+
+@torch.inference_mode()
+def ensemble_probs(
+    nets: Mapping[str, PoseNet], crops_BHWC: Tensor, size: int, sets: Sequence[LabelSet]
+) -> dict[LabelSet, Tensor]:
+    """Mean softmax over the teachers and windows of each label set: {set: (B, 3, N) float32}.
+
+    `crops_BHWC` are uint8 canonical crops on the networks' device. Raises ValueError where K exceeds the margin.
+    """
+    grids = {labels: set(offset_grid(*labels.offsets)) for labels in sets}
+    means: dict[LabelSet, Tensor] = {}
+    for dx, dy in sorted(set().union(*grids.values())):
+        view = window(crops_BHWC, size, dx, dy)
+        for name, net in nets.items():
+            wanted = [labels for labels, grid in grids.items() if (dx, dy) in grid and name in labels.teachers]
+            if not wanted:
+                continue
+            probs = net.predict(view)
+            for labels in wanted:
+                if labels not in means:
+                    means[labels] = torch.zeros_like(probs)
+                means[labels].add_(probs, alpha=1.0 / (len(grids[labels]) * len(labels.teachers)))
+    return means
+
+
+def log_labels(probs_B3N: Tensor) -> Tensor:
+    """(B, 3, N) probabilities -> the log-probabilities that a student reads."""
+    return probs_B3N.clamp_min(TINY).log()
+
+
+class OnlineTeachers:
+    """Soft labels of the very view that the student is shown, written inside the training step.
+
+    Stored labels belong to the crop as it lies in the shard, and a flip or a turn moves them along; these are the
+    teachers' own words on the flipped, turned, recoloured picture. They cost the teachers' forward passes each step.
+    """
+
+    def __init__(self, nets: Mapping[str, PoseNet], size: int, labels: LabelSet) -> None:
+        self.nets = {name: nets[name].eval() for name in labels.teachers}
+        self.size, self.labels = size, labels
+
+    @property
+    def view_size(self) -> int:
+        """Side of the augmented view: the network's window and the reach of the offsets on every side."""
+        return self.size + 2 * self.labels.radius
+
+    def __call__(self, batch: PoseBatch) -> PoseBatch:
+        """Augmented views (B, view_size, view_size, 3) -> windows with soft labels (B, 3, N)."""
+        probs = ensemble_probs(self.nets, batch.images_BHWC, self.size, [self.labels])[self.labels]
+        # `inference_mode` tensors cannot enter a loss's graph; a clone made outside of it can.
+        return replace(batch, images_BHWC=window(batch.images_BHWC, self.size), soft_B3N=log_labels(probs.clone()))
+
+
+@torch.inference_mode()
+def window_angles(net: PoseNet, crops_BHWC: Tensor, size: int, radius: int) -> NDArray[np.float32]:
+    """Angles in every window with |dx|, |dy| <= radius: (2 radius + 1, 2 radius + 1, B, 3), indexed [dy, dx]."""
+    side = 2 * radius + 1
+    angles = torch.empty(side, side, len(crops_BHWC), 3, device=crops_BHWC.device)
+    for y in range(side):
+        for x in range(side):
+            angles[y, x] = net.angles(window(crops_BHWC, size, x - radius, y - radius))
+    return angles.cpu().numpy()
+
+
+def offset_table(angles_YXB3: NDArray[np.float32]) -> Mapping[Offsets, NDArray[np.float64]]:
+    """The offset ensemble's angles for every (K, d) up to the radius, from one pass over the d = 1 windows.
+
+    The decoded angle is linear in the probabilities, so the ensemble's angle is the mean of the windows' angles
+    (offsets tables 2-4 and figure 7). Returns {(K, d): (B, 3) degrees} for 0 <= K <= radius, 1 <= d <= max(1, radius).
+    """
+    radius = angles_YXB3.shape[0] // 2
+    table = {}
+    for k in range(radius + 1):
+        for d in range(1, max(1, radius) + 1):
+            reach = k // d * d
+            picked = slice(radius - reach, radius + reach + 1, d)
+            table[k, d] = angles_YXB3[picked, picked].astype(np.float64).mean(axis=(0, 1))
+    return table

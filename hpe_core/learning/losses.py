@@ -1,0 +1,61 @@
+"""The papers' losses, each beside its equation. Sums run over the three angles, means over the batch.
+
+Tested in tests/test_losses.py against a direct NumPy reading of the formulas.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hpe_core.geometry.bins import AngleBins
+from hpe_core.learning.models import PoseLogits
+
+
+def cross_entropy(logits_B3N: Tensor, angles_B3: Tensor, bins: AngleBins) -> Tensor:
+    """EHPNet eq. 1 and L^(j) of offsets eq. 4: sum over angles of -log p[bin of the label]; mean over the batch."""
+    flat = F.cross_entropy(logits_B3N.flatten(0, 1), bins.encode(angles_B3).flatten())
+    return 3 * flat
+
+
+def expectation_mse(logits_B3N: Tensor, angles_B3: Tensor, bins: AngleBins) -> Tensor:
+    """EHPNet eq. 2: squared error of the decoded expectation, degrees^2, summed over angles."""
+    return (bins.decode(logits_B3N.softmax(-1)) - angles_B3).square().sum(1).mean()
+
+
+def regression_mae(output_B3: Tensor, angles_B3: Tensor, limit_deg: float) -> Tensor:
+    """L^reg of offsets eq. 4 on theta * tanh(output) (eq. 3): mean absolute error over angles, degrees."""
+    return (limit_deg * torch.tanh(output_B3) - angles_B3).abs().mean()
+
+
+def ehpnet_loss(
+    logits: PoseLogits, angles_B3: Tensor, bins: tuple[AngleBins, ...], mse_weight: float
+) -> dict[str, Tensor]:
+    """EHPNet eq. 3: cross-entropy plus MSE for each angle, summed, over every head."""
+    pairs = list(zip(logits.heads, bins, strict=True))
+    ce = torch.stack([cross_entropy(head, angles_B3, grid) for head, grid in pairs]).sum()
+    mse = torch.stack([expectation_mse(head, angles_B3, grid) for head, grid in pairs]).sum()
+    return {"ce": ce, "mse": mse_weight * mse}
+
+
+def offsets_loss(
+    logits: PoseLogits, angles_B3: Tensor, bins: tuple[AngleBins, ...], limit_deg: float
+) -> dict[str, Tensor]:
+    """Offsets eq. 4: (L^reg + sum over M heads of L^(j)) / (M + 1); without a regression head the mean over M."""
+    heads = [cross_entropy(head, angles_B3, grid) for head, grid in zip(logits.heads, bins, strict=True)]
+    terms = len(heads) + (logits.regression_B3 is not None)
+    parts = {"ce": torch.stack(heads).sum() / terms}
+    if logits.regression_B3 is not None:
+        parts["mae"] = regression_mae(logits.regression_B3, angles_B3, limit_deg) / terms
+    return parts
+
+
+def soft_label_kl(logits_B3N: Tensor, teacher_log_probs_B3N: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(teacher^(1/T) || student^(1/T)), summed over angles, mean over the batch.
+
+    At T = 1 this is EHPNet eq. 5 (printed there without its minus sign) and L_dist of offsets eq. 7. The teacher is a
+    mean of softmaxes; its log-probabilities take the place of logits when it is softened.
+    """
+    teacher = F.log_softmax(teacher_log_probs_B3N.float() / temperature, dim=-1)
+    student = F.log_softmax(logits_B3N / temperature, dim=-1)
+    kl = (teacher.exp() * (teacher - student)).sum(-1)
+    return temperature**2 * kl.sum(1).mean()

@@ -1,0 +1,131 @@
+"""A timm backbone with pose heads. The model carries its preprocessing: input size, mean, std and bins.
+
+Each RvC head is one linear layer to 3 x N logits; the narrowest head predicts, the others and the tanh regression
+head (offsets eq. 3) only regularise the training (offsets 3.2). Input is uint8 RGB, so that nothing outside the model
+can normalise differently.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hpe_core.errors import SpecError
+from hpe_core.geometry.bins import AngleBins
+from hpe_core.spec.network import NetSpec
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class PoseLogits(NamedTuple):
+    """Raw outputs: one (B, 3, N) tensor a head in the order of `NetSpec.bin_widths`, and (B, 3) or None."""
+
+    heads: tuple[Tensor, ...]
+    regression_B3: Tensor | None
+
+
+class PoseNet(nn.Module):
+    """(B, H, W, 3) uint8 windows -> PoseLogits; `predict` -> (B, 3, N) probabilities of the narrowest head."""
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self, spec: NetSpec, size: int) -> None:
+        super().__init__()
+        self.spec, self.size = spec, size
+        self.bins = tuple(AngleBins.covering(spec.limit_deg, width) for width in spec.bin_widths)
+        self.predicting = min(range(len(self.bins)), key=lambda i: self.bins[i].width)
+        self.backbone = create_backbone(spec, size)
+        config = getattr(self.backbone, "pretrained_cfg", {}) or {}
+        mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+        self.register_buffer("mean_C11", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std_C11", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        width = _feature_width(self.backbone, size)
+        self.heads = nn.ModuleList(nn.Linear(width, 3 * bins.count) for bins in self.bins)
+        self.regression = nn.Linear(width, 3) if spec.regression_head else None
+        for head in [*self.heads, *([self.regression] if self.regression is not None else [])]:
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """uint8 windows -> (B, F) pooled features."""
+        x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)  # a channels-last view
+        return self.backbone((x_BCHW - self.mean_C11) / self.std_C11)
+
+    def forward(self, images_BHWC: Tensor) -> PoseLogits:
+        features = self.features(images_BHWC).float()
+        with torch.autocast(features.device.type, enabled=False):  # the heads are small, and angles need their digits
+            heads = tuple(
+                head(features).unflatten(1, (3, bins.count)) for head, bins in zip(self.heads, self.bins, strict=True)
+            )
+            regression = None if self.regression is None else self.regression(features)
+        return PoseLogits(heads, regression)
+
+    @property
+    def main_bins(self) -> AngleBins:
+        return self.bins[self.predicting]
+
+    def predict(self, images_BHWC: Tensor) -> Tensor:
+        """(B, 3, N) probabilities of the narrowest head; the other heads are not computed."""
+        features = self.features(images_BHWC).float()
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.heads[self.predicting](features)
+        return logits.unflatten(1, (3, self.main_bins.count)).softmax(-1)
+
+    def angles(self, images_BHWC: Tensor) -> Tensor:
+        """(B, 3) degrees (pitch, yaw, roll)."""
+        return self.main_bins.decode(self.predict(images_BHWC))
+
+    def parameter_count(self) -> int:
+        """Parameters that prediction uses: backbone and narrowest head."""
+        used = [*self.backbone.parameters(), *self.heads[self.predicting].parameters()]
+        return sum(p.numel() for p in used)
+
+
+def create_backbone(spec: NetSpec, size: int) -> nn.Module:
+    """A timm model without classifier for size^2 pictures. Raises SpecError for an unknown name or absent weights."""
+    import timm
+
+    check_backbone(spec.backbone)
+    if spec.pretrained == "hub" and not timm.is_model_pretrained(spec.backbone):
+        raise SpecError(f"net.pretrained=hub: there are no published weights of {spec.backbone}; name a file or none")
+    options: dict[str, object] = {"num_classes": 0, "pretrained": spec.pretrained != "none"}
+    if spec.pretrained not in ("none", "hub"):
+        if not Path(spec.pretrained).is_file():
+            raise SpecError(f"net.pretrained: there is no weights file {spec.pretrained}")
+        options["pretrained_cfg_overlay"] = {"file": spec.pretrained}
+    elif spec.pretrained == "hub" and os.environ.get("HF_HUB_OFFLINE"):
+        raise SpecError("net.pretrained=hub needs the network, and HF_HUB_OFFLINE is set; name a weights file or none")
+    try:
+        try:
+            return timm.create_model(spec.backbone, img_size=size, **options)  # transformers fix their grid
+        except TypeError:
+            return timm.create_model(spec.backbone, **options)
+    except OSError as error:
+        raise SpecError(
+            f"pretrained weights of {spec.backbone} could not be fetched (offline?): name a local file in "
+            f"net.pretrained, or none ({str(error).splitlines()[0][:120]})"
+        ) from None
+
+
+def check_backbone(name: str) -> None:
+    """Raises SpecError that names near backbones where neither timm nor `backbones` has one of this name."""
+    import timm
+
+    import hpe_core.learning.backbones  # noqa: F401  # registers ours
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise SpecError(f"net.backbone '{name}' is no timm model" + (f"; near: {', '.join(close)}" if close else ""))
+
+
+@torch.no_grad()
+def _feature_width(backbone: nn.Module, size: int) -> int:
+    """Asked of the network itself: timm's num_features is not the pooled width for every family."""
+    was_training = backbone.training
+    width = int(backbone.eval()(torch.zeros(1, 3, size, size)).shape[-1])
+    backbone.train(was_training)
+    return width

@@ -1,1 +1,0 @@
-"""Datasets as they lie on a disk, one file per format; each yields `Annotation`s in THE convention."""

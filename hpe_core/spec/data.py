@@ -1,0 +1,222 @@
+"""Keys of `data`: which datasets, how their faces are cut, and how the rows reach those who learn."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+from hpe_core.errors import check
+from hpe_core.spec.cluster import ClusterSpec
+
+
+def is_name(text: str) -> bool:
+    """Whether a dataset's or teacher's name can be a folder and a metric."""
+    return re.fullmatch(r"[^./\\][^/\\]*", text) is not None
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """The canonical crop. `margin_px` bounds offsets, jitter and what a turn can show, in network pixels."""
+
+    size: int = 64
+    margin_px: int = 8
+    shape: Literal["square", "stretch"] = "square"
+    box_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.size >= 16, f"crop.size must be at least 16 pixels, got {self.size}")
+        check(self.margin_px >= 0, f"crop.margin_px must not be negative, got {self.margin_px}")
+        check(0.2 <= self.box_scale <= 5, f"crop.box_scale must lie in 0.2 ... 5, got {self.box_scale}")
+
+    @property
+    def stored_size(self) -> int:
+        return self.size + 2 * self.margin_px
+
+
+FETCH = "fetch"
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A face detector, YuNet (`hpe_core/detection`)."""
+
+    model: str  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
+    min_score: float = 0.6  # faces that the detector is less sure of are no faces
+    side_px: int = 640  # the longer side of a larger picture is scaled down to this before faces are looked for
+
+    def __post_init__(self) -> None:
+        check(bool(self.model), "detector.model names no file")
+        check(0 < self.min_score < 1, f"detector.min_score must lie between 0 and 1, got {self.min_score}")
+        check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
+
+
+Sign = Literal[1, -1]
+
+
+@dataclass(frozen=True)
+class ConventionSpec:
+    """How an archive's labels differ from our convention (`rotation.py`); as it stands, not at all.
+
+    For archives whose labels are not what their reader expects: the doctor finds the keys, `geometry/convention.py`
+    applies them, from the top down.
+    """
+
+    unit: Literal["as_read", "radians_as_degrees", "degrees_as_radians"] = "as_read"  # what was taken for what
+    order: Literal[  # which angles the three are that the reader calls pitch, yaw, roll
+        "pitch_yaw_roll", "pitch_roll_yaw", "yaw_pitch_roll", "yaw_roll_pitch", "roll_pitch_yaw", "roll_yaw_pitch"
+    ] = "pitch_yaw_roll"
+    pitch_sign: Sign = 1
+    yaw_sign: Sign = 1
+    roll_sign: Sign = 1
+    rotation: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = "xyz"  # factors of R from left to right
+    transposed: bool = False  # R is camera frame to head frame
+
+
+Links = Literal["inside", "anywhere"]
+Reader = Literal["synthetic", "pointing04", "aflw2000", "300w_lp", "aflw", "biwi", "manifest"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset and how its people are split. Named groups win over shares; shares are drawn per group."""
+
+    reader: Reader
+    root: str = ""
+    count: int = 0  # synthetic: how many heads; archives: at most this many faces, 0 is all
+    seed: int = 0  # synthetic: which heads; all: which groups fall into which share
+    image_px: int = 128  # synthetic: side of the rendered picture
+    heads_per_person: int = 6  # synthetic
+    val: float = 0.1
+    test: float = 0.15
+    val_groups: tuple[str, ...] = ()
+    test_groups: tuple[str, ...] = ()
+    landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
+    boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
+    links: Links = "inside"  # archives: whether a link may lead out of root
+    detector: DetectorSpec | None = None  # draws the boxes instead of the reader
+    group_by: Literal["person", "sequence"] = "person"  # biwi: sequence is the published, leaking way to split
+    convention: ConventionSpec = ConventionSpec()  # archives whose labels are not what their reader expects
+
+    def __post_init__(self) -> None:
+        check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
+        check(self.val + self.test < 1, f"val + test leave nothing to train on: {self.val} + {self.test}")
+        check(self.count >= 0, f"count must not be negative, got {self.count}")
+        check(self.heads_per_person >= 1 and self.image_px >= 32, "heads_per_person must be >= 1 and image_px >= 32")
+        check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        check(self.reader != "synthetic" or self.count > 0, "a synthetic dataset needs count > 0")
+        check(
+            self.reader == "synthetic" or bool(self.root),
+            f"reader {self.reader} needs root, the archive's folder (manifest: or file)",
+        )
+        check(self.reader != "synthetic" or not self.boxes, "boxes are for archives; rendered heads have exact ones")
+        check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
+        check(
+            self.reader != "synthetic" or self.convention == ConventionSpec(),
+            "convention is for archives; rendered heads have exact poses",
+        )
+        check(
+            self.group_by == "person" or self.reader == "biwi",
+            f"group_by: sequence is for reader biwi, not {self.reader}",
+        )
+        both = sorted(set(self.val_groups) & set(self.test_groups))
+        check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
+
+    def shares_faces(self, other: "DatasetSpec") -> bool:
+        """Whether both read the same archive or render the same heads; AFLW2000's pictures are AFLW's first 2000.
+
+        AFLW with named test groups may stand beside AFLW2000: whoever names them keeps those pictures apart.
+        """
+        if {self.reader, other.reader} == {"aflw", "aflw2000"}:
+            whole = self if self.reader == "aflw" else other
+            return not whole.test_groups
+        same = self.seed == other.seed if self.reader == "synthetic" else self.archive == other.archive
+        return self.reader == other.reader and same
+
+    @property
+    def archive(self) -> str:
+        """The root in one spelling: BIWI may be named with or without hpdb, a manifest by its folder or its file."""
+        path = PurePath(self.root)
+        inner = (self.reader == "biwi" and path.name == "hpdb") or (self.reader == "manifest" and path.suffix)
+        return str(path.parent if inner else path)
+
+
+STREAM_DEPTH = 2  # for each task that reads for a worker, its own group of shards and one that waits
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which datasets are trained on and tested on, the form of their shards, and how faces reach those who learn.
+
+    `ingest` is the way of the training rows to the workers of a network (`cluster.workers`); whichever it is, the order
+    of rows is fixed by the network's seed and the epoch, and a run that was cut off goes on with the batches that it
+    would have seen:
+
+    all_shards  every worker reads every shard and takes its part of each batch. The workers see the batches that one
+                worker would see, and each keeps every row.
+    own_shards  every worker reads and keeps its own equal part of the rows, so memory and reading fall with the number
+                of workers. A batch holds as many rows of each part.
+    ray_data    workers keep nothing: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
+                each worker), read, check, decode and shuffle, `stream_shards` shards at a time. For more rows than fit
+                into memory, or where the machines with the GPUs have too few CPUs to decode. Slower than the others
+                while rows fit (README, "Measured").
+    """
+
+    datasets: dict[str, DatasetSpec]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    crop: CropSpec = CropSpec()
+    limit_deg: float = 99.0  # poses beyond are filtered and counted
+    encoding: Literal["raw", "jpeg"] = "raw"
+    rows_per_shard: int = 512  # at most; half as many at least
+    max_bad_share: float = 0.2  # more quarantined rows than this stop the run
+    resident_gb: float = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
+    ingest: Literal["all_shards", "own_shards", "ray_data"] = "all_shards"
+    stream_shards: int = 8  # ray_data: so many shards, drawn anew in each epoch, are read and shuffled together
+
+    def __post_init__(self) -> None:
+        check(bool(self.train), "data.train names no dataset")
+        for role, names in (("train", self.train), ("test", self.test)):
+            for name in names:
+                check(
+                    name in self.datasets,
+                    f"data.{role} names '{name}', which data.datasets does not define "
+                    f"(defined: {', '.join(self.datasets) or 'none'})",
+                )
+        for name in self.datasets:
+            check(is_name(name), f"data.datasets.{name}: a name has no slash and does not begin with a dot")
+        for name in set(self.test) - set(self.train):
+            for other in self.train:
+                check(
+                    not self.datasets[name].shares_faces(self.datasets[other]),
+                    f"data.test names '{name}', which holds the same faces as '{other}' in data.train",
+                )
+        check(0 < self.limit_deg <= 180, f"data.limit_deg must lie in (0, 180], got {self.limit_deg}")
+        check(self.rows_per_shard >= 1, "data.rows_per_shard must be at least 1")
+        check(0 <= self.max_bad_share <= 1, "data.max_bad_share must lie in [0, 1]")
+        check(self.resident_gb > 0, "data.resident_gb must be positive")
+        check(self.stream_shards >= 1, f"data.stream_shards must be at least 1, got {self.stream_shards}")
+
+    @property
+    def batching(self) -> dict[str, Any]:
+        """The keys that decide, beside the number of workers, which faces meet in a batch.
+
+        The default says what it said before there was a choice, so that networks that are trained keep their names.
+        """
+        if self.ingest == "ray_data":
+            return {"ingest": self.ingest, "stream_shards": self.stream_shards}
+        return {"resident_gb": self.resident_gb} | ({} if self.ingest == "all_shards" else {"ingest": self.ingest})
+
+    def wanted_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """Bytes of pixels, of so many faces, that one worker keeps if it may; with ray_data, that are held for it.
+
+        A stream holds the shards that its tasks are reading, and as many that wait (`workflows/training/stream.py`).
+        """
+        row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
+        if self.ingest == "ray_data":
+            return row * min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard)
+        return row * (own if self.ingest == "own_shards" else faces)
+
+    def kept_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """`wanted_bytes` as far as `resident_gb` allows; a stream has its own bound."""
+        wanted = self.wanted_bytes(faces, cluster)
+        return wanted if self.ingest == "ray_data" else min(wanted, self.resident_gb * 1e9)

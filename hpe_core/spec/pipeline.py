@@ -1,0 +1,234 @@
+"""The whole configuration, `PipelineSpec`, and the keys of the search, the evaluation, publishing and MLflow."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpe_core.errors import SpecError, check, nearest
+from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.spec.data import DataSpec, is_name
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_offsets
+from hpe_core.system.remote import Remote, is_remote
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """One searched key: either `choice`, or `low` and `high` (on a log scale if `log`)."""
+
+    choice: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        ranged = self.low is not None and self.high is not None
+        check(bool(self.choice) != ranged, "a search space is either choice: [...] or low: and high:")
+        if self.low is not None and self.high is not None:
+            check(self.low < self.high, f"a search space needs low < high, got {self.low} and {self.high}")
+            check(not self.log or self.low > 0, "a log search space needs low > 0")
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """Ray Tune over the student. Keys of `space` are keys of `student`, e.g. `optim.lr`."""
+
+    trials: int = 4  # 0 leaves the search out: the student is trained as it is configured
+    concurrent: int = 2
+    epochs: int = 4
+    grace_epochs: int = 2  # ASHA never stops a trial before this
+    finalists: int = 1  # trained to the end; validation chooses. Of several, one is yours if `space` holds its values
+    space: dict[str, SearchSpace] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self.trials >= 0, f"search.trials must not be negative, got {self.trials}")
+        check(self.concurrent >= 1, "search.concurrent must be at least 1")
+        check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
+        check(self.finalists >= 1, f"search.finalists must be at least 1, got {self.finalists}")
+
+    @property
+    def ending(self) -> int:
+        """How many settings are trained to the end: no more than were tried, and without a search the student's own."""
+        return min(self.finalists, max(self.trials, 1))
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """What is scored beside the trained networks: the offset ensemble of `base` at each (K, d)."""
+
+    base: str = ""  # the teacher that stands alone; empty is the first
+    protocol: str = ""  # a name of datasets/protocols.py: published figures stand beside ours, deviations are said
+    offset_radius: int = 4
+    offset_step: int = 2
+    latency_threads: int = 1
+    heatmap_radius: int = 0  # K and d of the heat map run to this; 0 leaves the picture out
+
+    def __post_init__(self) -> None:
+        check(min(self.offset_radius, self.heatmap_radius) >= 0, "evaluate: a radius must not be negative")
+        check(self.offset_step >= 1, f"evaluate.offset_step (d) must be at least 1, got {self.offset_step}")
+        check(self.latency_threads >= 1, "evaluate.latency_threads must be at least 1")
+
+
+@dataclass(frozen=True)
+class PublishSpec:
+    model_name: str = "head-pose"
+    alias: str = "champion"
+    parity_crops: int = 500  # test faces on which torch, ONNX and int8 are compared; 0: noise, and int8 has no score
+    calibration_crops: int = 256  # validation faces that set the ranges of the int8 file; 0 leaves that file out
+
+    def __post_init__(self) -> None:
+        for key in ("parity_crops", "calibration_crops"):
+            check(getattr(self, key) >= 0, f"publish.{key} must not be negative, got {getattr(self, key)}")
+        taken = self.alias in ("candidate", "latest") or re.fullmatch(r"v\d+", self.alias) is not None
+        check(not taken, f"publish.alias '{self.alias}' means something else in the registry; choose another")
+
+
+@dataclass(frozen=True)
+class MlflowSpec:
+    uri: str = ""  # empty: SQLite in the store; none: no tracking
+    experiment: str = "head-pose"
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """The whole run: one value of this type decides every stage."""
+
+    name: str
+    data: DataSpec
+    teachers: dict[str, TrainSpec]
+    student: TrainSpec
+    search: SearchSpec = SearchSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    publish: PublishSpec = PublishSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    mlflow: MlflowSpec = MlflowSpec()
+    store: str = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/engine/mirror.py)
+
+    def __post_init__(self) -> None:
+        check(bool(self.teachers), "teachers names no network")
+        check(self.student.distill is not None, "student.distill is missing: the student learns from soft labels")
+        for name, teacher in self.teachers.items():
+            check(teacher.distill is None, f"teachers.{name}.distill: a teacher learns from hard labels")
+            check(
+                teacher.net.limit_deg == self.student.net.limit_deg
+                and min(teacher.net.bin_widths) == min(self.student.net.bin_widths),
+                f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student",
+            )
+        for who, spec in {**{f"teachers.{k}": v for k, v in self.teachers.items()}, "student": self.student}.items():
+            check(
+                spec.net.limit_deg >= self.data.limit_deg,
+                f"{who}.net.limit_deg {spec.net.limit_deg} is smaller than data.limit_deg {self.data.limit_deg}",
+            )
+            check(
+                spec.augment.jitter_px <= self.data.crop.margin_px,
+                f"{who}.augment.jitter_px {spec.augment.jitter_px} exceeds data.crop.margin_px",
+            )
+            self._check_batch(spec.optim, f"{who}.optim")
+        for name in self.teachers:
+            check(
+                is_name(name) and "+" not in name and name not in ("hard", "distilled"),
+                f"teachers.{name}: a name has no slash or plus, does not begin with a dot, is not hard or distilled",
+            )
+        self._check_search()
+        base = self.evaluate.base
+        check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")
+        self.label_sets()
+        margin = self.data.crop.margin_px
+        for key in ("offset_radius", "heatmap_radius"):
+            value = getattr(self.evaluate, key)
+            check(value <= margin, f"evaluate.{key} {value} exceeds data.crop.margin_px {margin}")
+
+    def _check_batch(self, optim: OptimSpec, key: str) -> None:
+        """Equal parts for all workers (their gradients weigh the same), of two faces at least (batch statistics)."""
+        workers, size = self.cluster.workers, optim.batch_size
+        check(size % workers == 0, f"{key}.batch_size {size} is no multiple of cluster.workers {workers}")
+        parts = workers * optim.accumulate
+        check(size >= 2 * parts, f"{key}.batch_size {size} leaves less than two faces for each of {parts} parts")
+
+    def _check_search(self) -> None:
+        """Every searched value makes a student that can be trained: said now, not by a trial that dies."""
+        for key, entry in self.search.space.items():
+            student_with(self.student, {key: None}, check_only=True)
+            check(key != "net.pretrained", "search.space.net.pretrained: weights files are not searched")
+            for value in entry.choice or (entry.low, entry.high):
+                try:
+                    changed = student_with(self.student, {key: value})
+                except SpecError as error:
+                    raise SpecError(f"search.space.{key}: {error}") from None
+                self._check_batch(changed.optim, f"search.space.{key}: student.optim")
+                check(
+                    changed.augment.jitter_px <= self.data.crop.margin_px,
+                    f"search.space.{key}: {value} exceeds data.crop.margin_px {self.data.crop.margin_px}",
+                )
+                check(
+                    changed.net.limit_deg == self.student.net.limit_deg
+                    and min(changed.net.bin_widths) == min(self.student.net.bin_widths),
+                    f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width",
+                )
+
+    def label_set(self, student: TrainSpec) -> LabelSet:
+        """The soft labels that a student asks for, its teachers in the order of the configuration."""
+        distill = student.distill
+        assert distill is not None
+        for name in distill.teachers:
+            check(name in self.teachers, f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
+        chosen = tuple(name for name in self.teachers if name in distill.teachers or not distill.teachers)
+        return LabelSet(chosen, *canonical_offsets(distill.offset_radius, distill.offset_step))
+
+    def label_sets(self) -> tuple[LabelSet, ...]:
+        """Every label set that the student or a trial may read: what the labels stage has to write."""
+        keys = ("distill.offset_radius", "distill.offset_step", "distill.teachers", "distill.labels")
+        searched = {key: self.search.space[key].choice for key in keys if key in self.search.space}
+        for key, values in searched.items():
+            check(bool(values), f"search.space.{key} takes choice: [...] only")
+        jitter = self.search.space.get("augment.jitter_px", SearchSpace(choice=(self.student.augment.jitter_px,)))
+        searched["augment.jitter_px"] = jitter.choice or (jitter.high,)  # the farthest; no label set depends on it
+        students = [self.student]
+        for key, values in searched.items():
+            students += [student_with(student, {key: value}) for student in students for value in values]
+        found = set()
+        for student in students:
+            labels = self.label_set(student)
+            assert student.distill is not None
+            if student.distill.labels == "stored":
+                found.add(labels)
+            reach = student.augment.jitter_px if student.distill.labels == "online" else 0
+            margin = self.data.crop.margin_px
+            check(
+                student.distill.offset_radius <= margin,
+                f"an offset radius K of {student.distill.offset_radius} exceeds data.crop.margin_px {margin}",
+            )
+            check(
+                labels.radius + reach <= margin,
+                f"online labels look K + augment.jitter_px = {labels.radius + reach} pixels aside, "
+                f"more than data.crop.margin_px {margin}",
+            )
+        return tuple(sorted(found))
+
+    @property
+    def folder(self) -> Path:
+        """The store on this machine: the store itself, or a remote one's counterpart."""
+        return Remote(self.store).folder if is_remote(self.store) else Path(self.store)
+
+    @property
+    def base_teacher(self) -> str:
+        return self.evaluate.base or next(iter(self.teachers))
+
+
+def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: bool = False) -> TrainSpec:
+    """The student with dotted keys replaced, validated. `check_only` looks at the names alone."""
+    tree = to_dict(student)
+    for key, value in changes.items():
+        node, *rest = key.split(".")
+        place, parts = tree, [node, *rest]
+        for depth, part in enumerate(parts):
+            if not isinstance(place, dict) or part not in place:
+                known = list(place) if isinstance(place, dict) else []
+                where = "search.space: student." + ".".join(parts[: depth + 1])
+                raise SpecError(f"{where} does not exist{nearest(part, known)}")
+            if depth < len(parts) - 1:
+                place = place[part]
+        place[parts[-1]] = value
+    return student if check_only else build(TrainSpec, tree, "student")

@@ -1,0 +1,127 @@
+"""Laws of reading shards for training: every row once, the same order for the same seed, workers share the rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpe_core.data.batch import FaceData, OwnFaces
+from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
+from tests.faces import write_heads
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_heads(tmp_path_factory.mktemp("shards"), 60)
+
+
+def keys(batches) -> list[bytes]:
+    return [picture.numpy().tobytes() for batch in batches for picture in batch.images_BHWC]
+
+
+@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
+def test_every_row_once_and_the_same_order_again(files, resident_gb):
+    data = FaceData(files, resident_gb=resident_gb)
+    assert data.is_resident == (resident_gb == 1.0)
+    ordered = keys(data.ordered(7))
+    assert len(ordered) == len(data) == 60
+    first, again = keys(data.shuffled(6, seed=1, epoch=0)), keys(data.shuffled(6, seed=1, epoch=0))
+    assert first == again and sorted(first) == sorted(ordered)
+    assert first != keys(data.shuffled(6, seed=1, epoch=1)) != keys(data.shuffled(6, seed=2, epoch=1))
+
+
+@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 6), (2, 6), (3, 9), (7, 14), (4, 200)])
+def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files, resident_gb, world, batch_size):
+    """60 rows in shards of 24, 24 and 12: no number of workers here divides the shards, and 7 does not divide the rows.
+
+    A batch of 200 is larger than all rows: one step then, of as many rows as there are.
+    """
+
+    def epoch(number):
+        workers = [OwnFaces(files, resident_gb=resident_gb) for _ in range(world)]
+        return [
+            list(data.shuffled(batch_size, seed=1, epoch=number, rank=rank, world=world))
+            for rank, data in enumerate(workers)
+        ]
+
+    parts, steps = epoch(0), OwnFaces(files).steps(batch_size)
+    size = min(batch_size, 60) // world
+    assert [[len(batch) for batch in part] for part in parts] == [[size] * steps] * world
+    seen = [key for part in parts for key in keys(part)]
+    assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world) and set(seen) <= set(
+        keys(FaceData(files).ordered(9))
+    )
+    assert list(map(keys, parts)) == list(map(keys, epoch(0))) != list(map(keys, epoch(1)))
+
+
+def test_what_is_left_over_is_not_left_out_for_ever(files):
+    data = OwnFaces(files)
+    seen = {key for epoch in range(12) for key in keys(data.shuffled(50, seed=0, epoch=epoch))}
+    assert len(seen) == 60
+
+
+def test_a_worker_keeps_its_own_part_and_no_more(files):
+    for world in (1, 2, 4):
+        for rank in range(world):
+            data = OwnFaces(files)
+            first = set(keys(data.shuffled(world, seed=0, epoch=0, rank=rank, world=world)))
+            assert data.kept_rows == 60 / world
+            assert first == set(keys(data.shuffled(world, seed=0, epoch=1, rank=rank, world=world)))
+    assert data.kept_rows == 15
+    streamed = OwnFaces(files, resident_gb=1e-6)
+    list(streamed.shuffled(4, seed=0, epoch=0))
+    assert streamed.kept_rows == 0
+
+
+def test_more_workers_than_faces_is_an_error(files):
+    with pytest.raises(ShardError, match="60 faces to train on are too few for 61 workers"):
+        list(OwnFaces(files).shuffled(122, seed=0, epoch=0, world=61))
+
+
+def test_streamed_rows_are_the_resident_rows(files):
+    resident, streamed = FaceData(files), FaceData(files, resident_gb=1e-6)
+    assert keys(resident.ordered(8)) == keys(streamed.ordered(8))
+    assert streamed.steps(8) == sum(shard.rows // 8 for shard in streamed.shards)
+
+
+def test_workers_share_every_global_batch(files):
+    data = FaceData(files)
+    whole = list(data.shuffled(10, seed=3, epoch=2))
+    parts = [list(data.shuffled(10, seed=3, epoch=2, rank=rank, world=2)) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted(keys([batch])) == sorted(keys([first]) + keys([second]))
+    validation = [keys(data.ordered(8, rank=rank, world=3)) for rank in range(3)]
+    assert sorted(key for part in validation for key in part) == sorted(keys(data.ordered(8)))
+
+
+def test_soft_labels_stay_with_their_rows(files, tmp_path):
+    labels = []
+    for file in files:
+        shard = read_shard(file)
+        path = tmp_path / file.name
+        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
+        write_soft_labels(path, shard.sample_ids, marks, "test")
+        labels.append(path)
+    exchanged = _wrong(labels, tmp_path)
+    for kind in (FaceData, OwnFaces):
+        for batch in kind(files, labels).shuffled(10, seed=0, epoch=0, rank=1, world=2):
+            assert batch.soft_B3N is not None
+            assert torch.equal(batch.soft_B3N[:, :, 0], batch.angles_B3.half())
+        with pytest.raises(ShardError, match="do not belong"):
+            list(kind(files, exchanged).shuffled(10, seed=0, epoch=0))
+
+
+def _wrong(labels, folder):
+    """The right names with the labels of two shards exchanged."""
+    swapped = folder / "swapped"
+    swapped.mkdir()
+    sources = [labels[1], labels[0], *labels[2:]]
+    for label, source in zip(labels, sources, strict=True):
+        (swapped / label.name).write_bytes(source.read_bytes())
+    return [swapped / label.name for label in labels]
+
+
+def test_no_shards_is_an_error():
+    for kind in (FaceData, OwnFaces):
+        with pytest.raises(ShardError, match="no shards"):
+            kind([])

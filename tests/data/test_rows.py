@@ -1,0 +1,120 @@
+"""Shards come back as they were written, in the same bytes every time, and damage never passes for data."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hpe_core.data.rows import ShardError, read_shard, read_soft_labels, write_shard, write_soft_labels
+from hpe_core.datasets.base import FaceRow
+from hpe_core.geometry.crop import Box, FaceCrop
+from hpe_core.spec.data import CropSpec
+from hpe_core.system.files import file_sha256
+
+CROP = CropSpec(size=16, margin_px=2)
+
+
+def faces(count: int, seed: int = 0) -> list[FaceRow]:
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        smooth = np.full((20, 20, 3), rng.integers(40, 200, 3), np.uint8) + rng.integers(0, 9, (20, 20, 3), np.uint8)
+        crop = FaceCrop(smooth.astype(np.uint8), 1.5, 1.25, Box(1.5, 2.0, 25.5, 22.0))
+        landmarks = rng.normal(size=(68, 3)).astype(np.float32) if i % 2 else None
+        pose = (float(i), -float(i) / 3, 0.1)
+        out.append(FaceRow(f"face-{i:04d}", f"who-{i // 3}", f"a/ü {i}.jpg", pose, crop, landmarks))
+    return out
+
+
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_round_trip_raw(tmp_path: Path, count: int) -> None:
+    written = faces(count)
+    digest = write_shard(tmp_path / "part.parquet", written, CROP, "raw")
+    shard = read_shard(tmp_path / "part.parquet")
+    assert digest == file_sha256(tmp_path / "part.parquet")
+    assert shard.sample_ids == [row.sample_id for row in written] and len(shard) == count
+    assert shard.groups == [row.group for row in written] and shard.paths == [row.path for row in written]
+    assert np.array_equal(shard.images, np.stack([row.crop.pixels for row in written]))
+    assert np.array_equal(shard.angles, np.array([row.pose for row in written], np.float32))
+    assert (shard.scales == [1.5, 1.25]).all() and (shard.boxes == [1.5, 2.0, 25.5, 22.0]).all()
+    stored = pq.read_table(tmp_path / "part.parquet")["landmarks"].to_pylist()
+    for row, values in zip(written, stored, strict=True):
+        assert (values is None) == (row.landmarks is None)
+        assert row.landmarks is None or np.array_equal(np.array(values, np.float32).reshape(68, 3), row.landmarks)
+
+
+def test_round_trip_jpeg_is_near_and_smaller(tmp_path: Path) -> None:
+    written = faces(50)
+    write_shard(tmp_path / "raw.parquet", written, CROP, "raw")
+    write_shard(tmp_path / "jpeg.parquet", written, CROP, "jpeg")
+    raw, jpeg = read_shard(tmp_path / "raw.parquet"), read_shard(tmp_path / "jpeg.parquet")
+    assert jpeg.images.shape == raw.images.shape and jpeg.images.dtype == np.uint8
+    assert np.abs(jpeg.images.astype(int) - raw.images).mean() < 3
+    assert jpeg.sample_ids == raw.sample_ids
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_same_rows_same_bytes(tmp_path: Path, encoding: str) -> None:
+    first, second = (write_shard(tmp_path / f"{i}.parquet", faces(40), CROP, encoding) for i in range(2))
+    assert first == second
+    assert write_shard(tmp_path / "other.parquet", faces(40, seed=1), CROP, encoding) != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet", "other.parquet"]
+
+
+def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    write_shard(path, faces(6), CROP, "raw")
+    good, sound = path.read_bytes(), read_shard(path)
+    rng = np.random.default_rng(0)
+    found = 0
+    for position in rng.integers(0, len(good), 600):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            shard = read_shard(path)
+        except ShardError as error:
+            assert str(path) in str(error)
+            found += 1
+            continue
+        assert np.array_equal(shard.images, sound.images) and np.array_equal(shard.angles, sound.angles)
+        assert (shard.sample_ids, shard.groups, shard.paths) == (sound.sample_ids, sound.groups, sound.paths)
+    assert found > 400
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>", b"PAR1" + bytes(100) + b"PAR1"])
+def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "part-00000.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="part-00000"):
+        read_shard(path)
+    with pytest.raises(ShardError, match="absent"):
+        read_shard(tmp_path / "absent.parquet")
+
+
+def soft(count: int, bins: int) -> np.ndarray:
+    logits = np.random.default_rng(0).normal(size=(count, 3, bins))
+    return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float16)
+
+
+def test_soft_labels_round_trip_and_belong_to_their_rows(tmp_path: Path) -> None:
+    ids, labels = [f"face-{i}" for i in range(200)], soft(200, 66)
+    digest = write_soft_labels(tmp_path / "soft.parquet", ids, labels, "two teachers")
+    assert digest == write_soft_labels(tmp_path / "again.parquet", ids, labels, "two teachers")
+    back = read_soft_labels(tmp_path / "soft.parquet", ids)
+    assert back.dtype == np.float16 and np.array_equal(back, labels)
+    swapped = [ids[1], ids[0], *ids[2:]]
+    for other in (swapped, ids[:-1], [*ids, "more"]):
+        with pytest.raises(ShardError, match="do not belong"):
+            read_soft_labels(tmp_path / "soft.parquet", other)
+
+
+def test_a_shard_is_not_soft_labels_nor_the_other_way_round(tmp_path: Path) -> None:
+    ids = [row.sample_id for row in faces(5)]
+    write_shard(tmp_path / "shard.parquet", faces(5), CROP, "raw")
+    write_soft_labels(tmp_path / "soft.parquet", ids, soft(5, 10), "")
+    with pytest.raises(ShardError):
+        read_soft_labels(tmp_path / "shard.parquet", ids)
+    with pytest.raises(ShardError):
+        read_shard(tmp_path / "soft.parquet")

@@ -1,0 +1,156 @@
+"""AFLW: an SQLite file of its exact tables."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpe_core.datasets.readers import aflw
+from tests.archives import write_aflw
+from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, source
+from workflows.checks.convention import POINTS
+
+
+def test_aflw_reads_every_face_of_a_picture(tmp_path: Path) -> None:
+    place = write_aflw(tmp_path, FACES)
+    content = place.read_bytes()
+    opened = source("aflw", tmp_path)
+    refs = {ref.sample_id: ref for ref in opened.refs()}
+    assert {ref.group for ref in refs.values()} == {"image00002", "image00013"} and len(refs) == 3
+    assert refs["face39341"].group == refs["face39342"].group == "image00002"
+    assert {ref.key for ref in refs.values()} == {"data/flickr/2/image00002.jpg", "data/flickr/2/image00013.jpg"}
+    for face in FACES:
+        annotation, image = opened.load(refs[f"face{face['face']}"])
+        x, y, width, height = face["rect"]  # type: ignore[misc]
+        assert corners(annotation.box) == (x, y, x + width, y + height) and image.shape == (90, 130, 3)
+        pitch, yaw, roll = np.degrees(face["pose"])  # type: ignore[arg-type]
+        assert annotation.pose == pytest.approx((pitch, yaw, -roll)) and annotation.landmarks is None
+    assert place.read_bytes() == content and sorted(p.name for p in tmp_path.iterdir()) == ["aflw.sqlite", "data"]
+    place.rename(tmp_path / "data" / "aflw.sqlite")
+    assert {ref.sample_id for ref in opened.refs()} == set(refs)
+
+
+@pytest.mark.parametrize("folder", ["flickr", "."])
+def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path: Path, folder: str) -> None:
+    write_aflw(tmp_path, FACES)
+    opened = source("aflw", tmp_path)
+    before = loaded(opened)
+    for path in (tmp_path / "data" / "flickr").iterdir():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path.rename(tmp_path / folder / path.name)
+    (tmp_path / "data" / "flickr").rmdir()
+    after = loaded(opened)
+    assert {name: face.pose for name, face in after.items()} == {name: face.pose for name, face in before.items()}
+    assert opened.states(sorted(opened.refs())) and len(opened.fingerprint()) == 64
+
+
+def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path: Path) -> None:
+    place = write_aflw(tmp_path, FACES)
+    with closing(sqlite3.connect(place)) as database:
+        database.execute(
+            "UPDATE FaceImages SET filepath = CAST(X'322FFF2E6A7067' AS TEXT) WHERE file_id LIKE '%13.jpg'"
+        )
+        database.execute("UPDATE FaceImages SET filepath = 17.5 WHERE file_id LIKE '%02.jpg'")
+        database.commit()
+    picture = tmp_path / "data" / "flickr" / "2" / "image00013.jpg"
+    picture.rename(picture.with_name(os.fsdecode(b"\xff.jpg")))
+    opened = source("aflw", tmp_path)
+    refs = {ref.sample_id: ref for ref in opened.refs()}
+    assert opened.load(refs["face7"])[1].shape == (90, 130, 3)
+    assert rejected(opened, refs["face39341"])[0] == "unreadable_file"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rect": None}, "no_box"),
+        ({"pose": None}, "bad_annotation"),
+        ({"pose": (None, 0.1, 0.2)}, "bad_annotation"),
+        ({"pose": (float("inf"), 0.1, 0.2)}, "nan_pose"),
+        ({"rect": (1, "left", 3, 4)}, "bad_annotation"),
+        ({"listed": False}, "bad_annotation"),
+    ],
+)
+def test_aflw_rejects_faces_that_lack_something(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    face = {key: value for key, value in {**FACES[0], **change}.items() if value is not None}
+    write_aflw(tmp_path, [face, FACES[2]])
+    opened = source("aflw", tmp_path)
+    refs = {ref.sample_id: ref for ref in opened.refs()}
+    found, said = rejected(opened, refs["face39341"])
+    assert found == reason and "face39341" in said
+    opened.load(refs["face7"])
+    (tmp_path / "data" / "flickr" / "2" / "image00013.jpg").unlink()
+    assert rejected(opened, refs["face7"])[0] == "unreadable_file"
+
+
+def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path: Path) -> None:
+    marks = {feature: (float(feature), 2.0 * feature) for feature in range(1, 22)}
+    write_aflw(tmp_path, [{**FACES[0], "marks": marks}, FACES[2]])
+    faces = loaded(source("aflw", tmp_path))
+    first, other = faces["face39341"], faces["face7"]
+    assert first.landmarks is not None and first.visible is not None
+    assert set(np.flatnonzero(first.visible)) == set(POINTS), "those that the doctor solves poses from"
+    assert first.landmarks[8].tolist() == [21, 42] and first.landmarks[54].tolist() == [20, 40]
+    assert other.landmarks is None and other.visible is None
+    for folder, place in (("words", ("left", 3)), ("infinite", (np.inf, 3.0))):
+        write_aflw(tmp_path / folder, [{**FACES[0], "marks": {15: place}}])
+        assert rejected(source("aflw", tmp_path / folder))[0] == "bad_annotation"
+    write_aflw(tmp_path / "without", FACES, leave_out="FeatureCoords")
+    assert all(face.landmarks is None for face in loaded(source("aflw", tmp_path / "without")).values())
+
+
+@pytest.mark.parametrize("table", ["FaceImages", "Faces", "FaceRect", "FacePose"])
+def test_aflw_without_a_table_is_one_sentence(tmp_path: Path, table: str) -> None:
+    write_aflw(tmp_path, FACES, leave_out=table)
+    assert f"no such table: {table}" in refusal(lambda: list(source("aflw", tmp_path).refs()))
+
+
+def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    opened = source("aflw", tmp_path / "here")
+    assert "here is not a folder" in refusal(lambda: list(opened.refs()))
+    (tmp_path / "here").mkdir()
+    assert "holds no aflw.sqlite" in refusal(opened.fingerprint)
+    place = write_aflw(tmp_path / "here", FACES)
+    whole = place.read_bytes()
+    for content in (b"not a database at all" * 200, b"", whole[:2000], whole[:100] + bytes(len(whole) - 100)):
+        place.write_bytes(content)
+        assert "aflw.sqlite cannot be read as AFLW's SQLite file" in refusal(lambda: list(opened.refs()))
+    marks = [{**FACES[0], "marks": {feature: (1.0, 2.0) for feature in range(1, 22)}, "face": i} for i in range(400)]
+    place = write_aflw(tmp_path / "large", marks)
+    holed = bytearray(place.read_bytes())
+    holed[-3 * 4096 : -4096] = bytes(2 * 4096)  # of FeatureCoords, which only states and single faces read
+    place.write_bytes(holed)
+    large = source("aflw", tmp_path / "large")
+    refs = list(large.refs())
+    assert "malformed" in refusal(lambda: large.states(refs))
+    place = tmp_path / "here" / "aflw.sqlite"
+    place.write_bytes(whole)
+    place.with_name("aflw.sqlite-journal").write_bytes(b"half")
+    assert "aflw.sqlite-journal shows that a program is writing" in refusal(lambda: list(opened.refs()))
+
+
+def test_aflw_does_not_wait_for_a_lock(tmp_path: Path) -> None:
+    place = write_aflw(tmp_path, FACES)
+    other = sqlite3.connect(place)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        sqlite3.connect(place, timeout=0).execute("SELECT * FROM Faces")
+    opened = source("aflw", tmp_path)
+    assert len(list(opened.refs())) == len(loaded(opened)) == 3
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        aflw.connect(place).execute("DELETE FROM Faces")
+    other.close()
+
+
+def test_aflw_fingerprint_sees_database_and_pictures(tmp_path: Path) -> None:
+    place = write_aflw(tmp_path, FACES)
+    opened = source("aflw", tmp_path)
+    seen = [opened.fingerprint(), opened.fingerprint()]
+    (tmp_path / "data" / "flickr" / "2" / "image00013.jpg").unlink()
+    seen.append(opened.fingerprint())
+    place.write_bytes(place.read_bytes() + bytes(4096))
+    seen.append(opened.fingerprint())
+    assert seen[0] == seen[1] and len(set(seen)) == 3

@@ -1,0 +1,346 @@
+"""Manifests: tables of every kind, rows of every kind of badness, and splits that a table prescribes."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpe_core.datasets.base import FaceRef
+from hpe_core.datasets.registry import open_source
+from hpe_core.detection.detector import read_model
+from hpe_core.errors import SpecError
+from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.spec.data import DatasetSpec
+from tests.archives import picture, write_boxes, write_manifest
+from tests.datasets.reading import ROW, corners, one, only, refusal, rejected, source, splits
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_manifests_of_all_kinds_say_the_same(tmp_path: Path, kind: str) -> None:
+    points = np.random.default_rng(11).uniform(0, 60, (68, 2)).tolist()
+    rows = [
+        {**ROW, "group": "anna", "id": "a-1", "landmarks": points},
+        {**ROW, "path": "pictures/b.png", "yaw": 351.0, "group": "bert", "id": "b-1", "landmarks": None},
+    ]
+    path = write_manifest(tmp_path, rows, kind)
+    for root in (tmp_path, path):
+        opened = source("manifest", root)
+        refs = sorted(opened.refs())
+        assert [(r.sample_id, r.group, r.key) for r in refs] == [
+            ("a-1", "anna", "pictures/a.png"),
+            ("b-1", "bert", "pictures/b.png"),
+        ]
+        (first, image), (second, _) = (opened.load(ref) for ref in refs)
+        assert first.pose == (10.0, -20.5, 3.0) and second.pose[1] == 351.0 and image.shape == (70, 90, 3)
+        assert corners(first.box) == (5, 6.5, 50, 60)
+        assert first.landmarks == pytest.approx(np.array(points), abs=1e-4) and second.landmarks is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(pose=st.tuples(st.floats(-170, 170), st.floats(-89, 89), st.floats(-170, 170)))
+def test_a_matrix_in_a_manifest_is_the_pose(tmp_path_factory: Any, pose: Any) -> None:
+    matrix = euler_to_matrix(pose)
+    row = {key: value for key, value in ROW.items() if key not in ("pitch", "yaw", "roll")}
+    row |= {f"r{i}{j}": float(matrix[i, j]) for i in range(3) for j in range(3)}
+    opened = source("manifest", write_manifest(tmp_path_factory.mktemp("m"), [row], "jsonl"))
+    assert opened.load(only(opened))[0].pose == pytest.approx(pose, abs=1e-5)
+
+
+def test_manifest_defaults_keep_a_picture_together(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [ROW, {**ROW, "x1": 30}, {**ROW, "path": "c.png"}])
+    opened = source("manifest", tmp_path)
+    refs = list(opened.refs())
+    assert [ref.sample_id for ref in refs] == ["pictures/a.png", "pictures/a.png#2", "c.png"]
+    assert [ref.group for ref in refs] == ["pictures/a.png", "pictures/a.png", "c.png"]
+    assert [opened.load(ref)[0].box.x1 for ref in refs] == [5, 30, 5]
+
+
+def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path: Path) -> None:
+    """The plan keeps the first of a repeated id in its own order: that face must load as its own row."""
+    write_manifest(
+        tmp_path, [{**ROW, "id": "x", "path": "z.png", "yaw": 1}, {**ROW, "id": "x", "path": "b.png", "yaw": 2}]
+    )
+    opened = source("manifest", tmp_path)
+    assert {ref.key: opened.load(ref)[0].pose[1] for ref in opened.refs()} == {"z.png": 1.0, "b.png": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "said"),
+    [
+        ({"yaw": "left"}, "bad_annotation", "yaw is left"),
+        ({"yaw": ""}, "bad_annotation", "yaw is empty"),
+        ({"yaw": "nan"}, "nan_pose", "pose"),
+        ({"roll": "inf"}, "nan_pose", "pose"),
+        ({"x1": "", "y1": "", "x2": "", "y2": ""}, "no_box", "no box"),
+        ({"x2": ""}, "bad_annotation", "x2 is empty"),
+        ({"path": "../outside.png"}, "outside_root", "outside the dataset's folder"),
+        ({"path": "pictures/../../outside.png"}, "outside_root", "outside the dataset's folder"),
+        ({"path": "linked/outside.png"}, "outside_root", "behind a link"),
+        ({"path": "link.png"}, "outside_root", "behind a link"),
+        ({"path": "loop.png"}, "unreadable_file", "loop"),
+        ({"path": "y" * 300 + ".png"}, "unreadable_file", "name too long"),
+        ({"path": "d/" * 3000 + "a.png"}, "unreadable_file", "name too long"),
+        ({"path": ""}, "bad_annotation", "names no picture"),
+        ({"path": "a\0b.png"}, "bad_annotation", "names no picture"),
+        ({"landmarks": "[[1, 2], [3, 4]]"}, "bad_annotation", "68 pairs"),
+        ({"landmarks": "[[1, 2"}, "bad_annotation", "68 pairs"),
+        ({"landmarks": json.dumps([[1, float("nan")]] * 68)}, "bad_annotation", "68 pairs"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_bad_rows_are_rejected_by_file_and_row(
+    tmp_path: Path, kind: str, change: dict[str, Any], reason: str, said: str
+) -> None:
+    root, outside = tmp_path / "mine", tmp_path / "outside.png"
+    write_manifest(root, [{**ROW, "landmarks": ""}, {**ROW, "path": "b.png", **change}], kind, pictures=False)
+    for place in (root / "pictures" / "a.png", root / "b.png", outside):
+        place.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(place), picture(1))
+    (root / "linked").symlink_to(tmp_path)
+    (root / "link.png").symlink_to(outside)
+    (root / "loop.png").symlink_to("loop.png")
+    opened = source("manifest", root)
+    first, second = opened.refs()
+    opened.load(first)
+    found, detail = rejected(opened, second)
+    assert found == reason and said.lower() in detail.lower()
+    assert f"manifest.{kind}, row 2" in detail or reason == "unreadable_file"
+    assert opened.fingerprint() == opened.fingerprint()
+
+
+def test_matrices_that_are_none_are_rejected(tmp_path: Path) -> None:
+    row = {key: value for key, value in ROW.items() if key not in ("pitch", "yaw", "roll")}
+    eye: dict[str, Any] = {f"r{i}{j}": float(i == j) for i in range(3) for j in range(3)}
+    write_manifest(
+        tmp_path, [row | eye | {"r22": -1.0}, row | eye | {"r00": float("nan")}, row | eye | {"r01": None}], "jsonl"
+    )
+    opened = source("manifest", tmp_path)
+    answers = [rejected(opened, ref) for ref in opened.refs()]
+    assert [reason for reason, _ in answers] == ["bad_annotation", "nan_pose", "bad_annotation"]
+    assert [f"row {i}" in said for i, (_, said) in enumerate(answers, start=1)] == [True] * 3
+
+
+def test_rows_that_are_no_rows_are_counted_in_their_place(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, [ROW, {**ROW, "path": "b.png"}])
+    path.write_text(path.read_text().replace("\nb.png,", "\nshort\n\nb.png,") + "c.png" + ",1" * 20 + "\n")
+    opened = source("manifest", tmp_path)
+    refs = list(opened.refs())
+    assert [ref.sample_id for ref in refs] == ["pictures/a.png", "row 2", "b.png", "row 4"]
+    assert "row 2 has 1 values for 8 columns" in rejected(opened, refs[1])[1]
+    opened.load(refs[2])
+    path.unlink()
+    path = write_manifest(tmp_path, [ROW], "jsonl")
+    path.write_text('{"path": \n[1]\n\n' + path.read_text())
+    refs = list(opened.refs())
+    assert [ref.sample_id for ref in refs] == ["row 1", "row 2", "pictures/a.png"]
+    assert rejected(opened, refs[1])[0] == "bad_annotation"
+    opened.load(refs[2])
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        ({"yaw": "yawn"}, "no column 'yaw'; did you mean 'yawn'?"),
+        ({"path": "file"}, "no column 'path'; known: file"),
+        ({"x2": "r22"}, "angles and matrices"),
+        ({"group": "groups"}, "a column 'groups', which is unknown; did you mean 'group'?"),
+        ({"split": "splits"}, "did you mean 'split'?"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_wrong_columns_are_one_sentence(tmp_path: Path, kind: str, rename: dict[str, str], said: str) -> None:
+    row = {**ROW, "group": "anna", "split": "train", "weather": "fine"}
+    write_manifest(tmp_path, [row], kind)
+    opened = source("manifest", tmp_path)
+    only(opened)
+    (tmp_path / f"manifest.{kind}").unlink()
+    write_manifest(tmp_path, [{rename.get(key, key): value for key, value in row.items()}], kind, pictures=False)
+    sentence = refusal(lambda: list(opened.refs()))
+    assert said in sentence and f"manifest.{kind}" in sentence
+
+
+def test_manifests_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    opened = source("manifest", tmp_path / "m")
+    assert "neither a file nor a folder" in refusal(lambda: list(opened.refs()))
+    path = write_manifest(tmp_path / "m", [ROW])
+    good = path.read_bytes()
+    contents = {
+        b"": "no column 'path'",
+        b"\xff\xfe\x00a": "not text in UTF-8",
+        good + b'"never closed': "is no CSV, line",
+        good.replace(b"pitch", b"yaw"): "two columns 'yaw'",
+    }
+    for content, said in contents.items():
+        path.write_bytes(content)
+        assert said in refusal(lambda: list(opened.refs()))
+    path.write_bytes(b"\xef\xbb\xbf" + good)
+    assert only(opened).key == "pictures/a.png"
+    write_manifest(tmp_path / "m", [ROW], "parquet")
+    assert "manifest.csv and manifest.parquet, not one" in refusal(opened.fingerprint)
+    path.unlink()
+    (tmp_path / "m" / "manifest.parquet").write_bytes(b"PAR1 no PAR1")
+    assert "not a readable Parquet file" in refusal(lambda: list(opened.refs()))
+    (tmp_path / "m" / "manifest.parquet").rename(tmp_path / "m" / "manifest.txt")
+    assert "no manifest.csv" in refusal(lambda: list(opened.refs()))
+    assert "must end in .csv" in refusal(lambda: list(source("manifest", tmp_path / "m" / "manifest.txt").refs()))
+    (tmp_path / "m" / "manifest.json").write_text(json.dumps([ROW]))
+    assert "is a JSON list" in refusal(lambda: list(opened.refs()))
+
+
+def test_manifest_fingerprint_sees_labels_and_pictures(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "a", [ROW])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # with the files' times
+    opened = source("manifest", tmp_path / "a")
+    seen = [opened.fingerprint(), source("manifest", tmp_path / "b").fingerprint()]
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    seen.append(opened.fingerprint())
+    path.write_text(path.read_text().replace("-20.5", "-21.5"))
+    seen.append(opened.fingerprint())
+    (tmp_path / "a" / "pictures" / "a.png").unlink()
+    seen.append(opened.fingerprint())
+    assert seen[0] == seen[1] == seen[2] and len(set(seen)) == 3
+
+
+def people(*said: tuple[str, str]) -> list[dict[str, Any]]:
+    """Rows of (group, split), a picture each."""
+    return [{**ROW, "path": f"{i}.png", "group": group, "split": split} for i, (group, split) in enumerate(said)]
+
+
+def test_the_split_column_decides(tmp_path: Path) -> None:
+    said = [
+        ("anna", "train"),
+        ("anna", "train"),
+        ("bert", "val"),
+        ("cleo", "test"),
+        ("dora", "train"),
+        ("emil", "test"),
+    ]
+    write_manifest(tmp_path, people(*said))
+    spec = DatasetSpec("manifest", root=str(tmp_path), test=0.9, val=0.05)
+    expected = {f"{i}.png": split for i, (_, split) in enumerate(said)}
+    assert splits(spec) == expected
+    assert splits(spec, test=False) == {key: split for key, split in expected.items() if split != "test"}
+    assert splits(spec, train=False) == {key: split for key, split in expected.items() if split == "test"}
+    without = dataclasses.replace(spec, test=0.0, val=0.5)
+    assert splits(without) == expected  # no share moves anybody
+    opened = open_source(spec)
+    for ref in opened.refs():
+        opened.load(FaceRef(ref.sample_id, ref.group, ref.key))  # as it comes out of a job, which carries no split
+
+
+def test_val_is_drawn_from_train_where_no_row_says_val(tmp_path: Path) -> None:
+    said = [(f"person{i}", "test" if i % 3 == 0 else "train") for i in range(30)]
+    write_manifest(tmp_path, people(*said), pictures=False)
+    spec = DatasetSpec("manifest", root=str(tmp_path), val=0.3)
+    placed = splits(spec)
+    assert {key for key, split in placed.items() if split == "test"} == {f"{i}.png" for i in range(0, 30, 3)}
+    assert 2 <= list(placed.values()).count("val") <= 12
+    named = splits(dataclasses.replace(spec, val_groups=("person4",)))
+    assert [key for key, split in named.items() if split == "val"] == ["4.png"]
+    tiny = splits(
+        dataclasses.replace(spec, val=0.0001)
+    )  # a share that draws nobody still gets one, and not a test face
+    assert list(tiny.values()).count("val") == 1 and list(tiny.values()).count("test") == 10
+    write_manifest(
+        tmp_path, people(*[(name, "train" if name in "ab" else "test") for name in "abcdefgh"]), pictures=False
+    )
+    few = splits(dataclasses.replace(spec, val=0.0001))  # also where most of them are test faces
+    assert sorted(few[key] for key in ("0.png", "1.png")) == ["train", "val"] and list(few.values()).count("test") == 6
+
+
+@pytest.mark.parametrize(
+    ("said", "change", "sentence"),
+    [
+        ([("anna", "train"), ("anna", "test")], {}, "puts the group 'anna' into train and test"),
+        ([("anna", "train"), ("bert", "tset")], {}, "row 2 has the split 'tset'; did you mean 'test'?"),
+        ([("anna", "train"), ("bert", "")], {}, "row 2 has the split ''"),
+        ([("anna", "train"), ("bert", "test")], {"test_groups": ("anna",)}, "so test_groups cannot"),
+        ([("anna", "train"), ("bert", "val"), ("cleo", "test")], {"val_groups": ("anna",)}, "so val_groups cannot"),
+        ([("anna", "train"), ("bert", "train")], {}, "empty test set"),
+        ([("anna", "test"), ("bert", "val")], {}, "empty train set"),
+    ],
+)
+def test_splits_that_contradict_are_one_sentence(
+    tmp_path: Path, said: list[tuple[str, str]], change: dict[str, Any], sentence: str
+) -> None:
+    write_manifest(tmp_path, people(*said), pictures=False)
+    assert sentence in refusal(lambda: splits(DatasetSpec("manifest", root=str(tmp_path), **change)))
+
+
+def test_a_row_without_a_split_that_can_be_read_is_still_accounted_for(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, people(("anna", "train"), ("bert", "val"), ("cleo", "test")))
+    path.write_text(path.read_text() + "short\n")
+    assert len(splits(DatasetSpec("manifest", root=str(tmp_path)))) == 4
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_spreadsheets_csv_is_read(tmp_path: Path, separator: str) -> None:
+    """Byte order mark, other separators, Windows' line ends, and a line break inside a quoted value."""
+    rows = [list(ROW), list(map(str, ROW.values())), ["x.png", *["1"] * 7]]
+    lines = [separator.join(row) for row in rows]
+    lines[1] = lines[1].replace("pictures/a.png", '"pictures/a\n.png"')
+    write_manifest(tmp_path, [ROW])
+    (tmp_path / "manifest.csv").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    opened = source("manifest", tmp_path)
+    first, second = opened.refs()
+    assert first.sample_id == "pictures/a\\n.png" and first.key == "pictures/a\n.png" and second.key == "x.png"
+    (tmp_path / "pictures" / "a.png").rename(tmp_path / first.key)
+    annotation, _ = opened.load(first)
+    assert annotation.pose == (10.0, -20.5, 3.0) and corners(annotation.known_box()) == (5, 6.5, 50, 60)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("note", ["note, a, b, c, d, e, f, g, h", "note; a; b; c; d; e; f; g; h", "id, split, group"])
+def test_a_csv_is_parted_where_its_own_columns_are_found(tmp_path: Path, separator: str, note: str) -> None:
+    """Not by what its header has most of: a column that is nobody's business may be named with commas."""
+    rows = [[*ROW, f'"{note}"' if separator in note else note], [*map(str, ROW.values()), "-"]]
+    write_manifest(tmp_path, [ROW])
+    (tmp_path / "manifest.csv").write_text("\n".join(separator.join(row) for row in rows))
+    opened = source("manifest", tmp_path)
+    assert corners(opened.load(only(opened))[0].known_box()) == (5, 6.5, 50, 60)
+
+
+def test_a_manifest_needs_no_boxes_where_others_draw_them(tmp_path: Path) -> None:
+    bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    write_manifest(tmp_path, [bare, {**bare, "path": "b.png"}, {**bare, "path": "b.png"}])
+    assert "has no column 'x1'" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    file = write_boxes(tmp_path / "b.json", {name: one((1, 2, 30, 40)) for name in ("pictures/a.png", "b.png")})
+    opened = source("manifest", tmp_path, boxes=file)
+    alone, *together = opened.refs()
+    assert corners(opened.load(alone)[0].known_box()) == (1, 2, 30, 40)
+    for ref in together:
+        reason, said = rejected(opened, ref)
+        assert reason == "no_box" and "other faces" in said
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.csv")
+    assert "is not a plain file" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    write_manifest(tmp_path / "b", [ROW])
+    opened = source("manifest", tmp_path / "b", boxes=str(tmp_path / "manifest.csv"))
+    assert "is not a plain file" in refusal(lambda: list(opened.refs()))
+    with pytest.raises(SpecError, match="is not a plain file"):
+        read_model(Path("/dev/zero"))
+
+
+def test_a_damaged_or_ambiguous_parquet_table_is_one_sentence(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW] * 40)
+    file = tmp_path / "manifest.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, write_page_checksum=True, **plain)
+    data = bytearray(file.read_bytes())
+    data[data.index(np.float64(ROW["yaw"]).tobytes()) + 6] ^= 1  # a yaw that looks like any other
+    file.write_bytes(data)
+    assert "cannot be read" in refusal(lambda: list(source("manifest", tmp_path).refs()))
+    pq.write_table(pa.Table.from_arrays([*table.columns, table["yaw"]], names=[*table.column_names, "pitch"]), file)
+    assert "has two columns 'pitch'" in refusal(lambda: list(source("manifest", tmp_path).refs()))

@@ -1,0 +1,178 @@
+"""The plan of a large run: its counts against what is really written, its hours against laws of proportion."""
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpe_core.data.rows import write_soft_labels
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import offset_grid
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from tests.faces import CROP, write_heads
+from workflows.engine import cost as budget
+from workflows.engine.config import REPO, load
+from workflows.engine.cost import Told, costs, finished, flops, main, memory_gb, train_faces, windows
+
+TOLD = Told(faces=10_000, gpus=8, tflops=10.0, shard_rate=100.0, actors=4)
+
+
+def spec_of(*overrides: str) -> PipelineSpec:
+    return load(["tests/tiny.yaml"], ["cluster.gpus_per_worker=1", *overrides])
+
+
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network takes a tera-operation a face and step, every augmentation a hundredth of a second."""
+    monkeypatch.setattr(budget, "flops", lambda net, size, backward: 3e12 if backward else 1e12)
+    monkeypatch.setattr(budget, "augment_seconds", lambda augment, crop, net: 0.01)
+
+
+def hours(spec: PipelineSpec, told: Told) -> dict[str, float]:
+    return {cost.stage: cost.hours for cost in costs(spec, told)}
+
+
+def gpu_hours(spec: PipelineSpec, told: Told) -> dict[str, float]:
+    return {cost.stage: cost.gpu_hours for cost in costs(spec, told)}
+
+
+def test_a_stage_takes_its_work_over_its_rate():
+    """Spelt out for one network and one label pass of tests/tiny.yaml."""
+    spec = spec_of()
+    faces = train_faces(spec, TOLD)
+    epochs = [teacher.optim.epochs for teacher in spec.teachers.values()]
+    each = [n * faces * (3e12 / 10e12 + 0.01) / 3600 for n in epochs]
+    found, gpu = hours(spec, TOLD), gpu_hours(spec, TOLD)
+    assert found["teachers"] == pytest.approx(max(each)), "two at once on eight GPUs: the longer one counts"
+    assert gpu["teachers"] == pytest.approx(sum(n * faces * 0.3 for n in epochs) / 3600)
+    views = sum(
+        len({w for labels in spec.label_sets() if name in labels.teachers for w in offset_grid(*labels.offsets)})
+        for name in spec.teachers
+    )
+    assert gpu["labels"] == pytest.approx(faces * views * 0.1 / 3600)
+    assert found["labels"] == pytest.approx(gpu["labels"] / 8), "labelling spreads over all GPUs"
+    assert found["shards"] == pytest.approx(10_000 / 400 / 3600)
+
+
+def test_hours_follow_faces_gpus_and_rates():
+    spec = spec_of()
+    one = hours(spec, TOLD)
+    twice = hours(spec, dataclasses.replace(TOLD, faces=20_000))
+    assert all(twice[stage] == pytest.approx(2 * one[stage], rel=1e-3) for stage in one)
+    lonely = hours(spec, dataclasses.replace(TOLD, gpus=1))
+    assert lonely["teachers"] > one["teachers"] and lonely["labels"] == pytest.approx(8 * one["labels"])
+    assert gpu_hours(spec, dataclasses.replace(TOLD, tflops=20.0)) == pytest.approx(
+        {stage: value / 2 for stage, value in gpu_hours(spec, TOLD).items()}
+    )
+    pairs = hours(spec_of("cluster.workers=2"), TOLD)
+    assert pairs["student"] == pytest.approx(one["student"] / 2)
+
+
+def test_more_jobs_than_lanes_wait_for_each_other():
+    assert finished([3, 3, 3, 3], 2) == 6 and finished([5, 1, 1, 1], 2) == 5 and finished([], 3) == 0
+
+
+def test_online_labels_ask_the_teachers_in_every_step():
+    still = "student.augment.jitter_px=0"  # online labels look K and the jitter aside, and the margin is 4
+    stored, online = spec_of(still), spec_of(still, "student.distill.labels=online")
+    asked = len(windows([online.label_set(online.student).offsets])) * len(online.teachers)
+    per_step = 3 + asked
+    ratio = gpu_hours(online, TOLD)["student"] / gpu_hours(stored, TOLD)["student"]
+    assert ratio > 1 and ratio == pytest.approx(per_step / 3)
+
+
+def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():
+    assert "search" not in hours(spec_of("search.trials=0"), TOLD)
+    with pytest.raises(SpecError, match="do not fit into 1"):
+        costs(spec_of("cluster.workers=2"), dataclasses.replace(TOLD, gpus=1))
+
+
+@pytest.mark.parametrize(("finalists", "trials", "ended"), [(1, 4, 1), (3, 4, 3), (9, 4, 4), (9, 0, 1)])
+def test_finalists_are_trained_at_once_and_a_twin_after_them(finalists: int, trials: int, ended: int):
+    """As `train.run_student`: of several, whose twin to train is known in the end; no more end than were tried."""
+    spec = spec_of(f"search.finalists={finalists}", f"search.trials={trials}")
+    lonely = dataclasses.replace(TOLD, gpus=1)
+    gpu, wall = (seconds / 3600 for seconds in budget.training(spec, TOLD, spec.student, spec.student.optim.epochs, 1))
+    assert gpu_hours(spec, TOLD)["student"] == pytest.approx((ended + 1) * gpu)
+    assert hours(spec, TOLD)["student"] == pytest.approx((1 if ended == 1 else 2) * wall), "eight GPUs: a round at once"
+    assert hours(spec, lonely)["student"] == pytest.approx((ended + 1) * wall)
+
+
+def test_operations_are_those_that_the_literature_counts():
+    """ResNet18 at 224 px: 1.8 G multiply-adds; a training step is about three forward passes."""
+    forward = flops(NetSpec(backbone="resnet18"), 224, backward=False)
+    assert forward == pytest.approx(2 * 1.82e9, rel=0.02)
+    assert 2.8 < flops(NetSpec(backbone="resnet18"), 224, backward=True) / forward < 3.1
+
+
+def test_bytes_are_those_of_the_files(tmp_path: Path):
+    """Rows and labels as they are written, against the page's arithmetic; the rest of a file is small change."""
+    files = write_heads(tmp_path, 48)
+    pixels = 48 * 3 * CROP.stored_size**2
+    assert pixels < sum(file.stat().st_size for file in files) < 1.25 * pixels
+    labels = tmp_path / "labels.parquet"
+    logs = np.random.default_rng(0).normal(size=(400, 3, 66)).astype(np.float16)
+    write_soft_labels(labels, [f"face{i}" for i in range(400)], logs, "test")
+    assert logs.nbytes < labels.stat().st_size < 1.25 * logs.nbytes
+
+
+def test_memory_is_the_rows_or_the_limit():
+    wide = dataclasses.replace(spec_of().data, crop=CropSpec(size=112, margin_px=8), resident_gb=8.0)
+    spec = dataclasses.replace(spec_of(), data=wide)
+    faces = train_faces(spec, TOLD)
+    assert memory_gb(spec, TOLD) == pytest.approx(faces * 3 * 128 * 128 / 1e9)
+    assert memory_gb(spec, dataclasses.replace(TOLD, faces=10**7)) == 8.0
+
+
+def test_memory_falls_with_workers_that_have_shards_of_their_own_and_a_stream_has_its_own_bound():
+    def memory(faces: int, *overrides: str) -> float:
+        return memory_gb(spec_of("cluster.workers=4", *overrides), dataclasses.replace(TOLD, faces=faces))
+
+    assert memory(10_000, "data.ingest=own_shards") == pytest.approx(memory(10_000) / 4)
+    assert memory(10**9, "data.ingest=own_shards") == memory(10**9) == spec_of().data.resident_gb
+    streamed = memory(10**6, "data.ingest=ray_data")
+    assert streamed == memory(10**9, "data.ingest=ray_data") < memory(10**9)
+    assert memory(10**9, "data.ingest=ray_data", "cluster.readers_per_worker=3") == pytest.approx(3 * streamed)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--faces", "0"], "--faces must be positive"), (["cluster.gpus_per_worker=0"], "uses no GPU")],
+)
+def test_what_cannot_be_planned_is_a_sentence(words: list[str], said: str):
+    given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "9", "--gpus", "1", "--tflops", "1"]
+    with pytest.raises(SpecError, match=said):
+        main([*given, "--shard-rate", "1", "--actors", "1", *words])
+
+
+def test_scripts_get_the_numbers_of_the_page(capsys: pytest.CaptureFixture[str]):
+    given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "900", "--gpus", "2", "--tflops", "1"]
+    given += ["--shard-rate", "10", "--actors", "2"]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    *stages, together = found["stages"]
+    assert together["hours"] == pytest.approx(sum(stage["hours"] for stage in stages))
+    assert f"{found['train_faces']:,} of them to train on" in text and f"{found['shards']:,} of " in text
+    for stage in found["stages"]:
+        assert f"{stage['stage']:<10} {stage['gpu_hours']:10.3g}" in text
+
+
+def test_the_page_says_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Lines that depend on no measurement; each command of docs/planning.md is run."""
+    monkeypatch.setenv("HPE_DATA", "/data")
+    text = (REPO / "docs" / "planning.md").read_text()
+    blocks = re.findall(
+        r"\$ python workflows/budget\.py (.*?)\n((?:faces|shards|disk|memory)[^`]*?)\n\n", text, re.DOTALL
+    )
+    assert len(blocks) >= 2
+    for command, printed in blocks:
+        assert main(shlex.split(command.replace("\\\n", " "))) == 0
+        assert capsys.readouterr().out.startswith(printed + "\n\n")

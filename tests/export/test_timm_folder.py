@@ -1,0 +1,59 @@
+"""Laws of the timm folder: timm alone loads it, and decoding its logits gives the network's angles."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from hpe_core.learning.checkpoint import load_net, save_net
+from hpe_core.learning.models import PoseNet
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
+from workflows.export.onnx_file import timm_folder as hub
+
+CROP = CropSpec(size=32, margin_px=4)
+
+
+def saved(folder: Path, backbone: str) -> Path:
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec(backbone, bin_widths=(9.0, 3.0), regression_head=True), CROP.size)
+    for head in net.heads:
+        torch.nn.init.normal_(next(head.parameters()), std=0.3)
+    save_net(folder, net.eval(), CROP, {})
+    return folder
+
+
+@pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit"])  # a transformer has a grid of its own size
+def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path: Path, backbone: str) -> None:
+    found = hub.write_hub(saved(tmp_path, backbone), tmp_path / "timm", "free for all")
+    assert found["head"] and found["gap"] < 1e-3
+    readme = (tmp_path / "timm" / "README.md").read_text()
+    assert "free for all" in readme and "2 head(s) that only regularised" in readme
+    code = readme.split("```")[1].removeprefix("python").replace("FOLDER", str(tmp_path / "timm"))
+    crops = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    scope = {"crops": crops}
+    with torch.inference_mode():
+        exec(code, scope)
+        torch.testing.assert_close(scope["angles"], load_net(tmp_path).net.angles(crops), atol=1e-3, rtol=0)
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    assert config["architecture"] == backbone and config["num_classes"] == 198
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and "url" not in config["pretrained_cfg"]
+    assert config["head_pose"]["bins"] == {"width": 3.0, "count": 66}
+
+
+def test_without_a_linear_classifier_the_backbone_alone_is_saved_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(timm.create_model("test_byobnet")), "get_classifier", lambda self: (None, None))
+    found = hub.write_hub(saved(tmp_path, "test_byobnet"), tmp_path / "timm", "terms")
+    assert not found["head"] and "the backbone alone" in (tmp_path / "timm" / "README.md").read_text()
+    assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).num_classes == 0
+
+
+def test_a_folder_that_loads_as_another_network_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_gap", lambda folder, images, expected: 0.5)
+    with pytest.raises(ValueError, match="timm loads back differs by 0.5"):
+        hub.write_hub(saved(tmp_path, "test_byobnet"), tmp_path / "timm", "terms")

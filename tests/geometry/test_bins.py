@@ -1,0 +1,76 @@
+"""Laws of the bins: encode and decode, mirror, shift."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpe_core.geometry.bins import AngleBins
+
+GRIDS = [AngleBins.covering(93, 3), *(AngleBins.covering(99, width) for width in (1, 2, 3, 4))]
+
+
+def random_probs(seed: int, bins: AngleBins) -> torch.Tensor:
+    return torch.randn(4, 3, bins.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).softmax(-1)
+
+
+def test_the_papers_grids():
+    assert [(grid.count, grid.limit) for grid in GRIDS] == [(62, 93), (198, 99), (99, 99), (66, 99), (50, 100)]
+
+
+@pytest.mark.parametrize("bins", GRIDS)
+@given(angle=st.floats(-92.9, 92.9))
+def test_encode_then_decode_is_within_half_a_bin(bins, angle):
+    index = bins.encode(torch.tensor(angle, dtype=torch.float64))
+    one_hot = torch.nn.functional.one_hot(index, bins.count).double()
+    assert abs(float(bins.decode(one_hot)) - angle) <= bins.width / 2 + 1e-9
+    assert bins.edges[index] - 1e-9 <= angle <= bins.edges[index + 1] + 1e-9
+
+
+@pytest.mark.parametrize("bins", GRIDS)
+def test_grid_is_symmetric(bins):
+    assert np.array_equal(bins.centers, -bins.centers[::-1])
+    assert len(bins.edges) == bins.count + 1 and bins.edges[0] == -bins.limit
+
+
+@given(seed=st.integers(0, 1000))
+def test_mirror_negates_yaw_and_roll_and_is_its_own_inverse(seed):
+    bins = GRIDS[0]
+    probs = random_probs(seed, bins)
+    flipped = bins.mirror(probs)
+    assert torch.equal(bins.mirror(flipped), probs)
+    signs = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    assert torch.allclose(bins.decode(flipped), bins.decode(probs) * signs)
+
+
+@given(by=st.floats(-25, 25), center=st.floats(-50, 50))
+def test_shift_moves_the_mean_and_keeps_the_mass(by, center):
+    bins = AngleBins.covering(99, 3)
+    logits = -((torch.as_tensor(bins.centers) - center) ** 2) / (2 * 4.0**2)
+    probs = logits.softmax(-1)[None, None]
+    moved = bins.shift(probs, torch.tensor([[by]], dtype=torch.float64))
+    assert torch.allclose(moved.sum(-1), torch.ones(1, 1, dtype=torch.float64))
+    assert (moved >= 0).all()
+    assert abs(float(bins.decode(moved) - bins.decode(probs)) - by) < 1e-3
+    grown = float(bins.spread(moved) ** 2 - bins.spread(probs) ** 2)
+    assert -1e-3 <= grown <= bins.width**2 / 4 + 1e-3
+
+
+def test_shift_off_the_grid_stays_a_distribution():
+    bins = AngleBins.covering(99, 3)
+    moved = bins.shift(random_probs(0, bins), torch.full((4, 3), 500.0, dtype=torch.float64))
+    assert torch.allclose(moved[..., -1], torch.ones(4, 3, dtype=torch.float64))
+
+
+def test_an_impossible_grid_is_refused():
+    with pytest.raises(ValueError, match="0 < width <= limit"):
+        AngleBins.covering(99, 0)
+
+
+@pytest.mark.parametrize("index", [0, 33, 65])
+def test_spread_of_a_sharp_distribution_keeps_its_digits(index):
+    bins = AngleBins.covering(99, 3)
+    probs = torch.full((1, 3, bins.count), 1e-8, dtype=torch.float64)
+    probs[..., index] = 1 - 1e-8 * (bins.count - 1)
+    assert torch.allclose(bins.spread(probs.float()).double(), bins.spread(probs), atol=2e-3)

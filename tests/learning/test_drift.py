@@ -1,0 +1,51 @@
+"""Moved soft labels against teachers whose answer to a moved picture is known."""
+
+import numpy as np
+import torch
+
+from hpe_core.data.batch import PoseBatch
+from hpe_core.geometry.bins import AngleBins
+from hpe_core.learning.drift import label_drift
+from hpe_core.spec.training import LabelSet
+from tests.faces import CROP, face_row
+
+BINS = AngleBins.covering(99, 3)
+LABELS = LabelSet(("oracle",), 2, 2)
+
+
+class Oracle:
+    """A teacher that looks at one thing: how much brighter the left half of a window is than the right."""
+
+    main_bins = BINS
+
+    def eval(self) -> "Oracle":
+        return self
+
+    def predict(self, view: torch.Tensor) -> torch.Tensor:
+        gray = view.float().mean((1, 3))
+        half = view.shape[2] // 2
+        lean = (gray[:, :half].mean(1) - gray[:, half:].mean(1)).clamp(-60, 60)
+        means = torch.stack([torch.full_like(lean, 10.0), lean, -lean], 1)
+        return (-((BINS.centers_like(means) - means[..., None]) ** 2) / 50).softmax(-1)
+
+
+def faces() -> PoseBatch:
+    rows = [face_row(i) for i in range(12)]
+    return PoseBatch(
+        torch.from_numpy(np.stack([row.crop.pixels for row in rows])),
+        torch.tensor([row.pose for row in rows], dtype=torch.float32),
+        torch.ones(len(rows), 2),
+    )
+
+
+def test_a_teacher_that_mirrors_with_the_picture_has_no_drift_under_a_flip():
+    found = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size, flip=1.0)
+    assert found["moved_deg"] < 0.01 and abs(found["kl"]) < 1e-3
+    assert found["unmoved_deg"] > 3, "labels left as they were are wrong for a mirrored face"
+
+
+def test_a_teacher_that_does_not_see_a_turn_drifts_by_what_the_labels_moved():
+    still = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size)
+    turned = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size, turn_deg=20.0)
+    assert still["moved_deg"] < 1e-3 and still["unmoved_deg"] < 1e-3
+    assert turned["moved_deg"] > 2 and turned["kl"] > still["kl"]

@@ -1,0 +1,109 @@
+"""The ensembles against brute force with real networks."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hpe_core.data.batch import PoseBatch
+from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, log_labels, offset_table, window_angles
+from hpe_core.learning.models import PoseNet
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.training import LabelSet
+from tests.faces import CROP, face_row
+
+SIZE = CROP.size
+NAMES = ("resnet", "byobnet")
+
+
+@pytest.fixture(scope="module")
+def nets():
+    made = {}
+    for seed, name in enumerate(NAMES):
+        torch.manual_seed(seed)
+        net = PoseNet(NetSpec(backbone=f"test_{name}"), SIZE).eval()
+        for head in net.heads:
+            torch.nn.init.normal_(head.weight, std=0.5)  # outputs that differ from window to window
+        made[name] = net
+    return made
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return torch.from_numpy(np.stack([face_row(i).crop.pixels for i in range(5)]))
+
+
+def test_one_pass_over_many_sets_equals_brute_force(nets, crops):
+    sets = [LabelSet(names, k, d) for names in (NAMES, NAMES[:1], NAMES[1:]) for k, d in ((0, 1), (4, 2), (6, 3))]
+    means = ensemble_probs(nets, crops, SIZE, sets)
+    assert set(means) == set(sets)
+    for labels in sets:
+        views = [window(crops, SIZE, dx, dy) for dx, dy in offset_grid(*labels.offsets)]
+        with torch.inference_mode():
+            each = [nets[name].predict(view) for name in labels.teachers for view in views]
+        assert torch.allclose(means[labels], torch.stack(each).mean(0), atol=1e-6)
+        assert torch.allclose(means[labels].sum(-1), torch.ones(5, 3), atol=1e-5)
+
+
+def test_a_network_sees_a_window_once_and_only_if_a_set_wants_it(nets, crops, monkeypatch):
+    seen = {name: 0 for name in NAMES}
+    for name, net in nets.items():
+
+        def counting(view, name=name, net=net):
+            seen[name] += 1
+            return PoseNet.predict(net, view)
+
+        monkeypatch.setattr(net, "predict", counting)
+    ensemble_probs(nets, crops, SIZE, [LabelSet(NAMES, 4, 4), LabelSet(NAMES[:1], 4, 2), LabelSet(NAMES[:1], 0, 1)])
+    assert seen == {"resnet": 25, "byobnet": 9}
+
+
+def test_the_table_of_every_K_and_d_equals_brute_force(nets, crops):
+    net = nets["resnet"]
+    table = offset_table(window_angles(net, crops, SIZE, 4))
+    assert set(table) == {(k, d) for k in range(5) for d in range(1, 5)}
+    for pair, angles in table.items():
+        labels = LabelSet(("resnet",), *pair)
+        direct = net.main_bins.decode(ensemble_probs(nets, crops, SIZE, [labels])[labels]).numpy()
+        assert np.abs(direct - angles).max() < 1e-4
+
+
+def test_windows_beyond_the_margin_are_refused(nets, crops):
+    with pytest.raises(ValueError, match="margin of 6"):
+        ensemble_probs(nets, crops, SIZE, [LabelSet(NAMES, 7, 7)])
+
+
+def test_online_labels_of_an_unchanged_view_are_the_stored_ones(nets, crops):
+    labels = LabelSet(NAMES, 4, 2)
+    teachers = OnlineTeachers(nets, SIZE, labels)
+    view = window(crops, teachers.view_size)  # what Augment hands over when it draws nothing
+    batch = PoseBatch(view, torch.zeros(5, 3), torch.ones(5, 2))
+    out = teachers(batch)
+    assert torch.equal(out.images_BHWC, window(crops, SIZE))
+    stored = log_labels(ensemble_probs(nets, crops, SIZE, [labels])[labels])
+    assert torch.allclose(out.soft_B3N, stored, atol=1e-5) and not out.soft_B3N.is_inference()
+    mirrored = teachers(dataclasses.replace(batch, images_BHWC=view.flip(2)))
+    assert not torch.allclose(mirrored.soft_B3N, stored, atol=1e-2), "the teachers are asked again for another view"
+
+
+def test_memory_is_flat_in_the_number_of_windows(nets, tmp_path):
+    """The most that torch held at a time, read off its profiler: 289 windows take what one takes."""
+    crops = torch.zeros(8, SIZE + 32, SIZE + 32, 3, dtype=torch.uint8)
+
+    def peak(labels: LabelSet) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+            ensemble_probs({NAMES[0]: nets[NAMES[0]]}, crops, SIZE, [labels])
+        trace = tmp_path / "trace.json"
+        seen.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+        moments = [event["args"] for event in events if event.get("name") == "[memory]"]
+        before = moments[0]["Total Allocated"] - moments[0]["Bytes"]
+        return max(moment["Total Allocated"] for moment in moments) - before
+
+    # One window needs no second sum beside the first; from then on nothing is added.
+    few, many = peak(LabelSet(NAMES[:1], 16, 16)), peak(LabelSet(NAMES[:1], 16, 2))
+    copies = 289 * 8 * SIZE * SIZE * 3
+    assert few <= many < 1.05 * few and many < copies

@@ -1,0 +1,85 @@
+"""Networks: any timm backbone under pose heads, ours beside the paper's architecture, and weights from a file."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hpe_core.errors import SpecError
+from hpe_core.learning.backbones import BOTNET101
+from hpe_core.learning.models import PoseNet, check_backbone, create_backbone
+from hpe_core.spec.network import NetSpec
+
+SIZES = (112, 224)
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_botnet101_is_resnet101_with_attention_in_its_last_stage(size):
+    """Three 3x3 convolutions of 512 channels become query, key and value of 512 channels and relative positions."""
+    side, head_width = size // 16, 512 // 4
+    with torch.device("meta"):
+        resnet = timm.create_model("resnet101", num_classes=0)
+        botnet = create_backbone(NetSpec("botnet101"), size)
+    positions = 2 * (2 * side - 1) * head_width
+    assert count(botnet) == count(resnet) + 3 * (3 * 512**2 - 9 * 512**2 + positions)
+    attention = [module for module in botnet.modules() if type(module).__name__ == "BottleneckAttn"]
+    assert len(attention) == 3 and [block.d for block in BOTNET101.blocks] == [3, 4, 23, 3]
+    assert all((a.pos_embed.height, a.pos_embed.width) == (side, side) for a in attention)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_small_botnet_learns_at_both_sizes(size):
+    net = PoseNet(NetSpec("test_botnet", bin_widths=(1, 3), regression_head=True), size)
+    logits = net(torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8))
+    assert [head.shape for head in logits.heads] == [(2, 3, 198), (2, 3, 66)] and logits.regression_B3.shape == (2, 3)
+    for name, value in net.backbone.named_parameters():
+        if name.endswith("bn.weight"):
+            nn.init.ones_(value)  # timm begins with residual branches that say nothing
+    net(torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)).heads[0].square().mean().backward()
+    attention = next(module for module in net.modules() if type(module).__name__ == "BottleneckAttn")
+    assert attention.qkv.weight.grad.abs().sum() > 0 and attention.pos_embed.height_rel.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet34", "resnet50", "resnet152", "res2net101_26w_4s", "mobilenetv3_small_100"]
+)
+def test_the_papers_backbones_and_others_have_a_pooled_width(name):
+    check_backbone(name)
+    with torch.device("meta"):
+        backbone = create_backbone(NetSpec(name), 112)
+        assert backbone.eval()(torch.zeros(1, 3, 112, 112)).ndim == 2
+
+
+def test_weights_come_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("test_resnet", num_classes=0)
+    for value in source.parameters():
+        nn.init.normal_(value)
+    path = tmp_path / "weights.safetensors"
+    save_file(source.state_dict(), path)
+    torch.manual_seed(1)
+    net = PoseNet(NetSpec("test_resnet", pretrained=str(path)), 64)
+    for name, value in net.backbone.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (NetSpec("resnet19"), "'resnet19' is no timm model; near: .*resnet1"),
+        (NetSpec("botnet100"), "near: .*botnet101"),
+        (NetSpec("botnet101", pretrained="hub"), "no published weights of botnet101; name a file or none"),
+        (NetSpec("resnet18", pretrained="/no/such.safetensors"), "there is no weights file /no/such.safetensors"),
+        (NetSpec("resnet18", pretrained="hub"), "needs the network, and HF_HUB_OFFLINE is set"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.backbone,
+)
+def test_a_network_that_cannot_be_made_is_one_sentence(spec, said, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SpecError, match=said):
+        create_backbone(spec, 64)

@@ -1,0 +1,181 @@
+"""Published figures: every entry loads, means are those of the angles, protocols are marked, errors name the entry."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from hpe_core.datasets.protocols import listed, protocol_named, protocols
+from hpe_core.errors import SpecError
+from hpe_core.spec.training import canonical_offsets
+from workflows.report.published import FILE, ROUNDING, PublishedRow, Stated, TableRow, beside, entries, published
+
+RESULTS, OFFSETS = entries("results", PublishedRow), entries("offsets", PublishedRow)
+OURS = [
+    {
+        "test": test,
+        "name": name,
+        "role": "student",
+        "pitch": 4.0,
+        "yaw": 3.0,
+        "roll": 3.5,
+        "mae": mae,
+        "parameters": 1e6,
+    }
+    for test in ("aflw2000", "faces of biwi")
+    for name, mae in (("distilled", 3.5), ("hard", 3.9))
+]
+READERS = {"faces of biwi": "biwi"}
+
+
+def entry_id(row):
+    return f"{row.source}-{row.table}-{row.test}-{row.protocol}-{row.method}-{row.K}-{row.d}"
+
+
+@pytest.mark.parametrize("row", [*RESULTS, *OFFSETS], ids=entry_id)
+def test_the_mean_is_that_of_the_angles_or_is_said_to_differ(row):
+    printed = (row.pitch, row.yaw, row.roll, row.mae)
+    if None in printed:
+        assert row.source == "mnn" and printed[:3] == (None, None, None) and not row.printed_mean_differs
+        return
+    differs = abs((row.pitch + row.yaw + row.roll) / 3 - row.mae) > ROUNDING + 1e-9
+    assert differs == row.printed_mean_differs
+    assert not differs or "mean of the angles" in row.note
+
+
+@pytest.mark.parametrize("row", [*RESULTS, *OFFSETS], ids=entry_id)
+def test_a_row_agrees_with_the_protocol_it_names(row):
+    if row.protocol is None:
+        assert row.train is None and row.source in ("ehpnet", "mnn")
+        return
+    protocol = protocol_named(row.protocol)
+    assert row.train == listed(part.reader for part in protocol.train)
+    assert row.test in {part.reader for part in protocol.test}
+    assert row.protocol.startswith(row.source) and (row.boxes is not None) == row.quoted
+
+
+def test_no_entry_is_there_twice_and_none_is_lost():
+    names = [entry_id(row) for row in (*RESULTS, *OFFSETS)]
+    assert len(set(names)) == len(names)
+    tables: dict[tuple[str, str], int] = {}
+    for row in (*RESULTS, *OFFSETS, *entries("stated", Stated)):
+        tables[row.source, row.table] = tables.get((row.source, row.table), 0) + 1
+    assert tables == {
+        ("ehpnet", "1"): 10 + 10,  # BIWI, AFLW2000: each leaves one method out
+        ("ehpnet", "2"): 6 + 6,
+        ("offsets", "1"): 7,
+        ("offsets", "2"): 6 + 6,
+        ("offsets", "3"): 6,
+        ("offsets", "4"): 6,
+        ("offsets", "5"): (9 + 8 + 4 + 5) + 4 * 7,
+        ("mnn", "Results"): 4 + 2,
+    }
+
+
+def test_offset_rows_have_the_windows_of_their_k_and_d():
+    assert {(row.K, row.d) for row in OFFSETS} == {(0, 1), (8, 1), (9, 3), (15, 1), (15, 5), (15, 15)}
+    for row in OFFSETS:
+        reach, step = canonical_offsets(row.K, row.d)
+        assert row.windows == len(range(-reach, reach + 1, step)) ** 2
+
+
+def test_the_papers_summary_rounds_its_offset_tables():
+    rows = {(row.protocol, row.test, row.method): row for row in RESULTS if row.table == "5"}
+    for row in OFFSETS:
+        name = {(0, 1): "Base ResNet50", (15, 5): "Ensemble"}.get((row.K, row.d))
+        if name:
+            other = rows[row.protocol, row.test, name]
+            for key in ("pitch", "yaw", "roll", "mae"):
+                close = abs(getattr(row, key) - getattr(other, key)) <= 0.005 + 1e-9
+                assert close or f"{getattr(row, key)}" in other.note, (name, key)
+
+
+def test_the_stated_faces_are_those_of_the_protocols():
+    stated = [entry for entry in entries("stated", Stated) if entry.protocol]
+    assert len(stated) == 7
+    for entry in stated:
+        protocol = protocol_named(entry.protocol)
+        parts = protocol.train if entry.what == "faces trained on" else protocol.test
+        assert [part.faces for part in parts if part.reader == entry.dataset] == [entry.value]
+
+
+def test_rows_are_found_by_protocol_and_test():
+    every = published()
+    assert every == RESULTS
+    for name in protocols():
+        for test in ("aflw2000", "biwi", "aflw"):
+            found = published(protocol=name, test=test)
+            assert found == tuple(row for row in every if (row.protocol, row.test) == (name, test))
+    assert next(row.method for row in published(protocol="ehpnet", test="aflw2000")) == "EHPNet"
+    with pytest.raises(SpecError, match="did you mean 'offsets-1'?"):
+        published(protocol="offset-1")
+
+
+@pytest.mark.parametrize("name", list(protocols()))
+def test_a_table_shows_ours_first_and_marks_what_was_measured_otherwise(name):
+    lines = beside(OURS, name, READERS)
+    protocol = protocol_named(name)
+    assert [line.name for line in lines if line.source == "ours"] == ["distilled", "hard"] * 2
+    for test, reader in (("aflw2000", "aflw2000"), ("faces of biwi", "biwi")):
+        mine = [line for line in lines if line.test == test]
+        assert len(mine) == 2 + len(published(test=reader))
+        assert [line.source == "ours" for line in mine] == sorted(
+            (line.source == "ours" for line in mine), reverse=True
+        )
+        theirs = [(not line.same_protocol, line.mae) for line in mine[2:]]
+        assert theirs == sorted(theirs)
+        tested = reader in {part.reader for part in protocol.test}
+        assert all(line.same_protocol == tested for line in mine[:2])
+        same = {(row.method, row.mae) for row in published(protocol=name, test=reader) if not row.quoted}
+        assert {(line.name, line.mae) for line in mine[2:] if line.same_protocol} == same
+    for line in lines:
+        assert line.same_protocol == (line.mark == "") == (not line.mark.startswith("other protocol: "))
+
+
+def test_the_mark_says_what_differs():
+    marks = {(line.name, line.source): line.mark for line in beside(OURS[2:], "offsets-1", READERS) if line.mark}
+    assert marks["EHPNet", "ehpnet, table 1"] == "other protocol: train, filter, boxes"
+    assert marks["TriNet", "offsets, table 5"] in ("other protocol: boxes", "other protocol: train, boxes, split")
+    assert marks["MNN", "mnn, table Results"] == "other protocol: not stated"
+    ours, *_ = beside(OURS, "offsets-1", READERS, ["data.crop.size is 64, in offsets-1 it is 224"])
+    assert ours.mark == "other protocol: data.crop.size is 64, in offsets-1 it is 224" and not ours.same_protocol
+
+
+def test_a_test_set_that_no_paper_has_shows_ours_alone():
+    lines = beside([{**OURS[0], "test": "heads"}], "rendered-heads", {"heads": "synthetic"})
+    row = OURS[0]
+    assert lines == [
+        TableRow("distilled", "ours", "heads", True, "", "", row["pitch"], row["yaw"], row["roll"], row["mae"], 1e6)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mea": 3.0}, "unknown key .*MNN.mea; did you mean 'mae'?"),
+        ({"mae": "low"}, "MNN.mae is 'low'; a number is needed"),
+        ({"mae": 200.0}, "MNN: errors lie between 0 and 180 degrees, got .200"),
+        ({"mae": None}, "MNN: errors lie between"),
+        ({"protocol": "ehpnt"}, "MNN: there is no protocol 'ehpnt'; did you mean 'ehpnet'?"),
+        ({"pitch": 4.0, "yaw": 4.0, "roll": 4.0}, "MNN: mae is 3.0, its angles' mean 4.000"),
+        ({"source": "mmn"}, "published.yaml, results: mmn Results aflw MNN: its source is not listed"),
+        ({"K": 4, "d": 2, "windows": 24}, "MNN 4 2: windows is 24, but K and d make 25"),
+    ],
+)
+def test_an_entry_that_cannot_be_right_is_named(tmp_path, changes, said):
+    row = {"source": "mnn", "table": "Results", "test": "aflw", "method": "MNN", "mae": 3.0}
+    file = tmp_path / "published.yaml"
+    file.write_text(yaml.safe_dump({"sources": {"mnn": ""}, "results": [{"rows": [{**row, **changes}]}]}))
+    with pytest.raises(SpecError, match=said) as error:
+        entries("results", PublishedRow, file)
+    assert "published.yaml, results: " in str(error.value)
+
+
+def test_rows_are_values_and_the_file_says_its_sources():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RESULTS[0].mae = 0.0
+    text = FILE.read_text(encoding="utf-8")
+    header = text[: text.index("sources:")]
+    sources = yaml.safe_load(text)["sources"]
+    assert text.startswith("#") and all(f"# {name} " in header for name in sources)
+    assert set(sources) == {row.source for row in RESULTS}

@@ -1,0 +1,202 @@
+"""Configuration: wrong keys name the nearest right one, wrong values what is allowed, round trips are identity."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpe_core.errors import SpecError
+from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.pipeline import PipelineSpec, student_with
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import TrainSpec, canonical_offsets
+from workflows.engine.config import REPO, as_yaml, load
+
+CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
+    overlay = "\nname:" not in path.read_text()
+    spec = load(["demo", str(path)] if overlay else [str(path)])
+    assert build(PipelineSpec, to_dict(spec)) == spec
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(spec))
+    assert load([str(again)]) == spec
+    assert path.read_text().startswith("#"), "a config opens with its command, cost and score"
+
+
+def test_a_sweep_that_states_its_cost_says_how_many_settings_it_trains_to_the_end(tmp_path):
+    """A measured figure must not change with the finalists of the file that the overlay is laid over."""
+    other = tmp_path / "other.yaml"
+    other.write_text("search: {finalists: 77}")
+    texts = {path: path.read_text() for path in sorted((REPO / "conf" / "sweep").glob("*.yaml"))}
+    measured = {path: text for path, text in texts.items() if "not run to its end" not in text}
+    assert measured
+    for path, text in measured.items():
+        base = re.findall(r"-c (\S+)", text)[0]
+        assert load([base, str(other), str(path)]).search.finalists != 77, path.name
+
+
+def test_the_header_of_the_photographs_says_what_the_readme_says():
+    header = (REPO / "conf" / "real_tests.yaml").read_text().partition("\ndata:")[0]
+    section = (REPO / "README.md").read_text().partition("## Real photographs\n")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+ s\b|\d+\.\d\d", header)
+    assert len(figures) == 5 and all(re.search(rf"\b{re.escape(figure)}\b", section) for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("studnet.optim.lr=1", "unknown key studnet; did you mean 'student'?"),
+        ("student.optim.lrr=1", "unknown key student.optim.lrr; did you mean 'lr'?"),
+        ("student.optim.schedule=cosin", "allowed: cosine, constant; did you mean 'cosine'?"),
+        ("student.optim.epochs=2.5", "student.optim.epochs is 2.5; a whole number is needed"),
+        ("student.optim.epochs=0", "student.optim: optim.epochs must be at least 1"),
+        ("student.optim.lr=fast", "student.optim.lr is 'fast'; a number is needed"),
+        ("student.optim.lr=.nan", "a finite number is needed"),
+        ("student.net.regression_head=maybe", "allowed: true, false"),
+        ("teachers.regnt.optim.lr=1", "teachers has no entry 'regnt'"),
+        ("data.train=[haeds]", "data.train names 'haeds', which data.datasets does not define"),
+        ("data.datasets.heads.reader=sythetic", "did you mean 'synthetic'?"),
+        ("student.distill=null", "student.distill is missing"),
+        ("student.distill.offset_radius=99", "exceeds data.crop.margin_px"),
+        ("student.net.bin_widths=[1]", "narrowest bin width"),
+        ("search.space.optim.lrr.choice=[1]", "student.optim.lrr does not exist; did you mean 'lr'?"),
+        ("evaluate.base=nobody", "is no teacher"),
+        ("student.distill.teachers=[resnt]", "'resnt' is no teacher; did you mean 'resnet'?"),
+        ("student.optim.accumulate=20", "leaves less than two faces"),
+        ("cluster.workers=3", "batch_size 32 is no multiple of cluster.workers 3"),
+        ("cluster.workers=32", "leaves less than two faces for each of 32 parts"),
+        ("student.augment.turn_gain=0.5", "turn_gain is 0 or at least 1"),
+        ("publish.alias=candidate", "means something else in the registry"),
+        ("search.space.net.pretrained.choice=[a]", "weights files are not searched"),
+        ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
+        (
+            "search.space.optim.optimizer.choice=[adamm]",
+            "search.space.optim.optimizer: student.optim.optimizer is 'adamm'",
+        ),
+        ("search.space.augment.jitter_px.choice=[50]", "exceeds data.crop.margin_px"),
+        ("search.space.distill.offset_step.choice=[0]", "must be at least 1"),
+        ("data.test=[]", "data.test names no dataset"),
+        ("store=", "store has no value"),
+        ("noequals", "write key=value"),
+    ],
+)
+def test_a_mistake_is_one_sentence(override, said):
+    with pytest.raises(SpecError) as caught:
+        load(["demo"], [override])
+    message = str(caught.value)
+    assert said in message and "\n" not in message
+
+
+def test_files_merge_left_to_right_and_missing_files_are_named(tmp_path):
+    (tmp_path / "over.yaml").write_text("student: {optim: {lr: 0.5}}\n")
+    spec = load(["demo", str(tmp_path / "over.yaml")], ["student.optim.epochs=3"])
+    assert spec.student.optim.lr == 0.5 and spec.student.optim.epochs == 3
+    with pytest.raises(SpecError, match="no configuration file dmeo; did you mean 'demo'"):
+        load(["dmeo"])
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
+    with pytest.raises(SpecError, match="not readable YAML"):
+        load([str(tmp_path / "broken.yaml")])
+
+
+def test_a_teacher_or_searched_key_can_be_dropped_and_paths_become_absolute():
+    names = list(load(["demo"]).teachers)
+    spec = load(["demo"], [f"teachers.{names[-1]}=null"])
+    assert list(spec.teachers) == names[:-1]
+    assert Path(spec.store).is_absolute()
+
+
+@given(st.integers(0, 20), st.integers(1, 20))
+def test_pairs_with_the_same_windows_share_a_name(radius, step):
+    from hpe_core.geometry.crop import offset_grid
+
+    assert offset_grid(*canonical_offsets(radius, step)) == offset_grid(radius, step)
+    assert canonical_offsets(*canonical_offsets(radius, step)) == canonical_offsets(radius, step)
+
+
+def test_every_label_set_that_a_trial_may_ask_for_is_written():
+    space = ["search.space.distill.teachers.choice=[[],[regnet],[resnet,regnet]]", "student.distill.teachers=[]"]
+    spec = load(["demo"], space)
+    names = {labels.name for labels in spec.label_sets()}
+    for teachers in ([], ["regnet"], ["regnet", "resnet"]):
+        for radius in (2, 3):
+            changes = {"distill.teachers": teachers, "distill.offset_radius": radius}
+            assert spec.label_set(student_with(spec.student, changes)).name in names
+    assert len(names) == 3 * 3, "K=2 d=2, K=3 d=3 and the single window (K=2, d=3), of three teacher sets"
+    assert "resnet+regnet-K2-d2" in names and "resnet+efficientnet+regnet-K3-d3" in names
+
+
+def test_online_labels_are_written_by_nobody_and_need_the_margin_for_jitter_too():
+    wide = ["data.crop.margin_px=8", "student.distill.labels=online"]
+    assert load(["demo"], wide).label_sets() == ()
+    alone = ["search.space=null", "student.distill.labels=online"]
+    assert load(["demo"], alone).label_sets() == ()
+    with pytest.raises(SpecError, match="look K \\+ augment.jitter_px = 8 pixels aside"):
+        load(["demo"], [*alone, "student.distill.offset_radius=4"])
+
+
+def test_online_labels_leave_room_for_every_searched_jitter():
+    online = ["search.space=null", "student.distill.labels=online", "student.augment.jitter_px=0"]
+    load(["demo"], online)
+    for jitter in ("choice=[0,6]", "low=0"):
+        space = [f"search.space.augment.jitter_px.{jitter}"] + ["search.space.augment.jitter_px.high=6"] * (
+            jitter == "low=0"
+        )
+        with pytest.raises(SpecError, match="look K .* = 8 pixels aside"):
+            load(["demo"], [*online, *space])
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "same"),
+    [
+        ({"reader": "aflw", "root": "/a"}, {"reader": "aflw2000", "root": "/b"}, True),
+        ({"reader": "aflw", "root": "/a", "test_groups": ["image00002"]}, {"reader": "aflw2000", "root": "/b"}, False),
+        ({"reader": "biwi", "root": "/x/biwi"}, {"reader": "biwi", "root": "/x/biwi/hpdb"}, True),
+        ({"reader": "manifest", "root": "/m"}, {"reader": "manifest", "root": "/m/manifest.csv"}, True),
+        ({"reader": "300w_lp", "root": "/w"}, {"reader": "aflw2000", "root": "/b"}, False),
+    ],
+)
+def test_archives_of_the_same_pictures_are_known(trained, tested, same):
+    first, second = build(DatasetSpec, trained), build(DatasetSpec, tested)
+    assert first.shares_faces(second) == second.shares_faces(first) == same
+
+
+def test_a_file_that_was_included_is_not_laid_over_what_came_since(tmp_path):
+    (tmp_path / "base.yaml").write_text(as_yaml(load(["demo"])))
+    (tmp_path / "one.yaml").write_text("include: base.yaml\nsearch: {trials: 7}\n")
+    (tmp_path / "two.yaml").write_text("include: [base.yaml]\nname: two\n")
+    spec = load([str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")])
+    assert (spec.search.trials, spec.name) == (7, "two")
+    (tmp_path / "lost.yaml").write_text("include: [nobody.yaml]\n")
+    with pytest.raises(SpecError, match="includes nobody.yaml, which is not there"):
+        load([str(tmp_path / "lost.yaml")])
+    (tmp_path / "empty.yaml").write_text("include:\n")
+    with pytest.raises(SpecError, match="include names files"):
+        load([str(tmp_path / "empty.yaml")])
+
+
+def test_student_with_changes_only_what_it_names():
+    student = load(["demo"]).student
+    changed = student_with(student, {"optim.lr": 0.123, "distill.temperature": 3})
+    assert changed.optim.lr == 0.123 and changed.distill.temperature == 3
+    assert dataclasses.replace(changed, optim=student.optim, distill=student.distill) == student
+    with pytest.raises(SpecError, match="does not exist"):
+        student_with(student, {"optim.speed": 1})
+    assert build(TrainSpec, to_dict(student)) == student
+
+
+def test_a_test_set_of_training_faces_is_refused(tmp_path):
+    (tmp_path / "same.yaml").write_text(
+        "data: {test: [again], datasets: {again: {reader: synthetic, seed: 1, count: 30}}}\n"
+    )
+    with pytest.raises(SpecError, match="same faces as 'heads'"):
+        load(["demo", str(tmp_path / "same.yaml")])
+
+
+def test_a_searched_key_can_be_dropped():
+    assert "optim.lr" not in load(["demo"], ["search.space.optim.lr=null"]).search.space

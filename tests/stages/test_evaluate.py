@@ -1,0 +1,88 @@
+"""What the evaluate stage says beside the tables: who was trained on, and in which recordings faces were labelled."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpe_core.data.rows import write_shard
+from hpe_core.datasets.base import person_of, recording_of
+from hpe_core.datasets.plan import plan_dataset
+from hpe_core.datasets.readers import biwi
+from hpe_core.datasets.registry import open_source
+from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
+from tests.archives import write_biwi, write_boxes
+from tests.datasets.reading import one
+from tests.faces import CROP, face_row
+from workflows.stages.evaluate import drawn_by, new_people
+
+
+def planned(spec: DatasetSpec, folder: Path, **more: DatasetSpec) -> tuple[DataSpec, dict[str, list[str]]]:
+    """Shards of BIWI's people (with a rendered head for each face), and the groups of the test faces."""
+    data = DataSpec(datasets={"biwi": spec, **more}, train=("biwi",), test=("biwi", *more), crop=CROP)
+    plan = plan_dataset("biwi", open_source(spec), data)
+    groups: list[str] = []
+    for job in plan.jobs:
+        rows = [dataclasses.replace(face_row(0), sample_id=ref.sample_id, group=ref.group) for ref in job.refs]
+        write_shard(folder / job.path, rows, CROP, "raw")
+        groups += [ref.group for ref in job.refs] if job.split == "test" else []
+    return data, {"biwi": groups}
+
+
+def archive(root: Path) -> DatasetSpec:
+    for sequence in range(1, 25):
+        write_biwi(root, sequence, 3)
+    return DatasetSpec("biwi", root=str(root), val=0.1)
+
+
+def test_whose_boxes_a_test_set_has_is_named(tmp_path: Path):
+    def named(reader: str, **keys: Any) -> str:
+        return drawn_by(open_source(DatasetSpec(reader, root="" if reader == "synthetic" else str(tmp_path), **keys)))
+
+    assert named("synthetic", count=3) == "renderer" and named("300w_lp", landmark_box_scale=1.3) == "landmarks x 1.3"
+    assert named("manifest") == "manifest"
+    boxes = write_boxes(tmp_path / "b.json", {"a.jpg": one((1, 2, 3, 4))})
+    first = named("aflw2000", boxes=boxes)
+    assert first == f"file b.json {hashlib.sha256(Path(boxes).read_bytes()).hexdigest()[:12]}"
+    write_boxes(tmp_path / "b.json", {"a.jpg": one((1, 2, 3, 5))})
+    assert named("aflw2000", boxes=boxes) != first
+
+
+def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):
+    spec = dataclasses.replace(archive(tmp_path / "hpdb"), group_by="sequence", test_groups=biwi.PUBLISHED_TEST_GROUPS)
+    data, groups = planned(spec, tmp_path / "shards")
+    found = new_people(data, tmp_path / "shards", groups)["biwi"]
+    new = {group for group, is_new in zip(groups["biwi"], found, strict=True) if is_new}
+    assert new == {"sequence06", "sequence07", "sequence10", "sequence13", "sequence22"}
+    assert len(groups["biwi"]) == 8
+
+
+def test_where_nobody_is_on_both_sides_nothing_is_said(tmp_path: Path):
+    spec = dataclasses.replace(archive(tmp_path / "hpdb"), test_groups=biwi.LEAK_FREE_TEST_GROUPS)
+    data, groups = planned(spec, tmp_path / "shards")
+    assert new_people(data, tmp_path / "shards", groups) == {}
+
+
+def test_another_datasets_people_are_not_compared(tmp_path: Path):
+    """Groups of two archives may be spelt alike and are other people."""
+    heads = DatasetSpec("synthetic", count=3)
+    data, groups = planned(archive(tmp_path / "hpdb"), tmp_path / "shards", heads=heads)
+    groups["heads"] = ["person01", "person-0-00001"]
+    assert "heads" not in new_people(data, tmp_path / "shards", groups)
+
+
+def test_biwi_is_aligned_by_sequence_and_the_others_as_a_whole(tmp_path: Path):
+    spec = archive(tmp_path / "hpdb")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('{"01/frame_00003_rgb.png": [{"bbox": [1, 2, 90, 90], "type": "test"}]}')
+    for changes in ({}, {"boxes": str(boxes)}, {"convention": ConventionSpec(yaw_sign=-1)}):
+        source = open_source(dataclasses.replace(spec, **changes))
+        refs = sorted(source.refs())
+        assert len({recording_of(source, ref.sample_id) for ref in refs}) == 24
+        assert person_of(source, "sequence21") == person_of(source, "person02") == "person02"
+    heads = open_source(DatasetSpec("synthetic", count=4, heads_per_person=2))
+    refs = sorted(heads.refs())
+    assert len({recording_of(heads, ref.sample_id) for ref in refs}) == 1
+    assert np.unique([person_of(heads, ref.group) for ref in refs]).size == 2

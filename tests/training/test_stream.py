@@ -1,0 +1,197 @@
+"""Laws of the Ray Data stream: the rows of its plan, in the order of its plan, whatever Ray does in between."""
+
+import dataclasses
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+
+from hpe_core.data.batch import PoseBatch
+from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
+from hpe_core.data.shares import FaceArrays, count
+from tests.faces import write_heads
+from tests.test_pipeline import (
+    PATIENCE_S,
+    environment,
+    family,
+    has_checkpoint,
+    is_train_worker,
+    result_of,
+    run,
+    stage_folder,
+    tail,
+    whole_tree,
+    words,
+)
+from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
+
+ROWS, PER_SHARD = 130, 12
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_heads(tmp_path_factory.mktemp("shards"), ROWS, per_shard=PER_SHARD)
+
+
+@pytest.fixture(scope="module")
+def labels(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Soft labels that say whose they are: the first bins hold the hard labels."""
+    folder, beside = tmp_path_factory.mktemp("labels"), []
+    for file in files:
+        shard = read_shard(file)
+        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
+        beside.append(folder / file.name)
+        write_soft_labels(beside[-1], shard.sample_ids, marks, "test")
+    return beside
+
+
+def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> PoseBatch:
+    """All rows of one worker's epoch, its tasks done here, one after the other."""
+    groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
+    tasks = tasks_of(groups, [seed, epoch, 1 + rank])
+    return to_batch(pa.concat_tables(t for task in tasks for t in read_groups({k: [v] for k, v in task.items()})))
+
+
+def exchange(labels: list[Path], folder: Path) -> list[Path]:
+    """The right names with the labels of two shards exchanged."""
+    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
+        (folder / label.name).write_bytes(other.read_bytes())
+    return [folder / label.name for label in labels]
+
+
+def keys(batch: PoseBatch) -> list[bytes]:
+    return [picture.numpy().tobytes() for picture in batch.images_BHWC]
+
+
+@pytest.mark.parametrize("stream_shards", [1, 3, 100])
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 16), (2, 16), (3, 12), (4, 1000)])
+def test_every_row_once_in_equal_steps(files: list[Path], stream_shards: int, world: int, batch_size: int):
+    data = StreamedFaces(files, None, stream_shards)
+    for epoch in (0, 1):
+        parts = [without_ray(data, batch_size, seed=5, epoch=epoch, rank=rank, world=world) for rank in range(world)]
+        size = min(batch_size, ROWS) // world
+        assert [len(part) for part in parts] == [data.steps(batch_size) * size] * world
+        seen = [key for part in parts for key in keys(part)]
+        assert len(set(seen)) == len(seen) > ROWS - max(batch_size % ROWS, world)
+
+
+def test_a_task_reads_few_shards_however_many_there_are(files: list[Path]):
+    """What a stream holds is bounded by its groups; a group of 3 shards' rows touches one or two more at its ends."""
+    data = StreamedFaces(files, None, 3)
+    groups = data.plan(16, seed=0, epoch=0, rank=0, world=1)
+    assert all(count(group) <= 3 * PER_SHARD and len({piece.file for piece in group}) <= 5 for group in groups)
+    assert len(groups) == ROWS // 16 / 2 == 4
+
+
+def test_epochs_seeds_and_workers_have_orders_of_their_own(files: list[Path]):
+    data = StreamedFaces(files, None, 3)
+    base = {"seed": 0, "epoch": 0, "rank": 0, "world": 1}
+    orders = [keys(without_ray(data, 16, **{**base, **change})) for change in ({}, {"epoch": 1}, {"seed": 1}, {})]
+    assert orders[0] == orders[3] and orders[0] != orders[1] != orders[2] != orders[0]
+    own, first = without_ray(data, 130, **base), np.concatenate([read_shard(file).angles for file in files])
+    assert sorted(map(tuple, own.angles_B3.tolist())) == sorted(map(tuple, first.tolist())), "one group: all rows"
+    assert not np.array_equal(own.angles_B3.numpy(), first)
+
+
+def test_rows_cross_as_they_are():
+    random = np.random.default_rng(0)
+    for bins in (None, 62):
+        soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(np.float16)
+        images = random.integers(0, 256, (7, 20, 20, 3), np.uint8)
+        faces = FaceArrays(
+            images, random.normal(size=(7, 3)).astype("f4"), random.normal(size=(7, 2)).astype("f4"), soft
+        )
+        table = to_table(faces)
+        cut = pa.concat_tables([table.slice(2, 3), table.slice(5, 1)])
+        for part, rows in ((table, slice(None)), (cut, slice(2, 6))):
+            batch = to_batch(part)
+            for name, value in (("images_BHWC", images), ("angles_B3", faces.angles), ("scales_B2", faces.scales)):
+                assert np.array_equal(getattr(batch, name).numpy(), value[rows])
+            assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
+
+
+def test_soft_labels_stay_with_their_rows(files: list[Path], labels: list[Path], tmp_path: Path):
+    whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
+    assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
+    exchanged = StreamedFaces(files, exchange(labels, tmp_path), 3)
+    with pytest.raises(ShardError, match="do not belong"):
+        without_ray(exchanged, 16, seed=0, epoch=0, rank=0, world=1)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_gives_the_rows_of_the_plan_in_its_order(
+    files: list[Path], labels: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Two tasks at once of which the first is the slower, and blocks of a few rows: neither may change a batch."""
+
+    def first_is_slow(plans: dict[str, Any]) -> Iterator[pa.Table]:
+        if plans["seeds"][0][-1] == 1:
+            time.sleep(1.5)
+        yield from read_groups(plans)
+
+    monkeypatch.setattr("workflows.training.stream.read_groups", first_is_slow)
+    monkeypatch.setattr("workflows.training.stream.BLOCK_BYTES", 5 * 3 * 44 * 44)
+    data, where = StreamedFaces(files, labels, 2, readers=2), {"seed": 3, "epoch": 1, "rank": 1, "world": 2}
+    batches = list(data.shuffled(16, **where))
+    assert [len(batch) for batch in batches] == [8] * data.steps(16)
+    expected = without_ray(data, 16, **where)
+    for field in dataclasses.fields(PoseBatch):
+        assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
+    with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
+        list(StreamedFaces(files, exchange(labels, tmp_path)).shuffled(16, **where))
+
+
+# ---------------------------------------------------------------- through Ray Train, with workers that die
+
+
+STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
+
+
+def is_reader(process: psutil.Process) -> bool:
+    """A task of the stream while it reads: Ray names the process by what it does."""
+    with suppress(psutil.Error):
+        return "read_groups" in " ".join(process.cmdline())
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
+    """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
+    calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
+    done = run("shards.py", calm)
+    assert done.code == 0, tail(done)
+    shutil.copytree(calm, store)
+    done = run("train.py teachers", calm, *STREAM)
+    assert done.code == 0, tail(done)
+    killed: set[str] = set()
+    with open(log, "w") as stream, whole_tree() as started:
+        command = words("train.py teachers", store, *STREAM)
+        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            for name, wanted in (("reader", is_reader), ("worker", is_train_worker)):
+                if name not in killed and has_checkpoint(store):
+                    victim = next(filter(wanted, family(process.pid)), None)
+                    if victim is not None:
+                        with suppress(psutil.NoSuchProcess):
+                            victim.kill()
+                            killed.add(name)
+        process.wait(timeout=PATIENCE_S)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert killed == {"reader", "worker"}
+    ours, theirs = (stage_folder(place, "teachers") for place in (store, calm))
+    for name, summary in result_of(store, "teachers")["networks"].items():
+        assert summary["epochs"] == 8
+        weights = [(folder / name / "model.safetensors").read_bytes() for folder in (ours, theirs)]
+        assert weights[0] == weights[1], f"teacher {name} has other weights"

@@ -1,0 +1,156 @@
+"""Finding a Ray cluster, or starting a local one, and leaving it as it was found."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hpe_core.errors import SpecError
+from hpe_core.spec.cluster import ClusterSpec
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_CONTROLLER_FAILURE_LIMIT": "3",  # a worker group that cannot start is not retried for ever
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+}
+
+
+def worker_environment() -> dict[str, str]:
+    """What every worker's process needs: quiet libraries, and one BLAS thread unless a worker asks for more."""
+    return {**QUIET, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def machinery() -> dict[str, float]:
+    """{"cpus", "gpus"} of the connected cluster; of one machine its cores, since a local cluster claims more."""
+    import ray
+
+    have, alone = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"]) == 1
+    cpus = have.get("CPU", 0.0)
+    return {"cpus": min(cpus, float(os.cpu_count() or 1)) if alone else cpus, "gpus": have.get("GPU", 0.0)}
+
+
+@contextmanager
+def connected(spec: ClusterSpec) -> Iterator[str]:
+    """Join the running cluster (RAY_ADDRESS, a submitted job, or `ray start` on this machine) or start a local one.
+
+    `auto` joins where there is one; `local` never joins; anything else is an address. Yields a line about what it is.
+    A local cluster is stopped at the end; a joined one is only left. Raises SpecError where joining fails.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    _drop_worker_count_warnings()
+    runtime_env = {"env_vars": worker_environment()}
+    options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
+    address = None if spec.address == "local" else spec.address
+    if spec.address == "auto":
+        address = running_address()  # Ray's own "auto" would also find what other processes started for themselves
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        cores = os.cpu_count() or 1
+        cpus = spec.local_cpus or max(4, cores)  # fewer than 4 can deadlock two actor pools and a read
+        # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
+    else:
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            first = " ".join(str(error).split())[:200]
+            token = (
+                ""
+                if os.environ.get("RAY_AUTH_MODE") == "token"
+                else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
+            )
+            raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there{token}: {first}") from None
+        have = ray.cluster_resources()
+        gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
+        line = f"Ray: joined {ray.get_runtime_context().gcs_address}, {have.get('CPU', 0):.0f} CPUs{gpus}"
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init sets one that aborts the process
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    for noisy in ("ray.train", "ray.tune"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    quiet_data()
+    try:
+        yield line
+    finally:
+        ray.shutdown()
+
+
+def quiet_data() -> None:
+    """Stages report their own progress; Ray Data's bars and plans would be drawn over it. Of this process alone."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def capacity(spec: ClusterSpec) -> dict[str, float]:
+    """CPUs and GPUs to plan for: those of the connected cluster, or those that it may grow to if that is more.
+
+    A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
+    limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
+
+
+def _drop_worker_count_warnings() -> None:
+    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
+
+    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
+    """
+    from ray._private import worker
+
+    inner = getattr(worker, "print_to_stdstream", None)
+    if inner is None or hasattr(inner, "wrapped"):
+        return
+
+    def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            inner(data, *args, **options)
+
+    printer.wrapped = inner  # type: ignore[attr-defined]
+    worker.print_to_stdstream = printer
+
+
+def running_address() -> str | None:
+    """RAY_ADDRESS, or the cluster that `ray start` left running on this machine, or None.
+
+    Clusters that other processes started for themselves with ray.init are not taken for one.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    from ray._private.services import find_bootstrap_address
+
+    address = find_bootstrap_address(None)
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return address
+    except (OSError, ValueError):
+        return None  # a note left by a cluster that is gone

@@ -1,0 +1,275 @@
+"""YAML files and key=value overrides -> PipelineSpec, and the command line that every stage shares.
+
+OmegaConf merges and interpolates; Hydra is left out because its job folders and its sweeper would do again,
+differently, what the stage store and Ray Tune do. Everything is checked here, before Ray starts.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpe_core.datasets.protocols import protocol_named
+from hpe_core.errors import SpecError, UserError, check, nearest
+from hpe_core.spec.data import FETCH, DatasetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.remote import RemoteError
+from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+
+REPO = Path(__file__).resolve().parents[2]
+DEFAULT_CONFIG = "conf/demo.yaml"
+NAMED_TABLES = ("data.datasets", "teachers", "search.space")  # mappings whose names the YAML file chooses
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
+EXIT_CODES = {
+    0: "done",
+    EXIT_FAILED: "a stage failed",
+    EXIT_BAD_INPUT: "bad configuration or input",
+    EXIT_STORE_HELD: "the store is in use",
+}
+KEYS = "keys are those of hpe_core/spec, e.g. student.optim.lr=0.001 search.trials=8 store=/data/runs"
+
+
+def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
+    """Merge YAML files from left to right, then key=value overrides. Raises SpecError with one sentence.
+
+    A file that says `include: [other.yaml]` (beside itself) stands on those files.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    merged = OmegaConf.create({})
+    seen: list[Path] = []
+    for name in files:
+        for layer in _layers(find_config(name), seen):
+            merged = OmegaConf.merge(merged, layer)
+    _check_overrides(OmegaConf.to_container(merged), overrides)
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise SpecError(f"overrides cannot be merged: {' '.join(str(error).split())}") from None
+    assert isinstance(tree, dict)
+    spec = build(PipelineSpec, _tidied(tree))
+    check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
+    if spec.evaluate.protocol:
+        protocol_named(spec.evaluate.protocol)
+    return resolve_paths(spec)
+
+
+def _layers(path: Path, seen: list[Path]) -> list[Any]:
+    """What a file includes, then the file itself; a file that was included before is not laid over what came since."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = path.resolve()
+    seen.append(path)
+    try:
+        layer = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(layer):
+        raise SpecError(f"{path} must hold a mapping of keys")
+    included = layer.pop("include", [])
+    names = [included] if isinstance(included, str) else included
+    check(OmegaConf.is_list(names) or isinstance(names, list), f"{path}: include names files, as [one.yaml, two.yaml]")
+    below = []
+    for name in names:
+        other = (path.parent / str(name)).resolve()
+        check(other.is_file(), f"{path} includes {name}, which is not there")
+        below += [] if other in seen else _layers(other, seen)
+    return [*below, layer]
+
+
+def find_config(name: str) -> Path:
+    """A path, or a name under conf/ with or without its ending. Raises SpecError that names the nearest."""
+    for candidate in (Path(name), REPO / name, REPO / "conf" / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = [path.stem for path in (REPO / "conf").glob("*.yaml")]
+    raise SpecError(f"there is no configuration file {name}{nearest(Path(name).stem, known)}")
+
+
+def _check_overrides(tree: Any, overrides: Sequence[str]) -> None:
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not equals or not key:
+            raise SpecError(f"'{text}' is no override; write key=value, for example student.optim.lr=0.001")
+        for table in NAMED_TABLES:
+            if table == "search.space" or not key.startswith(table + "."):
+                continue
+            known = tree
+            for part in table.split("."):
+                known = known.get(part) or {}
+            name = key[len(table) + 1 :].split(".")[0]
+            if name not in known:
+                raise SpecError(
+                    f"{key}: {table} has no entry '{name}'{nearest(name, list(known))} (new ones go into a YAML file)"
+                )
+
+
+def _tidied(tree: dict[str, Any]) -> dict[str, Any]:
+    """Entries of named tables that were set to null are dropped; nested search spaces become dotted keys."""
+    for table in NAMED_TABLES:
+        *parents, last = table.split(".")
+        place: Any = tree
+        for part in parents:
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(last), dict):
+            place[last] = {name: value for name, value in place[last].items() if value is not None}
+    search = tree.get("search")
+    if isinstance(search, dict) and isinstance(search.get("space"), dict):
+        dotted = _dotted(search["space"])
+        search["space"] = {key: value for key, value in dotted.items() if value is not None}
+    return tree
+
+
+def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in space.items():
+        is_leaf = not isinstance(value, Mapping) or {"choice", "low", "high"} & set(value)
+        if is_leaf:
+            flat[prefix + str(name)] = (
+                {**flat.get(prefix + str(name), {}), **value} if isinstance(value, Mapping) else value
+            )
+        else:
+            flat.update(_dotted(value, f"{prefix}{name}."))
+    return flat
+
+
+def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
+    """Every path absolute: Ray moves its workers into folders of its own."""
+    here = Path.cwd()
+
+    def found(dataset: DatasetSpec) -> DatasetSpec:
+        detector = dataset.detector
+        if detector is not None and detector.model != FETCH:
+            detector = dataclasses.replace(detector, model=absolute(detector.model, here))
+        root, boxes = absolute(dataset.root, here), absolute(dataset.boxes, here)
+        return dataclasses.replace(dataset, root=root, boxes=boxes, detector=detector)
+
+    def trained(train: Any) -> Any:
+        weights = train.net.pretrained
+        path = weights if weights in ("none", "hub") else absolute(weights, here)
+        return dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained=path))
+
+    return dataclasses.replace(
+        spec,
+        data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
+        teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
+        student=trained(spec.student),
+        store=absolute(spec.store, lasting_folder(here)),
+    )
+
+
+def absolute(path: str, base: Path) -> str:
+    """A path with `~` and `$VARIABLES` expanded; an address or nothing stays as it is."""
+    if not path or "://" in path:
+        return path
+    return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
+
+
+def lasting_folder(here: Path) -> Path:
+    """Where a relative store lies. A submitted job runs in a copy that Ray deletes, so there it is the home folder."""
+    return Path.home() / "head-pose-runs" if "/runtime_resources/working_dir_files/" in f"{here}/" else here
+
+
+def arguments(
+    argv: Sequence[str],
+    doc: str,
+    verbs: Sequence[str] = ("run", "plan"),
+    own_keys: str = "",
+    codes: Mapping[int, str] = EXIT_CODES,
+) -> Any:
+    """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
+    where none is said. `own_keys` is a line about keys that this command alone has.
+
+    Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
+    """
+    parser = CommandParser(doc, f"{own_keys}\n{KEYS}".strip(), codes)
+    word = "VERB | key=value" if len(verbs) > 1 else "key=value"
+    said = f"{' or '.join(verbs)} (default {verbs[0]}), then keys" if len(verbs) > 1 else "keys"
+    parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
+    config_option(parser)
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
+    args.verb = verbs[0]
+    words = list(args.words)
+    if words and "=" not in words[0]:
+        check(words[0] in verbs, f"unknown verb '{words[0]}'{nearest(words[0], list(verbs))}")
+        args.verb = words.pop(0)
+    args.overrides = words
+    args.config = args.config or [DEFAULT_CONFIG]
+    return args
+
+
+def config_option(parser: CommandParser) -> None:
+    """`-c FILE`, alike in every command that reads a configuration."""
+    said = f"YAML, merged in order (default {DEFAULT_CONFIG})"
+    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=said)
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
+    from workflows.engine.disk import disk_is_full
+    from workflows.engine.store import StageFailed, StoreHeld
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return main()
+    except RemoteError as error:
+        print(f"error: {error}; the same command continues from here", file=sys.stderr)
+        return EXIT_FAILED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except StoreHeld as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STORE_HELD
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:  # a stage says it better; this one came before or between them
+        if not disk_is_full(error):
+            raise
+        print(f"error: {error}: make room and the same command continues", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def tell(text: str) -> None:
+    """Print a command's result; a reader that has seen enough (`plan | head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped."""
+    raise KeyboardInterrupt
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> dotted keys; lists stay values."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
+
+
+def as_yaml(spec: PipelineSpec) -> str:
+    """The whole configuration as YAML that `load` takes back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(spec)))

@@ -1,0 +1,70 @@
+"""The published folder as an MLflow model of two flavours: pyfunc (encoded pictures or paths in, degrees out) and onnx.
+
+`mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed: the library's
+source travels in `code/`. The example is a rendered head, so no person's picture is handed on.
+"""
+
+import importlib.metadata
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import hpe_core
+from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, PATH, PICTURE
+
+NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
+
+
+def begin_folder(folder: Path) -> None:
+    """Make `folder` an MLflow model, anew; the ONNX file is written into it afterwards."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it announces each check of the example
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was cut off; MLflow asks for an empty one
+    model = Model()
+    model.add_flavor("onnx", onnx_version=version_of("onnx"), data=ONNX_FILE, providers=["CPUExecutionProvider"])
+    mlflow.pyfunc.save_model(
+        str(folder),
+        loader_module="hpe_core.pyfunc",
+        code_paths=[str(Path(hpe_core.__file__).parent)],
+        mlflow_model=model,
+        signature=signature(),
+        input_example=example(),
+        pip_requirements=[f"{name}=={version_of(name)}" for name in NEEDED],
+    )
+
+
+def signature() -> Any:
+    """Either picture column may be left out, and so may the box."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = [ColSpec("binary", PICTURE, required=False), ColSpec("string", PATH, required=False)]
+    inputs += [ColSpec("double", name, required=False) for name in CORNERS]
+    return ModelSignature(Schema(inputs), Schema([ColSpec("double", name) for name in COLUMNS]))
+
+
+def example() -> Any:
+    """A table of one rendered head, as PNG, with its box."""
+    import cv2
+    import pyarrow
+
+    from hpe_core.render.scene import render_head
+
+    head = render_head(0, 0, size=96)
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(head.image, cv2.COLOR_RGB2BGR))
+    assert done, "cv2 refused to encode a uint8 RGB picture"
+    corners = (head.box.x1, head.box.y1, head.box.x2, head.box.y2)
+    row = {PICTURE: encoded.tobytes(), **dict(zip(CORNERS, corners, strict=True))}
+    return pyarrow.Table.from_pylist([row]).to_pandas()
+
+
+def version_of(package: str) -> str:
+    """The installed version, or '' where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

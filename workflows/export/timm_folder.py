@@ -1,0 +1,132 @@
+"""A saved network as a folder in timm's hub layout, for whoever has timm and not this project.
+
+    timm.create_model("local-dir:FOLDER", pretrained=True)      (or "hf-hub:user/name" once it is uploaded)
+
+gives backbone and predicting head as one timm classifier of 3 x N logits. What that form cannot hold is said in the
+folder's README: normalisation and decoding are the caller's, and heads that only regularise the training, the
+regression head, and the crop are gone. A backbone whose classifier is no single linear layer is saved without a head.
+The folder is loaded back and compared before it is called done.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
+from hpe_core.spec.serde import to_dict
+
+LOGIT_GAP = 1e-4  # largest difference that float32 sums in another order may make
+KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_size")  # the rest tells of other weights
+
+
+def write_hub(net_folder: Path, out: Path, terms: str) -> dict[str, Any]:
+    """Write the network in `net_folder` into the folder `out`, anew; returns architecture, whether the head is in, and
+    the largest difference of what timm loads back. `terms` is the weights' licence in a sentence.
+
+    Raises ValueError where timm loads another network than was saved.
+    """
+    import torch
+    from timm.models import save_for_hf
+
+    from hpe_core.learning.checkpoint import load_net
+
+    saved = load_net(net_folder)
+    net, crop = saved.net, saved.crop
+    images = np.random.default_rng(0).integers(0, 256, (2, crop.size, crop.size, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        features = net.features(torch.from_numpy(images))
+        logits = net.heads[net.predicting](features)
+    has_head = _attach_head(net)
+    expected = logits if has_head else features
+    mean, std = ([value / 255 for value in buffer.flatten().tolist()] for buffer in (net.mean_C11, net.std_C11))
+    model: Any = net.backbone
+    before = dict(model.pretrained_cfg)
+    model.pretrained_cfg = {key: before[key] for key in KEPT if key in before} | {
+        "input_size": (3, crop.size, crop.size),
+        "mean": mean,
+        "std": std,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "num_classes": model.num_classes,
+    }
+    meaning = {"angles": ANGLE_NAMES, "bins": to_dict(net.main_bins), "convention": CONVENTION, "crop": to_dict(crop)}
+    arguments = {"img_size": crop.size} if before.get("fixed_input_size") else None
+    if out.exists():
+        shutil.rmtree(out)
+    save_for_hf(model, str(out), model_config={"head_pose": meaning}, model_args=arguments, safe_serialization=True)
+    gap = _gap(out, images, expected)
+    if not gap <= LOGIT_GAP * max(1.0, float(expected.abs().max())):
+        raise ValueError(f"{out}: what timm loads back differs by {gap:.2g} from the network that was saved")
+    found = {"architecture": net.spec.backbone, "head": has_head, "gap": gap}
+    (out / "README.md").write_text(_readme(net, found, meaning, terms))
+    return found
+
+
+def _attach_head(net: Any) -> bool:
+    """Give the backbone the predicting head as its classifier; False, and no classifier, where it takes none."""
+    from torch import nn
+
+    head, model = net.heads[net.predicting], net.backbone
+    model.reset_classifier(head.out_features)
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear) or classifier.weight.shape != head.weight.shape:
+        model.reset_classifier(0)
+        return False
+    classifier.load_state_dict(head.state_dict())
+    return True
+
+
+def _gap(folder: Path, images: Any, expected: Any) -> float:
+    """Largest difference of the loaded model's output, fed as timm's own transforms would feed it."""
+    import timm
+    import torch
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    x_BCHW = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        return float((model((x_BCHW - mean) / std) - expected).abs().max())
+
+
+def _readme(net: Any, found: dict[str, Any], meaning: dict[str, Any], terms: str) -> str:
+    import timm
+
+    bins, size = meaning["bins"], meaning["crop"]["size"]
+    ours = timm.model_entrypoint(found["architecture"]).__module__.startswith("hpe_core")
+    before = "import hpe_core.learning.backbones  # registers this architecture with timm\n" if ours else ""
+    if found["head"]:
+        decode = f"""
+logits = model(x)  # (B, {3 * bins["count"]})
+centers = (torch.arange({bins["count"]}) - {(bins["count"] - 1) / 2}) * {bins["width"]}
+angles = logits.unflatten(1, (3, {bins["count"]})).softmax(-1) @ centers  # (B, 3) degrees: pitch, yaw, roll"""
+        lost = "normalisation and decoding are outside the model"
+    else:
+        decode = "\nfeatures = model(x)"
+        lost = "this architecture's classifier is no single linear layer, so the folder holds the backbone alone"
+    others = len(net.heads) - 1 + (net.regression is not None)
+    lost += f"; {others} head(s) that only regularised the training are left out" if others else ""
+    mean, std = (_numbers(net.backbone.pretrained_cfg[key]) for key in ("mean", "std"))
+    return f"""---
+library_name: timm
+license: other
+tags: [head-pose-estimation]
+---
+# Head pose from a face crop, as a timm model
+
+```python
+import timm, torch
+{before}model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+x = (crops.permute(0, 3, 1, 2) / 255 - torch.tensor({mean}).view(3, 1, 1)) / torch.tensor({std}).view(3, 1, 1){decode}
+```
+
+`crops` are (B, {size}, {size}, 3) uint8 RGB, cut as `head_pose.crop` in config.json says. What is lost in this form:
+{lost}. Convention: {meaning["convention"]}.
+
+Terms of the weights: {terms}.
+"""
+
+
+def _numbers(values: Any) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"

@@ -1,0 +1,150 @@
+"""What the papers print (`published.yaml`), typed, and their rows beside ours in one table.
+
+A row of another training set, test set, filter, box or split is marked. Errors are mean absolute errors in degrees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpe_core.datasets.protocols import Protocol, listed, protocol_named
+from hpe_core.errors import check
+from hpe_core.spec.serde import build
+
+FILE = Path(__file__).with_name("published.yaml")
+ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
+Row = Mapping[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One method on one test set. None: not printed; in `train` and `protocol`: not stated."""
+
+    source: str
+    table: str
+    test: str  # the name of its reader, like train
+    method: str
+    train: str | None = None
+    protocol: str | None = None
+    pitch: float | None = None
+    yaw: float | None = None
+    roll: float | None = None
+    mae: float | None = None
+    parameters: float | None = None
+    quoted: bool = False  # the paper repeats somebody else's figure
+    extra_data: bool = False  # trained with more than head poses
+    boxes: str | None = None  # where they are not known to be the protocol's
+    split: str | None = None  # the same
+    K: int | None = None  # of an offset ensemble, with d and the number of windows
+    d: int | None = None
+    windows: int | None = None
+    printed_mean_differs: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        known = [value for value in (self.pitch, self.yaw, self.roll, self.mae) if value is not None]
+        check(bool(known) and all(0 < e < 180 for e in known), f"errors lie between 0 and 180 degrees, got {known}")
+        if self.protocol is not None:
+            protocol_named(self.protocol)
+        if len(known) == 4:
+            mean = sum(known[:3]) / 3
+            said = f"mae is {self.mae}, its angles' mean {mean:.3f}, printed_mean_differs {self.printed_mean_differs}"
+            check((abs(mean - known[3]) > ROUNDING + 1e-9) == self.printed_mean_differs, said)
+        inside = None if self.K is None else (2 * (self.K // (self.d or 1)) + 1) ** 2
+        check(self.windows == inside, f"windows is {self.windows}, but K and d make {inside}")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A published figure that is no head-pose error: faces of a protocol, or a result of another task."""
+
+    source: str
+    table: str
+    dataset: str
+    what: str
+    value: float | None = None
+    protocol: str | None = None
+    method: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A line of a report: ours or published. `mark` is empty where it was measured under the protocol."""
+
+    name: str
+    source: str
+    test: str
+    same_protocol: bool
+    mark: str
+    note: str
+    pitch: float | None
+    yaw: float | None
+    roll: float | None
+    mae: float | None
+    parameters: float | None
+
+
+def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
+    """A section of the file. Raises SpecError that names the entry."""
+    import yaml
+
+    tree, made = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    for group in tree[section]:
+        shared = {name: value for name, value in group.items() if name != "rows"}
+        for values in ({**shared, **row} for row in group["rows"]):
+            words = (values.get(name) for name in ("source", "table", "test", "dataset", "method", "K", "d"))
+            entry = f"{file.name}, {section}: {' '.join(str(word) for word in words if word is not None)}"
+            check(values.get("source") in tree["sources"], f"{entry}: its source is not listed")
+            made.append(build(kind, values, entry))
+    return tuple(made)
+
+
+@cache
+def published(*, protocol: str | None = None, test: str | None = None) -> tuple[PublishedRow, ...]:
+    """Rows of the papers' tables of results in the file's order, of one protocol or test set where asked."""
+    wanted, rows = protocol and protocol_named(protocol).name, entries("results", PublishedRow)
+    return tuple(row for row in rows if wanted in (None, row.protocol) and test in (None, row.test))
+
+
+def deviations(row: PublishedRow, wanted: Protocol) -> list[str]:
+    """In what a row was measured otherwise than under a protocol."""
+    if row.protocol is None:
+        return ["not stated"]
+    theirs = protocol_named(row.protocol)
+    differ = {
+        "train": row.train != listed(part.reader for part in wanted.train),
+        "test": row.test not in [part.reader for part in wanted.test],
+        "filter": theirs.filter_deg != wanted.filter_deg,
+        "boxes": row.boxes is not None or theirs.boxes != wanted.boxes,
+        "split": row.split is not None or theirs.split != wanted.split,
+    }
+    return [word for word, differs in differ.items() if differs]
+
+
+def beside(
+    ours: Sequence[Row], protocol: str, readers: Mapping[str, str] | None = None, deviates: Sequence[str] = ()
+) -> list[TableRow]:
+    """Our rows and the published ones of the same test sets: ours, then the protocol's by error, then the others'.
+
+    `readers` says the reader of a test set of ours with another name, `deviates` is what `protocols.matches` says.
+    """
+    wanted, lines = protocol_named(protocol), []
+    for test in dict.fromkeys(row["test"] for row in ours):
+        reader = (readers or {}).get(test, test)
+        other = list(deviates) + ["test"] * (reader not in [part.reader for part in wanted.test])
+        lines += [table_row(row, other) for row in ours if row["test"] == test]
+        theirs = [(deviations(row, wanted), row) for row in published(test=reader)]
+        theirs.sort(key=lambda pair: (bool(pair[0]), pair[1].mae or 180.0))
+        lines += [table_row({**vars(row), "test": test, "name": row.method}, other) for other, row in theirs]
+    return lines
+
+
+def table_row(row: Row, other: Sequence[str]) -> TableRow:
+    source = f"{row['source']}, table {row['table']}" if "source" in row else "ours"
+    mark = f"other protocol: {', '.join(other)}" if other else ""
+    numbers = {key: row.get(key) for key in ("pitch", "yaw", "roll", "mae", "parameters")}
+    return TableRow(row["name"], source, row["test"], not other, mark, row.get("note", ""), **numbers)

@@ -1,0 +1,226 @@
+"""Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
+
+    python workflows/labels.py -c conf/demo.yaml                 run it, where shards and teachers are finished
+    python workflows/labels.py plan -c conf/demo.yaml --json     say whether it would run, and why
+
+For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
+over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities.
+One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
+windows. A student of online labels asks for none.
+
+Each set of a shard is a piece of its own (`engine/receipts.py`), named by the shard's bytes, its teachers' weights and
+its windows. So a search over one more (K, d) computes that set alone: the others are taken over from earlier runs.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_core.data.rows import shard_files
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.training import LabelSet
+from hpe_core.system.files import file_sha256, write_json
+from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.cluster import capacity
+from workflows.engine.disk import check_room
+from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.engine.store import StageRun, code_hashes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hpe_core.data.rows import Shard
+
+BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
+
+
+def run(stage: StageRun) -> dict[str, Any]:
+    """Label every training shard; returns the label sets and how far the ensemble's angles lie from the hard labels."""
+    import ray
+    import ray.data
+
+    from hpe_core.learning.checkpoint import MEANING, WEIGHTS
+
+    spec = stage.spec
+    sets = spec.label_sets()
+    asked = {name for labels in sets for name in labels.teachers}
+    teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers if name in asked}
+    if not sets:
+        return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "fingerprint": ""}
+    files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
+    weights = {name: [file_sha256(folder / part) for part in (WEIGHTS, MEANING)] for name, folder in teachers.items()}
+    jobs = {file: {labels: job_hash(file, labels, weights) for labels in sets} for file in files}
+    wanted = {job: stage.folder / place(file, labels) for file in files for labels, job in jobs[file].items()}
+    adopted = adopt(wanted, stage.folder.parent.glob("*/*/*/part-*.json"))
+    if adopted:
+        stage.reporter.say(f"  {adopted} of {len(wanted)} files of soft labels are taken over from earlier runs")
+    faces = {file: count_rows(file) for file in files}
+    new = sum(
+        faces[file]
+        for file in files
+        for labels, job in jobs[file].items()
+        if not is_claimed(stage.folder / place(file, labels), job)
+    )
+    check_room(stage.folder, new * row_bytes(spec.student.net), f"soft labels of {new:,} faces")
+    receipts: list[Receipt] = []
+    rows = [{"shard": str(file), "jobs": json.dumps(list(jobs[file].values()))} for file in files]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(files)).map_batches(
+        LabelShard,
+        fn_constructor_args=(
+            {name: str(folder) for name, folder in teachers.items()},
+            str(stage.folder),
+            [tuple(labels) for labels in sets],
+            spec.cluster.threads_per_worker,
+        ),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(files), actor_count(spec.cluster)))),
+        num_cpus=spec.cluster.cpus_per_worker,
+        num_gpus=spec.cluster.gpus_per_worker,
+    )
+    total, done = sum(faces.values()), 0
+    for row in dataset.iter_rows():
+        found = json.loads(row["receipts"])
+        receipts += found
+        done += found[0]["rows"]
+        stage.reporter.progress("soft labels", done, total, "faces")
+    assert sorted(r["hash"] for r in receipts) == sorted(wanted), "every shard is labelled once for every set"
+    return {
+        "sets": [labels.name for labels in sets],
+        "teachers": list(teachers),
+        "rows": done,
+        "train_mae": {labels.name: mean_error(receipts, labels) for labels in sets},
+        "fingerprint": fingerprint(receipts),
+    }
+
+
+def place(shard: Path, labels: LabelSet) -> Path:
+    """Of a shard's soft labels, below the stage's folder."""
+    return Path(labels.name) / shard.parent.name / shard.name
+
+
+def job_hash(shard: Path, labels: LabelSet, weights: Mapping[str, Sequence[str]]) -> str:
+    """Over everything that decides the soft labels of one shard."""
+    body = [
+        str(place(shard, labels)),
+        file_sha256(shard),
+        list(labels),
+        [weights[name] for name in labels.teachers],
+        code_hashes(__name__),
+    ]
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def row_bytes(net: NetSpec) -> int:
+    """How much of a file of soft labels a face takes: three rows of fp16 and its name."""
+    from hpe_core.geometry.bins import AngleBins
+
+    return 3 * 2 * AngleBins.covering(net.limit_deg, min(net.bin_widths)).count + 100
+
+
+def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:
+    """MAE of a set's angles against the hard labels, over all shards, degrees."""
+    own = [receipt for receipt in receipts if receipt["set"] == labels.name]
+    return float(sum(r["mae"] * r["rows"] for r in own) / sum(r["rows"] for r in own))
+
+
+def fingerprint(receipts: Sequence[Receipt]) -> str:
+    """Hash over the label files' hashes."""
+    ordered = sorted((receipt["set"], receipt["shard"], receipt["sha256"]) for receipt in receipts)
+    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
+
+
+def actor_count(cluster: Any) -> int:
+    """As many labelling actors as the cluster has GPUs for, else on half of its CPUs.
+
+    Half, because a local cluster counts more CPUs than there are cores, and each actor holds every teacher.
+    """
+    have = capacity(cluster)
+    if cluster.gpus_per_worker:
+        return int(have["GPU"] / cluster.gpus_per_worker)
+    return int(have["CPU"] / cluster.cpus_per_worker / 2)
+
+
+def count_rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
+class LabelShard:
+    """A labelling actor: all teachers in memory, one shard a call."""
+
+    def __init__(
+        self,
+        teachers: Mapping[str, str],
+        folder: str,
+        sets: Sequence[tuple[tuple[str, ...], int, int]],
+        threads: int,
+    ) -> None:
+        import torch
+
+        from hpe_core.learning.checkpoint import load_net
+
+        torch.set_num_threads(threads)
+        keep_freed_memory()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
+        self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
+        self.crop, self.bins = first.crop, first.net.main_bins
+        self.sets = [LabelSet(tuple(names), radius, step) for names, radius, step in sets]
+        self.folder = Path(folder)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Rows of a shard's path and its jobs' hashes, one a set -> rows of its receipts."""
+        asked = zip(batch["shard"], batch["jobs"], strict=True)
+        return {"receipts": [json.dumps(self.label(Path(str(shard)), json.loads(jobs))) for shard, jobs in asked]}
+
+    def label(self, shard_file: Path, hashes: Sequence[str]) -> list[Receipt]:
+        """Soft labels of one shard for every set that lacks them; returns the receipts of all."""
+        import numpy as np
+
+        from hpe_core.data.rows import read_shard, write_soft_labels
+        from hpe_core.learning.ensemble import log_labels
+        from hpe_core.learning.metrics import PoseSums
+
+        jobs = dict(zip(self.sets, hashes, strict=True))
+        pieces = {labels: self.folder / place(shard_file, labels) for labels in self.sets}
+        found = {labels: fitting_receipt(pieces[labels], jobs[labels]) for labels in self.sets}
+        receipts = {labels: receipt for labels, receipt in found.items() if receipt is not None}
+        missing = [labels for labels in self.sets if labels not in receipts]
+        if not missing:
+            return [receipts[labels] for labels in self.sets]
+        shard = read_shard(shard_file)
+        for labels, probs in self.ensembles(shard, missing).items():
+            logs = log_labels(probs).numpy().astype(np.float16)
+            receipts[labels] = {
+                "hash": jobs[labels],
+                "set": labels.name,
+                "shard": f"{shard_file.parent.name}/{shard_file.name}",
+                "rows": len(shard),
+                "mae": PoseSums.of(self.bins.decode(probs).numpy(), shard.angles).summary()["mae"],
+                "sha256": write_soft_labels(pieces[labels], shard.sample_ids, logs, labels.name),
+            }
+            write_json(receipt_file(pieces[labels]), receipts[labels])
+        return [receipts[labels] for labels in self.sets]
+
+    def ensembles(self, shard: "Shard", sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
+        """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
+        import torch
+
+        from hpe_core.learning.ensemble import ensemble_probs
+
+        parts: dict[LabelSet, list[Any]] = {labels: [] for labels in sets}
+        for start in range(0, len(shard), BATCH):
+            crops = torch.from_numpy(shard.images[start : start + BATCH].copy()).to(self.device)
+            for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
+                parts[labels].append(probs.cpu())
+        return {labels: torch.cat(probs) for labels, probs in parts.items()}
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command(["labels"], __doc__ or "", sys.argv[1:]))

@@ -1,0 +1,259 @@
+"""Stage "search": Ray Tune over distillation, offsets, optimiser and student backbone.
+
+    python workflows/tune.py -c conf/demo.yaml search.trials=40 search.concurrent=8
+    python workflows/tune.py plan -c conf/demo.yaml              say whether it would run, and why
+
+A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already,
+so trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
+the test set is not opened here. Finished and half-done trials survive a kill of the driver.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.files import write_json
+from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.store import StageFailed, StageRun
+from workflows.tracking.progress import Reporter
+from workflows.training.networks import Job, online_teachers, open_data, readers_of, resources, slots, soft_labels
+
+
+def run(stage: StageRun) -> dict[str, Any]:
+    """Search; returns every trial and the best one's changes to `student`."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    search = stage.spec.search
+    if not search.trials:
+        return {"best": {"changes": {}}, "trials": [], "failed": 0}
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            trial,
+            spec=to_dict(stage.spec),
+            key=stage.key,
+            inputs={name: str(folder) for name, folder in stage.inputs.items()},
+            reporter=stage.reporter,
+        ),
+        resources(stage.spec.cluster),
+    )
+    path = stage.folder / "tune"
+    if restorable(path, searched=bool(search.space)):
+        tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+        tuner = tune.Tuner(
+            trainable,
+            param_space={},
+            tune_config=tune.TuneConfig(
+                metric="val_mae",
+                mode="min",
+                num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
+                max_concurrent_trials=min(
+                    search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)
+                ),
+                search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
+                scheduler=ASHAScheduler(
+                    time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
+                ),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(stage.folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=stage.spec.cluster.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=3),
+            ),
+        )
+    results = tuner.fit()
+    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
+    starts_from_own = not search.space or bool(first_point(stage.spec))
+    trials = []
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        if "trial_id" in metrics:  # a trial that ASHA stopped has not said so itself
+            stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
+        if result.error is None and "val_mae" in metrics:
+            changes = decode_changes(result.config or {})
+            name, own = metrics.get("trial_id", str(number)), starts_from_own and number == 0
+            trials.append({"trial": name, "changes": changes, "configured": own, **figures(metrics)})
+    if not trials:
+        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
+        raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
+    trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
+    for row, costs in zip(trials, costs_of([row["changes"] for row in trials], stage.spec), strict=True):
+        row |= costs
+        stage.reporter.metrics(f"{stage.key}/{row['trial']}", costs, 0)
+    return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
+    """Parameters and CPU time (one thread) of each trial's network: after the search, one at a time."""
+    import ray
+
+    nets = [student_with(spec.student, change).net for change in changes]
+    measure = ray.remote(num_cpus=1)(cost)
+    known = {net: ray.get(measure.remote(to_dict(net), spec.data.crop.size)) for net in dict.fromkeys(nets)}
+    return [known[net] for net in nets]
+
+
+def cost(net: dict[str, Any], size: int) -> dict[str, float]:
+    from hpe_core.learning.latency import cpu_cost
+    from hpe_core.learning.models import PoseNet
+
+    fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time
+    return cpu_cost(PoseNet(fresh, size))
+
+
+def restorable(folder: Path, searched: bool = True) -> bool:
+    """Whether Tune's own files are all there and whole.
+
+    Tune writes them in place, and the settings some time before the first state, so a SIGKILL can leave the settings
+    alone or half a file. Tuner.can_restore looks at the settings only and restoring would fail for ever; such a search
+    starts anew.
+    """
+    kinds = ["tuner.pkl", "experiment_state-*.json"]
+    kinds += ["search_gen_state-*.json", "searcher-state-*.pkl"] if searched else ["basic-variant-state-*.json"]
+    files = [list(folder.glob(kind)) for kind in kinds]
+    return all(files) and all(_is_whole(file) for kind in files for file in kind)
+
+
+def _is_whole(file: Path) -> bool:
+    data = file.read_bytes()
+    if file.suffix == ".pkl":
+        return data.endswith(b".")  # the last opcode of every pickle
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "best_val_mae": float(metrics["best_val_mae"]),
+        "epochs": int(metrics["training_iteration"]),
+        "seconds": float(metrics.get("time_total_s", 0.0)),
+    }
+
+
+def proposer(spec: PipelineSpec) -> Any:
+    """Optuna's TPE over the search space, seeded. The configured student itself is the first trial."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {key: distribution(entry, isinstance(own(spec, key), int)) for key, entry in spec.search.space.items()}
+    start = first_point(spec)
+    return OptunaSearch(
+        space=space,
+        metric="val_mae",
+        mode="min",
+        sampler=optuna.samplers.TPESampler(seed=spec.student.seed, n_startup_trials=max(4, spec.search.trials // 3)),
+        points_to_evaluate=[start] if start else None,
+    )
+
+
+def distribution(entry: SearchSpace, whole: bool = False) -> Any:
+    """One searched key as an Optuna distribution; choices that are lists travel as text."""
+    import optuna
+
+    if entry.choice:
+        return optuna.distributions.CategoricalDistribution([encode_choice(value) for value in entry.choice])
+    assert entry.low is not None and entry.high is not None
+    if whole:
+        return optuna.distributions.IntDistribution(int(entry.low), int(entry.high), log=entry.log)
+    return optuna.distributions.FloatDistribution(entry.low, entry.high, log=entry.log)
+
+
+def encode_choice(value: Any) -> Any:
+    return repr(value) if isinstance(value, list | tuple | dict) else value
+
+
+def decode_changes(config: dict[str, Any]) -> dict[str, Any]:
+    import ast
+
+    return {
+        key: ast.literal_eval(value) if isinstance(value, str) and value[:1] in "[({" else value
+        for key, value in config.items()
+    }
+
+
+def own(spec: PipelineSpec, key: str) -> Any:
+    """The configured student's own value of a dotted key."""
+    value: Any = to_dict(spec.student)
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def first_point(spec: PipelineSpec) -> dict[str, Any]:
+    """The configured student's own values, where each lies inside the search space."""
+    point = {}
+    for key, entry in spec.search.space.items():
+        value = own(spec, key)
+        inside = value in entry.choice if entry.choice else (entry.low or 0) <= value <= (entry.high or 0)
+        if not inside:
+            return {}
+        point[key] = encode_choice(next(c for c in entry.choice if c == value) if entry.choice else value)
+    return point
+
+
+def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[str, str], reporter: Reporter) -> None:
+    """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
+    import torch
+    from ray import tune
+
+    from hpe_core.learning.loop import EpochEnd, Place, fit
+
+    pipeline = build(PipelineSpec, spec)
+    torch.set_num_threads(pipeline.cluster.threads_per_worker)
+    keep_freed_memory()
+    changes = decode_changes(config)
+    student = student_with(pipeline.student, changes)
+    optim = dataclasses.replace(
+        student.optim,
+        epochs=pipeline.search.epochs,
+        warmup_epochs=min(student.optim.warmup_epochs, pipeline.search.epochs / 4),
+    )
+    student = dataclasses.replace(student, optim=optim)
+    name = f"trial {tune.get_context().get_trial_id()}"
+    run_key = f"{key}/{tune.get_context().get_trial_id()}"
+    folders = {name: Path(folder) for name, folder in inputs.items()}
+    labels, online, _ = soft_labels(pipeline, student, folders)
+    job = Job(run_key, name, student, pipeline.data, folders["shards"], labels, online)
+    reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
+    train, val = open_data(job, pipeline.cluster.readers_per_worker)
+    checkpoint = tune.get_checkpoint()
+    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        resume = None
+        if checkpoint is not None:
+            resume = Path(checkpoint.to_directory(scratch))
+
+        def on_epoch(end: EpochEnd) -> None:
+            reporter.metrics(run_key, end.metrics, end.epoch)
+            reporter.progress(name, end.epoch, optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}")
+            with tempfile.TemporaryDirectory() as folder:
+                end.save(Path(folder))
+                write_json(Path(folder) / "trial.json", {"changes": changes, "epoch": end.epoch})
+                figures = {"val_mae": end.metrics["val/mae"], "best_val_mae": end.best_mae}
+                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+
+        teachers = online_teachers(job, place.device)
+        fit(student, job.data.crop, train, val, place=place, resume=resume, teachers=teachers, on_epoch=on_epoch)
+    reporter.ended(run_key)
+
+
+if __name__ == "__main__":
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command(["search"], __doc__ or "", sys.argv[1:]))

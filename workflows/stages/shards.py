@@ -1,0 +1,229 @@
+"""Stage 1: from archives to padded Parquet shards, with every face accounted for.
+
+    python workflows/shards.py -c conf/demo.yaml                 run it, or what is missing of it
+    python workflows/shards.py plan -c conf/demo.yaml            say whether it would run, and why
+
+Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
+`rows_per_shard` faces (`hpe_core.datasets.plan`). Ray Data runs the jobs; a job loads, crops and writes its
+own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
+receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.sharding.accounts`). A
+job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
+all there is to continuing a killed run. A shard that an earlier run of the stage cut from the same faces in the
+same way is linked into the new folder, so another test set costs only its own shards, and new faces in an archive
+cost only the shards that they lie in.
+
+A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_core.data.rows import row_bytes, write_shard
+from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census, reader_of
+from hpe_core.datasets.files import Archive, printable
+from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
+from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.spec.data import DataSpec
+from hpe_core.system.files import write_json
+from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.cluster import capacity
+from workflows.engine.disk import check_room
+from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.engine.store import code_hashes
+from workflows.sharding.accounts import QUARANTINE, Summary, broken_faces, check_usable, summarise, write_quarantine
+from workflows.sharding.quarantine import SHEET, TABLE, show_quarantine
+
+if TYPE_CHECKING:
+    from workflows.engine.store import StageRun
+    from workflows.tracking.progress import Reporter
+
+FACE_TIMEOUT_S = 20.0
+
+
+def run(stage: "StageRun") -> Summary:
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder.
+
+    The quarantine is an artifact of the stage's MLflow run, also of a run that it stops.
+    """
+    workers = int(capacity(stage.spec.cluster)["CPU"])
+    try:
+        return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+    finally:
+        for name in (TABLE, SHEET):
+            if (stage.folder / name).exists():
+                stage.reporter.artifact(stage.key, stage.folder / name, "quarantine")
+
+
+def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
+    """Build (or finish) the shards of `data` under `folder`, on the Ray that is connected.
+
+    `workers` is the number of actors, 0 for one per CPU of the cluster; the bytes do not depend on it.
+    Returns counts, shards with their SHA-256, and fingerprints. Raises DatasetError for data that cannot be
+    used; by then the quarantine file has been written, unless the listing alone showed it. Raises DiskFull, before
+    anything is decoded, where the shards that are not there yet will not fit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
+    plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
+    jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
+    for name, source in sources.items():
+        if getattr(source, "whole", None) is not None:  # an archive of known size: a part of one is fine, and said
+            reporter.say(f"  {name}: {census(source)}")
+    adopted = adopt_shards(folder, jobs)
+    if adopted:
+        reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
+    check_rooms(folder, [job for job in jobs if not is_claimed(folder / job.path, job.hash)], sources, data)
+    done, total = 0, sum(len(job.refs) for job in jobs)
+    receipts: list[Receipt] = []
+    reporter.progress("shards", done, total, "faces")
+    for receipt in _run_jobs(jobs, sources, data, folder, workers):
+        receipts.append(receipt)
+        done += receipt["input"]
+        reporter.progress("shards", done, total, "faces")
+    assert len(receipts) == len(jobs), f"{len(jobs)} jobs gave {len(receipts)} receipts"
+    _sweep(folder, jobs)
+    broken = broken_faces(plans, receipts)
+    write_quarantine(folder, broken)
+    show_quarantine(folder, broken, plans, sources)
+    summary = summarise(plans, receipts, broken)
+    check_usable(plans, summary, data, folder / TABLE)
+    return summary
+
+
+def check_rooms(folder: Path, new: Sequence[Job], sources: Mapping[str, Source], data: DataSpec) -> None:
+    """Raises DiskFull where the shards of these jobs, or the files of remote archives that they read, will not fit."""
+    count = sum(len(job.refs) for job in new)
+    check_room(folder, count * row_bytes(data.crop, data.encoding), f"shards of {count:,} faces")
+    for name, source in sources.items():
+        reader = reader_of(source)
+        if isinstance(reader, Archive) and reader.remote is not None:
+            reader.folder.mkdir(parents=True, exist_ok=True)
+            needed = reader.bytes_to_fetch([ref for job in new if job.dataset == name for ref in job.refs])
+            check_room(reader.folder, needed, f"files of dataset '{name}'")
+
+
+def with_code(job: Job) -> Job:
+    """The job under a hash that also covers the code that cuts it: a shard outlives the run that made it."""
+    body = json.dumps([job.hash, code_hashes(__name__)], sort_keys=True)
+    return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
+
+
+def adopt_shards(folder: Path, jobs: Sequence[Job]) -> int:
+    """Link finished shards of sibling folders that fit these jobs; returns how many."""
+    return adopt({job.hash: folder / job.path for job in jobs}, folder.parent.glob("*/*/part-*.json"))
+
+
+# ---------------------------------------------------------------- one job, in a worker
+
+
+class BuildShard:
+    """Does jobs, one after the other; keeps a decoding process per risky dataset between them."""
+
+    def __init__(self, sources: dict[str, Source], data: DataSpec, folder: Path, timeout_s: float) -> None:
+        self._sources, self._data, self._folder, self._timeout_s = sources, data, folder, timeout_s
+        self._sandboxes: dict[str, Sandbox] = {}
+        keep_freed_memory()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of `_job_row` -> a row with the job's receipt as JSON."""
+        path = self._folder / row["path"]
+        receipt = fitting_receipt(path, row["hash"])
+        if receipt is None:
+            refs = [FaceRef(*ref) for ref in json.loads(row["refs"])]
+            receipt = self.build(row["dataset"], refs, path, row["hash"])
+        return {"receipt": json.dumps({**receipt, "job": row["path"]})}
+
+    def build(self, dataset: str, refs: Sequence[FaceRef], path: Path, job_hash: str) -> Receipt:
+        """Load, crop and write one shard, then its receipt."""
+        kept: list[FaceRow] = []
+        quarantined, filtered = [], []
+        for ref, face in zip(refs, self._load(dataset, refs), strict=True):
+            if isinstance(face, Rejected):
+                quarantined.append([ref.sample_id, printable(ref.key), face.reason, printable(face.detail)])
+            elif max(map(abs, face.pose)) > self._data.limit_deg:
+                filtered.append(ref.sample_id)
+            else:
+                kept.append(face)
+        if kept:
+            sha = write_shard(path, kept, self._data.crop, self._data.encoding)
+        else:
+            sha = ""
+            path.unlink(missing_ok=True)
+        receipt = {
+            "hash": job_hash,
+            "input": len(refs),
+            "kept": len(kept),
+            "quarantined": quarantined,
+            "filtered": filtered,
+            "sha256": sha,
+        }
+        write_json(receipt_file(path), receipt)
+        return receipt
+
+    def _load(self, dataset: str, refs: Sequence[FaceRef]) -> Iterator[FaceRow | Rejected]:
+        source = self._sources[dataset]
+        if not source.risky:
+            return load_directly(source, self._data.crop, refs)
+        if dataset not in self._sandboxes:
+            self._sandboxes[dataset] = Sandbox(source, self._data.crop, timeout_s=self._timeout_s)
+        return self._sandboxes[dataset].load_many(refs)
+
+
+# ---------------------------------------------------------------- all jobs, from the driver
+
+
+def _run_jobs(
+    jobs: Sequence[Job], sources: dict[str, Source], data: DataSpec, folder: Path, workers: int
+) -> Iterator[Receipt]:
+    """Receipts as they come in, in any order. Paths go out and receipts come back, never pictures."""
+    import ray
+
+    _quiet_ray_data()
+    size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(jobs))
+    receipts = ray.data.from_items([_job_row(job) for job in jobs], override_num_blocks=len(jobs)).map(
+        BuildShard,
+        fn_constructor_args=(sources, data, folder.absolute(), FACE_TIMEOUT_S),
+        compute=ray.data.ActorPoolStrategy(size=max(1, size)),
+        num_cpus=1,
+    )
+    for row in receipts.iter_rows():
+        yield json.loads(row["receipt"])
+
+
+def _job_row(job: Job) -> dict[str, str]:
+    """As JSON text, which Arrow types the same way whatever the names hold (also bytes that are no UTF-8)."""
+    refs = json.dumps([[ref.sample_id, ref.group, ref.key] for ref in job.refs])
+    return {"dataset": job.dataset, "path": job.path, "hash": job.hash, "refs": refs}
+
+
+def _quiet_ray_data() -> None:
+    """The stage reports its own progress; Ray Data's bars and plans would be drawn over it."""
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
+    """Remove parts of an earlier cut and what killed writers left: a stray part would be read as data."""
+    expected = {folder / job.path for job in jobs}
+    for path in [*folder.glob("*/part-*.parquet"), *folder.glob("*/part-*.json")]:
+        if path.with_suffix(".parquet") not in expected:
+            path.unlink(missing_ok=True)
+    for path in [*folder.glob("*/.part-*.tmp"), *folder.glob(f".{QUARANTINE}.*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.full_pipeline import stage_command
+
+    sys.exit(stage_command(["shards"], __doc__ or "", sys.argv[1:]))
