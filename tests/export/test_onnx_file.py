@@ -26,7 +26,7 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import DistillSpec, TrainSpec
-from workflows.export.onnx_file import onnx_file as export
+from workflows.export import onnx_file as export
 from workflows.report.card import model_card
 
 CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)

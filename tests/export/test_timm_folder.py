@@ -12,7 +12,7 @@ from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
-from workflows.export.onnx_file import timm_folder as hub
+from workflows.export import timm_folder as hub
 
 CROP = CropSpec(size=32, margin_px=4)
 

@@ -28,11 +28,12 @@ from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, Publi
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from hpe_core.system.files import write_json
-from workflows.engine.store import StageRun, publish
+from workflows.engine.store import StageRun
 from workflows.report.build import WORST, paired_gain, read_predictions, section_papers
 from workflows.report.html import FIRST, file_name, table, whole_page
 from workflows.sharding.accounts import Broken, write_quarantine
 from workflows.sharding.quarantine import SHEET
+from workflows.stages import publish
 from workflows.stages.evaluate import write_predictions
 from workflows.tracking.progress import Event, LocalReporter
 

@@ -29,9 +29,10 @@ from tests.datasets.test_sandbox import Trouble
 from workflows.engine import disk as room
 from workflows.engine.config import load
 from workflows.engine.disk import DiskFull, disk_is_full
-from workflows.engine.store import StageRun, shards
+from workflows.engine.store import StageRun
 from workflows.sharding.accounts import QUARANTINE, Broken, Receipt, Summary
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
+from workflows.stages import shards
 from workflows.stages.shards import BuildShard, build_shards
 from workflows.tracking.progress import Event, LocalReporter
 

@@ -23,7 +23,7 @@ from tests.datasets.test_plan import READERS
 from tests.faulty import Fault, FaultyServer
 from tests.stages.test_shards import CROP, Progress, build, check_law, pointing
 from tests.stages.test_shards import without_ray as without_ray
-from workflows.engine.store import shards
+from workflows.stages import shards
 from workflows.stages.shards import build_shards
 
 BOTH = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)

@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
+from workflows.tracking import backend as mlflow_backend
+from workflows.tracking import tracker as tracking
 from workflows.tracking.tracker import Tracker, flatten, git_commit, main, ui_command
-from workflows.tracking.tracker import backend as mlflow_backend
-from workflows.tracking.tracker import tracker as tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 
