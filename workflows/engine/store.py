@@ -302,10 +302,10 @@ def holding(store: Path) -> Iterator[None]:
 
 
 @functools.cache
-def code_hashes(module: str) -> dict[str, str]:
-    """Module and every project module it imports, directly or not -> hash of its code without docstrings."""
+def code_hashes(*modules: str) -> dict[str, str]:
+    """Modules and every project module that they import, directly or not -> hash of its code without docstrings."""
     found: dict[str, str] = {}
-    queue = [module]
+    queue = [*modules]
     while queue:
         name = queue.pop()
         path = module_file(name)
