@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from hpe_core.datasets.plan import Job as ShardJob
     from hpe_core.geometry.crop import Box, Image
     from hpe_core.render.scene import RenderedHead
-    from workflows.training.networks import Job
+    from workflows.training.jobs import Job
 
 DISTINCT = 24  # heads that are rendered for the archive; the rest are copies of their files
 PICTURE_PX, QUALITY = 450, 95
@@ -107,7 +107,7 @@ def rate(name: str, work: Callable[[int], int]) -> Side:
 
 def must_agree(same: bool, what: str) -> None:
     """A ratio between sides that did different work means nothing. Raises StageFailed."""
-    from workflows.engine.store import StageFailed
+    from workflows.engine.stage import StageFailed
 
     if not same:
         raise StageFailed(f"the two sides of a benchmark did not do the same work: {what}")
@@ -409,7 +409,7 @@ def shards_of(lab: Lab, count: int) -> None:
     heads = DatasetSpec("aflw2000", str(root), val=0.125, test=0.0)
     data = DataSpec({"heads": heads}, ("heads",), (), CropSpec(112, 15), rows_per_shard=256)
     result = build_shards(data, lab.scratch() / "stage", Reporter(), workers=os.cpu_count() or 1)
-    must_agree(result["kept"] == count, f"{result['kept']} of {count} faces kept")
+    must_agree(result.kept == count, f"{result['kept']} of {count} faces kept")
 
 
 def peak_megabytes(work: Callable[[], None]) -> float:
@@ -843,7 +843,7 @@ def training_rows(lab: Lab) -> int:
 
 def training_job(lab: Lab) -> "Job":
     """The demo's student on shards that hold the archive's faces."""
-    from workflows.training.networks import Job
+    from workflows.training.jobs import Job
 
     crop, folder = CropSpec(64, 8), lab.scratch()
     faces = lab.rows(crop)
@@ -878,16 +878,17 @@ def train_with_ray(lab: Lab, job: "Job") -> Run:
 
 def stage_run(lab: Lab, job: "Job", reporter: Reporter) -> Any:
     """What the driver of Ray Train reads of a stage: the cluster's shape and the reporter."""
-    from workflows.engine.store import StageRun
+    from workflows.engine.results import Results
+    from workflows.engine.stage import StageRun
 
     student = replace(job.spec, distill=DistillSpec())
     spec = PipelineSpec("benchmark", job.data, {"student": job.spec}, student, cluster=CLUSTER, store=str(lab.folder))
-    return StageRun("benchmark", "benchmark", spec, lab.folder, {}, {}, {}, reporter)
+    return StageRun("benchmark", "benchmark", spec, lab.folder, {}, {}, Results({}), reporter)
 
 
 def train_alone(lab: Lab, job: "Job") -> Run:
     """The same loop in a process of its own, with a checkpoint after each epoch and nobody to report to."""
-    from workflows.training.networks import as_plain
+    from workflows.training.jobs import as_plain
 
     out = lab.scratch()
     began = time.time()
@@ -904,7 +905,7 @@ def plain_worker(job: dict[str, Any], folder: str) -> None:
     import torch
 
     from hpe_core.learning.loop import EpochEnd, fit
-    from workflows.training.networks import from_plain, open_data
+    from workflows.training.jobs import from_plain, open_data
 
     torch.set_num_threads(1)
     ends: list[tuple[float, dict[str, float]]] = []

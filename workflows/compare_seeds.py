@@ -111,7 +111,7 @@ def scores(spec: PipelineSpec, title: str) -> dict[str, Any]:
     from workflows.full_pipeline import STAGES, run_pipeline
 
     print(title, file=sys.stderr)
-    return run_pipeline(spec, STAGES[:-1])["evaluate"]
+    return run_pipeline(spec, STAGES[:-1]).evaluate
 
 
 def markdown(spec: PipelineSpec, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:

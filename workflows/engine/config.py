@@ -19,6 +19,9 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+from workflows.engine.disk import disk_is_full
+from workflows.engine.lock import StoreHeld
+from workflows.engine.stage import StageFailed
 
 REPO = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -217,9 +220,6 @@ def config_option(parser: CommandParser) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
-    from workflows.engine.disk import disk_is_full
-    from workflows.engine.store import StageFailed, StoreHeld
-
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()

@@ -38,7 +38,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.remote import PATIENCE_S, Entry, Remote, RemoteError, is_remote
 from workflows.engine.contents import MANIFEST, Files, set_aside_damaged
 from workflows.engine.disk import check_room, size
-from workflows.engine.store import StoreHeld, holding, now, read_manifest
+from workflows.engine.lock import StoreHeld, holding
+from workflows.engine.manifest import now, read_manifest
 
 LEASE = "lease.json"
 BEAT_S, SETTLE_S = 10.0, 1.0

@@ -17,7 +17,8 @@ from hpe_core.data.rows import read_shard, read_table, shard_files
 from hpe_core.geometry.crop import Image, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.metrics import AUC_DEG
-from workflows.engine.store import StageRun, finished
+from workflows.engine.manifest import finished
+from workflows.engine.stage import StageRun
 from workflows.export.runtimes import ONNX
 from workflows.report import figures
 from workflows.report.card import TERMS, UNKNOWN, int8_line, taught_by

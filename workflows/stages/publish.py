@@ -1,18 +1,12 @@
 """Stage "publish": the champion in every form that somebody may want to run, a model card, the report, and the
 registry.
 
-    python workflows/publish.py -c conf/demo.yaml                run it, where everything is scored
-    python workflows/publish.py plan -c conf/demo.yaml           say whether it would run, and why
-
 The folder `model` is complete in itself: the ONNX file and its int8 form, the torch weights with their meaning, the
 traced program, a folder for timm, the card, and MLflow's MLmodel (`workflows.export.mlmodel`), so that
-`mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed. MLflow is told
-through the reporter: a dead tracking server does not stop publishing.
+`mlflow.pyfunc.load_model("models:/head-pose@champion")` works where this project is not installed.
 """
 
-import os
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +20,11 @@ from hpe_core.detection.fit import fit_to, mean_fit
 from hpe_core.geometry.crop import Image, window
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
+from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from workflows.engine.store import StageRun, finished
+from workflows.engine.manifest import finished
+from workflows.engine.results import PublishResult, Registration, Role, Row
+from workflows.engine.stage import StageRun
 from workflows.export.int8 import quantize_onnx, score_int8
 from workflows.export.mlmodel import begin_folder, version_of
 from workflows.export.onnx_file import export_network
@@ -35,7 +32,6 @@ from workflows.export.runtimes import ONNX, cpu_name, latency_table
 from workflows.export.timm_folder import write_hub
 from workflows.report.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
 
-CHAMPION = "distilled"
 INT8_FILE, PROGRAM_FILE, HUB_FOLDER, CARD_FILE = "student.int8.onnx", "student.pt2", "timm", "README.md"
 VERSIONS = (
     "torch",
@@ -58,12 +54,16 @@ class Faces(NamedTuple):
     angles: NDArray[np.float32]
 
 
-def run(stage: StageRun) -> dict[str, Any]:
-    """Export, describe, report, register; returns the files (relative to the stage's folder), parities, the int8
-    file's cost, and latencies."""
+def depends(spec: PipelineSpec) -> dict[str, Any]:
+    """The run's name, and how its model is exported and registered."""
+    return {"publish": to_dict(spec.publish), "name": spec.name}
+
+
+def run(stage: StageRun) -> PublishResult:
+    """Export, describe, report; says what the registry is to be told."""
     from workflows.report.build import build_report  # matplotlib, which --help does not need
 
-    network, model = stage.inputs["student"] / CHAMPION, stage.folder / "model"
+    network, model = stage.inputs["student"] / Role.DISTILLED, stage.folder / "model"
     report = stage.reporter
     report.progress("publishing", 0, 5, "steps, exporting")
     begin_folder(model)
@@ -74,43 +74,39 @@ def run(stage: StageRun) -> dict[str, Any]:
     exported |= {"latency_ms": latency_table(network, model / ONNX_FILE, int8_file), "cpu": cpu_name()}
     report.say(latency_lines(exported))
     facts = provenance(stage)
-    rows = stage.results["evaluate"]["rows"]
+    rows = stage.results.evaluate.rows
     (model / CARD_FILE).write_text(model_card(stage.spec, stage.results, exported, facts))
     report.progress("publishing", 2, 5, "steps, drawing")
     page = build_report(stage, exported, facts, stage.folder / "report")
-    report.progress("publishing", 4, 5, "steps, handing over")
-    report.artifact(stage.key, model, "model")
-    report.artifact(stage.key, page.parent, "report")
-    report.metrics(stage.key, figures(exported, rows), 0)
-    report.register(
-        stage.key,
-        stage.spec.publish.model_name,
-        "model",
-        stage.spec.publish.alias,
-        contest(stage),
-        metrics_table(rows),
-        {
-            "summary": summary(rows),
-            "config": stage.spec.name,
-            "backbone": stage.results["student"]["spec"]["net"]["backbone"],
-            "report": f"{page.parent.name}/{page.name}",
-        },
-    )
     report.progress("publishing", 5, 5, "steps, published")
-    return {
-        "onnx": f"model/{ONNX_FILE}",
-        "card": f"model/{CARD_FILE}",
-        "report": str(page.relative_to(stage.folder)),
-        **exported,
-    }
+    return PublishResult(
+        onnx=f"model/{ONNX_FILE}",
+        card=f"model/{CARD_FILE}",
+        report=str(page.relative_to(stage.folder)),
+        exported=exported,
+        figures=figures(exported, rows),
+        registration=Registration(
+            name=stage.spec.publish.model_name,
+            alias=stage.spec.publish.alias,
+            contest=contest(stage),
+            summary=summary(rows),
+            description=metrics_table(rows),
+            tags={
+                "summary": summary(rows),
+                "config": stage.spec.name,
+                "backbone": stage.results.student.spec.net.backbone,
+                "report": f"{page.parent.name}/{page.name}",
+            },
+        ),
+    )
 
 
 def save_described(stage: StageRun, network: Path, model: Path) -> None:
     """The network once more in the folder `model`, with the note how a detector's boxes become those it learnt from."""
     from hpe_core.learning.checkpoint import load_net, save_net
 
-    data, splits = stage.spec.data, stage.results["shards"]["splits"]
-    fit = mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"]["kept"]) for name in data.train])
+    data, splits = stage.spec.data, stage.results.shards.splits
+    fit = mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train])
     saved = load_net(network)
     save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
 
@@ -124,7 +120,7 @@ def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
     compared = [faces.windows for faces in (scored, more) if faces]
     crops = np.concatenate(compared) if compared else None
     exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, crops)
-    exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results["student"]["spec"]))
+    exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results.student.spec))
     calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
     exported["int8"] = None
     if calibration:
@@ -142,19 +138,19 @@ def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
 
 def contest(stage: StageRun) -> tuple[str, float]:
     """What the student is compared by: validation faces and its error on them. The test set crowns nobody."""
-    splits, student = stage.results["shards"]["splits"], stage.results["student"]["networks"][CHAMPION]
-    faces = " ".join(splits[f"{name}.val"]["fingerprint"][:12] for name in sorted(stage.spec.data.train))
-    return f"validation MAE on {faces}", float(student["val_mae"])
+    splits = stage.results.shards.splits
+    faces = " ".join(splits[f"{name}.val"].fingerprint[:12] for name in sorted(stage.spec.data.train))
+    return f"validation MAE on {faces}", stage.results.student.student.val_mae
 
 
-def figures(exported: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+def figures(exported: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, float]:
     """What MLflow keeps as numbers."""
     out = {f"onnx/parity_{name}_deg": gap for name, gap in exported["parity"]["angles"].items()}
     out |= {f"onnx/latency_{name.replace(' ', '_')}_ms": ms for name, ms in exported["latency_ms"][ONNX].items()}
     out |= {"onnx/megabytes": exported["bytes"] / 1e6}
     if exported["int8"]:
         out |= {f"int8/{key}": float(value) for key, value in exported["int8"].items()}
-    return out | {f"{row['test']}/mae": row["mae"] for row in rows if row["name"] == CHAMPION}
+    return out | {f"{row.test}/mae": row.mae for row in rows if row.role is Role.DISTILLED}
 
 
 def spread_faces(stage: StageRun, datasets: Sequence[str], split: str, wanted: int) -> Faces | None:
@@ -202,9 +198,3 @@ def provenance(stage: StageRun) -> dict[str, str]:
     }
     facts |= {"python": platform.python_version()}
     return facts | {name: version for name in VERSIONS if (version := version_of(name))}
-
-
-if __name__ == "__main__":
-    from workflows.full_pipeline import stage_command
-
-    os._exit(stage_command(["publish"], __doc__ or "", sys.argv[1:]))
