@@ -11,34 +11,55 @@ import sys
 
 import pytest
 
-import workflows.engine.store
 from hpe_core.errors import SpecError
+from workflows.engine import code, lock
+from workflows.engine.code import code_hashes
 from workflows.engine.config import EXIT_FAILED, REPO, guarded, load
-from workflows.engine.store import Stage, StoreHeld, code_hashes, execute, holding, plan, read_manifest
+from workflows.engine.lock import StoreHeld, holding
+from workflows.engine.manifest import read_manifest
+from workflows.engine.plan import plan
+from workflows.engine.results import StageResult
+from workflows.engine.runner import execute
+from workflows.engine.stage import Stage, StageRun
+from workflows.engine.store import Store
 from workflows.full_pipeline import STAGES
 from workflows.tracking.progress import Reporter
 
 
-def counting(run):
+@dataclasses.dataclass(frozen=True)
+class Counted(StageResult):
+    value: float
+    saw: tuple[str, ...]
+
+
+def counting(run: StageRun) -> Counted:
     """A stage that counts its own runs in its folder."""
     count = run.folder / "count"
     count.write_text(str(int(count.read_text()) + 1 if count.exists() else 1))
-    return {"value": run.spec.student.optim.lr, "saw": sorted(run.inputs)}
+    return Counted(run.spec.student.optim.lr, tuple(sorted(run.inputs)))
 
 
 TOY = (
-    Stage("first", "tests.test_stages:counting", (), lambda s: {"count": s.data.datasets["heads"].count}),
-    Stage("second", "tests.test_stages:counting", ("first",), lambda s: {"lr": s.student.optim.lr}),
-    Stage("third", "tests.test_stages:counting", ("second",), lambda s: {}),
+    Stage("first", counting, (), lambda s: {"count": s.data.datasets["heads"].count}),
+    Stage("second", counting, ("first",), lambda s: {"lr": s.student.optim.lr}),
+    Stage("third", counting, ("second",), lambda s: {}),
 )
 
 
-def run_toy(spec):
-    planned = {entry.stage.name: entry for entry in plan(TOY, spec)}
-    for entry in planned.values():
-        if entry.action != "skip":
-            execute(entry, spec, planned, Reporter())
+def run_all(stages, spec):
+    """As the pipeline does it, without Ray and MLflow; returns the plan by stage."""
+    store = Store.open(stages, spec)
+    with store.held():
+        planned = store.checkout()
+        store.push_finished(planned)
+        for entry in planned.values():
+            if entry.action != "skip":
+                execute(store, planned, entry, Reporter())
     return planned
+
+
+def run_toy(spec):
+    return run_all(TOY, spec)
 
 
 def spec_in(store, *overrides):
@@ -116,11 +137,9 @@ def test_dropping_a_test_set_is_a_change_of_the_shards(tmp_path):
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
-    import workflows.engine.store as stages
-
     package = tmp_path / "hpe_core"
     package.mkdir()
-    monkeypatch.setattr(stages, "REPO", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def hashed(text):
         (package / "toy.py").write_text(text)
@@ -135,7 +154,7 @@ def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
 
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not(tmp_path):
     hold = (
-        "import sys, time; from pathlib import Path; from workflows.engine.store import holding\n"
+        "import sys, time; from pathlib import Path; from workflows.engine.lock import holding\n"
         f"with holding(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True, cwd=REPO)
@@ -157,7 +176,7 @@ def test_a_store_that_cannot_be_written_or_locked_is_a_sentence(tmp_path, monkey
     def unknown(*ignored):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workflows.engine.store.fcntl, "flock", unknown)
+    monkeypatch.setattr(lock.fcntl, "flock", unknown)
     with pytest.raises(SpecError, match="knows no locks: No locks available"), holding(tmp_path):
         pass
 
@@ -187,8 +206,22 @@ def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
         guarded(lambda: write(errno.EIO))
 
 
-def test_results_are_plain_json(tmp_path):
-    planned = run_toy(spec_in(tmp_path))
+def test_a_result_comes_back_from_its_manifest_as_it_was(tmp_path):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
     manifest = json.loads((planned["third"].folder / "manifest.json").read_text())
-    assert {"leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
-    assert dataclasses.is_dataclass(planned["third"])
+    assert {"schema", "leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
+    assert Store.open(TOY, spec).results(planned).found["third"] == Counted(spec.student.optim.lr, ("second",))
+
+
+@pytest.mark.parametrize("noted", [None, 1, 3])
+def test_a_store_of_another_version_is_named_and_left_as_it_is(tmp_path, noted):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
+    version = tmp_path / "store.json"
+    version.write_text(json.dumps({"version": noted})) if noted else version.unlink()  # the first version noted none
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SpecError, match=rf"store {tmp_path} is of version {noted or 1}, .*choose another store="):
+        run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert planned["third"].folder.is_dir()
