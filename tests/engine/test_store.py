@@ -143,13 +143,13 @@ def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
 
     def hashed(text):
         (package / "toy.py").write_text(text)
-        code_hashes.cache_clear()
+        code._read.cache_clear()
         return code_hashes("hpe_core.toy")
 
     plain = hashed("def f(x):\n    return x + 1\n")
     assert hashed('"""About."""\n# why\ndef f(x):\n    """Adds."""\n    return x + 1\n') == plain
     assert hashed("def f(x):\n    return x + 2\n") != plain
-    code_hashes.cache_clear()
+    code._read.cache_clear()
 
 
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not(tmp_path):
