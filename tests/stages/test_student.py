@@ -12,7 +12,6 @@ from hpe_core.spec.pipeline import student_with
 from workflows.engine.config import load
 from workflows.engine.results import NetworkResult, Results, SearchResult, Trial
 from workflows.stages import student as stage_student
-from workflows.stages.search import ranked
 from workflows.stages.student import finalists, hard_twin
 
 OWN = {"optim.lr": 0.005}
@@ -27,7 +26,7 @@ def searched(*errors: float, own: int | None = None, alike: int = 1) -> SearchRe
         Trial(str(i), OWN if i == own else {"optim.lr": 0.01 + i // alike}, i == own, mae, 1, 1.0, 1.0, 1.0)
         for i, mae in enumerate(errors)
     ]
-    return SearchResult(ranked(trials))
+    return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_mae)))
 
 
 @given(st.lists(st.floats(1, 20), min_size=1, max_size=8), st.integers(1, 10), st.data())

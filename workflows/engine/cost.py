@@ -248,9 +248,8 @@ RATES = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `plan` is told, all of it or nothing."""
-    group = parser.add_argument_group(
-        "for plan: what a run costs that is too large to try; all of them, and the datasets need not be here"
-    )
+    said = "for plan: what a run costs that is too large to try; all of them, and the datasets need not be here"
+    group = parser.add_argument_group(said)
     for name, kind, said in RATES:
         group.add_argument(f"--{name}", type=kind, metavar="N", help=said)
 
