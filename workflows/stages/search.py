@@ -85,7 +85,12 @@ def run(stage: StageRun) -> SearchResult:
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
     costs = costs_of([trial.changes for trial in ended], stage.spec)
     trials = [
-        dataclasses.replace(trial, **cost, history=tuple(read_json(history_file(stage.folder, trial.trial)) or ()))
+        dataclasses.replace(
+            trial,
+            parameters=cost["parameters"],
+            latency_ms=cost["latency_ms"],
+            history=tuple(read_json(history_file(stage.folder, trial.trial)) or ()),
+        )
         for trial, cost in zip(ended, costs, strict=True)
     ]
     return SearchResult(tuple(trials), len(results) - len(trials))
