@@ -14,7 +14,6 @@ import pytest
 import workflows.stages
 from hpe_core.plain import SpecError
 from workflows.config import EXIT_FAILED, REPO, guarded, load
-from workflows.full_pipeline import STAGES
 from workflows.progress import Reporter
 from workflows.stages import (
     Stage,
@@ -78,49 +77,6 @@ def test_a_folder_without_a_manifest_is_continued(tmp_path):
     assert (planned["second"].folder / "count").read_text() == "2"
     assert (planned["first"].folder / "count").read_text() == "1"
     assert read_manifest(planned["second"].folder)["result"]["saw"] == ["first"]
-
-
-def test_the_real_graph_reruns_exactly_what_depends_on_a_key(tmp_path):
-    def hashes(*overrides):
-        return {entry.stage.name: entry.hash for entry in plan(STAGES, spec_in(tmp_path, *overrides))}
-
-    base = hashes()
-
-    def changed(*overrides):
-        return [name for name, value in hashes(*overrides).items() if value != base[name]]
-
-    everything = ["shards", "teachers", "labels", "search", "student", "evaluate", "publish"]
-    teacher = next(iter(load(["demo"]).teachers))
-    assert changed("data.crop.margin_px=10") == everything
-    assert changed(f"teachers.{teacher}.optim.lr=0.5") == everything[1:]
-    assert changed("search.trials=99") == everything[3:]
-    assert changed("student.seed=5") == everything[3:]
-    assert changed("publish.model_name=other") == ["publish"]
-    assert changed("evaluate.latency_threads=2") == ["evaluate", "publish"]
-    assert changed("search.concurrent=1", "cluster.local_cpus=8", "mlflow.uri=none") == []
-    assert changed("data.resident_gb=1") == everything[1:]
-    assert changed("data.ingest=own_shards") == changed("data.ingest=ray_data") == everything[1:]
-    assert changed("data.ingest=all_shards", "data.stream_shards=3", "cluster.readers_per_worker=2") == []
-    streamed, others = "data.ingest=ray_data", ("data.resident_gb=1", "cluster.readers_per_worker=2")
-    assert hashes(streamed) == hashes(streamed, *others) != hashes(streamed, "data.stream_shards=3")
-
-
-def test_another_test_set_retrains_nobody(tmp_path):
-    (tmp_path / "more.yaml").write_text(
-        "data: {test: [heads, more], datasets: {more: {reader: synthetic, count: 30, seed: 5}}}\n"
-    )
-    base = {e.stage.name: e.hash for e in plan(STAGES, spec_in(tmp_path))}
-    more = load(["demo", str(tmp_path / "more.yaml")], [f"store={tmp_path}"])
-    changed = [e.stage.name for e in plan(STAGES, more) if e.hash != base[e.stage.name]]
-    assert changed == ["shards", "evaluate", "publish"]
-
-
-def test_dropping_a_test_set_is_a_change_of_the_shards(tmp_path):
-    (tmp_path / "more.yaml").write_text("data: {datasets: {more: {reader: synthetic, count: 30, seed: 5}}}\n")
-    files = ["demo", str(tmp_path / "more.yaml")]
-    base = {e.stage.name: e.hash for e in plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[heads,more]"]))}
-    fewer = plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[more]"]))
-    assert [e.stage.name for e in fewer if e.hash != base[e.stage.name]] == ["shards", "evaluate", "publish"]
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):

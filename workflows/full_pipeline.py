@@ -147,7 +147,10 @@ STAGES = (
         "evaluate",
         "workflows.evaluate:run",
         inputs=("shards", "teachers", "student"),
-        leaves=lambda spec: {"evaluate": to_dict(spec.evaluate), "test": list(spec.data.test)},
+        leaves=lambda spec: {
+            "evaluate": to_dict(spec.evaluate) | {"base": spec.base_teacher},  # unnamed, it is the first teacher
+            "test": list(spec.data.test),
+        },
     ),
     # The student becomes an ONNX file of measured parity, with card, report and the registry's alias.
     Stage(
