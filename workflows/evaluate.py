@@ -10,7 +10,7 @@ an idle machine.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +37,16 @@ def run(stage: StageRun) -> dict[str, Any]:
     import ray
 
     spec, evaluate = stage.spec, stage.spec.evaluate
-    networks = {name: stage.inputs["teachers"] / name for name in spec.teachers}
-    networks |= {"hard": stage.inputs["student"] / "hard", "distilled": stage.inputs["student"] / "distilled"}
+    networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
-    offsets = (evaluate.offset_radius, evaluate.offset_step)
     predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
-    pending = {
-        name: predict.remote(
-            str(folder),
-            tests,
-            offsets if name in spec.teachers else (0, 1),
-            evaluate.heatmap_radius if name == spec.base_teacher else 0,
-        )
-        for name, folder in networks.items()
-    }
+    pending = {name: predict.remote(str(folder), tests, *asked_of(spec, name)) for name, folder in networks.items()}
     found = {}
     for done, (name, future) in enumerate(pending.items(), start=1):
         found[name] = ray.get(future)
         stage.reporter.progress("networks scored", done, len(networks), "networks")
     truth = found["distilled"]["truth"]
-    predictions = {name: entry["angles"] for name, entry in found.items()}
-    predictions["teachers' ensemble"] = {
-        test: np.mean([found[name]["angles"][test] for name in spec.teachers], axis=0) for test in tests
-    }
-    predictions["offset ensemble"] = found[spec.base_teacher]["offset_angles"]
-    predictions["combined ensemble"] = {
-        test: np.mean([found[name]["offset_angles"][test] for name in spec.teachers], axis=0) for test in tests
-    }
+    predictions = with_ensembles(spec, found)
     ids, groups = found["distilled"]["ids"], found["distilled"]["groups"]
     write_predictions(stage.folder / "predictions.parquet", ids, truth, predictions)
     costs = {
@@ -86,6 +69,37 @@ def run(stage: StageRun) -> dict[str, Any]:
             {test: recordings[test][rows] for test, rows in new.items()},
         ),
         "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
+    }
+
+
+def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Folders of the networks that are scored, by their names in the tables."""
+    teachers = {name: inputs["teachers"] / name for name in spec.teachers}
+    return teachers | {name: inputs["student"] / name for name in ("hard", "distilled")}
+
+
+def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
+    """(K, d) of the offset ensemble, of teachers, and the radius of the heat map, of the base teacher."""
+    offsets = (spec.evaluate.offset_radius, spec.evaluate.offset_step) if name in spec.teachers else (0, 1)
+    return offsets, spec.evaluate.heatmap_radius if name == spec.base_teacher else 0
+
+
+def with_ensembles(spec: PipelineSpec, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Angles]]:
+    """Angles by network and test set, with those of the ensembles: means over the teachers, windows, or both.
+
+    `found` is what `predict_all` returns for each network.
+    """
+
+    def mean(kind: str) -> dict[str, Angles]:
+        return {
+            test: np.mean([found[name][kind][test] for name in spec.teachers], axis=0)
+            for test in found[spec.base_teacher][kind]
+        }
+
+    return {name: entry["angles"] for name, entry in found.items()} | {
+        "teachers' ensemble": mean("angles"),
+        "offset ensemble": found[spec.base_teacher]["offset_angles"],
+        "combined ensemble": mean("offset_angles"),
     }
 
 

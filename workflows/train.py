@@ -228,17 +228,22 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
         for name in KEPT:
             shutil.copyfile(Path(last) / name, home / name)
         history = read_json(Path(last) / "history.json") or []
-    best = min(history, key=lambda row: row["val/mae"])
-    summary = {
-        "val_mae": best["val/mae"],
-        "best_epoch": best["epoch"],
-        "epochs": len(history),
-        "seconds": time.monotonic() - began,
-        "history": history,
-    }
+    summary = summary_of(history, time.monotonic() - began)
     write_json(home / "result.json", summary)
     shutil.rmtree(home / "ray-train", ignore_errors=True)
     return summary
+
+
+def summary_of(history: Sequence[Mapping[str, float]], seconds: float) -> dict[str, Any]:
+    """A trained network in figures; its weights are those of the first epoch with the smallest validation error."""
+    best = min(history, key=lambda row: row["val/mae"])
+    return {
+        "val_mae": best["val/mae"],
+        "best_epoch": best["epoch"],
+        "epochs": len(history),
+        "seconds": seconds,
+        "history": list(history),
+    }
 
 
 def trainer_class(workers: int) -> Any:

@@ -13,12 +13,13 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.allocator import keep_freed_memory
 from hpe_core.plain import build, to_dict
-from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, student_with
+from hpe_core.spec import NetSpec, PipelineSpec, SearchSpace, TrainSpec, student_with
 from workflows.progress import Reporter
 from workflows.stages import StageFailed, StageRun, write_json
 from workflows.train import Job, online_teachers, open_data, readers_of, resources, slots, soft_labels
@@ -72,25 +73,31 @@ def run(stage: StageRun) -> dict[str, Any]:
             ),
         )
     results = tuner.fit()
-    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
-    starts_from_own = not search.space or bool(first_point(stage.spec))
-    trials = []
-    for number, result in enumerate(results):
-        metrics = result.metrics or {}
-        if "trial_id" in metrics:  # a trial that ASHA stopped has not said so itself
+    for result in results:
+        if "trial_id" in (metrics := result.metrics or {}):  # a trial that ASHA stopped has not said so itself
             stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
-        if result.error is None and "val_mae" in metrics:
-            changes = decode_changes(result.config or {})
-            name, own = metrics.get("trial_id", str(number)), starts_from_own and number == 0
-            trials.append({"trial": name, "changes": changes, "configured": own, **figures(metrics)})
+    trials = ranked(list(results), stage.spec)
     if not trials:
         errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
-    trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
     for row, costs in zip(trials, costs_of([row["changes"] for row in trials], stage.spec), strict=True):
         row |= costs
         stage.reporter.metrics(f"{stage.key}/{row['trial']}", costs, 0)
     return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[dict[str, Any]]:
+    """The trials that did not fail, best first. `results` are Tune's, in the order in which they were proposed."""
+    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
+    starts_from_own = not spec.search.space or bool(first_point(spec))
+    trials = []
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        if result.error is None and "val_mae" in metrics:
+            changes = decode_changes(result.config or {})
+            name, own = metrics.get("trial_id", str(number)), starts_from_own and number == 0
+            trials.append({"trial": name, "changes": changes, "configured": own, **figures(metrics)})
+    return sorted(trials, key=lambda row: (row["best_val_mae"], row["trial"]))
 
 
 def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
@@ -205,6 +212,13 @@ def first_point(spec: PipelineSpec) -> dict[str, Any]:
     return point
 
 
+def trial_student(spec: PipelineSpec, changes: dict[str, Any]) -> TrainSpec:
+    """The student with a trial's changes, for `search.epochs`; a warm-up takes a quarter of them at most."""
+    student, epochs = student_with(spec.student, changes), spec.search.epochs
+    warmup = min(student.optim.warmup_epochs, epochs / 4)
+    return dataclasses.replace(student, optim=dataclasses.replace(student.optim, epochs=epochs, warmup_epochs=warmup))
+
+
 def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[str, str], reporter: Reporter) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     import torch
@@ -216,13 +230,7 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
     torch.set_num_threads(pipeline.cluster.threads_per_worker)
     keep_freed_memory()
     changes = decode_changes(config)
-    student = student_with(pipeline.student, changes)
-    optim = dataclasses.replace(
-        student.optim,
-        epochs=pipeline.search.epochs,
-        warmup_epochs=min(student.optim.warmup_epochs, pipeline.search.epochs / 4),
-    )
-    student = dataclasses.replace(student, optim=optim)
+    student = trial_student(pipeline, changes)
     name = f"trial {tune.get_context().get_trial_id()}"
     run_key = f"{key}/{tune.get_context().get_trial_id()}"
     folders = {name: Path(folder) for name, folder in inputs.items()}
@@ -239,7 +247,9 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
 
         def on_epoch(end: EpochEnd) -> None:
             reporter.metrics(run_key, end.metrics, end.epoch)
-            reporter.progress(name, end.epoch, optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}")
+            reporter.progress(
+                name, end.epoch, student.optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}"
+            )
             with tempfile.TemporaryDirectory() as folder:
                 end.save(Path(folder))
                 write_json(Path(folder) / "trial.json", {"changes": changes, "epoch": end.epoch})
