@@ -12,7 +12,7 @@ from hpe_core.plain import to_dict
 from hpe_core.spec import student_with
 from workflows import train
 from workflows.config import load
-from workflows.train import finalists, hard_twin, run_student
+from workflows.train import finalists, run_student
 
 OWN = {"optim.lr": 0.005}
 
@@ -50,11 +50,13 @@ def test_without_a_search_the_student_is_as_configured() -> None:
     assert finalists({"trials": [], "best": {"changes": {}}}, 3) == [{}]
 
 
-@pytest.mark.parametrize("winner", ["finalist-1", "finalist-2"])
+@pytest.mark.parametrize("winner", ["finalist-1", "finalist-2", "distilled"])
 def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
-    spec = load(["tests/tiny.yaml"], ["search.finalists=2"])
+    """Of two finalists, or the only one, which has no rival and is called by its name at once."""
+    alone = winner == "distilled"
+    spec = load(["tests/tiny.yaml"], [f"search.finalists={1 if alone else 2}"])
     search = searched(6.0, 7.0, 8.0, own=2)
     stage: Any = SimpleNamespace(spec=spec, folder=tmp_path, results={"search": search})
     trained = {}
@@ -69,10 +71,16 @@ def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(
     monkeypatch.setattr(train, "job_for", lambda stage, name, student: (name, student))
     monkeypatch.setattr(train, "train_all", train_all)
     result = run_student(stage)
-    lr = {"finalist-1": 0.01, "finalist-2": OWN["optim.lr"]}[winner]
+    lr = {"finalist-1": 0.01, "finalist-2": OWN["optim.lr"], "distilled": 0.01}[winner]
     student = student_with(spec.student, {"optim.lr": lr})
-    assert result["spec"] == to_dict(student) and trained["hard"] == hard_twin(student)
+    assert result["spec"] == to_dict(student) == to_dict(trained[winner])
+    assert to_dict(trained["hard"]) == to_dict(student) | {"distill": None}, "but for the teachers it is the student"
     assert (tmp_path / "distilled" / "model.json").read_text() == winner
+    assert (tmp_path / "hard" / "model.json").read_text() == "hard"
     assert not list(tmp_path.glob("finalist-*"))
-    assert result["networks"]["distilled"]["val_mae"] == 5.0
-    assert [row["changes"]["optim.lr"] for row in result["finalists"]] == [0.01, OWN["optim.lr"]]
+    assert result["networks"]["distilled"]["val_mae"] == 5.0 and result["networks"]["hard"]["val_mae"] == 6.0
+    expected = [] if alone else [0.01, OWN["optim.lr"]]
+    assert [row["changes"]["optim.lr"] for row in result["finalists"]] == expected
+    assert [row["val_mae"] == 5.0 for row in result["finalists"]] == [
+        f"finalist-{i + 1}" == winner for i in range(len(expected))
+    ]

@@ -28,7 +28,6 @@ from workflows.train import Job, online_teachers, open_data, readers_of, resourc
 def run(stage: StageRun) -> dict[str, Any]:
     """Search; returns every trial and the best one's changes to `student`."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
     search = stage.spec.search
     if not search.trials:
@@ -51,18 +50,9 @@ def run(stage: StageRun) -> dict[str, Any]:
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=tune.TuneConfig(
-                metric="val_mae",
-                mode="min",
-                num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
-                max_concurrent_trials=min(
-                    search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)
-                ),
-                search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
-                scheduler=ASHAScheduler(
-                    time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
-                ),
-                reuse_actors=True,
+            tune_config=rules(
+                stage.spec,
+                at_once=min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)),
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -84,6 +74,23 @@ def run(stage: StageRun) -> dict[str, Any]:
         row |= costs
         stage.reporter.metrics(f"{stage.key}/{row['trial']}", costs, 0)
     return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+
+
+def rules(spec: PipelineSpec, at_once: int) -> Any:
+    """Tune's own settings: who proposes, how many trials, and when a loser is stopped."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    search = spec.search
+    return tune.TuneConfig(
+        metric="val_mae",
+        mode="min",
+        num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
+        max_concurrent_trials=at_once,
+        search_alg=proposer(spec) if search.space else None,  # without a space: the student itself
+        scheduler=ASHAScheduler(time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs),
+        reuse_actors=True,
+    )
 
 
 def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[dict[str, Any]]:
