@@ -1,11 +1,13 @@
 """Laws of training: it learns poses from pixels, it resumes exactly, distillation reads its soft labels."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hpe_core import loop
 from hpe_core.augment import center_window
 from hpe_core.batch import FaceData
 from hpe_core.bins import AngleBins
@@ -148,6 +150,28 @@ def test_online_teachers_teach_what_they_see(shards):
     seen = []
     fit(spec, CROP, *data(shards), teachers=online, on_epoch=lambda end: seen.append(end.metrics["train/kl"]))
     assert seen[-1] < 0.5 * seen[0]
+
+
+def test_the_epoch_with_the_smallest_validation_error_is_kept(shards, tmp_path, monkeypatch):
+    """Its weights, its number and its error; of two that are equal the first; and so after a resumption."""
+    scores = iter([5.0, 3.0, 4.0, 3.0, 9.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: SimpleNamespace(summary=lambda: {"mae": next(scores), "n": 1.0}))
+    spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=5, ema_decay=0.0, warmup_epochs=0))
+    weights, best, saved = [], [], tmp_path / "last"
+
+    def on_epoch(end):
+        end.save(saved)
+        best.append(end.best_mae)
+        weights.append(torch.load(saved / loop.TRAINER, weights_only=True)["net"])
+
+    fit(spec, CROP, *data(shards), on_epoch=on_epoch, stop_after=3)
+    net = fit(spec, CROP, *data(shards), on_epoch=on_epoch, resume=saved)
+    assert best == [5.0, 3.0, 3.0, 3.0, 3.0]
+    kept = load_net(saved)
+    assert (kept.notes["epoch"], kept.notes["val_mae"]) == (2, 3.0)
+    for name, value in weights[1].items():
+        assert torch.equal(value, kept.net.state_dict()[name]) and torch.equal(value, net.state_dict()[name]), name
+    assert any(not torch.equal(value, weights[-1][name]) for name, value in weights[1].items())
 
 
 def test_validation_does_not_depend_on_the_batch_size(shards):

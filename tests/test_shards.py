@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,14 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpe_core import rows
+from hpe_core.crop import Box
 from hpe_core.rows import read_shard, row_bytes, shard_files
 from hpe_core.sandbox import load_directly
-from hpe_core.sources.base import DatasetError, FaceRef, Source
+from hpe_core.sources.base import Annotation, DatasetError, FaceRef, Rejected, Source
 from hpe_core.sources.plan import Job, plan_dataset
 from hpe_core.sources.registry import open_source
 from hpe_core.spec import CropSpec, DatasetSpec, DataSpec
@@ -36,6 +40,7 @@ from workflows.shards import BuildShard, build_shards
 from workflows.stages import StageRun
 
 CROP = CropSpec(size=16, margin_px=2)
+SPLITS = ("train", "val", "test")
 
 
 class Progress:
@@ -439,6 +444,54 @@ def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encodi
     assert 0.5 * estimate < taken < 1.1 * estimate
 
 
+class Posed:
+    """A source whose faces have the poses that it is made with; a face without one is rejected."""
+
+    risky = False
+    spec = DatasetSpec(reader="aflw2000", root="nowhere")
+
+    def __init__(self, poses: Sequence[tuple[float, float, float] | None]) -> None:
+        self.poses = poses
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        pass
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, np.ndarray]:
+        pose = self.poses[int(ref.key)]
+        if pose is None:
+            raise Rejected("no_box", "nobody drew one")
+        return Annotation(ref, Box(1, 1, 19, 19), pose), np.full((20, 20, 3), int(ref.key), np.uint8)
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0.0, 69.9, 70.0, 70.1, -70.0, -70.1, -180.0])] * 3) | st.none(), max_size=12)
+)
+def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
+    poses: list[tuple[float, float, float] | None],
+) -> None:
+    """Each once, in the order of the sample ids; who is beyond the limit by any angle is filtered, not quarantined."""
+    data = DataSpec({"posed": Posed.spec}, ("posed",), ("posed",), CROP, limit_deg=70.0)
+    refs = [FaceRef(f"id{i:02d}", f"person{i}", str(i)) for i in range(len(poses))]
+    with TemporaryDirectory() as folder:
+        do = BuildShard({"posed": Posed(poses)}, data, Path(folder), 20.0)  # type: ignore[dict-item]
+        receipt = do.build("posed", refs, Path(folder, "part.parquet"), "hash")
+        shard = read_shard(Path(folder, "part.parquet")) if receipt["kept"] else None
+        assert Path(folder, "part.parquet").exists() == bool(receipt["kept"])
+    far = [ref.sample_id for ref, pose in zip(refs, poses, strict=True) if pose and max(map(abs, pose)) > 70]
+    assert receipt["filtered"] == far
+    assert [row[0] for row in receipt["quarantined"]] == [
+        r.sample_id for r, p in zip(refs, poses, strict=True) if not p
+    ]
+    kept = [(ref, pose) for ref, pose in zip(refs, poses, strict=True) if pose and ref.sample_id not in far]
+    assert receipt["kept"] + len(far) + len(receipt["quarantined"]) == receipt["input"] == len(poses)
+    assert receipt["kept"] == len(kept) and (shard is not None) == bool(kept)
+    if shard is not None:
+        assert shard.sample_ids == [ref.sample_id for ref, _ in kept] == sorted(shard.sample_ids)
+        assert shard.groups == [ref.group for ref, _ in kept]
+        np.testing.assert_allclose(shard.angles, [pose for _, pose in kept], rtol=1e-6)
+        assert [int(image.max()) for image in shard.images] == [int(ref.key) for ref, _ in kept], "its own picture"
+
+
 # ---------------------------------------------------------------- data that cannot be used
 
 
@@ -495,6 +548,31 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- planning
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.05, 0.45), st.integers(1, 4))
+def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
+    seed: int, val: float, test: float, heads: int
+) -> None:
+    """Every face is in one shard of one split, sorted; who is trained on does not depend on who is tested on."""
+    spec = DatasetSpec("synthetic", count=60, seed=seed, heads_per_person=heads, val=val, test=test)
+    other = dataclasses.replace(spec, seed=seed + 1)
+    data = DataSpec({"heads": spec, "other": other}, ("heads",), ("heads", "other"), rows_per_shard=7)
+    source = open_source(spec)
+    jobs = plan_dataset("heads", source, data).jobs
+    faces = [ref for job in jobs for ref in job.refs]
+    assert sorted(faces) == sorted(source.refs()) and len(faces) == 60
+    people = {split: {ref.group for job in jobs if job.split == split for ref in job.refs} for split in SPLITS}
+    assert all(people.values()) and sum(map(len, people.values())) == len({ref.group for ref in faces})
+    for split in SPLITS:
+        ids = [ref.sample_id for job in jobs if job.split == split for ref in job.refs]
+        assert ids == sorted(ids)
+    untested = plan_dataset("heads", source, dataclasses.replace(data, test=("other",)))
+    assert list(untested.jobs) == [job for job in jobs if job.split != "test"]
+    assert untested.unused == {"test": 60 - sum(len(job.refs) for job in untested.jobs)}
+    never_trained_on = plan_dataset("other", open_source(other), data)
+    assert {job.split for job in never_trained_on.jobs} == {"test"}
+    assert sum(len(job.refs) for job in never_trained_on.jobs) == 60
 
 
 def test_no_person_is_in_two_splits_and_nobody_is_lost(tmp_path: Path) -> None:

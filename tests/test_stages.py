@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -22,7 +23,9 @@ from workflows.stages import (
     execute,
     holding,
     plan,
+    read_json,
     read_manifest,
+    write_json,
 )
 
 
@@ -77,6 +80,111 @@ def test_a_folder_without_a_manifest_is_continued(tmp_path):
     assert (planned["second"].folder / "count").read_text() == "2"
     assert (planned["first"].folder / "count").read_text() == "1"
     assert read_manifest(planned["second"].folder)["result"]["saw"] == ["first"]
+
+
+def dying(run):
+    (run.folder / "half").write_text("a part")
+    raise RuntimeError("out of memory")
+
+
+def seen(run):
+    return {"key": run.key, "hashes": run.hashes, "results": run.results}
+
+
+@pytest.mark.parametrize("at", ["in the stage", "before it is finished"])
+def test_a_stage_that_fails_at_any_moment_is_continued_not_skipped(tmp_path, at):
+    """The manifest comes last: after the stage, and after what is told of it."""
+    spec, told = spec_in(tmp_path), []
+    stage = Stage("only", f"tests.test_stages:{'dying' if at == 'in the stage' else 'counting'}", (), lambda s: {})
+    (entry,) = plan((stage,), spec)
+
+    def before_finish(result):
+        assert not (entry.folder / "manifest.json").exists()
+        told.append(result)
+        raise RuntimeError("the journal is full")
+
+    with pytest.raises(RuntimeError):
+        execute(entry, spec, {"only": entry}, Reporter(), before_finish)
+    assert read_manifest(entry.folder) is None and len(told) == (at != "in the stage")
+    assert actions(plan((stage,), spec)) == ["continue"]
+
+
+def test_the_manifest_lists_what_the_stage_left_and_what_it_depends_on(tmp_path):
+    """What it made it from stands there, too, so that `plan` can say why another run differs."""
+    planned = run_toy(spec_in(tmp_path))
+    entry = planned["second"]
+    manifest = read_manifest(entry.folder)
+    sha = hashlib.sha256((entry.folder / "count").read_bytes()).hexdigest()
+    assert manifest["files"] == {"count": {"bytes": 1, "sha256": sha}}
+    assert (manifest["stage"], manifest["hash"]) == ("second", entry.hash) == tuple(entry.key.split("/"))
+    assert manifest["leaves"] == {"lr": spec_in(tmp_path).student.optim.lr}
+    assert manifest["inputs"] == {"first": planned["first"].hash} and manifest["code"] == entry.code
+    assert entry.folder == tmp_path / "second" / entry.hash
+
+
+def test_a_stage_is_given_the_results_of_those_that_it_reads_and_of_no_other(tmp_path):
+    looking = (*TOY, Stage("last", "tests.test_stages:seen", ("first", "third"), lambda s: {}))
+    planned = run_toy(spec_in(tmp_path))
+    everything = {entry.stage.name: entry for entry in plan(looking, spec_in(tmp_path))}
+    result = execute(everything["last"], spec_in(tmp_path), everything, Reporter())
+    assert result["key"] == everything["last"].key
+    assert result["hashes"] == {name: planned[name].hash for name in ("first", "third")}
+    assert result["results"] == {name: read_manifest(planned[name].folder)["result"] for name in ("first", "third")}
+
+
+@pytest.mark.parametrize("lost", ["gone", "torn"])
+def test_a_finished_stage_that_lost_a_file_is_repaired_unless_it_is_whole_elsewhere(tmp_path, lost):
+    planned = run_toy(spec_in(tmp_path))
+    count = planned["second"].folder / "count"
+    count.unlink() if lost == "gone" else count.write_text("11")
+    assert actions(plan(TOY, spec_in(tmp_path))) == ["skip", "repair", "skip"]
+    for size, action in ((1, "skip"), (2, "repair")):
+        entries = plan(TOY, spec_in(tmp_path), lambda path, size=size: size if path == count else None)
+        assert actions(entries) == ["skip", action, "skip"]
+    run_toy(spec_in(tmp_path))
+    assert actions(plan(TOY, spec_in(tmp_path))) == ["skip"] * 3
+
+
+def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
+    run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))
+    run_toy(spec_in(tmp_path, "student.optim.lr=0.25", "data.datasets.heads.count=30"))
+    first, second, third = plan(TOY, spec_in(tmp_path, "student.optim.lr=0.125"))
+    assert (first.action, second.reason) == ("skip", "lr 0.5 -> 0.125") and third.reason == "second changed"
+    fresh = plan(TOY, spec_in(tmp_path / "elsewhere"))
+    assert {entry.reason for entry in fresh} == {"never ran in this store"}
+
+
+def test_a_file_of_json_is_the_old_one_or_the_whole_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("cut off")))
+    with pytest.raises(OSError):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1} and read_json(tmp_path / "nobody.json") is None
+
+
+def test_code_is_followed_through_every_kind_of_import(tmp_path, monkeypatch):
+    """At the top, inside a function, of a module or of a name in it; carriers and other people's code are left out."""
+    texts = {
+        "hpe_core/start.py": "import json\nimport hpe_core.plain_import\nfrom hpe_core import module_import\n",
+        "hpe_core/plain_import.py": "def f():\n    from hpe_core.deep.inner import g\n    return g()\n",
+        "hpe_core/module_import.py": "from workflows.pieces import adopt\n",
+        "hpe_core/deep/inner.py": "from __future__ import annotations\n",
+        "hpe_core/unused.py": "",
+        "workflows/pieces.py": "import hpe_core.unused\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(workflows.stages, "REPO", tmp_path)
+    code_hashes.cache_clear()
+    found = code_hashes("hpe_core.start")
+    code_hashes.cache_clear()
+    names = {"hpe_core.start", "hpe_core.plain_import", "hpe_core.module_import", "hpe_core.deep.inner"}
+    assert set(found) == names and len(set(found.values())) == 4
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
