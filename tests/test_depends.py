@@ -365,6 +365,7 @@ def reordered(tree: dict[str, Any], *parents: str) -> dict[str, Any]:
         ("teachers", {"student.distill.teachers": ["second"]}, EVALUATE),  # the first teacher is the base
         ("teachers", {"student.distill.teachers": ["second"], "evaluate.base": "first"}, NOTHING),
         ("data.datasets", {}, NOTHING),
+        ("data.train", {}, NOTHING),
     ],
 )
 def test_an_order_counts_where_it_decides_something(

@@ -118,6 +118,17 @@ def test_training_rows_teach_and_validation_rows_judge(folders: dict[str, Path],
     check_faces(folders, *open_data(job(folders, labels, data=data)), soft=labels)
 
 
+@pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
+def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders: dict[str, Path], ingest: str) -> None:
+    """A network's hash does not, so a network of the same name must have seen the same batches."""
+    data = to_dict(pipeline().data) | {"ingest": ingest}
+    orders = [
+        open_data(job(folders, data=data | {"train": names}))[0] for names in (["heads", "others"], ["others", "heads"])
+    ]
+    first, second = (poses(learnt.shuffled(4, seed=0, epoch=1)) for learnt in orders)
+    assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
+
+
 def test_a_stream_has_as_many_of_each(folders: dict[str, Path]) -> None:
     learnt, judged = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": "ray_data"}))
     assert (len(learnt), len(judged)) == (34, 7)
