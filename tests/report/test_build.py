@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -95,6 +96,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
     cells = [{"K": k, "d": d, "mae": 5.0 - 0.1 * k} for k in range(3) for d in (1, 2)]
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
     network = {"val_mae": 6.7, "best_epoch": 3, "epochs": 3, "seconds": 1.0, "history": history}
+    twin = network | {"val_mae": 8.9}
     split: dict[str, Any] = {
         "input": 16,
         "kept": 14,
@@ -122,7 +124,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[
         "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
         "search": {"best": trial, "trials": [trial], "failed": 0},
         "student": {
-            "networks": {"distilled": network, "hard": network},
+            "networks": {"distilled": network, "hard": twin},
             "spec": to_dict(spec.student),
             "finalists": [],
         },
@@ -246,7 +248,7 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     assert kinds.index("artifact") < kinds.index("register")
     key, name, folder, alias, contest, description, tags = next(body for kind, body in events if kind == "register")
     assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
-    assert contest[1] == stage.results["student"]["networks"]["distilled"]["val_mae"], "the test set crowns nobody"
+    assert contest == publish.contest(stage) and contest[1] == 6.7, "the student's error, not its twin's"
     assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
     source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
@@ -269,6 +271,66 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     assert list(found.predict(found.input_example).columns) == found.metadata.signature.outputs.input_names()
     assert result["parity"]["crops"] == 6 and result["int8"]["faces"] == 6
     assert result["int8"]["calibrated_on"] == 14
+
+
+def test_a_contest_is_named_after_the_validation_faces_alone(published: Any) -> None:
+    """Those of every dataset that is trained on, in any order: whoever was judged on others is no rival."""
+
+    def name(train: tuple[str, ...], **changed: str) -> str:
+        splits = {
+            f"{dataset}.{split}": {"fingerprint": changed.get(f"{dataset}_{split}", f"{dataset} {split} as it was")}
+            for dataset in ("a", "b", "c")
+            for split in ("train", "val", "test")
+        }
+        data = SimpleNamespace(train=train, test=("c",))
+        results = {"shards": {"splits": splits}, "student": {"networks": {"distilled": {"val_mae": 3.0}}}}
+        stage: Any = SimpleNamespace(spec=SimpleNamespace(data=data), results=results)
+        return publish.contest(stage)[0]
+
+    before = name(("a", "b"))
+    assert before == name(("b", "a")) == name(("a", "b"), a_train="x", a_test="x", c_val="x", c_test="x")
+    assert len({before, name(("a", "b"), a_val="x"), name(("a", "b"), b_val="x"), name(("a",)), name(("b",))}) == 5
+
+
+def test_int8_is_calibrated_on_validation_faces(
+    published: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ranges that were set on test faces would make their score look better than it is."""
+    stage, _, _ = published
+    seen: list[Any] = []
+
+    def quantize(source: Path, target: Path, windows: Any) -> None:
+        seen.append(windows)
+        target.write_bytes(b"")
+
+    monkeypatch.setattr(publish, "export_network", lambda *words: seen.append(words[-1]) or {})
+    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    monkeypatch.setattr(publish, "quantize_onnx", quantize)
+    monkeypatch.setattr(
+        publish, "score_int8", lambda *words: seen.extend(words[2:]) or {"faces": 1, "mae": 1, "mae_float32": 1}
+    )
+    monkeypatch.setattr(publish, "int8_line", lambda *_: "")
+    asked = PublishSpec(parity_crops=30, calibration_crops=99)
+    publish.export_all(
+        dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, publish=asked)), tmp_path, tmp_path
+    )
+    parity, calibration, scored, angles = seen
+    tests, val = (
+        publish.spread_faces(stage, names, split, 99) for names, split in ((TESTS, "test"), (("heads",), "val"))
+    )
+    assert tests is not None and val is not None
+    np.testing.assert_array_equal(calibration, val.windows)
+    np.testing.assert_array_equal(scored, tests.windows)
+    np.testing.assert_array_equal(angles, tests.angles)
+    np.testing.assert_array_equal(parity, np.concatenate([tests.windows, val.windows[[0, 13]]]))
+
+
+def test_mlflow_gets_the_students_scores(published: Any) -> None:
+    stage, result, _ = published
+    mae = {row["test"]: row["mae"] for row in stage.results["evaluate"]["rows"] if row["name"] == "distilled"}
+    kept = publish.figures(result, stage.results["evaluate"]["rows"])
+    assert {test: kept[f"{test}/mae"] for test in TESTS} == mae
+    assert kept["onnx/megabytes"] == result["bytes"] / 1e6
 
 
 def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) -> None:
