@@ -12,34 +12,54 @@ import sys
 
 import pytest
 
-import workflows.engine.store
 from hpe_core.errors import SpecError
-from hpe_core.system.files import read_json, write_json
+from workflows.engine import code, lock
+from workflows.engine.code import code_hashes
 from workflows.engine.config import EXIT_FAILED, REPO, guarded, load
-from workflows.engine.store import Stage, StoreHeld, code_hashes, execute, holding, plan, read_manifest
+from workflows.engine.lock import StoreHeld, holding
+from workflows.engine.manifest import read_manifest
+from workflows.engine.plan import plan
+from workflows.engine.results import StageResult
+from workflows.engine.runner import execute
+from workflows.engine.stage import Stage, StageRun
+from workflows.engine.store import Store
 from workflows.tracking.progress import Reporter
 
 
-def counting(run):
+@dataclasses.dataclass(frozen=True)
+class Counted(StageResult):
+    value: float
+    saw: tuple[str, ...]
+
+
+def counting(run: StageRun) -> Counted:
     """A stage that counts its own runs in its folder."""
     count = run.folder / "count"
     count.write_text(str(int(count.read_text()) + 1 if count.exists() else 1))
-    return {"value": run.spec.student.optim.lr, "saw": sorted(run.inputs)}
+    return Counted(run.spec.student.optim.lr, tuple(sorted(run.inputs)))
 
 
 TOY = (
-    Stage("first", "tests.test_stages:counting", (), lambda s: {"count": s.data.datasets["heads"].count}),
-    Stage("second", "tests.test_stages:counting", ("first",), lambda s: {"lr": s.student.optim.lr}),
-    Stage("third", "tests.test_stages:counting", ("second",), lambda s: {}),
+    Stage("first", counting, (), lambda s: {"count": s.data.datasets["heads"].count}),
+    Stage("second", counting, ("first",), lambda s: {"lr": s.student.optim.lr}),
+    Stage("third", counting, ("second",), lambda s: {}),
 )
 
 
-def run_toy(spec):
-    planned = {entry.stage.name: entry for entry in plan(TOY, spec)}
-    for entry in planned.values():
-        if entry.action != "skip":
-            execute(entry, spec, planned, Reporter())
+def run_all(stages, spec):
+    """As the pipeline does it, without Ray and MLflow; returns the plan by stage."""
+    store = Store.open(stages, spec)
+    with store.held():
+        planned = store.checkout()
+        store.push_finished(planned)
+        for entry in planned.values():
+            if entry.action != "skip":
+                execute(store, planned, entry, Reporter())
     return planned
+
+
+def run_toy(spec):
+    return run_all(TOY, spec)
 
 
 def spec_in(store, *overrides):
@@ -73,31 +93,39 @@ def test_a_folder_without_a_manifest_is_continued(tmp_path):
     assert read_manifest(planned["second"].folder)["result"]["saw"] == ["first"]
 
 
-def dying(run):
+def dying(run: StageRun) -> Counted:
     (run.folder / "half").write_text("a part")
     raise RuntimeError("out of memory")
 
 
-def seen(run):
-    return {"key": run.key, "hashes": run.hashes, "results": run.results}
+@dataclasses.dataclass(frozen=True)
+class Seen(StageResult):
+    key: str
+    hashes: dict[str, str]
+    results: dict[str, Counted]
+
+
+def seen(run: StageRun) -> Seen:
+    return Seen(run.key, dict(run.hashes), dict(run.results.found))
 
 
 @pytest.mark.parametrize("at", ["in the stage", "before it is finished"])
 def test_a_stage_that_fails_at_any_moment_is_continued_not_skipped(tmp_path, at):
     """The manifest comes last: after the stage, and after what is told of it."""
-    spec, told = spec_in(tmp_path), []
-    stage = Stage("only", f"tests.test_stages:{'dying' if at == 'in the stage' else 'counting'}", (), lambda s: {})
-    (entry,) = plan((stage,), spec)
+    told = []
+    stage = Stage("only", dying if at == "in the stage" else counting, (), lambda s: {})
+    store = Store.open((stage,), spec_in(tmp_path))
+    entry = store.plan()["only"]
 
-    def before_finish(result):
+    def note(result):
         assert not (entry.folder / "manifest.json").exists()
         told.append(result)
-        raise RuntimeError("the journal is full")
+        raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError):
-        execute(entry, spec, {"only": entry}, Reporter(), before_finish)
+        execute(store, {"only": entry}, entry, Reporter(), note)
     assert read_manifest(entry.folder) is None and len(told) == (at != "in the stage")
-    assert actions(plan((stage,), spec)) == ["continue"]
+    assert actions(store.plan().values()) == ["continue"]
 
 
 def test_the_manifest_lists_what_the_stage_left_and_what_it_depends_on(tmp_path):
@@ -114,13 +142,17 @@ def test_the_manifest_lists_what_the_stage_left_and_what_it_depends_on(tmp_path)
 
 
 def test_a_stage_is_given_the_results_of_those_that_it_reads_and_of_no_other(tmp_path):
-    looking = (*TOY, Stage("last", "tests.test_stages:seen", ("first", "third"), lambda s: {}))
-    planned = run_toy(spec_in(tmp_path))
-    everything = {entry.stage.name: entry for entry in plan(looking, spec_in(tmp_path))}
-    result = execute(everything["last"], spec_in(tmp_path), everything, Reporter())
-    assert result["key"] == everything["last"].key
-    assert result["hashes"] == {name: planned[name].hash for name in ("first", "third")}
-    assert result["results"] == {name: read_manifest(planned[name].folder)["result"] for name in ("first", "third")}
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
+    store = Store.open((*TOY, Stage("last", seen, ("first", "third"), lambda s: {})), spec)
+    everything = store.plan()
+    result, _ = execute(store, everything, everything["last"], Reporter())
+    read = ("first", "third")
+    assert result == Seen(
+        everything["last"].key,
+        {name: planned[name].hash for name in read},
+        {name: Counted(spec.student.optim.lr, tuple(planned[name].stage.upstream)) for name in read},
+    )
 
 
 @pytest.mark.parametrize("lost", ["gone", "torn"])
@@ -141,20 +173,10 @@ def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
     run_toy(spec_in(tmp_path, "student.optim.lr=0.25", "data.datasets.heads.count=30"))
     first, second, third = plan(TOY, spec_in(tmp_path, "student.optim.lr=0.125"))
     assert (first.action, second.reason) == ("skip", "lr 0.5 -> 0.125") and third.reason == "second changed"
+    alike = read_manifest(plan(TOY, spec_in(tmp_path, "student.optim.lr=0.5"))[1].folder)
+    assert second.seconds == alike["seconds"] and f"took {alike['seconds']:.0f} s" in second.line
     fresh = plan(TOY, spec_in(tmp_path / "elsewhere"))
     assert {entry.reason for entry in fresh} == {"never ran in this store"}
-
-
-def test_a_file_of_json_is_the_old_one_or_the_whole_new_one(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("cut off")))
-    with pytest.raises(OSError):
-        write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1} and read_json(tmp_path / "nobody.json") is None
 
 
 def test_code_is_followed_through_every_kind_of_import(tmp_path, monkeypatch):
@@ -162,43 +184,40 @@ def test_code_is_followed_through_every_kind_of_import(tmp_path, monkeypatch):
     texts = {
         "hpe_core/start.py": "import json\nimport hpe_core.plain_import\nfrom hpe_core import module_import\n",
         "hpe_core/plain_import.py": "def f():\n    from hpe_core.deep.inner import g\n    return g()\n",
-        "hpe_core/module_import.py": "from workflows.engine.receipts import adopt\n",
+        "hpe_core/module_import.py": "from workflows.engine.pieces import adopt\n",
         "hpe_core/deep/inner.py": "from __future__ import annotations\n",
         "hpe_core/unused.py": "",
-        "workflows/pieces.py": "import hpe_core.unused\n",
+        "hpe_core/named.py": "",
+        "workflows/engine/pieces.py": "import hpe_core.unused\n",
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(workflows.engine.store, "REPO", tmp_path)
-    code_hashes.cache_clear()
-    found = code_hashes("hpe_core.start")
-    code_hashes.cache_clear()
+    monkeypatch.setattr(code, "ROOT", tmp_path)
     names = {"hpe_core.start", "hpe_core.plain_import", "hpe_core.module_import", "hpe_core.deep.inner"}
-    assert set(found) == names and len(set(found.values())) == 4
+    assert set(code_hashes("hpe_core.start")) == names
+    assert set(code_hashes("hpe_core.start", "hpe_core.named")) == {*names, "hpe_core.named"}
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
-    import workflows.engine.store as stages
-
     package = tmp_path / "hpe_core"
     package.mkdir()
-    monkeypatch.setattr(stages, "REPO", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def hashed(text):
         (package / "toy.py").write_text(text)
-        code_hashes.cache_clear()
+        code._read.cache_clear()
         return code_hashes("hpe_core.toy")
 
     plain = hashed("def f(x):\n    return x + 1\n")
     assert hashed('"""About."""\n# why\ndef f(x):\n    """Adds."""\n    return x + 1\n') == plain
     assert hashed("def f(x):\n    return x + 2\n") != plain
-    code_hashes.cache_clear()
+    code._read.cache_clear()
 
 
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not(tmp_path):
     hold = (
-        "import sys, time; from pathlib import Path; from workflows.engine.store import holding\n"
+        "import sys, time; from pathlib import Path; from workflows.engine.lock import holding\n"
         f"with holding(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True, cwd=REPO)
@@ -220,7 +239,7 @@ def test_a_store_that_cannot_be_written_or_locked_is_a_sentence(tmp_path, monkey
     def unknown(*ignored):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workflows.engine.store.fcntl, "flock", unknown)
+    monkeypatch.setattr(lock.fcntl, "flock", unknown)
     with pytest.raises(SpecError, match="knows no locks: No locks available"), holding(tmp_path):
         pass
 
@@ -250,8 +269,22 @@ def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
         guarded(lambda: write(errno.EIO))
 
 
-def test_results_are_plain_json(tmp_path):
-    planned = run_toy(spec_in(tmp_path))
+def test_a_result_comes_back_from_its_manifest_as_it_was(tmp_path):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
     manifest = json.loads((planned["third"].folder / "manifest.json").read_text())
-    assert {"leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
-    assert dataclasses.is_dataclass(planned["third"])
+    assert {"schema", "leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
+    assert Store.open(TOY, spec).results(planned).found["third"] == Counted(spec.student.optim.lr, ("second",))
+
+
+@pytest.mark.parametrize("noted", [None, 1, 3])
+def test_a_store_of_another_version_is_named_and_left_as_it_is(tmp_path, noted):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
+    version = tmp_path / "store.json"
+    version.write_text(json.dumps({"version": noted})) if noted else version.unlink()  # the first version noted none
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SpecError, match=rf"store {tmp_path} is of version {noted or 1}, .*choose another store="):
+        run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert planned["third"].folder.is_dir()
