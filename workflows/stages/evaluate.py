@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import read_table, shard_files
+from hpe_core.data.rows import read_shard, read_table, shard_files, write_table
 from hpe_core.datasets.base import Source, person_of, reader_of, recording_of
 from hpe_core.datasets.files import archive_root
 from hpe_core.datasets.protocols import boxes_of, matches, protocol_named
 from hpe_core.datasets.registry import open_source
-from hpe_core.geometry.crop import offset_grid
+from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
@@ -210,11 +210,8 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     """One network over all test sets: ids, groups, labels, plain and offset-ensemble angles, and errors by (K, d)."""
     import torch
 
-    from hpe_core.data.rows import read_shard
-    from hpe_core.geometry.crop import window
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.ensemble import ensemble_probs, offset_table, window_angles
-    from hpe_core.learning.metrics import PoseSums
 
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -307,8 +304,6 @@ def write_predictions(
 ) -> None:
     """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
     import pyarrow as pa
-
-    from hpe_core.data.rows import write_table
 
     columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
     numbers: list[Angles] = []
