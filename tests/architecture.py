@@ -66,7 +66,7 @@ class House:
         """A module's imports of other modules of the project; a name that is no module stands for the one it is in."""
         for found in self.imports[name]:
             module = found.module if found.module in self.files else found.module.rpartition(".")[0]
-            if module in self.files and module != name and not self.files[module].name == "__init__.py":
+            if module in self.files and module != name and self.files[module].name != "__init__.py":
                 yield Import(module, found.line, found.inside)
 
     def is_heavy(self, name: str, seen: frozenset[str] = frozenset()) -> bool:
@@ -157,7 +157,8 @@ def circles(house: House) -> Iterator[str]:
         reach[name] = seen
     for name, seen in reach.items():
         if name in seen:
-            yield f"{name} imports itself by way of {', '.join(sorted(m for m in seen if name in reach[m] and m != name))}"
+            others = sorted(module for module in seen if name in reach[module] and module != name)
+            yield f"{name} imports itself by way of {', '.join(others)}"
 
 
 def between_stages(house: House) -> Iterator[str]:
