@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch
 
 from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
@@ -26,6 +26,24 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import DistillSpec, TrainSpec
+from workflows.engine.results import (
+    EvaluateResult,
+    Exported,
+    Int8,
+    Int8Score,
+    NetworkFile,
+    NetworkResult,
+    Parity,
+    Results,
+    Role,
+    Row,
+    ShardsResult,
+    Split,
+    StudentResult,
+    TimmFolder,
+    TracedNetwork,
+    UnderProtocol,
+)
 from workflows.export import onnx_file as export
 from workflows.report.card import model_card
 
@@ -48,14 +66,14 @@ def saved_net(folder: Path, backbone: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TracedNetwork]:
     """A saved network with its ONNX file, made once: tracing takes seconds."""
     place = saved_net(tmp_path_factory.mktemp("net"), "mobilenetv3_small_050")
     return place, export.export_network(place, place / "student.onnx", place / "student.pt2", noise(35))
 
 
 @pytest.fixture(scope="module")
-def folder(exported: tuple[Path, dict[str, Any]]) -> Path:
+def folder(exported: tuple[Path, TracedNetwork]) -> Path:
     return exported[0]
 
 
@@ -64,13 +82,12 @@ def noise(count: int, seed: int = 1) -> np.ndarray:
 
 
 def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
-    exported: tuple[Path, dict[str, Any]],
+    exported: tuple[Path, TracedNetwork],
 ) -> None:
     place, found = exported
-    assert found["parity"]["crops"] == 35
-    assert max(found["parity"]["angles"].values()) <= 1e-3
-    assert max(found["program_parity"]["angles"].values()) <= 1e-3
-    assert found["bytes"] == (place / "student.onnx").stat().st_size
+    assert found.onnx.parity.crops == 35
+    assert found.onnx.parity.worst <= 1e-3 and found.program.parity.worst <= 1e-3
+    assert found.onnx.bytes == (place / "student.onnx").stat().st_size
     session = open_session(place / "student.onnx")
     program = torch.export.load(place / "student.pt2").module()
     net = load_net(place).net
@@ -164,10 +181,10 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
 
 def card_of(
     train: dict[str, DatasetSpec],
-    protocol: dict[str, Any] | None = None,
+    protocol: UnderProtocol | None = None,
     distill: DistillSpec | None = None,
     tests: dict[str, DatasetSpec] | None = None,
-    fit: dict[str, float] | None = None,
+    fit: DetectorFit | None = None,
 ) -> str:
     """The card of a student that the search changed to `distill`."""
     configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
@@ -175,29 +192,26 @@ def card_of(
     data = DataSpec({**train, **(tests or {})}, tuple(train), tuple(tests or train), CROP)
     fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
     spec = PipelineSpec("card", data, {"big": TrainSpec(), "fetched": fetched}, configured)
-    row = {"test": next(iter(train)), "name": "distilled", "role": "student", "n": 123.0, "parameters": 4e5}
-    row |= dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25)
-    split = {"kept": 1234, "fingerprint": "0123456789abcdef"}
-    results = {
-        "student": {"spec": to_dict(student)},
-        "evaluate": {"rows": [row], "protocol": protocol or {}, "boxes": dict.fromkeys(tests or train, "renderer")},
-        "shards": {"splits": {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}},
-    }
-    parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
-    int8 = {"bytes": 6e5, "calibrated_on": 77, "faces": 123, "float_mae": 6.25, "mae": 6.28, "cost_deg": 0.03}
-    exported = {
-        "parity": parity,
-        "program_parity": parity,
-        "bytes": 2e6,
-        "program_bytes": 3e6,
-        "opset": 20,
-        "parameters": 400000,
-        "detector_fit": fit,
-        "int8": int8 | {"margin_deg": 0.02, "moved_deg": 0.25},
-        "hub": {"architecture": "test_resnet", "head": True, "gap": 1e-6},
-        "latency_ms": {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
-        "cpu": "some processor",
-    }
+    scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": 123.0}
+    row = Row(next(iter(train)), Role.DISTILLED, Role.DISTILLED, "student", scores, 4e5, 3.0)
+    network = NetworkResult.of([{"epoch": 1, "val/mae": 6.0}], 1.0)
+    split = Split(1234, 1234, {}, {}, (), "0123456789abcdef")
+    splits = {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}
+    results = Results(
+        {
+            "student": StudentResult(network, network, student),
+            "evaluate": EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol),
+            "shards": ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, ""),
+        }
+    )
+    parity = Parity({"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, {}, 64, 1e-3)
+    exported = Exported(
+        TracedNetwork(NetworkFile(2_000_000, parity), NetworkFile(3_000_000, parity), 20, 400_000, fit),
+        TimmFolder("test_resnet", True, 1e-6),
+        Int8(600_000, 77, Int8Score(123, 6.25, 6.28, 0.03, 0.02, 0.25)),
+        {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
+        "some processor",
+    )
     return model_card(spec, results, exported, {"stage student": "abc123"})
 
 
@@ -229,13 +243,13 @@ def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None
     assert "far above the table" in card_of(heads)
     tested = card_of(heads, tests={"photos": DatasetSpec("aflw2000", root="a")})
     assert "those of photos below" in tested and "far above the table" not in tested
-    fitted = card_of(heads, fit={"width": 1.18, "height": 1.19, "down": 0.01})
+    fitted = card_of(heads, fit=DetectorFit(1.18, 1.19, 0.01))
     assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(heads)
 
 
 def test_the_card_names_the_protocol_by_its_hash() -> None:
     heads = {"heads": DatasetSpec("synthetic", count=10)}
-    asked = {"name": "offsets-1", "hash": "feedbeef", "deviations": ["data.crop.size is 48"]}
+    asked = UnderProtocol("offsets-1", "feedbeef", ("data.crop.size is 48",))
     assert "No published protocol" in card_of(heads)
     named = card_of(heads, asked)
     assert "offsets-1, hash `feedbeef`" in named and "data.crop.size is 48" in named

@@ -26,10 +26,26 @@ from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, PublishSpec
-from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from hpe_core.system.files import write_json
-from workflows.engine.store import StageRun
+from workflows.engine.results import (
+    Cell,
+    EvaluateResult,
+    LabelsResult,
+    NetworkResult,
+    PublishResult,
+    Results,
+    Role,
+    Row,
+    SearchResult,
+    ShardsResult,
+    Split,
+    StudentResult,
+    TeachersResult,
+    Trial,
+    UnderProtocol,
+)
+from workflows.engine.stage import StageRun
 from workflows.report.build import WORST, paired_gain, read_predictions, section_papers
 from workflows.report.html import FIRST, file_name, table, whole_page
 from workflows.sharding.accounts import Broken, write_quarantine
@@ -40,7 +56,9 @@ from workflows.tracking.progress import Event, LocalReporter
 
 CROP = CropSpec(size=32, margin_px=4)
 TESTS = ("heads", "other <set>")
-NETS = ("base", "second", "hard", "distilled", "teachers' ensemble", "offset ensemble", "combined ensemble")
+NETS = {"base": Role.BASE, "second": Role.TEACHER} | {
+    role.value: role for role in (Role.HARD, Role.DISTILLED, Role.TEACHERS, Role.OFFSETS, Role.COMBINED)
+}
 
 
 def pipeline_spec(store: Path) -> PipelineSpec:
@@ -65,117 +83,82 @@ def write_faces(folder: Path, name: str, split: str, seed: int) -> tuple[list[st
     return [head.sample_id for head in heads], np.array([head.pose for head in heads])
 
 
-def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[str, Any]]:
+def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> Results:
     """What the stages before publish leave behind, in their own shapes, without training anything."""
     random = np.random.default_rng(0)
     write_faces(inputs["shards"], "heads", "train", 2)
     write_faces(inputs["shards"], "heads", "val", 3)
     faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
-    ids, truth = (
-        {name: pair[0] for name, pair in faces.items()},
-        {name: pair[1] for name, pair in faces.items()},
-    )
+    ids, truth = ({name: pair[part] for name, pair in faces.items()} for part in (0, 1))
     predictions = {
         net: {test: truth[test] + random.normal(0, 3 + i, truth[test].shape) for test in TESTS}
         for i, net in enumerate(reversed(NETS))
     }
     write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
-    cost = {"parameters": 4e5, "latency_ms": 3.0}
-    rows = [
-        {
-            "test": test,
-            "name": net,
-            "role": "role",
-            **PoseSums.of(predictions[net][test], truth[test]).summary(),
-            **aligned_summary(predictions[net][test], truth[test]),
-            **cost,
-        }
+    rows = tuple(
+        Row(
+            test=test,
+            name=net,
+            role=role,
+            what="what it is",
+            scores=PoseSums.of(predictions[net][test], truth[test]).summary()
+            | aligned_summary(predictions[net][test], truth[test]),
+            parameters=4e5,
+            latency_ms=3.0,
+        )
         for test in TESTS
-        for net in NETS
-    ]
-    cells = [{"K": k, "d": d, "mae": 5.0 - 0.1 * k} for k in range(3) for d in (1, 2)]
+        for net, role in NETS.items()
+    )
+    cells = tuple(Cell(k, d, 5.0 - 0.1 * k) for k in range(3) for d in (1, 2))
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
-    network = {"val_mae": 6.7, "best_epoch": 3, "epochs": 3, "seconds": 1.0, "history": history}
-    twin = network | {"val_mae": 8.9}
-    split: dict[str, Any] = {
-        "input": 16,
-        "kept": 14,
-        "quarantined": {"truncated_picture": 1},
-        "filtered": {"out_of_range": 1},
-    }
-    split |= {"fingerprint": "0123456789abcdef"}
+    network = NetworkResult.of(history, 1.0)
+    twin = dataclasses.replace(network, val_mae=8.9)
+    split = Split(16, 14, {"truncated_picture": 1}, {"out_of_range": 1}, (), "0123456789abcdef")
     splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)
     cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
-    trial = {
-        "trial": "a",
-        "configured": False,
-        "changes": {"optim.lr": 0.00123},
-        "best_val_mae": 7.1,
-        "epochs": 3,
-        "seconds": 2.0,
-    }
-    trial |= cost
-    drift = {"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}}
-    return {
-        "shards": {"splits": splits, "input": 32, "kept": 28},
-        "teachers": {"networks": {"base": network, "second": network}},
-        "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
-        "search": {"best": trial, "trials": [trial], "failed": 0},
-        "student": {
-            "networks": {"distilled": network, "hard": twin},
-            "spec": to_dict(spec.student),
-            "finalists": [],
-        },
-        "evaluate": {
-            "rows": rows,
-            "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],
-            "heatmap": {test: cells for test in TESTS},
-            "drift": drift,
-            "boxes": dict.fromkeys(TESTS, "renderer"),
-        },
-    }
+    return Results(
+        {
+            "shards": ShardsResult(splits, 32, 28, 2, 2, {}, {}, "fedcba"),
+            "teachers": TeachersResult({"base": network, "second": network}),
+            "labels": LabelsResult(("base-K0-d1",), ("base",), 14, {"base-K0-d1": 5.0}, "abc"),
+            "search": SearchResult((Trial("a", {"optim.lr": 0.00123}, False, 7.1, 3, 2.0, 4e5, 3.0),)),
+            "student": StudentResult(network, twin, spec.student),
+            "evaluate": EvaluateResult(
+                rows=rows,
+                new_people=tuple(
+                    dataclasses.replace(row, scores=row.scores | {"n": 7}) for row in rows if row.test == TESTS[0]
+                ),
+                boxes=dict.fromkeys(TESTS, "renderer"),
+                drift={"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}},
+                heatmap=dict.fromkeys(TESTS, cells),
+            ),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, dict[str, Any], list[Event]]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, PublishResult, list[Event]]:
     store = tmp_path_factory.mktemp("store")
     spec = pipeline_spec(store)
-    inputs = {
-        name: store / name / f"hash-of-{name}"
-        for name in ("shards", "teachers", "labels", "search", "student", "evaluate")
-    }
+    names = ("shards", "teachers", "labels", "search", "student", "evaluate")
+    inputs = {name: store / name / f"hash-of-{name}" for name in names}
     results = fake_results(spec, inputs)
-    for name, folder in inputs.items():
-        write_json(
-            folder / "manifest.json",
-            {
-                "seconds": 7200.0,
-                "machinery": {"cpus": 3.0, "gpus": 0.5},
-                "finished": "2030-01-01 00:00:00",
-                "result": results[name],
-            },
-        )
+    manifest = {"seconds": 7200.0, "machinery": {"cpus": 3.0, "gpus": 0.5}, "finished": "2030-01-01 00:00:00"}
+    for folder in inputs.values():
+        write_json(folder / "manifest.json", manifest)
     torch.manual_seed(0)
     save_net(inputs["student"] / "distilled", PoseNet(spec.student.net, CROP.size).eval(), CROP, {})
     events: list[Event] = []
-    stage = StageRun(
-        "publish",
-        "publish/123",
-        spec,
-        store / "publish" / "123",
-        inputs,
-        {},
-        results,
-        LocalReporter(events.append),
-    )
+    place, reporter = store / "publish" / "123", LocalReporter(events.append)
+    stage = StageRun("publish", "publish/123", spec, place, inputs, {}, results, reporter)
     return stage, publish.run(stage), events
 
 
 def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     stage, result, _ = published
-    report = stage.folder / result["report"]
+    report = stage.folder / result.report
     page = report.read_text()
     pictures = sorted(report.parent.glob("*.png"))
     assert len(pictures) == page.count("<img ") == (6 + WORST) * len(TESTS) + 2 + 2 + 1 + 1
@@ -189,7 +172,7 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
 
 def test_the_report_names_what_it_shows(published: Any) -> None:
     stage, result, _ = published
-    page = (stage.folder / result["report"]).read_text()
+    page = (stage.folder / result.report).read_text()
     for name in (
         "heads",
         "other &lt;set&gt;",
@@ -205,8 +188,8 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "7 faces of people who were not trained on",
     ):
         assert name in page, name
-    for row in stage.results["evaluate"]["rows"]:
-        assert f"{row['mae']:.2f}" in page
+    for row in stage.results.evaluate.rows:
+        assert f"{row.mae:.2f}" in page
     assert "<set>" not in page and "a<b>" not in page and "x" * 200 not in page
     assert (stage.folder / "report" / f"{file_name('worst_other <set>_1')}.png").is_file()
 
@@ -244,13 +227,11 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     import pandas
 
     stage, result, events = published
-    kinds = [kind for kind, _ in events]
-    assert kinds.index("artifact") < kinds.index("register")
-    key, name, folder, alias, contest, description, tags = next(body for kind, body in events if kind == "register")
-    assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
-    assert contest == publish.contest(stage) and contest[1] == 6.7, "the student's error, not its twin's"
-    assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
-    source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
+    told = result.registration
+    assert (told.name, told.alias) == ("head-pose", "champion")
+    assert told.contest[1] == stage.results.student.student.val_mae, "the test set crowns nobody"
+    assert all(test in told.description for test in TESTS) and told.summary.startswith("MAE ")
+    source = stage.folder / "model"
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
     assert files <= {f.name for f in source.iterdir()}
     assert [body for kind, body in events if kind == "say" and "int8: MAE" in body], "the cost of int8 is printed"
@@ -264,13 +245,14 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     answers = found.predict(pandas.DataFrame(rows, index=["bytes", "path"]))
     from hpe_core.predictor import HeadPosePredictor
 
-    expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict(picture.image, [picture.box])
+    expected = HeadPosePredictor.load(stage.folder / result.onnx).predict(picture.image, [picture.box])
     for name in ("bytes", "path"):
         degrees = answers.loc[name, ["pitch", "yaw", "roll"]].to_numpy(float)
         np.testing.assert_allclose(degrees, expected.angles[0], atol=1e-4)
     assert list(found.predict(found.input_example).columns) == found.metadata.signature.outputs.input_names()
-    assert result["parity"]["crops"] == 6 and result["int8"]["faces"] == 6
-    assert result["int8"]["calibrated_on"] == 14
+    int8 = result.exported.int8
+    assert result.exported.traced.onnx.parity.crops == 6 and int8.score.faces == 6
+    assert int8.calibrated_on == result.figures["int8/calibrated_on"] == 14
 
 
 def test_a_contest_is_named_after_the_validation_faces_alone(published: Any) -> None:
@@ -361,12 +343,9 @@ def test_parity_is_measured_on_as_many_crops_as_asked_also_beyond_a_small_test_s
     stage, _, _ = published
     seen: list[Any] = []
 
-    def exporting(*words: Any) -> dict[str, Any]:
-        seen.append(words[-1])
-        return {}
-
-    monkeypatch.setattr(publish, "export_network", exporting)
-    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
+    monkeypatch.setattr(publish, "export_network", lambda *words: seen.append(words[-1]))
+    monkeypatch.setattr(publish, "write_hub", lambda *_: None)
+    monkeypatch.setattr(publish, "latency_table", lambda *_: {})
     asked = PublishSpec(parity_crops=30, calibration_crops=0)
     publish.export_all(dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, publish=asked)), Path(), Path())
     assert len(seen[0]) == 30, "28 test faces and two of validation"
@@ -379,10 +358,8 @@ def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, mo
         raise TypeError("no such\noperator")
 
     monkeypatch.setattr(publish, "quantize_onnx", refuses)
-    monkeypatch.setattr(publish, "export_network", lambda *_: {})
-    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
     with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
-        publish.export_all(stage, stage.folder, stage.folder)
+        publish.export_int8(stage, stage.folder, None)
 
 
 def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(published: Any) -> None:
@@ -391,18 +368,23 @@ def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(publish
     protocol, data = protocol_named("offsets-1"), stage.spec.data
     photos = DatasetSpec("aflw2000", root="/photos")
     data = dataclasses.replace(data, datasets={**data.datasets, "photos": photos}, test=("photos",))
-    row = next(row for row in stage.results["evaluate"]["rows"] if row["name"] == "distilled") | {"test": "photos"}
-    asked = {"name": protocol.name, "hash": protocol.hash, "deviations": matches(protocol, data)}
+    row = dataclasses.replace(stage.results.evaluate.row(Role.DISTILLED), test="photos")
+    evaluated = dataclasses.replace(
+        stage.results.evaluate,
+        rows=(row,),
+        boxes={"photos": "yunet 0123"},
+        protocol=UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data))),
+    )
     other = dataclasses.replace(
         stage,
         spec=dataclasses.replace(stage.spec, data=data),
-        results={**stage.results, "evaluate": {"rows": [row], "protocol": asked, "boxes": {"photos": "yunet 0123"}}},
+        results=Results({**stage.results.found, "evaluate": evaluated}),
     )
     page = section_papers(other)
     assert "Boxes: photos by yunet 0123." in page
     assert protocol.hash in page and "data.crop.size is 32, in offsets-1 it is 224" in page
     ours, *papers = re.findall(r"<tr.*?</tr>", page)[1:]
-    assert f"{row['mae']:.2f}" in ours and "other protocol" in ours
+    assert f"{row.mae:.2f}" in ours and "other protocol" in ours
     same = [line for line in papers if "other protocol" not in line]
     assert same and all("offsets, table" in line for line in same) and len(same) < len(papers)
 
@@ -411,6 +393,6 @@ def test_the_paired_gain_is_the_difference_of_the_table(published: Any) -> None:
     stage, _, _ = published
     predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
     for test in TESTS:
-        mae = {row["name"]: row["mae"] for row in stage.results["evaluate"]["rows"] if row["test"] == test}
-        gain, margin = paired_gain(predictions[test]["distilled"], predictions[test]["hard"])
-        assert gain == pytest.approx(mae["hard"] - mae["distilled"], abs=1e-4) and margin > 0
+        hard, distilled = (stage.results.evaluate.row(role, test) for role in (Role.HARD, Role.DISTILLED))
+        gain, margin = paired_gain(predictions[test][Role.DISTILLED], predictions[test][Role.HARD])
+        assert gain == pytest.approx(hard.mae - distilled.mae, abs=1e-4) and margin > 0

@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
-from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of, noted_fit, open_session
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit, open_session
+from workflows.engine.results import NetworkFile, Parity, TracedNetwork
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32
 Answers = Callable[[Image], list[NDArray[np.float32]]]
 
 
-def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> dict[str, Any]:
-    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset,
-    parameters and the noted fit of detected boxes.
+def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> TracedNetwork:
+    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns what was measured of them.
 
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
@@ -60,15 +60,13 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
         _demand(parity, "ONNX")
         program_parity = measure_parity(network, _read_program(program_draft), crops)
         _demand(program_parity, "the exported program")
-    return {
-        "parity": parity,
-        "program_parity": program_parity,
-        "bytes": onnx_file.stat().st_size,
-        "program_bytes": program_file.stat().st_size,
-        "opset": max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        "parameters": saved.net.parameter_count(),
-        FIT_NOTE: saved.notes.get(FIT_NOTE),
-    }
+    return TracedNetwork(
+        onnx=NetworkFile(onnx_file.stat().st_size, parity),
+        program=NetworkFile(program_file.stat().st_size, program_parity),
+        opset=max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        parameters=saved.net.parameter_count(),
+        detector_fit=noted_fit(saved.notes),
+    )
 
 
 def deployed(net: Any) -> Any:
@@ -164,7 +162,7 @@ def _unproved(out: Path) -> Iterator[Path]:
         os.replace(draft, out)
 
 
-def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, Any]:
+def measure_parity(network: Any, answers: Answers, crops: Image) -> Parity:
     """Largest absolute difference of the network and an export of it, degrees, by angle, over batches of other sizes
     than traced."""
     import torch
@@ -179,14 +177,13 @@ def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, An
             found = answers(batch)
         gap = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)]
         worst = np.maximum(worst, gap)  # a NaN stays a NaN
-    named = [dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst]
-    return {"angles": named[0], "spread": named[1], "crops": len(crops), "allowed": PARITY_DEG}
+    angles, spread = (dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst)
+    return Parity(angles, spread, len(crops), PARITY_DEG)
 
 
-def _demand(parity: dict[str, Any], what: str) -> None:
-    worst = max(parity["angles"].values())
-    if not worst <= PARITY_DEG:
-        gap = f"{what} and torch differ by {worst:.2g} degrees on {parity['crops']} crops"
+def _demand(parity: Parity, what: str) -> None:
+    if not parity.worst <= PARITY_DEG:
+        gap = f"{what} and torch differ by {parity.worst:.2g} degrees on {parity.crops} crops"
         raise ValueError(f"{gap}; {PARITY_DEG:g} is allowed")
 
 

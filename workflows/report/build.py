@@ -18,6 +18,7 @@ from hpe_core.geometry.crop import Image, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.metrics import AUC_DEG
 from workflows.engine.manifest import finished
+from workflows.engine.results import Exported, Finalist, LabelsResult, NetworkResult, Role, Row, SearchResult, short
 from workflows.engine.stage import StageRun
 from workflows.export.runtimes import ONNX
 from workflows.report import figures
@@ -28,12 +29,11 @@ from workflows.report.published import TableRow, beside
 from workflows.sharding.accounts import QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
 
-Row = Mapping[str, Any]
 SAMPLES, WORST, SHOWN_TRIALS, SHOWN_BROKEN = 16, 8, 20, 24
 PAGE = "report.html"
 
 
-def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], folder: Path) -> Path:
+def build_report(stage: StageRun, exported: Exported, provenance: Mapping[str, str], folder: Path) -> Path:
     """Write `report.html` and its PNGs into `folder`; returns the page's path.
 
     `stage` is the publish stage (its `results` and `inputs` name every finished stage), `exported` what it
@@ -41,16 +41,16 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
     """
     folder.mkdir(parents=True, exist_ok=True)
     book = Book(folder)
-    results, rows = stage.results, stage.results["evaluate"]["rows"]
+    results, rows = stage.results, stage.results.evaluate.rows
     predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
     opening = header(stage, rows, predictions, exported)
     with_tests = [section_test(book, stage, test, rows, predictions[test]) for test in predictions]
     sections = [
         *with_tests,
         section_papers(stage),
-        section_training(book, [results["teachers"], results["student"]]),
-        section_labels(results["labels"], results["evaluate"].get("drift", {})),
-        section_search(book, results["search"], results["student"]["finalists"]),
+        section_training(book, {**results.teachers.networks, **results.student.networks}),
+        section_labels(results.labels, results.evaluate.drift),
+        section_search(book, results.search, results.student.finalists),
         section_runtimes(exported),
         section_samples(book, stage),
         section_quarantine(book, stage),
@@ -64,21 +64,20 @@ def build_report(stage: StageRun, exported: Row, provenance: Mapping[str, str], 
 
 
 def header(
-    stage: StageRun, rows: Sequence[Row], predictions: Mapping[str, Mapping[str, Predicted]], exported: Row
+    stage: StageRun, rows: Sequence[Row], predictions: Mapping[str, Mapping[str, Predicted]], exported: Exported
 ) -> str:
     """The headline: the student against its hard twin and the teachers' ensemble, a block for each test
     set."""
     blocks = []
     for test, networks in predictions.items():
-        by_name = {row["name"]: row for row in rows if row["test"] == test}
-        student, hard, ensemble = (by_name[name] for name in SHOWN)
-        gain, margin = paired_gain(networks["distilled"], networks["hard"])
+        student, hard, ensemble = (stage.results.evaluate.row(role, test) for role in SHOWN)
+        gain, margin = paired_gain(networks[Role.DISTILLED], networks[Role.HARD])
         if abs(gain) <= margin:
             verdict = "Distillation made no difference that these faces can show"
         else:
             verdict = "Distillation helped" if gain > 0 else "Distillation did not help"
         scores = "".join(
-            f'<div class="{kind}"><b>{row["mae"]:.2f}°</b><span>{label}</span><span>{millions(row)} '
+            f'<div class="{kind}"><b>{row.mae:.2f}°</b><span>{label}</span><span>{millions(row)} '
             "parameters</span></div>"
             for kind, label, row in (
                 ("best", "student, distilled", student),
@@ -87,26 +86,25 @@ def header(
             )
         )
         blocks.append(
-            f'<section class="headline"><h2>{esc(test)}, {student["n"]:,.0f} faces: mean absolute error</h2>'
+            f'<section class="headline"><h2>{esc(test)}, {student.scores["n"]:,.0f} faces: mean absolute error</h2>'
             f'<div class="scores">{scores}</div><p>{verdict}: the student’s error is {abs(gain):.2f}° '
             f"{'lower' if gain >= 0 else 'higher'} than its hard twin’s (95 % interval of the gain "
             f"{gain - margin:+.2f} to {gain + margin:+.2f}°, paired over faces; one seed).</p></section>\n"
         )
-    parity, latency = max(exported["parity"]["angles"].values()), exported["latency_ms"][ONNX]
-    net = stage.results["student"]["spec"]["net"]
+    onnx, latency, student_spec = exported.traced.onnx, exported.latency_ms[ONNX], stage.results.student.spec
     return (
-        f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(net['backbone'])} taught by "
-        f"{esc(taught_by(stage.spec, stage.results['student']['spec']))}. "
-        f"ONNX file {exported['bytes'] / 1e6:.1f} MB, {latency['batch 1']:.2f} ms a face on one CPU "
-        "thread; its angles "
-        f"lie within {parity:.0e}° of torch’s. Angles are pitch, yaw, roll in degrees.</p>\n{''.join(blocks)}"
+        f"<h1>Head pose: {esc(stage.spec.name)}</h1>\n<p class=lead>Student {esc(student_spec.net.backbone)} taught by "
+        f"{esc(taught_by(stage.spec, student_spec))}. "
+        f"ONNX file {onnx.bytes / 1e6:.1f} MB, {latency['batch 1']:.2f} ms a face on one CPU "
+        f"thread; its angles lie within {onnx.parity.worst:.0e}° of torch’s. "
+        f"Angles are pitch, yaw, roll in degrees.</p>\n{''.join(blocks)}"
     )
 
 
 def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], networks: Mapping[str, Predicted]) -> str:
     """Results table, distribution, cost and error by angle, the (K, d) map and the worst faces of one test set."""
-    mine = [row for row in rows if row["test"] == test]
-    shown = {name: networks[name] for name in SHOWN if name in networks}
+    mine = [row for row in rows if row.test == test]
+    shown: dict[str, Predicted] = {name: networks[name] for name in SHOWN if name in networks}
     parts = [
         book.chart(
             f"error_cdf_{test}",
@@ -125,7 +123,7 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
             "Bars: number of faces."
         )
         parts.append(book.chart(f"error_by_{name}_{test}", figures.error_by_angle(test, shown, angle), caption))
-    cells = (stage.results["evaluate"].get("heatmap") or {}).get(test)
+    cells = stage.results.evaluate.heatmap.get(test)
     if cells:
         base = stage.spec.base_teacher
         caption = (
@@ -134,40 +132,40 @@ def section_test(book: Book, stage: StageRun, test: str, rows: Sequence[Row], ne
             "best cell; it was picked on this test set, so read it as a picture, not as a score."
         )
         parts.append(book.chart(f"heatmap_{test}", figures.heat_map(test, base, cells), caption))
-    worst = worst_faces(book, stage, test, networks["teachers' ensemble"], networks["distilled"])
+    worst = worst_faces(book, stage, test, networks[Role.TEACHERS], networks[Role.DISTILLED])
     return (
         f"<section><h2>Test set {esc(test)}</h2>{results_table(mine)}{details_table(mine)}"
-        f"{new_people_table(test, stage.results['evaluate']['new_people'])}"
+        f"{new_people_table(test, stage.results.evaluate.new_people)}"
         f'<div class="grid">{"".join(parts)}</div>{worst}</section>\n'
     )
 
 
 def new_people_table(test: str, rows: Sequence[Row]) -> str:
     """The same table over the faces of people who were not trained on, where some of the test set's were."""
-    mine = [row for row in rows if row["test"] == test]
+    mine = [row for row in rows if row.test == test]
     if not mine:
         return ""
-    return f"<h3>{mine[0]['n']:,.0f} faces of people who were not trained on</h3>{results_table(mine)}"
+    return f"<h3>{mine[0].scores['n']:,.0f} faces of people who were not trained on</h3>{results_table(mine)}"
 
 
 def results_table(rows: Sequence[Row]) -> str:
     ranges = yaw_ranges(rows)
     keys = ["mae", *ANGLE_NAMES, "geodesic", *ranges]
-    best = {key: min(float(row[key]) for row in rows if key in row) for key in keys}
+    best = {key: min(row.scores[key] for row in rows if key in row.scores) for key in keys}
 
     def cell(row: Row, key: str) -> str:
-        if key not in row:
+        if key not in row.scores:
             return "<td>–</td>"
-        text = f"{row[key]:.2f}"
-        return f"<td><b>{text}</b></td>" if float(row[key]) == best[key] else f"<td>{text}</td>"
+        text = f"{row.scores[key]:.2f}"
+        return f"<td><b>{text}</b></td>" if row.scores[key] == best[key] else f"<td>{text}</td>"
 
     lines = []
     for row in rows:
-        kind = "ours" if row["name"] == "distilled" else ""
-        cost = f"<small class=phone>{millions(row)}, {row['latency_ms']:.1f} ms</small>"
-        name = f"<th>{esc(row['name'])}<small>{esc(row['role'])}</small>{cost}</th>"
+        kind = "ours" if row.role is Role.DISTILLED else ""
+        cost = f"<small class=phone>{millions(row)}, {row.latency_ms:.1f} ms</small>"
+        name = f"<th>{esc(row.name)}<small>{esc(row.what)}</small>{cost}</th>"
         cells = "".join(cell(row, key) for key in keys)
-        costs = f"<td>{millions(row)}</td><td>{row['latency_ms']:.1f}</td>"
+        costs = f"<td>{millions(row)}</td><td>{row.latency_ms:.1f}</td>"
         lines.append(f'<tr class="{kind}">{name}{cells}{costs}</tr>')
     names = ["MAE", *ANGLE_NAMES, "geodesic", *ranges.values(), "params", "CPU ms"]
     note = (
@@ -180,16 +178,16 @@ def results_table(rows: Sequence[Row]) -> str:
 def yaw_ranges(rows: Sequence[Row]) -> dict[str, str]:
     """Ranges of the true yaw that the rows have an error for -> how a head names them."""
     names = ("yaw 0-30", "yaw 30-60", "yaw 60-99")
-    return {name: f"{name.replace('-', '–')}°" for name in names if any(name in row for row in rows)}
+    return {name: f"{name.replace('-', '–')}°" for name in names if any(name in row.scores for row in rows)}
 
 
 def section_papers(stage: StageRun) -> str:
     """Our rows and the papers' in one table, where a protocol was asked for; what deviates from it is said."""
-    asked = stage.results["evaluate"].get("protocol")
+    asked = stage.results.evaluate.protocol
     if not asked:
         return ""
     readers = {name: stage.spec.data.datasets[name].reader for name in stage.spec.data.test}
-    together = beside(stage.results["evaluate"]["rows"], asked["name"], readers, asked["deviations"])
+    together = beside(stage.results.evaluate.rows, asked.name, readers, asked.deviations)
     tables = []
     for test in dict.fromkeys(row.test for row in together):
         mine = [row for row in together if row.test == test]
@@ -198,9 +196,9 @@ def section_papers(stage: StageRun) -> str:
             tables.append(f"<h3>{esc(test)}</h3>{table(head, [paper_line(row) for row in mine], first=True)}")
     if not tables:
         return ""
-    said = "; ".join(asked["deviations"]) or "none that the configuration shows"
-    boxes = ", ".join(f"{test} by {who}" for test, who in stage.results["evaluate"]["boxes"].items())
-    note = f"Protocol {asked['name']} ({asked['hash']}). Boxes: {boxes}. Deviations of this run: {said}."
+    said = "; ".join(asked.deviations) or "none that the configuration shows"
+    boxes = ", ".join(f"{test} by {who}" for test, who in stage.results.evaluate.boxes.items())
+    note = f"Protocol {asked.name} ({asked.hash}). Boxes: {boxes}. Deviations of this run: {said}."
     dagger = "<span class=phone>† Measured under another protocol; a wider screen says in what it differs.</span>"
     body = f"{''.join(tables)}<p class=note>{dagger}{esc(note)}</p>"
     return f"<section><h2>Beside the papers</h2>{body}</section>\n"
@@ -233,8 +231,8 @@ def details_table(rows: Sequence[Row]) -> str:
     def figures_of(names: Mapping[str, str]) -> str:
         lines = []
         for row in rows:
-            cells = "".join(f"<td>{row[key]:.2f}</td>" if key in row else "<td>–</td>" for key in names)
-            lines.append(f"<tr><th>{esc(row['name'])}</th>{cells}</tr>")
+            cells = "".join(f"<td>{row.scores[key]:.2f}</td>" if key in row.scores else "<td>–</td>" for key in names)
+            lines.append(f"<tr><th>{esc(row.name)}</th>{cells}</tr>")
         return table(["network", *names.values()], lines)
 
     cut_off = f"<div class=phone>{figures_of({'geodesic': 'geodesic', **yaw_ranges(rows)})}</div>"
@@ -249,13 +247,12 @@ def details_table(rows: Sequence[Row]) -> str:
     )
 
 
-def section_training(book: Book, results: Sequence[Row]) -> str:
-    """What every network cost and reached, and its curves; `results` are those of the training stages."""
-    networks = {name: network for result in results for name, network in result["networks"].items()}
-    histories = {name: network["history"] for name, network in networks.items()}
+def section_training(book: Book, networks: Mapping[str, NetworkResult]) -> str:
+    """What every network cost and reached, and its curves."""
+    histories = {name: network.history for name, network in networks.items()}
     lines = [
-        f"<tr><th>{esc(name)}</th><td>{network['val_mae']:.2f}</td><td>{network['best_epoch']}</td>"
-        f"<td>{network['epochs']}</td><td>{network['seconds']:,.0f} s</td></tr>"
+        f"<tr><th>{esc(name)}</th><td>{network.val_mae:.2f}</td><td>{network.best_epoch}</td>"
+        f"<td>{network.epochs}</td><td>{network.seconds:,.0f} s</td></tr>"
         for name, network in networks.items()
     ]
     parts = [
@@ -274,9 +271,9 @@ def section_training(book: Book, results: Sequence[Row]) -> str:
     return f'<section><h2>Training</h2>{figures_of}<div class="grid">{"".join(parts)}</div></section>\n'
 
 
-def section_labels(labels: Row, drift: Mapping[str, Row]) -> str:
+def section_labels(labels: LabelsResult, drift: Mapping[str, Mapping[str, float]]) -> str:
     """How good the soft labels are, and what is lost when they are moved with the picture."""
-    sets = [f"<tr><th>{esc(name)}</th><td>{mae:.2f}</td></tr>" for name, mae in labels["train_mae"].items()]
+    sets = [f"<tr><th>{esc(name)}</th><td>{mae:.2f}</td></tr>" for name, mae in labels.train_mae.items()]
     moved = [
         f"<tr><th>{esc(kind)}</th><td>{row['moved_deg']:.2f}</td><td>{row['unmoved_deg']:.2f}</td>"
         f"<td>{row['kl']:.3f}</td><td>{row['faces']:.0f}</td></tr>"
@@ -295,47 +292,47 @@ def section_labels(labels: Row, drift: Mapping[str, Row]) -> str:
     )
 
 
-def section_search(book: Book, search: Row, finalists: Sequence[Row]) -> str:
+def section_search(book: Book, search: SearchResult, finalists: Sequence[Finalist]) -> str:
     """The trials, best first, their errors against what their networks cost, and who was trained to the end."""
-    if not search["trials"]:
+    if not search.trials:
         return "<section><h2>Search</h2><p class=note>None: the student was trained as configured.</p></section>\n"
-    trials = search["trials"][:SHOWN_TRIALS]
-    keys = list(dict.fromkeys(key for trial in trials for key in trial["changes"]))
+    trials = search.trials[:SHOWN_TRIALS]
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.changes))
     lines = []
     for place, trial in enumerate(trials, start=1):
         kind = "ours" if place == 1 else ""
-        changes = "".join(f"<td>{esc(short(trial['changes'].get(key, '')))}</td>" for key in keys)
-        figures_of = f"<td>{trial['best_val_mae']:.2f}</td><td>{trial['latency_ms']:.1f}</td><td>{trial['epochs']}</td>"
+        changes = "".join(f"<td>{esc(short(trial.changes.get(key, '')))}</td>" for key in keys)
+        figures_of = f"<td>{trial.best_val_mae:.2f}</td><td>{trial.latency_ms:.1f}</td><td>{trial.epochs}</td>"
         lines.append(f'<tr class="{kind}"><th>{place}</th>{figures_of}{changes}</tr>')
-    more = len(search["trials"]) - len(trials)
-    note = f"{len(search['trials'])} trials finished, {search['failed']} failed" + (
+    more = len(search.trials) - len(trials)
+    note = f"{len(search.trials)} trials finished, {search.failed} failed" + (
         f"; {more} more not shown" if more else ""
     )
     head = ["", "val. MAE", "CPU ms", "epochs", *(key.split(".", 1)[-1] for key in keys)]
     note += ". Few epochs: ASHA stopped the trial. Validation identities only."
     if finalists:
-        ended = [f"{settings_of(row['changes'])}: {row['val_mae']:.2f}" for row in finalists]
+        ended = [f"{settings_of(row.changes)}: {row.val_mae:.2f}" for row in finalists]
         note += f" Trained to the end, of which the best is the student: {'; '.join(map(esc, ended))}."
     caption = "Each dot is a trial after its short training; the line joins those that no other beats in both."
-    chart = book.chart("pareto", figures.pareto(search["trials"]), caption)
+    chart = book.chart("pareto", figures.pareto(search.trials), caption)
     body = f'{table(head, lines)}<p class=note>{note}</p><div class="grid">{chart}<div></div></div>'
     return f"<section><h2>Search</h2>{body}</section>\n"
 
 
-def settings_of(changes: Row) -> str:
+def settings_of(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.split('.', 1)[-1]} {short(value)}" for key, value in changes.items())
 
 
-def section_runtimes(exported: Row) -> str:
+def section_runtimes(exported: Exported) -> str:
     """What a call costs in each runtime, and what int8 costs in degrees."""
-    latency = exported["latency_ms"]
+    latency = exported.latency_ms
     batches = list(latency[ONNX])
     lines = [
         f"<tr><th>{esc(runtime)}</th>{''.join(f'<td>{row[name]:.2f}</td>' for name in batches)}</tr>"
         for runtime, row in latency.items()
     ]
-    note = f"Milliseconds of one call on one core; {exported['parameters'] / 1e6:.2f} M parameters."
-    note += f" {int8_line(exported['int8'])}." if exported["int8"] else ""
+    note = f"Milliseconds of one call on one core; {exported.traced.parameters / 1e6:.2f} M parameters."
+    note += f" {int8_line(exported.int8)}." if exported.int8 else ""
     head = ["runtime", *(f"{name}, ms" for name in batches)]
     return f"<section><h2>Latency</h2>{table(head, lines)}<p class=note>{esc(note)}</p></section>\n"
 
@@ -365,12 +362,12 @@ def section_samples(book: Book, stage: StageRun) -> str:
 
 def section_quarantine(book: Book, stage: StageRun) -> str:
     """Counts of every split, and what the quarantined look like."""
-    shards, folder = stage.results["shards"], stage.inputs["shards"]
+    shards, folder = stage.results.shards, stage.inputs["shards"]
     lines = [
-        f"<tr><th>{esc(name)}</th><td>{entry['input']:,}</td><td>{entry['kept']:,}</td>"
-        f"<td>{sum(entry['filtered'].values()):,}</td><td>{sum(entry['quarantined'].values()):,}</td>"
-        f"<td class=text>{esc(reasons(entry['quarantined']))}</td></tr>"
-        for name, entry in shards["splits"].items()
+        f"<tr><th>{esc(name)}</th><td>{split.input:,}</td><td>{split.kept:,}</td>"
+        f"<td>{sum(split.filtered.values()):,}</td><td>{sum(split.quarantined.values()):,}</td>"
+        f"<td class=text>{esc(reasons(split.quarantined))}</td></tr>"
+        for name, split in shards.splits.items()
     ]
     head = ["split", "listed", "kept", "out of range", "quarantined", "why"]
     note = f"Kept + out of range + quarantined = listed. All of the quarantined: {TABLE} of the shards stage."
@@ -411,9 +408,7 @@ def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
     cells = f"<td>{whole['cpus']:.3f}</td><td>{whole['gpus']:.3f}</td>"
     times.append(f"<tr><th>together</th><td>{whole['seconds']:,.0f} s</td>{cells}<td></td></tr>")
     note = "Hours: time by the cores and GPUs of the cluster, used or not; of a continued stage its last go only."
-    fingerprints = {
-        f"data {name}": entry["fingerprint"][:12] for name, entry in stage.results["shards"]["splits"].items()
-    }
+    fingerprints = {f"data {name}": split.fingerprint[:12] for name, split in stage.results.shards.splits.items()}
     known = {name: value for name, value in provenance.items() if not name.startswith("stage ")}
     facts = [
         f"<tr><th>{esc(name)}</th><td class=text><code>{esc(value)}</code></td></tr>"
@@ -505,9 +500,5 @@ def shortened(text: str, letters: int = 160) -> str:
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
-def short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def millions(row: Row) -> str:
-    return f"{row['parameters'] / 1e6:.2f} M"
+    return f"{row.parameters / 1e6:.2f} M"

@@ -8,15 +8,15 @@ network began with.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import offset_grid
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import build
 from hpe_core.spec.training import LabelSet, TrainSpec
+from workflows.engine.results import EvaluateResult, Exported, Int8, Results, Role, Row, Split
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", Tru
 
 def model_card(
     spec: PipelineSpec,
-    results: Mapping[str, Mapping[str, Any]],
-    exported: Mapping[str, Any],
+    results: Results,
+    exported: Exported,
     provenance: Mapping[str, str],
 ) -> str:
     """The card of the champion.
@@ -84,18 +84,18 @@ def model_card(
     `results` are the finished stages' (shards, student and evaluate are read), `exported` is what the publish stage
     measured of its files, `provenance` names and values (stage hashes, commit).
     """
-    student, evaluated, splits = results["student"]["spec"], results["evaluate"], results["shards"]["splits"]
-    rows, crop = evaluated["rows"], spec.data.crop
+    student, evaluated, splits = results.student.spec, results.evaluate, results.shards.splits
+    rows, crop = evaluated.rows, spec.data.crop
     parts = [
         f"# {spec.publish.model_name}: head pose from a face crop",
         _opening(spec, student, crop, rows, exported),
         "## Use\n\n" + _use(spec, exported),
         "## For what, and for what not\n\n" + _purpose(spec),
-        "## Angles and crop\n\n" + _contract(crop, exported["detector_fit"]),
+        "## Angles and crop\n\n" + _contract(crop, exported.traced.detector_fit),
         "## How good\n\n" + metrics_table(rows) + "\n\n" + _reading(rows),
         "## Protocol\n\n" + _protocol(spec, evaluated, splits),
         "## How fast\n\n" + latency_lines(exported),
-        "## Trained on\n\n" + _data(spec, {name: int(entry["kept"]) for name, entry in splits.items()}),
+        "## Trained on\n\n" + _data(spec, {name: split.kept for name, split in splits.items()}),
         "## Terms\n\n" + _terms(spec, student),
         "## Files\n\n" + _files(exported),
         "## Provenance\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in provenance.items()),
@@ -103,13 +103,13 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+def summary(rows: Sequence[Row]) -> str:
     """The student's score on the first test set, a few letters for lists: 'MAE 4.10'."""
-    best = next(row for row in rows if row["name"] == "distilled")
-    return f"MAE {best['mae']:.2f}"
+    best = next(row for row in rows if row.role is Role.DISTILLED)
+    return f"MAE {best.mae:.2f}"
 
 
-def metrics_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def metrics_table(rows: Sequence[Row]) -> str:
     """The evaluation as a Markdown table, degrees; one line a network and test set, with the number of
     faces."""
     lines = [
@@ -117,36 +117,36 @@ def metrics_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        name = f"**{row['name']}**" if row["name"] == "distilled" else row["name"]
-        numbers = " | ".join(f"{row[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
-        size = f"{row['parameters'] / 1e6:.2f} M"
-        lines.append(f"| {row['test']} | {row['n']:.0f} | {name}, {row['role']} | {numbers} | {size} |")
+        name = f"**{row.name}**" if row.role is Role.DISTILLED else row.name
+        numbers = " | ".join(f"{row.scores[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
+        size = f"{row.parameters / 1e6:.2f} M"
+        lines.append(f"| {row.test} | {row.scores['n']:.0f} | {name}, {row.what} | {numbers} | {size} |")
     return "\n".join(lines)
 
 
 def _opening(
     spec: PipelineSpec,
-    student: Mapping[str, Any],
+    student: TrainSpec,
     crop: CropSpec,
-    rows: Sequence[Mapping[str, Any]],
-    exported: Mapping[str, Any],
+    rows: Sequence[Row],
+    exported: Exported,
 ) -> str:
     scores = "; ".join(
-        f"{row['mae']:.2f} degrees on {row['test']} (N = {row['n']:.0f})" for row in rows if row["name"] == "distilled"
+        f"{row.mae:.2f} degrees on {row.test} (N = {row.scores['n']:.0f})" for row in rows if row.role is Role.DISTILLED
     )
     return (
-        f"A {student['net']['backbone']} of {exported['parameters'] / 1e6:.2f} M parameters that reads "
+        f"A {student.net.backbone} of {exported.traced.parameters / 1e6:.2f} M parameters that reads "
         f"pitch, yaw and roll off a {crop.size} x {crop.size} face crop. It learnt from the soft labels of "
         f"{taught_by(spec, student)}. Mean absolute error: {scores}."
     )
 
 
-def labels_of(spec: PipelineSpec, student: Mapping[str, Any]) -> LabelSet:
+def labels_of(spec: PipelineSpec, student: TrainSpec) -> LabelSet:
     """The soft labels that the student really learnt from: the search may have chosen others than were configured."""
-    return spec.label_set(build(TrainSpec, student, "student"))
+    return spec.label_set(student)
 
 
-def taught_by(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+def taught_by(spec: PipelineSpec, student: TrainSpec) -> str:
     """'the teacher resnet (test_resnet), over 9 windows (K=2, d=2)': the middle of a sentence."""
     labels = labels_of(spec, student)
     names = ", ".join(f"{name} ({spec.teachers[name].net.backbone})" for name in labels.teachers)
@@ -155,8 +155,8 @@ def taught_by(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
     return who if windows == 1 else f"{who}, over {windows} windows (K={labels.radius}, d={labels.step})"
 
 
-def _use(spec: PipelineSpec, exported: Mapping[str, Any]) -> str:
-    int8 = " or student.int8.onnx" if exported["int8"] else ""
+def _use(spec: PipelineSpec, exported: Exported) -> str:
+    int8 = " or student.int8.onnx" if exported.int8 else ""
     return f"""```python
 from hpe_core.predictor import HeadPosePredictor
 predictor = HeadPosePredictor.load("{ONNX_FILE}")  #{int8} or this folder, for torch
@@ -190,13 +190,12 @@ def _purpose(spec: PipelineSpec) -> str:
     return text
 
 
-def _contract(crop: CropSpec, fit: Mapping[str, float] | None) -> str:
-    """`fit` is a `DetectorFit` as plain values, or None."""
+def _contract(crop: CropSpec, fit: DetectorFit | None) -> str:
     detected = "another kind of box costs accuracy, and how YuNet's fits is not known here"
     if fit is not None:
         detected = (
-            f"YuNet's fits after its sides are multiplied by {fit['width']:.2f} (width) and {fit['height']:.2f} "
-            f"(height) and its centre is moved down by {fit['down']:.2f} of its height, as `predict(..., "
+            f"YuNet's fits after its sides are multiplied by {fit.width:.2f} (width) and {fit.height:.2f} "
+            f"(height) and its centre is moved down by {fit.down:.2f} of its height, as `predict(..., "
             "detected=True)` and `workflows/predict.py detector=...` do"
         )
     grown = "grown to a square about its centre" if crop.shape == "square" else "stretched to a square"
@@ -209,8 +208,8 @@ def _contract(crop: CropSpec, fit: Mapping[str, float] | None) -> str:
 - Which box the datasets mean (detector, landmarks) matters: {detected}."""
 
 
-def _reading(rows: Sequence[Mapping[str, Any]]) -> str:
-    few = sorted({str(row["test"]) for row in rows if row["n"] < 500})
+def _reading(rows: Sequence[Row]) -> str:
+    few = sorted({row.test for row in rows if row.scores["n"] < 500})
     text = (
         "Errors are degrees, circular, averaged over faces; MAE is the mean of the three. `hard` is the "
         "same network, "
@@ -221,16 +220,16 @@ def _reading(rows: Sequence[Mapping[str, Any]]) -> str:
     return text + (f" Test sets below 500 faces ({', '.join(few)}) are small." if few else "")
 
 
-def _protocol(spec: PipelineSpec, evaluated: Mapping[str, Any], splits: Mapping[str, Any]) -> str:
+def _protocol(spec: PipelineSpec, evaluated: EvaluateResult, splits: Mapping[str, Split]) -> str:
     """Under which rules the errors were measured: the named protocol, and which faces were scored."""
-    asked = evaluated.get("protocol")
+    asked = evaluated.protocol
     lines = ["- No published protocol was asked for: compare with care."]
     if asked:
-        said = "; ".join(asked["deviations"]) or "none that the configuration shows"
-        lines = [f"- {asked['name']}, hash `{asked['hash']}`. Deviations of this run: {said}."]
+        said = "; ".join(asked.deviations) or "none that the configuration shows"
+        lines = [f"- {asked.name}, hash `{asked.hash}`. Deviations of this run: {said}."]
     for name in spec.data.test:
-        tested, boxes = splits[f"{name}.test"], evaluated["boxes"][name]
-        faces = f"N = {tested['kept']}, fingerprint of the faces `{tested['fingerprint'][:12]}`"
+        tested, boxes = splits[f"{name}.test"], evaluated.boxes[name]
+        faces = f"N = {tested.kept}, fingerprint of the faces `{tested.fingerprint[:12]}`"
         lines.append(f"- {name}: boxes by {boxes}, {faces}.")
     return "\n".join(lines)
 
@@ -253,13 +252,13 @@ def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
     return "\n".join(lines) + ("\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else "")
 
 
-def weight_terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+def weight_terms(spec: PipelineSpec, student: TrainSpec) -> str:
     """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
     learnt = {name: TERMS.get(spec.data.datasets[name].reader, UNKNOWN) for name in spec.data.train}
     bound = [name for name, terms in learnt.items() if terms.research_only]
     asked = labels_of(spec, student).teachers
     began = [name for name in asked if spec.teachers[name].net.pretrained != "none"]
-    began += ["the student"] if student["net"]["pretrained"] != "none" else []
+    began += ["the student"] if student.net.pretrained != "none" else []
     if bound:
         weights = f"research only, because {', '.join(bound)} may be used for research only"
     else:
@@ -269,7 +268,7 @@ def weight_terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
     return weights
 
 
-def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
+def _terms(spec: PipelineSpec, student: TrainSpec) -> str:
     return (
         "- Code: Apache-2.0.\n"
         f"- Weights: {weight_terms(spec, student)}.\n"
@@ -277,44 +276,45 @@ def _terms(spec: PipelineSpec, student: Mapping[str, Any]) -> str:
     )
 
 
-def latency_lines(exported: Mapping[str, Any]) -> str:
+def latency_lines(exported: Exported) -> str:
     """The latency table as Markdown, with what it was measured on."""
-    batches = list(next(iter(exported["latency_ms"].values())))
+    batches = list(next(iter(exported.latency_ms.values())))
     lines = [f"| runtime | {' | '.join(f'{name}, ms' for name in batches)} |", f"|---|{'--:|' * len(batches)}"]
-    for runtime, row in exported["latency_ms"].items():
+    for runtime, row in exported.latency_ms.items():
         lines.append(f"| {runtime} | {' | '.join(f'{row[name]:.2f}' for name in batches)} |")
-    where = f" of {exported['cpu']}" if exported["cpu"] else ""
-    lines += ["", f"{exported['parameters'] / 1e6:.2f} M parameters; one core{where}, median of a call."]
+    where = f" of {exported.cpu}" if exported.cpu else ""
+    lines += ["", f"{exported.traced.parameters / 1e6:.2f} M parameters; one core{where}, median of a call."]
     return "\n".join(lines)
 
 
-def int8_line(int8: Mapping[str, Any]) -> str:
+def int8_line(int8: Int8) -> str:
     """What the int8 file costs, in one sentence."""
-    if "cost_deg" not in int8:
-        return f"int8: calibrated on {int8['calibrated_on']} validation faces; not scored, for want of test faces"
+    score = int8.score
+    if score is None:
+        return f"int8: calibrated on {int8.calibrated_on} validation faces; not scored, for want of test faces"
+    margin = "unknown" if score.margin_deg is None else f"+-{score.margin_deg:.3f}"
     return (
-        f"int8: MAE {int8['float_mae']:.2f} -> {int8['mae']:.2f} ({int8['cost_deg']:+.3f} degrees, 95 % interval "
-        f"+-{int8['margin_deg']:.3f}) on {int8['faces']} test faces; an answer moves by {int8['moved_deg']:.2f} degrees"
+        f"int8: MAE {score.float_mae:.2f} -> {score.mae:.2f} ({score.cost_deg:+.3f} degrees, 95 % interval "
+        f"{margin}) on {score.faces} test faces; an answer moves by {score.moved_deg:.2f} degrees"
     )
 
 
-def _files(exported: Mapping[str, Any]) -> str:
-    parity, program, hub = exported["parity"], exported["program_parity"], exported["hub"]
-    gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in parity["angles"].items())
-    traced = max(program["angles"].values())
+def _files(exported: Exported) -> str:
+    onnx, program, timm = exported.traced.onnx, exported.traced.program, exported.timm
+    gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in onnx.parity.angles.items())
     lines = [
-        f"- `{ONNX_FILE}`, {exported['bytes'] / 1e6:.2f} MB, opset {exported['opset']}. Input `images` "
+        f"- `{ONNX_FILE}`, {onnx.bytes / 1e6:.2f} MB, opset {exported.traced.opset}. Input `images` "
         "(batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (standard deviation) (batch, 3) float32 "
-        f"degrees. Parity with torch over {parity['crops']} crops, largest difference in degrees: {gaps} "
-        f"(allowed {parity['allowed']:g})."
+        f"degrees. Parity with torch over {onnx.parity.crops} crops, largest difference in degrees: {gaps} "
+        f"(allowed {onnx.parity.allowed:g})."
     ]
-    if exported["int8"]:
-        lines.append(f"- `student.int8.onnx`, {exported['int8']['bytes'] / 1e6:.2f} MB. {int8_line(exported['int8'])}.")
+    if exported.int8:
+        lines.append(f"- `student.int8.onnx`, {exported.int8.bytes / 1e6:.2f} MB. {int8_line(exported.int8)}.")
     lines += [
-        f"- `student.pt2`, {exported['program_bytes'] / 1e6:.2f} MB: the same function for `torch.export.load`, "
-        f"{traced:.1e} degrees from the network on the same crops.",
+        f"- `student.pt2`, {program.bytes / 1e6:.2f} MB: the same function for `torch.export.load`, "
+        f"{program.parity.worst:.1e} degrees from the network on the same crops.",
         "- `model.safetensors` and `model.json`: the weights and their meaning, for `hpe_core`.",
-        f"- `timm/`: {hub['architecture']} for timm, {'with' if hub['head'] else 'without'} the predicting head; its "
+        f"- `timm/`: {timm.architecture} for timm, {'with' if timm.head else 'without'} the predicting head; its "
         "README says what that form loses.",
         "- `MLmodel`: MLflow's description (pyfunc and onnx), with a signature and an example.",
     ]

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
+from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.spec.serde import build
+from workflows.engine.results import Row
 
 FILE = Path(__file__).with_name("published.yaml")
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
-Row = Mapping[str, Any]
 T = TypeVar("T")
 
 
@@ -133,18 +134,25 @@ def beside(
     `readers` says the reader of a test set of ours with another name, `deviates` is what `protocols.matches` says.
     """
     wanted, lines = protocol_named(protocol), []
-    for test in dict.fromkeys(row["test"] for row in ours):
+    for test in dict.fromkeys(row.test for row in ours):
         reader = (readers or {}).get(test, test)
         other = list(deviates) + ["test"] * (reader not in [part.reader for part in wanted.test])
-        lines += [table_row(row, other) for row in ours if row["test"] == test]
+        lines += [our_line(row, other) for row in ours if row.test == test]
         theirs = [(deviations(row, wanted), row) for row in published(test=reader)]
         theirs.sort(key=lambda pair: (bool(pair[0]), pair[1].mae or 180.0))
-        lines += [table_row({**vars(row), "test": test, "name": row.method}, other) for other, row in theirs]
+        lines += [their_line(row, test, other) for other, row in theirs]
     return lines
 
 
-def table_row(row: Row, other: Sequence[str]) -> TableRow:
-    source = f"{row['source']}, table {row['table']}" if "source" in row else "ours"
-    mark = f"other protocol: {', '.join(other)}" if other else ""
-    numbers = {key: row.get(key) for key in ("pitch", "yaw", "roll", "mae", "parameters")}
-    return TableRow(row["name"], source, row["test"], not other, mark, row.get("note", ""), **numbers)
+def our_line(row: Row, other: Sequence[str]) -> TableRow:
+    pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
+    return TableRow(row.name, "ours", row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
+
+
+def their_line(row: PublishedRow, test: str, other: Sequence[str]) -> TableRow:
+    source, numbers = f"{row.source}, table {row.table}", (row.pitch, row.yaw, row.roll, row.mae, row.parameters)
+    return TableRow(row.method, source, test, not other, mark(other), row.note, *numbers)
+
+
+def mark(other: Sequence[str]) -> str:
+    return f"other protocol: {', '.join(other)}" if other else ""

@@ -23,7 +23,7 @@ from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.manifest import finished
-from workflows.engine.results import PublishResult, Registration, Role, Row
+from workflows.engine.results import Exported, Int8, PublishResult, Registration, Role, Row
 from workflows.engine.stage import StageRun
 from workflows.export.int8 import quantize_onnx, score_int8
 from workflows.export.mlmodel import begin_folder, version_of
@@ -69,9 +69,6 @@ def run(stage: StageRun) -> PublishResult:
     begin_folder(model)
     save_described(stage, network, model)
     exported = export_all(stage, model, model)
-    report.progress("publishing", 1, 5, "steps, measuring latency")
-    int8_file = model / INT8_FILE if exported["int8"] else None
-    exported |= {"latency_ms": latency_table(network, model / ONNX_FILE, int8_file), "cpu": cpu_name()}
     report.say(latency_lines(exported))
     facts = provenance(stage)
     rows = stage.results.evaluate.rows
@@ -111,7 +108,7 @@ def save_described(stage: StageRun, network: Path, model: Path) -> None:
     save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
 
 
-def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
+def export_all(stage: StageRun, network: Path, model: Path) -> Exported:
     """Write the network's files into the folder `model`; returns what was measured of each."""
     data, publish = stage.spec.data, stage.spec.publish
     scored = spread_faces(stage, data.test, "test", publish.parity_crops)
@@ -119,21 +116,29 @@ def export_all(stage: StageRun, network: Path, model: Path) -> dict[str, Any]:
     more = spread_faces(stage, data.train, "val", missing)  # parity asks no label, so small test sets are no excuse
     compared = [faces.windows for faces in (scored, more) if faces]
     crops = np.concatenate(compared) if compared else None
-    exported = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, crops)
-    exported["hub"] = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results.student.spec))
-    calibration = spread_faces(stage, data.train, "val", publish.calibration_crops)
-    exported["int8"] = None
-    if calibration:
-        try:
-            quantize_onnx(model / ONNX_FILE, model / INT8_FILE, calibration.windows)
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
-        exported["int8"] = {"bytes": (model / INT8_FILE).stat().st_size, "calibrated_on": len(calibration.windows)}
-        if scored:
-            exported["int8"] |= score_int8(model / ONNX_FILE, model / INT8_FILE, scored.windows, scored.angles)
-            stage.reporter.say(int8_line(exported["int8"]))
-    return exported
+    traced = export_network(network, model / ONNX_FILE, model / PROGRAM_FILE, crops)
+    timm = write_hub(network, model / HUB_FOLDER, weight_terms(stage.spec, stage.results.student.spec))
+    int8 = export_int8(stage, model, scored)
+    stage.reporter.progress("publishing", 1, 5, "steps, measuring latency")
+    latency = latency_table(network, model / ONNX_FILE, model / INT8_FILE if int8 else None)
+    return Exported(traced, timm, int8, latency, cpu_name())
+
+
+def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | None:
+    """Write the int8 file into the folder `model`; None where no faces to calibrate on are asked for, or there."""
+    calibration = spread_faces(stage, stage.spec.data.train, "val", stage.spec.publish.calibration_crops)
+    if calibration is None:
+        return None
+    files = (model / ONNX_FILE, model / INT8_FILE)
+    try:
+        quantize_onnx(*files, calibration.windows)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
+    score = score_int8(*files, scored.windows, scored.angles) if scored else None
+    int8 = Int8(files[1].stat().st_size, len(calibration.windows), score)
+    stage.reporter.say(int8_line(int8))
+    return int8
 
 
 def contest(stage: StageRun) -> tuple[str, float]:
@@ -143,13 +148,16 @@ def contest(stage: StageRun) -> tuple[str, float]:
     return f"validation MAE on {faces}", stage.results.student.student.val_mae
 
 
-def figures(exported: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, float]:
+def figures(exported: Exported, rows: Sequence[Row]) -> dict[str, float]:
     """What MLflow keeps as numbers."""
-    out = {f"onnx/parity_{name}_deg": gap for name, gap in exported["parity"]["angles"].items()}
-    out |= {f"onnx/latency_{name.replace(' ', '_')}_ms": ms for name, ms in exported["latency_ms"][ONNX].items()}
-    out |= {"onnx/megabytes": exported["bytes"] / 1e6}
-    if exported["int8"]:
-        out |= {f"int8/{key}": float(value) for key, value in exported["int8"].items()}
+    onnx, int8 = exported.traced.onnx, exported.int8
+    out = {f"onnx/parity_{name}_deg": gap for name, gap in onnx.parity.angles.items()}
+    out |= {f"onnx/latency_{name.replace(' ', '_')}_ms": ms for name, ms in exported.latency_ms[ONNX].items()}
+    out |= {"onnx/megabytes": onnx.bytes / 1e6}
+    if int8:
+        counts = {"bytes": int8.bytes, "calibrated_on": int8.calibrated_on}
+        known = {**counts, **(to_dict(int8.score) if int8.score else {})}
+        out |= {f"int8/{key}": float(value) for key, value in known.items() if value is not None}
     return out | {f"{row.test}/mae": row.mae for row in rows if row.role is Role.DISTILLED}
 
 
