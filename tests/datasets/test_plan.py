@@ -125,7 +125,7 @@ def manifest(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[]
 
 
 def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
-    spec, _, _ = aflw2000(root)
+    spec, _, more_pictures = aflw2000(root)
     file = root.parent / "boxes.json"
 
     def write(second: int, *more: str) -> None:
@@ -133,7 +133,11 @@ def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], o
         file.write_text(json.dumps({name: [{"bbox": [0, 0, 9, corner]}] for name, corner in corners.items()}))
 
     write(9)
-    return dataclasses.replace(spec, boxes=str(file)), lambda: write(8), lambda: write(9, "image00009.jpg")
+    return (
+        dataclasses.replace(spec, boxes=str(file)),
+        lambda: write(8),
+        lambda: (write(9, "image00009.jpg"), more_pictures()),
+    )
 
 
 READERS = [pointing, aflw2000, w300, biwi, aflw, manifest, boxes]

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.data.rows import read_table, shard_files
-from hpe_core.datasets.base import Source, person_of, reader_of, recording_of
+from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import boxes_of, open_source, reader_of
 from hpe_core.geometry.rotation import YAW
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
@@ -74,7 +74,7 @@ def run(stage: StageRun) -> dict[str, Any]:
         for name, folder in networks.items()
     }
     sources = {name: open_source(spec.data.datasets[name]) for name in tests}
-    recordings = {test: np.array([recording_of(source, i) for i in ids[test]]) for test, source in sources.items()}
+    recordings = {test: np.array([*map(source.reader.recording_of, ids[test])]) for test, source in sources.items()}
     new = new_people(spec.data, stage.inputs["shards"], groups)
     return {
         "protocol": under_protocol(spec),
@@ -100,18 +100,18 @@ def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> di
     """
     found = {}
     for test, names in groups.items():
-        source = open_source(data.datasets[test])
-        if not hasattr(reader_of(source), "person_of"):
+        reader = reader_of(data.datasets[test])
+        if not reader.has_sequences:
             continue  # groups are people there, and two archives may spell theirs alike
         seen = {
-            person_of(source, group)
+            reader.person_of(group)
             for name in data.train
             if data.datasets[name].reader == data.datasets[test].reader
             for split in ("train", "val")
             for file in shard_files(shards, name, split)
             for group in read_table(file, ["group"])["group"].to_pylist()
         }
-        rows = np.array([person_of(source, group) not in seen for group in names])
+        rows = np.array([reader.person_of(group) not in seen for group in names])
         if 0 < rows.sum() < len(rows):
             found[test] = rows
     return found
@@ -163,8 +163,6 @@ def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> d
 
 def drawn_by(source: Source) -> str:
     """Who drew a test set's boxes: errors of pose are comparable on one's boxes only."""
-    from hpe_core.datasets.protocols import boxes_of
-
     dataset = source.spec
     if dataset.boxes:
         source.fetch([])  # a remote file of boxes

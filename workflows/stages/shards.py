@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_core.data.rows import row_bytes, write_shard
-from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census, reader_of
+from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import open_source, reader_modules
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
 from hpe_core.system.files import write_json
@@ -71,9 +71,9 @@ def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers:
     folder.mkdir(parents=True, exist_ok=True)
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
-    jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
+    jobs = [with_code(job, data.datasets[name].reader) for name, plan in plans.items() for job in plan.jobs]
     for name, source in sources.items():
-        if getattr(source, "whole", None) is not None:  # an archive of known size: a part of one is fine, and said
+        if source.reader.whole is not None:  # an archive of known size: a part of one is fine, and said
             reporter.say(f"  {name}: {census(source)}")
     adopted = adopt_shards(folder, jobs)
     if adopted:
@@ -101,16 +101,16 @@ def check_rooms(folder: Path, new: Sequence[Job], sources: Mapping[str, Source],
     count = sum(len(job.refs) for job in new)
     check_room(folder, count * row_bytes(data.crop, data.encoding), f"shards of {count:,} faces")
     for name, source in sources.items():
-        reader = reader_of(source)
+        reader = source.reader
         if isinstance(reader, Archive) and reader.remote is not None:
             reader.folder.mkdir(parents=True, exist_ok=True)
             needed = reader.bytes_to_fetch([ref for job in new if job.dataset == name for ref in job.refs])
             check_room(reader.folder, needed, f"files of dataset '{name}'")
 
 
-def with_code(job: Job) -> Job:
+def with_code(job: Job, reader: str) -> Job:
     """The job under a hash that also covers the code that cuts it: a shard outlives the run that made it."""
-    body = json.dumps([job.hash, code_hashes(__name__)], sort_keys=True)
+    body = json.dumps([job.hash, code_hashes(__name__, *reader_modules([reader]))], sort_keys=True)
     return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
 
 
@@ -168,7 +168,7 @@ class BuildShard:
 
     def _load(self, dataset: str, refs: Sequence[FaceRef]) -> Iterator[FaceRow | Rejected]:
         source = self._sources[dataset]
-        if not source.risky:
+        if not source.reader.risky:
             return load_directly(source, self._data.crop, refs)
         if dataset not in self._sandboxes:
             self._sandboxes[dataset] = Sandbox(source, self._data.crop, timeout_s=self._timeout_s)
