@@ -229,7 +229,8 @@ class Drive(contextlib.AbstractContextManager["Drive"]):
 
     def __enter__(self) -> "Drive":
         from workflows.engine.cluster import connected, machinery
-        from workflows.tracking.progress import Console, Pump, start_board
+        from workflows.tracking.console import Console
+        from workflows.tracking.progress import Pump, start_board
         from workflows.tracking.tracker import Tracker
 
         self.console = Console()
