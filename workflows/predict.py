@@ -240,7 +240,7 @@ def predict(
 ) -> None:
     """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
     from workflows.prediction.media import Unusable
-    from workflows.tracking.progress import LOG_EVERY_S, Console
+    from workflows.tracking.console import LOG_EVERY_S, Console
 
     console, frames, told = Console(), media.frames(), time.monotonic()
     total = min(media.total, spec.frames or media.total)
@@ -268,7 +268,7 @@ def predict(
         tally.without += not faces
         if total > 1:
             done = tally.frames + tally.unusable
-            console.progress("poses", done, max(total, done), f"{media.noun}s", time.time())
+            console.progress("poses", done, max(total, done), f"{media.noun}s")
         elif total == 0 and time.monotonic() - told > LOG_EVERY_S:
             told = time.monotonic()
             console.say(tally.sentence(media.noun))

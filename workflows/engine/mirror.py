@@ -47,7 +47,7 @@ STALE_S = BEAT_S + 2 * PATIENCE_S  # a beat reads, then writes
 BEATS_AT_ONCE = 16  # that wait for an answer
 HALF = ""  # the id of a lease that is no JSON
 NETWORK = ("model.safetensors", "model.json", "result.json")  # the last one makes it count
-TRACKING = ("mlflow.db", "mlflow-runs.json", "mlartifacts")
+TRACKING = ("mlflow.db", "mlartifacts", "pipeline")
 
 
 class Mirror:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
+from workflows.tracking.server import prepare, public
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
@@ -66,10 +67,8 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
             f"model={model} is no file here, and there is no registry {database}; "
             "say store=FOLDER of the run, mlflow.uri=URI, or the model's file"
         )
-    from workflows.tracking.backend import Backend, public
-
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
-    Backend(uri, "", folder, None).prepare()
+    prepare()
     import mlflow
     from mlflow.exceptions import MlflowException
 

@@ -23,6 +23,7 @@ from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
+from workflows.engine.config import REPO
 from workflows.engine.manifest import finished
 from workflows.engine.results import Exported, Int8, PublishResult, Registration, Role, Row
 from workflows.engine.stage import StageRun
@@ -32,6 +33,7 @@ from workflows.export.onnx_file import export_network
 from workflows.export.runtimes import ONNX, cpu_name, latency_table
 from workflows.export.timm_folder import write_hub
 from workflows.report.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
+from workflows.tracking.facts import git_commit
 
 INT8_FILE, PROGRAM_FILE, HUB_FOLDER, CARD_FILE = "student.int8.onnx", "student.pt2", "timm", "README.md"
 VERSIONS = (
@@ -196,9 +198,6 @@ def fair_shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
 def provenance(stage: StageRun) -> dict[str, str]:
     """Where this came from: the configuration's name, the commit, the folder hash of each stage, and
     versions."""
-    from workflows.engine.config import REPO
-    from workflows.tracking.tracker import git_commit
-
     facts = {"configuration": stage.spec.name, "commit": git_commit(REPO)}
     facts |= {f"stage {name}": folder.name for name, folder in stage.inputs.items()}
     facts |= {
