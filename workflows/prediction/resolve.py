@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
+from workflows.tracking.backend import Backend, public
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
@@ -74,8 +75,6 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
             f"model={model} is no file here, and there is no registry {database}; "
             "say store=FOLDER of the run, mlflow.uri=URI, or the model's file"
         )
-    from workflows.tracking.backend import Backend, public
-
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
     Backend(uri, "", folder, None).prepare()
     import mlflow
