@@ -48,7 +48,6 @@ class Reporter:
         self._send(("ended", (key, status)))
 
 
-
 class LocalReporter(Reporter):
     """A reporter inside the driver's own process: events go straight to a function."""
 
