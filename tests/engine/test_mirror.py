@@ -18,7 +18,8 @@ import workflows.engine.mirror
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
-from hpe_core.system.remote import PATIENCE_S, Remote, RemoteError
+from hpe_core.system.filesystems import PATIENCE_S
+from hpe_core.system.remote import Remote, RemoteError
 from tests.engine.test_contents import TOY, flip, run_all, tear
 from tests.engine.test_store import actions, spec_in
 from tests.test_pipeline import call, environment, tail, words

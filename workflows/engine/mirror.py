@@ -35,7 +35,8 @@ from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.system.remote import PATIENCE_S, Entry, Remote, RemoteError, is_remote
+from hpe_core.system.filesystems import PATIENCE_S
+from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 from workflows.engine.contents import MANIFEST, Files, set_aside_damaged
 from workflows.engine.disk import check_room, size
 from workflows.engine.store import StoreHeld, holding, now, read_manifest
