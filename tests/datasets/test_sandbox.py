@@ -166,7 +166,7 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from tests.test_sandbox import CROP, Sandbox, Trouble, refs\n"
+        "from tests.datasets.test_sandbox import CROP, Sandbox, Trouble, refs\n"
         "box = Sandbox(Trouble(Path(sys.argv[2])), CROP, timeout_s=1.0)\n"
         "list(box.load_many(refs('ok'))); print(box._child.pid, flush=True)\n"
         "list(box.load_many(refs('hang')))\n"

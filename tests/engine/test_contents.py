@@ -37,8 +37,8 @@ def reads(run: StageRun) -> dict[str, int]:
 
 
 TOY = (
-    Stage("first", "tests.test_contents:pieces", (), lambda s: {"count": s.data.datasets["heads"].count}),
-    Stage("second", "tests.test_contents:reads", ("first",), lambda s: {"lr": s.student.optim.lr}),
+    Stage("first", "tests.engine.test_contents:pieces", (), lambda s: {"count": s.data.datasets["heads"].count}),
+    Stage("second", "tests.engine.test_contents:reads", ("first",), lambda s: {"lr": s.student.optim.lr}),
 )
 
 
