@@ -13,6 +13,7 @@ from hpe_core.spec.training import AugmentSpec, DistillSpec, OptimSpec, TrainSpe
 from workflows.bench.children import Noting, alone, train_here
 from workflows.bench.common import Row, Side, interleaved, must_agree, rows_of
 from workflows.bench.lab import BATCH, CLUSTER, Lab, shards_in
+from workflows.engine.results import Results
 from workflows.engine.stage import StageRun
 from workflows.training.jobs import Job, as_plain
 from workflows.training.networks import run_ray_train
