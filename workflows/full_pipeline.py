@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 
 from hpe_core.spec.pipeline import PipelineSpec
-from workflows.engine import pipeline
+from workflows.engine import cost, pipeline
 from workflows.engine.config import EXIT_FAILED, arguments, guarded, load, tell
 from workflows.engine.results import Results
 from workflows.engine.runner import tracking_uri
@@ -67,11 +67,12 @@ def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> Result
 
 def main(argv: Sequence[str]) -> int:
     """`full_pipeline.py [VERB] [-c FILE]... [key=value]...`"""
-    args = arguments(argv, __doc__ or "", VERBS)
+    args = arguments(argv, __doc__ or "", VERBS, options=cost.add_options)
     spec, began = load(args.config, args.overrides), time.monotonic()
-    if args.verb == "plan":
-        planned = Store.open(STAGES, spec).plan()
-        tell(json.dumps(pipeline.plan_rows(planned)) if args.json else pipeline.plan_text(planned))
+    if args.verb == "plan" and (told := cost.told_of(args, spec)):
+        tell(json.dumps(cost.figures(spec, told)) if args.json else cost.page(spec, told))
+    elif args.verb == "plan":
+        tell(pipeline.plan_page(STAGES, spec, as_json=args.json))
     elif args.verb == "verify":
         text, whole = pipeline.verify(STAGES, spec, as_json=args.json)
         tell(text)

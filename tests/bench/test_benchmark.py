@@ -16,7 +16,7 @@ from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from workflows import benchmark
 from workflows.benchmark import Lab, Row, Run
 from workflows.engine.config import guarded
-from workflows.engine.store import StageFailed
+from workflows.engine.stage import StageFailed
 
 CROP = CropSpec(48, 6)
 

@@ -27,7 +27,7 @@ from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
 from workflows.engine.config import load
-from workflows.full_pipeline import data_leaves
+from workflows.stages.shards import data_leaves
 
 CROP = CropSpec(size=16, margin_px=2)
 

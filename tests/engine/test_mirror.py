@@ -25,9 +25,13 @@ from tests.test_pipeline import call, environment, tail, words
 from workflows.engine.config import REPO
 from workflows.engine.contents import inventory
 from workflows.engine.disk import DiskFull
+from workflows.engine.lock import StoreHeld
+from workflows.engine.manifest import finished
 from workflows.engine.mirror import Lease, Mirror, held
-from workflows.engine.store import StageFailed, StoreHeld, finished, plan
-from workflows.full_pipeline import STAGES, store_of
+from workflows.engine.plan import plan
+from workflows.engine.stage import StageFailed
+from workflows.engine.store import Store
+from workflows.full_pipeline import STAGES
 
 BEAT_S, STALE_S = workflows.engine.mirror.BEAT_S, workflows.engine.mirror.STALE_S  # before a test changes them
 
@@ -250,7 +254,7 @@ def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytes
 
     monkeypatch.setattr(Remote, "index", refuse)
     with pytest.raises(SpecError, match="store: s3://bucket/runs cannot be listed"):  # nothing has begun: exit code 2
-        store_of(here(f"{bucket}/runs"))
+        Store.open(STAGES, here(f"{bucket}/runs"))
 
 
 def test_too_little_room_for_what_is_fetched_is_said_before(

@@ -24,7 +24,6 @@ CARRIERS = (
 )
 
 
-@functools.cache
 def code_hashes(*modules: str) -> dict[str, str]:
     """Modules and every project module that they import, directly or not -> hash of its code without docstrings."""
     found: dict[str, str] = {}
@@ -32,16 +31,25 @@ def code_hashes(*modules: str) -> dict[str, str]:
     while queue:
         name = queue.pop()
         path = module_file(name)
-        if name in found or is_carrier(name) or path is None:
-            continue
-        tree = ast.parse(path.read_text())
-        found[name] = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()[:12]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                queue += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+        if name not in found and not is_carrier(name) and path is not None:
+            found[name], imported = _read(path)
+            queue += imported
     return found
+
+
+@functools.cache
+def _read(path: Path) -> tuple[str, tuple[str, ...]]:
+    """(hash of a file's code, what it imports, wherever in it)."""
+    tree = ast.parse(path.read_text())
+    imported: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _drop_docstring(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12], tuple(imported)
 
 
 def is_carrier(name: str) -> bool:
@@ -55,14 +63,6 @@ def module_file(name: str) -> Path | None:
     return path if name.split(".")[0] in PACKAGES and path.is_file() else None
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return tree
+def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    if ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:] or [ast.Pass()]

@@ -189,9 +189,10 @@ def arguments(
     verbs: Sequence[str] = ("run", "plan"),
     own_keys: str = "",
     codes: Mapping[int, str] = EXIT_CODES,
+    options: Callable[[CommandParser], None] = lambda parser: None,
 ) -> Any:
     """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
-    where none is said. `own_keys` is a line about keys that this command alone has.
+    where none is said. `own_keys` is a line about keys that this command alone has, `options` adds options of its own.
 
     Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
     """
@@ -201,6 +202,7 @@ def arguments(
     parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
     config_option(parser)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    options(parser)
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
@@ -69,17 +68,18 @@ def check_upstream(planned: Plan, name: str, spec: PipelineSpec) -> None:
         )
 
 
-def plan_text(planned: Plan) -> str:
-    """The plan as people read it."""
-    return "\n".join(entry.line for entry in planned.values())
-
-
-def plan_rows(planned: Plan) -> list[dict[str, Any]]:
-    """The plan as scripts read it."""
-    return [
-        {"stage": name, "action": entry.action, "hash": entry.hash, "reason": entry.reason, "took_s": entry.seconds}
-        for name, entry in planned.items()
-    ]
+def plan_page(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> str:
+    """What each stage would do and why, and how long it took before."""
+    planned = Store.open(stages, spec).plan()
+    if as_json:
+        return json.dumps([entry.row for entry in planned.values()])
+    running = [entry for entry in planned.values() if entry.action != "skip"]
+    known = [entry.seconds for entry in running if entry.seconds is not None]
+    lines = [entry.line for entry in planned.values()]
+    if running:
+        last = f"; {len(known)} of them took {sum(known):.0f} s when they last ran in this store" if known else ""
+        lines.append(f"{'to run':<9} {len(running)} stages{last}")
+    return "\n".join(lines)
 
 
 def verify(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> tuple[str, bool]:

@@ -49,6 +49,12 @@ class Planned:
         last = f"; took {self.seconds:.0f} s" if self.action != "skip" and self.seconds is not None else ""
         return f"{self.stage.name:<9} {self.action:<8} {self.hash}  {self.reason}{last}"
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The same as scripts read it."""
+        stage, took = self.stage.name, self.seconds
+        return {"stage": stage, "action": self.action, "hash": self.hash, "reason": self.reason, "took_s": took}
+
 
 def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = nowhere) -> list[Planned]:
     """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written.

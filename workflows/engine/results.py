@@ -186,8 +186,8 @@ class Trial:
     best_val_mae: float
     epochs: int
     seconds: float
-    parameters: float
-    latency_ms: float
+    parameters: float = 0.0
+    latency_ms: float = 0.0
     history: tuple[Epoch, ...] = ()
 
 

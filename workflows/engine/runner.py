@@ -1,9 +1,11 @@
 """The driver's side of a run: cluster, progress board, console and tracker, opened together and closed in order."""
 
 import contextlib
+import functools
 import shutil
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from workflows.engine.plan import Planned
 from workflows.engine.results import EvaluateResult, PublishResult, Role, ShardsResult, StageResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.store import Plan, Store
+from workflows.tracking.progress import Reporter
 
 DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 
@@ -73,7 +76,8 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         self.tracker.run(entry.key, name=name, parent=self.key, tags={"stage": name, "folder": str(entry.folder)})
         self.tracker.params(entry.key, entry.leaves)
         try:
-            result = self.execute(entry)
+            note = functools.partial(self.note, entry)
+            result, changed = execute(self.store, self.planned, entry, self.reporter, self.machinery, note)
         except Exception as error:
             self.show(entry)
             self.tracker.finish(entry.key, "FAILED")
@@ -82,24 +86,10 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         self.tracker.metrics(entry.key, {"seconds": seconds}, step=0)
         self.tracker.artifact(entry.key, entry.folder / "manifest.json")
         self.tracker.finish(entry.key)
+        for sentence in changed:
+            self.console.say(sentence)
         said = result.headline()
         self.console.say(f"{name}: done in {seconds:.0f} s{'; ' if said else ''}{said}")
-
-    def execute(self, entry: Planned) -> StageResult:
-        """Run the stage's function in its folder and commit what it made."""
-        entry.folder.mkdir(parents=True, exist_ok=True)
-        (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
-        started, clock = now(), time.monotonic()
-        stage, upstream = entry.stage, {name: self.planned[name].folder for name in entry.stage.upstream}
-        results, reporter = self.store.results(self.planned, stage.upstream), self.reporter
-        result = stage.run(
-            StageRun(stage.name, entry.key, self.spec, entry.folder, upstream, entry.inputs, results, reporter)
-        )
-        self.note(entry, result)
-        noted = {"started": started, "seconds": time.monotonic() - clock, "machinery": self.machinery}
-        for sentence in self.store.commit(entry, result, noted):
-            self.console.say(sentence)
-        return result
 
     def note(self, entry: Planned, result: StageResult) -> None:
         """Everything that the workers and the result have to say goes to the tracker's journal."""
@@ -162,6 +152,39 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         else:
             assert kind == "ended", kind
             self.tracker.finish(*body)
+
+
+def execute(
+    store: Store,
+    planned: Plan,
+    entry: Planned,
+    reporter: Reporter,
+    machinery: Mapping[str, float] | None = None,
+    note: Callable[[StageResult], None] = lambda result: None,
+) -> tuple[StageResult, list[str]]:
+    """Run a stage's function in its folder and commit what it made.
+
+    `machinery` is what it ran on, noted for its cost: {"cpus", "gpus"}. `note` sees the result before the manifest
+    makes the stage finished. Returns the result, and a sentence for files that a repair has changed.
+    """
+    entry.folder.mkdir(parents=True, exist_ok=True)
+    (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
+    started, clock, stage = now(), time.monotonic(), entry.stage
+    result = stage.run(
+        StageRun(
+            name=stage.name,
+            key=entry.key,
+            spec=store.spec,
+            folder=entry.folder,
+            inputs={name: planned[name].folder for name in stage.upstream},
+            hashes=entry.inputs,
+            results=store.results(planned, stage.upstream),
+            reporter=reporter,
+        )
+    )
+    note(result)
+    noted = {"started": started, "seconds": time.monotonic() - clock, "machinery": dict(machinery or {})}
+    return result, store.commit(entry, result, noted)
 
 
 def is_explained(error: BaseException) -> bool:

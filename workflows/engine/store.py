@@ -150,6 +150,7 @@ class Store:
 def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """A repaired file should be the file that it was: later stages were made from that one, and are not run again."""
     changed = [place for place in before if place in after and after[place] != before[place]]
+    if not changed:
+        return []
     more = f" and {len(changed) - 1} more" if changed[1:] else ""
-    said = f"  {name}: {changed[0]}{more} came out with other bytes than before; later stages saw the old ones"
-    return [said] if changed else []
+    return [f"  {name}: {changed[0]}{more} came out with other bytes than before; later stages saw the old ones"]

@@ -38,7 +38,8 @@ DRIFT_FACES = 128
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """What is evaluated, and on which test sets."""
-    return {"evaluate": to_dict(spec.evaluate), "test": list(spec.data.test)}
+    chosen = to_dict(spec.evaluate) | {"base": spec.base_teacher}  # unnamed, it is the first teacher
+    return {"evaluate": chosen, "test": list(spec.data.test)}
 
 
 def run(stage: StageRun) -> EvaluateResult:
@@ -46,26 +47,16 @@ def run(stage: StageRun) -> EvaluateResult:
     import ray
 
     spec, evaluate = stage.spec, stage.spec.evaluate
-    networks = {name: stage.inputs["teachers"] / name for name in spec.teachers}
-    networks |= {name: stage.inputs["student"] / name for name in (Role.HARD, Role.DISTILLED)}
+    networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
-    offsets = (evaluate.offset_radius, evaluate.offset_step)
     predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
-    pending = {
-        name: predict.remote(
-            str(folder),
-            tests,
-            offsets if name in spec.teachers else (0, 1),
-            evaluate.heatmap_radius if name == spec.base_teacher else 0,
-        )
-        for name, folder in networks.items()
-    }
+    pending = {name: predict.remote(str(folder), tests, *asked_of(spec, name)) for name, folder in networks.items()}
     found: dict[str, Predictions] = {}
     for done, (name, future) in enumerate(pending.items(), start=1):
         found[name] = ray.get(future)
         stage.reporter.progress("networks scored", done, len(networks), "networks")
     faces = found[Role.DISTILLED]
-    predictions = with_ensembles(found, list(spec.teachers), spec.base_teacher)
+    predictions = with_ensembles(spec, found)
     write_predictions(stage.folder / "predictions.parquet", faces.ids, faces.truth, predictions)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
@@ -102,17 +93,29 @@ class Predictions:
     kd: dict[str, dict[tuple[int, int], float]]
 
 
-def with_ensembles(
-    found: Mapping[str, Predictions], teachers: Sequence[str], base: str
-) -> dict[str, dict[str, Angles]]:
-    """Angles by network and test set, those of the three ensembles among them (offsets eq. 6, EHPNet eq. 4)."""
+def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Folders of the networks that are scored, by their names in the tables."""
+    teachers = {name: inputs["teachers"] / name for name in spec.teachers}
+    return teachers | {name: inputs["student"] / name for name in (Role.HARD, Role.DISTILLED)}
+
+
+def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
+    """(K, d) of the offset ensemble, of teachers, and the radius of the heat map, of the base teacher."""
+    offsets = (spec.evaluate.offset_radius, spec.evaluate.offset_step) if name in spec.teachers else (0, 1)
+    return offsets, spec.evaluate.heatmap_radius if name == spec.base_teacher else 0
+
+
+def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict[str, dict[str, Angles]]:
+    """Angles by network and test set, with those of the ensembles: means over the teachers, windows, or both
+    (EHPNet eq. 4, offsets eq. 6)."""
 
     def mean(part: Callable[[Predictions], dict[str, Angles]]) -> dict[str, Angles]:
-        return {test: np.mean([part(found[name])[test] for name in teachers], axis=0) for test in found[base].angles}
+        tests = part(found[spec.base_teacher])
+        return {test: np.mean([part(found[name])[test] for name in spec.teachers], axis=0) for test in tests}
 
     return {name: entry.angles for name, entry in found.items()} | {
         Role.TEACHERS: mean(lambda entry: entry.angles),
-        Role.OFFSETS: found[base].offset_angles,
+        Role.OFFSETS: found[spec.base_teacher].offset_angles,
         Role.COMBINED: mean(lambda entry: entry.offset_angles),
     }
 

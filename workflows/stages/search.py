@@ -16,6 +16,7 @@ from typing import Any
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import read_json, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.plan import leaves_of
@@ -39,7 +40,6 @@ def depends(spec: PipelineSpec) -> dict[str, Any]:
 def run(stage: StageRun) -> SearchResult:
     """Search; returns every trial, the best first."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
     search = stage.spec.search
     if not search.trials:
@@ -63,18 +63,9 @@ def run(stage: StageRun) -> SearchResult:
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=tune.TuneConfig(
-                metric="val_mae",
-                mode="min",
-                num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
-                max_concurrent_trials=min(
-                    search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)
-                ),
-                search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
-                scheduler=ASHAScheduler(
-                    time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
-                ),
-                reuse_actors=True,
+            tune_config=rules(
+                stage.spec,
+                at_once=min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)),
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -85,39 +76,62 @@ def run(stage: StageRun) -> SearchResult:
             ),
         )
     results = tuner.fit()
-    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
-    starts_from_own = not search.space or bool(first_point(stage.spec))
-    ended = []
-    for number, result in enumerate(results):
-        metrics = result.metrics or {}
-        if "trial_id" in metrics:  # a trial that ASHA stopped has not said so itself
+    for result in results:
+        if "trial_id" in (metrics := result.metrics or {}):  # a trial that ASHA stopped has not said so itself
             stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
-        if result.error is None and "val_mae" in metrics:
-            changes, own = decode_changes(result.config or {}), starts_from_own and number == 0
-            ended.append((metrics.get("trial_id", str(number)), changes, own, metrics))
+    ended = ranked(list(results), stage.spec)
     if not ended:
         errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
-    costs = costs_of([changes for _, changes, _, _ in ended], stage.spec)
+    costs = costs_of([trial.changes for trial in ended], stage.spec)
     trials = [
-        Trial(
-            trial=name,
-            changes=changes,
-            configured=own,
-            best_val_mae=float(metrics["best_val_mae"]),
-            epochs=int(metrics["training_iteration"]),
-            seconds=float(metrics.get("time_total_s", 0.0)),
-            history=tuple(read_json(history_file(stage.folder, name)) or ()),
-            **cost,
+        dataclasses.replace(
+            trial,
+            parameters=cost["parameters"],
+            latency_ms=cost["latency_ms"],
+            history=tuple(read_json(history_file(stage.folder, trial.trial)) or ()),
         )
-        for (name, changes, own, metrics), cost in zip(ended, costs, strict=True)
+        for trial, cost in zip(ended, costs, strict=True)
     ]
-    return SearchResult(ranked(trials), len(results) - len(trials))
+    return SearchResult(tuple(trials), len(results) - len(trials))
 
 
-def ranked(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The smallest validation error first."""
-    return tuple(sorted(trials, key=lambda trial: (trial.best_val_mae, trial.trial)))
+def rules(spec: PipelineSpec, at_once: int) -> Any:
+    """Tune's own settings: who proposes, how many trials, and when a loser is stopped."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    search = spec.search
+    return tune.TuneConfig(
+        metric="val_mae",
+        mode="min",
+        num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
+        max_concurrent_trials=at_once,
+        search_alg=proposer(spec) if search.space else None,  # without a space: the student itself
+        scheduler=ASHAScheduler(time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs),
+        reuse_actors=True,
+    )
+
+
+def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[Trial]:
+    """The trials that did not fail, best first. `results` are Tune's, in the order in which they were proposed."""
+    # Optuna is given the configured student's own settings first, and without a space there is nothing else.
+    starts_from_own = not spec.search.space or bool(first_point(spec))
+    trials = []
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        if result.error is None and "val_mae" in metrics:
+            trials.append(
+                Trial(
+                    trial=metrics.get("trial_id", str(number)),
+                    changes=decode_changes(result.config or {}),
+                    configured=starts_from_own and number == 0,
+                    best_val_mae=float(metrics["best_val_mae"]),
+                    epochs=int(metrics["training_iteration"]),
+                    seconds=float(metrics.get("time_total_s", 0.0)),
+                )
+            )
+    return sorted(trials, key=lambda trial: (trial.best_val_mae, trial.trial))
 
 
 def history_file(folder: Path, trial: str) -> Path:
@@ -229,6 +243,13 @@ def first_point(spec: PipelineSpec) -> dict[str, Any]:
     return point
 
 
+def trial_student(spec: PipelineSpec, changes: dict[str, Any]) -> TrainSpec:
+    """The student with a trial's changes, for `search.epochs`; a warm-up takes a quarter of them at most."""
+    student, epochs = student_with(spec.student, changes), spec.search.epochs
+    warmup = min(student.optim.warmup_epochs, epochs / 4)
+    return dataclasses.replace(student, optim=dataclasses.replace(student.optim, epochs=epochs, warmup_epochs=warmup))
+
+
 def trial(
     config: dict[str, Any], spec: dict[str, Any], key: str, folder: str, inputs: dict[str, str], reporter: Reporter
 ) -> None:
@@ -242,13 +263,7 @@ def trial(
     torch.set_num_threads(pipeline.cluster.threads_per_worker)
     keep_freed_memory()
     changes = decode_changes(config)
-    student = student_with(pipeline.student, changes)
-    optim = dataclasses.replace(
-        student.optim,
-        epochs=pipeline.search.epochs,
-        warmup_epochs=min(student.optim.warmup_epochs, pipeline.search.epochs / 4),
-    )
-    student = dataclasses.replace(student, optim=optim)
+    student = trial_student(pipeline, changes)
     trial_id = tune.get_context().get_trial_id()
     name, run_key = f"trial {trial_id}", f"{key}/{trial_id}"
     folders = {stage: Path(place) for stage, place in inputs.items()}
@@ -269,7 +284,9 @@ def trial(
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
             write_json(history_file(Path(folder), trial_id), history)
             resend(reporter, run_key, history[-1:])
-            reporter.progress(name, end.epoch, optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}")
+            reporter.progress(
+                name, end.epoch, student.optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}"
+            )
             with tempfile.TemporaryDirectory() as kept:
                 end.save(Path(kept))
                 write_json(Path(kept) / HISTORY, history)

@@ -124,8 +124,9 @@ def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
     """
     from hpe_core.data.batch import FaceData, OwnFaces
 
-    files = [file for name in job.data.train for file in shard_files(job.shards, name, "train")]
-    held_out = [file for name in job.data.train for file in shard_files(job.shards, name, "val")]
+    names = sorted(job.data.train)  # batches come from the order of files, and a network's hash knows no order of names
+    files = [file for name in names for file in shard_files(job.shards, name, "train")]
+    held_out = [file for name in names for file in shard_files(job.shards, name, "val")]
     labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
     train: TrainFaces
     if job.data.ingest == "ray_data":
