@@ -10,11 +10,9 @@ project's tests ran with. OpenCV Zoo hands out other exports of the same network
 
 import hashlib
 import os
-import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +143,15 @@ def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) ->
 
 def _download(url: str) -> bytes:
     """The whole answer, held in memory: what breaks off never reaches the disk."""
+    import http.client
+    import urllib.request  # costs what OpenCV and NumPy cost together
+
     try:
         answer: Any = urllib.request.urlopen(url, timeout=FETCH_TIMEOUT_S)
         with closing(answer):
             content: bytes = answer.read(MAX_BYTES)
             whole = len(content) == int(answer.headers.get("Content-Length", len(content)))
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         said = str(error).removeprefix("<urlopen error ").removesuffix(">")
         raise SpecError(f"the face detector cannot be fetched from {url}: {said}; give its file by path") from None
     if not whole:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hpe_core.errors import SpecError, check, nearest
+from hpe_core.errors import SpecError, check, nearest, one_of
 
 T = TypeVar("T")
 
@@ -62,10 +62,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         raise SpecError(f"{key} has no value")
     if origin is Literal:
         if value not in args:
-            allowed = ", ".join(map(str, args))
-            close = nearest(str(value), [str(a) for a in args]) if isinstance(value, str) else ""
-            hint_text = close if close.startswith("; did") else ""
-            raise SpecError(f"{key} is {value!r}; allowed: {allowed}{hint_text}")
+            raise SpecError(f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):

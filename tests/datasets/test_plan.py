@@ -129,7 +129,7 @@ def manifest(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[]
 
 
 def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
-    spec, _, _ = aflw2000(root)
+    spec, _, more_pictures = aflw2000(root)
     file = root.parent / "boxes.json"
 
     def write(second: int, *more: str) -> None:
@@ -137,7 +137,11 @@ def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], o
         file.write_text(json.dumps({name: [{"bbox": [0, 0, 9, corner]}] for name, corner in corners.items()}))
 
     write(9)
-    return dataclasses.replace(spec, boxes=str(file)), lambda: write(8), lambda: write(9, "image00009.jpg")
+    return (
+        dataclasses.replace(spec, boxes=str(file)),
+        lambda: write(8),
+        lambda: (write(9, "image00009.jpg"), more_pictures()),
+    )
 
 
 READERS = [pointing, aflw2000, w300, biwi, aflw, manifest, boxes]
@@ -237,10 +241,11 @@ def test_every_key_of_a_crop_and_of_a_convention_decides() -> None:
 
 def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job("heads", "train", 0, (), "hash")
-    found = {shards.with_code(job).hash, shards.with_code(dataclasses.replace(job, hash="other")).hash}
-    monkeypatch.setattr(shards, "code_hashes", lambda module: {"module": "edited"})
-    found.add(shards.with_code(job).hash)
-    assert len(found) == 3
+    other = dataclasses.replace(job, hash="other")
+    found = {shards.with_code(each, reader).hash for each in (job, other) for reader in ("biwi", "manifest")}
+    monkeypatch.setattr(shards, "code_hashes", lambda *modules: {"module": "edited"})
+    found.add(shards.with_code(job, "biwi").hash)
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize("key", ["sample_id", "group", "key"])

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hpe_core.data import rows
 from hpe_core.data.rows import read_shard, row_bytes, shard_files
-from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 from hpe_core.datasets.plan import Job, plan_dataset
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
@@ -164,18 +164,11 @@ def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatc
         assert content(tmp_path / str(workers)) == content(tmp_path / "one")
 
 
-class Shuffled:
+class Shuffled(Wrapped):
     """A source that lists its faces in another order every time."""
 
-    risky = True
-
-    def __init__(self, inner: Source) -> None:
-        self.inner, self.spec = inner, inner.spec
-        self.load, self.fingerprint = inner.load, inner.fingerprint
-        self.states, self.fetch = inner.states, inner.fetch
-
     def refs(self) -> Iterator[FaceRef]:
-        listed = list(self.inner.refs())
+        listed = list(self.source.refs())
         random.shuffle(listed)
         yield from listed
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.datasets.protocols import protocol_named
+from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
@@ -62,7 +63,9 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
     if spec.evaluate.protocol:
         protocol_named(spec.evaluate.protocol)
-    return resolve_paths(spec)
+    spec = resolve_paths(spec)
+    check_datasets(spec.data)
+    return spec
 
 
 def _layers(path: Path, seen: list[Path]) -> list[Any]:

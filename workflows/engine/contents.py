@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpe_core.system.files import file_sha256
+
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged"
 Files = Mapping[str, Mapping[str, Any]]  # path below the folder -> {"bytes": size, "sha256": hash}
@@ -19,8 +21,6 @@ Elsewhere = Callable[[Path], int | None]
 
 def inventory(folder: Path) -> dict[str, dict[str, Any]]:
     """Every file below a stage's folder but the manifest and hidden ones, which are half-written or set aside."""
-    from hpe_core.system.files import file_sha256  # with it comes OpenCV, which --help does not need
-
     found = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
@@ -52,8 +52,6 @@ def misfits(folder: Path, files: Files, elsewhere: Elsewhere = nowhere) -> list[
 
 def set_aside_damaged(folder: Path, files: Files) -> list[str]:
     """Hash every file of the right size and rename those whose bytes are not as listed; a sentence for each."""
-    from hpe_core.system.files import file_sha256
-
     found = []
     for place, listed in files.items():
         path = folder / place

@@ -25,10 +25,13 @@ from functools import cache
 from typing import Any
 
 from hpe_core.errors import check
+from hpe_core.geometry.crop import canonical_crop, offset_grid
+from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import AugmentSpec, TrainSpec
+from hpe_core.system.memory import keep_freed_memory
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
 AUGMENTED = 128  # faces that are augmented to time it
@@ -88,9 +91,6 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
     from hpe_core.data.augment import Augment
     from hpe_core.data.batch import PoseBatch
     from hpe_core.geometry.bins import AngleBins
-    from hpe_core.geometry.crop import canonical_crop
-    from hpe_core.render.scene import render_head
-    from hpe_core.system.memory import keep_freed_memory
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -135,8 +135,6 @@ def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, work
 
 def windows(offsets: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
     """Every window of these (K, d), each once."""
-    from hpe_core.geometry.crop import offset_grid
-
     return set().union(*(offset_grid(radius, step) for radius, step in offsets))
 
 

@@ -68,7 +68,7 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = now
         for name in stage.inputs:
             upstream, _, view = name.partition(":")
             inputs[upstream] = planned[upstream].views[view] if view else planned[upstream].hash
-        code = code_hashes(stage.run.__module__, *stage.code(spec))
+        code = code_hashes(stage.run.__module__)
         digest = _digest(stage.name, leaves, inputs, code)
         views = {name: _digest(stage.name, _leaves(view, spec), inputs, code) for name, view in stage.views.items()}
         folder = spec.folder / stage.name / digest

@@ -35,8 +35,8 @@ class Stage:
     """One stage: the function that runs it, the stages that it reads, and the keys and files that it depends on.
 
     An input written `shards:train` depends on that view of the stage only: another test set makes new shards, but
-    retrains nobody. `code` names modules beside the function's own that decide the result, such as readers. `artifacts`
-    maps files and folders of the stage's folder to folders in MLflow; a stage that fails shows those that are there.
+    retrains nobody. `artifacts` maps files and folders of the stage's folder to folders in MLflow; a stage that fails
+    shows those that are there.
     """
 
     name: str
@@ -44,7 +44,6 @@ class Stage:
     inputs: tuple[str, ...]
     depends: Leaves
     views: Mapping[str, Leaves] = field(default_factory=dict)
-    code: Callable[[PipelineSpec], tuple[str, ...]] = lambda spec: ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from hpe_core.data.rows import read_shard, read_table, shard_files
+from hpe_core.datasets.registry import readers
 from hpe_core.geometry.crop import Image, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.metrics import AUC_DEG
@@ -22,7 +23,7 @@ from workflows.engine.results import Exported, Finalist, LabelsResult, NetworkRe
 from workflows.engine.stage import StageRun
 from workflows.export.runtimes import ONNX
 from workflows.report import figures
-from workflows.report.card import TERMS, UNKNOWN, int8_line, taught_by
+from workflows.report.card import int8_line, taught_by
 from workflows.report.figures import SHOWN, Predicted
 from workflows.report.html import Book, esc, table, whole_page
 from workflows.report.published import TableRow, beside
@@ -351,9 +352,9 @@ def section_samples(book: Book, stage: StageRun) -> str:
         caption = f"{esc(name)}, {split}: what the network sees, with the label (pitch, yaw, roll)."
         sheets.append(book.faces(f"samples_{name}_{split}", sheet, caption))
     owners = [
-        f"{esc(name)}: {esc(terms.allowed)}"
+        f"{esc(name)}: {esc(reader.terms.allowed)}"
         for name in dict.fromkeys([*data.train, *data.test])
-        if (terms := TERMS.get(data.datasets[name].reader, UNKNOWN)) is not TERMS["synthetic"]
+        if (reader := readers()[data.datasets[name].reader]).photographs
     ]
     rights = f" Pictures of people belong to their owners ({'; '.join(owners)})." if owners else ""
     key = f"<p class=note>Axes: red to the side, green down, blue out of the face.{rights}</p>"

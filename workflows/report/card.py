@@ -7,8 +7,8 @@ network began with.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from hpe_core.datasets.registry import readers
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import offset_grid
 from hpe_core.geometry.rotation import CONVENTION
@@ -17,60 +17,6 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
 from workflows.engine.results import EvaluateResult, Exported, Int8, Results, Role, Row, Split
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Who made a dataset, and what its owners allow."""
-
-    title: str
-    allowed: str
-    research_only: bool
-    cite: str = ""
-
-
-TERMS = {
-    "synthetic": Terms(
-        "rendered heads",
-        "made by this project's own renderer, so there is no other owner and no real person",
-        False,
-    ),
-    "pointing04": Terms(
-        "Pointing'04",
-        "any purpose, with citation",
-        False,
-        "N. Gourier, D. Hall, J. L. Crowley, Estimating Face Orientation from Robust Detection of Salient "
-        "Facial "
-        "Structures, FG Net Workshop on Visual Observation of Deictic Gestures (POINTING), Cambridge 2004",
-    ),
-    "aflw2000": Terms(
-        "AFLW2000-3D",
-        "research only",
-        True,
-        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
-    ),
-    "300w_lp": Terms(
-        "300W-LP",
-        "research only",
-        True,
-        "X. Zhu, Z. Lei, X. Liu, H. Shi, S. Z. Li, Face Alignment Across Large Poses: A 3D Solution, CVPR 2016",
-    ),
-    "aflw": Terms(
-        "AFLW",
-        "research only",
-        True,
-        "M. Koestinger, P. Wohlhart, P. M. Roth, H. Bischof, Annotated Facial Landmarks in the Wild, "
-        "BeFIT Workshop, ICCV 2011",
-    ),
-    "biwi": Terms(
-        "BIWI Kinect Head Pose",
-        "non-commercial research only",
-        True,
-        "G. Fanelli, M. Dantone, J. Gall, A. Fossati, L. Van Gool, Random Forests for Real Time 3D Face Analysis, "
-        "IJCV 2013",
-    ),
-}
-UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", True)
 
 
 def model_card(
@@ -174,7 +120,6 @@ model.predict(pandas.DataFrame([{{"path": "face.jpg", "x1": x1, "y1": y1, "x2": 
 
 
 def _purpose(spec: PipelineSpec) -> str:
-    readers = {spec.data.datasets[name].reader for name in spec.data.train}
     text = f"""- For: where a head points in pictures with known face boxes; gaze and attention studies,
   sorting of pictures, pose-aware cropping, as a small network on a CPU.
 - Not for: deciding about people (identity, emotion, honesty, fitness, performance), medical use, or
@@ -183,8 +128,8 @@ def _purpose(spec: PipelineSpec) -> str:
   bad light or motion blur.
 - Outside its range: poses beyond +-{spec.data.limit_deg:g} degrees were not trained on; the back of
   a head gets some answer all the same. `spread` grows where it is unsure, and is not calibrated."""
-    if readers <= {"synthetic"}:
-        photographs = [name for name in spec.data.test if spec.data.datasets[name].reader != "synthetic"]
+    if not any(readers()[spec.data.datasets[name].reader].photographs for name in spec.data.train):
+        photographs = [name for name in spec.data.test if readers()[spec.data.datasets[name].reader].photographs]
         there = f"those of {', '.join(photographs)} below" if photographs else "far above the table's"
         text += f"\n- It has seen rendered heads only. On photographs expect other errors: {there}."
     return text
@@ -240,21 +185,21 @@ def _data(spec: PipelineSpec, faces: Mapping[str, int]) -> str:
         "|---|---|--:|--:|--:|---|",
     ]
     for name in dict.fromkeys([*spec.data.train, *spec.data.test]):
-        terms = TERMS.get(spec.data.datasets[name].reader, UNKNOWN)
+        terms = readers()[spec.data.datasets[name].reader].terms
         counts = [faces.get(f"{name}.{split}", 0) for split in ("train", "val", "test")]
         shown = " | ".join(f"{count:,}" if count else "-" for count in counts)
         lines.append(f"| {name} | {terms.title or spec.data.datasets[name].reader} | {shown} | {terms.allowed} |")
     cites = dict.fromkeys(
         terms.cite
         for name in [*spec.data.train, *spec.data.test]
-        if (terms := TERMS.get(spec.data.datasets[name].reader, UNKNOWN)).cite
+        if (terms := readers()[spec.data.datasets[name].reader].terms).cite
     )
     return "\n".join(lines) + ("\n\nPlease cite:\n\n" + "\n".join(f"- {cite}." for cite in cites) if cites else "")
 
 
 def weight_terms(spec: PipelineSpec, student: TrainSpec) -> str:
     """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
-    learnt = {name: TERMS.get(spec.data.datasets[name].reader, UNKNOWN) for name in spec.data.train}
+    learnt = {name: readers()[spec.data.datasets[name].reader].terms for name in spec.data.train}
     bound = [name for name, terms in learnt.items() if terms.research_only]
     asked = labels_of(spec, student).teachers
     began = [name for name in asked if spec.teachers[name].net.pretrained != "none"]

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import read_table, shard_files
-from hpe_core.datasets.base import Source, person_of, reader_of, recording_of
+from hpe_core.data.rows import read_shard, read_table, shard_files, write_table
+from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
-from hpe_core.datasets.protocols import boxes_of, matches, protocol_named
-from hpe_core.datasets.registry import open_source
-from hpe_core.geometry.crop import offset_grid
+from hpe_core.datasets.protocols import matches, protocol_named
+from hpe_core.datasets.registry import boxes_of, open_source, reader_of
+from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
@@ -63,7 +63,7 @@ def run(stage: StageRun) -> EvaluateResult:
         for name, folder in networks.items()
     }
     sources = {name: open_source(spec.data.datasets[name]) for name in tests}
-    recordings = {t: np.array([recording_of(source, i) for i in faces.ids[t]]) for t, source in sources.items()}
+    recordings = {t: np.array([*map(source.reader.recording_of, faces.ids[t])]) for t, source in sources.items()}
     new = new_people(spec.data, stage.inputs["shards"], faces.groups)
     return EvaluateResult(
         protocol=under_protocol(spec),
@@ -128,18 +128,18 @@ def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> di
     """
     found = {}
     for test, names in groups.items():
-        source = open_source(data.datasets[test])
-        if not hasattr(reader_of(source), "person_of"):
+        reader = reader_of(data.datasets[test])
+        if not reader.has_sequences:
             continue  # groups are people there, and two archives may spell theirs alike
         seen = {
-            person_of(source, group)
+            reader.person_of(group)
             for name in data.train
             if data.datasets[name].reader == data.datasets[test].reader
             for split in ("train", "val")
             for file in shard_files(shards, name, split)
             for group in read_table(file, ["group"])["group"].to_pylist()
         }
-        rows = np.array([person_of(source, group) not in seen for group in names])
+        rows = np.array([reader.person_of(group) not in seen for group in names])
         if 0 < rows.sum() < len(rows):
             found[test] = rows
     return found
@@ -210,11 +210,8 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     """One network over all test sets: ids, groups, labels, plain and offset-ensemble angles, and errors by (K, d)."""
     import torch
 
-    from hpe_core.data.rows import read_shard
-    from hpe_core.geometry.crop import window
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.ensemble import ensemble_probs, offset_table, window_angles
-    from hpe_core.learning.metrics import PoseSums
 
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -307,8 +304,6 @@ def write_predictions(
 ) -> None:
     """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
     import pyarrow as pa
-
-    from hpe_core.data.rows import write_table
 
     columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
     numbers: list[Angles] = []

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.data.rows import shard_files
+from hpe_core.data.rows import Shard, read_shard, shard_files, write_soft_labels
+from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
@@ -31,7 +32,6 @@ from workflows.engine.stage import StageRun
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hpe_core.data.rows import Shard
 
 BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
 
@@ -185,9 +185,7 @@ class LabelShard:
         """Soft labels of one shard for every set that lacks them; returns the receipts of all."""
         import numpy as np
 
-        from hpe_core.data.rows import read_shard, write_soft_labels
         from hpe_core.learning.ensemble import log_labels
-        from hpe_core.learning.metrics import PoseSums
 
         jobs = dict(zip(self.sets, hashes, strict=True))
         pieces = {labels: self.folder / place(shard_file, labels) for labels in self.sets}
@@ -210,7 +208,7 @@ class LabelShard:
             write_json(receipt_file(pieces[labels]), receipts[labels])
         return [receipts[labels] for labels in self.sets]
 
-    def ensembles(self, shard: "Shard", sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
+    def ensembles(self, shard: Shard, sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
         """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
         import torch
 

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpe_core.data.rows import read_shard, shard_files
-from hpe_core.detection.fit import fit_to, mean_fit
+from hpe_core.datasets.registry import fit_to
+from hpe_core.detection.fit import mean_fit
 from hpe_core.geometry.crop import Image, window
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE

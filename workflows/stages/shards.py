@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.data.rows import row_bytes, write_shard
-from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Source, census, reader_of
+from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import open_source, reader_modules
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
@@ -66,8 +66,15 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
         "data": leaves_of(spec.data, "datasets", "train", "test", *CHANGE_NO_FACE),
         "train": sorted(spec.data.train),
         "datasets": {name: leaves_of(dataset, "root", "boxes", "detector") for name, dataset in used.items()},
+        "readers": {dataset.reader: reader_code(dataset.reader) for dataset in used.values()},
         "files": {name: fingerprint(name, open_source(dataset)) for name, dataset in used.items()},
     }
+
+
+def reader_code(reader: str) -> str:
+    """Hash of the code of a reader, which no import statement leads to: editing one recuts its datasets alone."""
+    body = json.dumps(code_hashes(*reader_modules([reader])), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
 def fingerprint(name: str, source: Source) -> str:
@@ -95,9 +102,9 @@ def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: i
     folder.mkdir(parents=True, exist_ok=True)
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
-    jobs = [with_code(job) for plan in plans.values() for job in plan.jobs]
+    jobs = [with_code(job, data.datasets[name].reader) for name, plan in plans.items() for job in plan.jobs]
     for name, source in sources.items():
-        if getattr(source, "whole", None) is not None:  # an archive of known size: a part of one is fine, and said
+        if source.reader.whole is not None:  # an archive of known size: a part of one is fine, and said
             reporter.say(f"  {name}: {census(source)}")
     adopted = adopt_shards(folder, jobs)
     if adopted:
@@ -125,16 +132,16 @@ def check_rooms(folder: Path, new: Sequence[Job], sources: Mapping[str, Source],
     count = sum(len(job.refs) for job in new)
     check_room(folder, count * row_bytes(data.crop, data.encoding), f"shards of {count:,} faces")
     for name, source in sources.items():
-        reader = reader_of(source)
+        reader = source.reader
         if isinstance(reader, Archive) and reader.remote is not None:
             reader.folder.mkdir(parents=True, exist_ok=True)
             needed = reader.bytes_to_fetch([ref for job in new if job.dataset == name for ref in job.refs])
             check_room(reader.folder, needed, f"files of dataset '{name}'")
 
 
-def with_code(job: Job) -> Job:
+def with_code(job: Job, reader: str) -> Job:
     """The job under a hash that also covers the code that cuts it: a shard outlives the run that made it."""
-    body = json.dumps([job.hash, code_hashes(__name__)], sort_keys=True)
+    body = json.dumps([job.hash, code_hashes(__name__, *reader_modules([reader]))], sort_keys=True)
     return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
 
 
@@ -192,7 +199,7 @@ class BuildShard:
 
     def _load(self, dataset: str, refs: Sequence[FaceRef]) -> Iterator[FaceRow | Rejected]:
         source = self._sources[dataset]
-        if not source.risky:
+        if not source.reader.risky:
             return load_directly(source, self._data.crop, refs)
         if dataset not in self._sandboxes:
             self._sandboxes[dataset] = Sandbox(source, self._data.crop, timeout_s=self._timeout_s)

@@ -17,6 +17,7 @@ from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import file_sha256
 from workflows.engine.code import code_hashes
 from workflows.engine.stage import StageRun
+from workflows.training.stream import StreamedFaces
 
 if TYPE_CHECKING:
     from hpe_core.data.batch import FaceData, TrainFaces
@@ -130,8 +131,6 @@ def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
     labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
     train: TrainFaces
     if job.data.ingest == "ray_data":
-        from workflows.training.stream import StreamedFaces
-
         train = StreamedFaces(files, labels, job.data.stream_shards, readers)
     else:
         kind = OwnFaces if job.data.ingest == "own_shards" else FaceData

@@ -22,6 +22,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
+from workflows.engine.ray_private import trainer_without_torch
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.tracking.progress import now_ms
@@ -126,18 +127,12 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
 
 
 def trainer_class(workers: int) -> Any:
-    """Ray's TorchTrainer, which sets up the process group; for one worker its parent class, which needs none.
+    """Ray's TorchTrainer, or what is left of it for one worker."""
+    if workers == 1:
+        return trainer_without_torch()
+    from ray.train.torch import TorchTrainer
 
-    TorchTrainer imports torch into the driver and into every controller, 0.4 GB each, and does nothing else for
-    one worker.
-    """
-    if workers > 1:
-        from ray.train.torch import TorchTrainer
-
-        return TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    return DataParallelTrainer
+    return TorchTrainer
 
 
 def discard_torn(folder: Path) -> None:
