@@ -26,22 +26,16 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import DistillSpec, TrainSpec
+from workflows.engine.exported import Exported, Int8, Int8Score, NetworkFile, Parity, TimmFolder, TracedNetwork
 from workflows.engine.results import (
     EvaluateResult,
-    Exported,
-    Int8,
-    Int8Score,
-    NetworkFile,
     NetworkResult,
-    Parity,
     Results,
     Role,
     Row,
     ShardsResult,
     Split,
     StudentResult,
-    TimmFolder,
-    TracedNetwork,
     UnderProtocol,
 )
 from workflows.export import onnx_file as export

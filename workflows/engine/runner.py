@@ -16,17 +16,19 @@ from hpe_core.errors import UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import write_atomic, write_json
+from workflows.engine.cluster import connected, machinery
 from workflows.engine.code import ROOT
 from workflows.engine.config import as_yaml
-from workflows.engine.disk import disk_is_full, size
-from workflows.engine.manifest import now
 from workflows.engine.plan import Planned
 from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.store import Plan, Store
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
+from workflows.storage.disk import disk_is_full, size
+from workflows.storage.manifest import now
 from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, Point, RunFacts, Status, git_commit
+from workflows.tracking.live import Live
 from workflows.tracking.progress import Pump, Reporter, now_ms, start_board
 from workflows.tracking.projection import facts_of
 
@@ -57,9 +59,6 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         )
 
     def __enter__(self) -> "Runner":
-        from workflows.engine.cluster import connected, machinery
-        from workflows.tracking.live import Live
-
         self.console = Console()
         write_atomic(self.home / "config.yaml", as_yaml(self.spec))
         self.tell()

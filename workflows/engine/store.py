@@ -10,19 +10,20 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import to_dict
+from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
 from hpe_core.system.remote import RemoteError
-from workflows.engine.contents import MANIFEST, drop_damaged, inventory, misfits
-from workflows.engine.manifest import finished, now, read_manifest, result_of
-from workflows.engine.mirror import Mirror, held
 from workflows.engine.plan import Planned, plan
 from workflows.engine.results import SCHEMA_VERSION, Results, StageResult
 from workflows.engine.stage import Stage
+from workflows.storage.contents import MANIFEST, drop_damaged, inventory, misfits
+from workflows.storage.manifest import finished, now, read_manifest
+from workflows.storage.mirror import Mirror, held
 
 Plan = dict[str, Planned]  # by the stages' names, from the top down
 
@@ -143,6 +144,11 @@ class Store:
                 lost = [*misfits(entry.folder, files, self.mirror.size), *self.mirror.check(entry.folder, files)]
                 found[name] = Checked(len(files), sum(listed["bytes"] for listed in files.values()), lost)
         return found
+
+
+def result_of(stage: Stage, folder: Path) -> StageResult:
+    """The result of a finished stage."""
+    return build(stage.result, finished(folder)["result"], f"result of {stage.name}")
 
 
 def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

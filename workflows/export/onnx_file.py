@@ -27,7 +27,7 @@ from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit, open_session
 from hpe_core.system.files import replacing
-from workflows.engine.results import NetworkFile, Parity, TracedNetwork
+from workflows.engine.exported import NetworkFile, Parity, TracedNetwork
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32

@@ -18,8 +18,9 @@ from hpe_core.datasets.registry import readers
 from hpe_core.geometry.crop import Image, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.metrics import AUC_DEG
-from workflows.engine.manifest import finished
-from workflows.engine.results import Exported, Finalist, LabelsResult, NetworkResult, Role, Row, SearchResult, short
+from workflows.engine.config import as_yaml
+from workflows.engine.exported import Exported
+from workflows.engine.results import Finalist, LabelsResult, NetworkResult, Role, Row, SearchResult, short
 from workflows.engine.stage import StageRun
 from workflows.export.runtimes import ONNX
 from workflows.report import figures
@@ -29,6 +30,7 @@ from workflows.report.html import Book, esc, table, whole_page
 from workflows.report.published import TableRow, beside
 from workflows.sharding.accounts import QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
+from workflows.storage.manifest import finished
 
 SAMPLES, WORST, SHOWN_TRIALS, SHOWN_BROKEN = 16, 8, 20, 24
 PAGE = "report.html"
@@ -392,8 +394,6 @@ def section_quarantine(book: Book, stage: StageRun) -> str:
 
 
 def section_provenance(stage: StageRun, provenance: Mapping[str, str]) -> str:
-    from workflows.engine.config import as_yaml
-
     times, whole = [], dict.fromkeys(("seconds", "cpus", "gpus"), 0.0)
     for name, folder in stage.inputs.items():
         manifest = finished(folder)

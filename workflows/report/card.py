@@ -16,7 +16,8 @@ from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
-from workflows.engine.results import EvaluateResult, Exported, Int8, Results, Role, Row, Split
+from workflows.engine.exported import Exported, Int8
+from workflows.engine.results import EvaluateResult, Results, Role, Row, Split
 
 
 def model_card(

@@ -24,8 +24,8 @@ from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.config import REPO
-from workflows.engine.manifest import finished
-from workflows.engine.results import Exported, Int8, PublishResult, Registration, Role, Row
+from workflows.engine.exported import Exported, Int8
+from workflows.engine.results import PublishResult, Registration, Role, Row
 from workflows.engine.stage import StageRun
 from workflows.export.int8 import quantize_onnx, score_int8
 from workflows.export.mlmodel import begin_folder, version_of
@@ -33,6 +33,7 @@ from workflows.export.onnx_file import export_network
 from workflows.export.runtimes import ONNX, cpu_name, latency_table
 from workflows.export.timm_folder import write_hub
 from workflows.report.card import int8_line, latency_lines, metrics_table, model_card, summary, weight_terms
+from workflows.storage.manifest import finished
 from workflows.tracking.facts import git_commit
 
 INT8_FILE, PROGRAM_FILE, HUB_FOLDER, CARD_FILE = "student.int8.onnx", "student.pt2", "timm", "README.md"

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-import workflows.engine.lease
+import workflows.storage.lease
 from hpe_core.system.filesystems import PATIENCE_S
 from hpe_core.system.remote import Remote, RemoteError
-from tests.engine.test_contents import run_toy
 from tests.engine.test_store import spec_in
+from tests.storage.test_contents import run_toy
 from workflows.engine.config import REPO
-from workflows.engine.lease import BEAT_S, STALE_S, Lease
-from workflows.engine.lock import StoreHeld
-from workflows.engine.mirror import held
 from workflows.engine.stage import StageFailed
+from workflows.storage.lease import BEAT_S, STALE_S, Lease
+from workflows.storage.lock import StoreHeld
+from workflows.storage.mirror import held
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
 HOLD = """
-import sys, time, workflows.engine.lease as lease
+import sys, time, workflows.storage.lease as lease
 from pathlib import Path
 from hpe_core.system.remote import Remote
 lease.BEAT_S, lease.STALE_S, lease.SETTLE_S = 0.2, 1.5, 0.05
@@ -89,7 +89,7 @@ def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(s
 
 
 def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows.engine.lease, "STALE_S", 1000.0)
+    monkeypatch.setattr(workflows.storage.lease, "STALE_S", 1000.0)
     remote = Remote(store)
     left = Lease(remote, remote.folder)
     left._write()  # and no beat ever after: killed

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
-from workflows.engine.contents import MANIFEST, Files, set_aside_damaged
-from workflows.engine.disk import check_room, size
-from workflows.engine.lease import Lease, Say, on_stderr
-from workflows.engine.lock import StoreHeld, holding
-from workflows.engine.manifest import read_manifest
+from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
+from workflows.storage.disk import check_room, size
+from workflows.storage.lease import Lease, Say, on_stderr
+from workflows.storage.lock import StoreHeld, holding
+from workflows.storage.manifest import read_manifest
 
 NETWORK = ("model.safetensors", "model.json", "result.json")  # the last one makes it count
 TRACKING = ("mlflow.db", "mlartifacts", "pipeline")

@@ -7,22 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 
-import workflows.engine.disk
-import workflows.engine.lease
+import workflows.storage.disk
+import workflows.storage.lease
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from hpe_core.system.remote import Remote, RemoteError
-from tests.engine.test_contents import TOY, flip, run_toy, tear
 from tests.engine.test_store import actions, spec_in
+from tests.storage.test_contents import TOY, flip, run_toy, tear
 from tests.test_pipeline import call, environment, tail, words
-from workflows.engine.contents import inventory
-from workflows.engine.disk import DiskFull
-from workflows.engine.manifest import finished
-from workflows.engine.mirror import Mirror, held
 from workflows.engine.plan import plan
 from workflows.engine.store import Store
 from workflows.full_pipeline import STAGES
+from workflows.storage.contents import inventory
+from workflows.storage.disk import DiskFull
+from workflows.storage.manifest import finished
+from workflows.storage.mirror import Mirror, held
 
 pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -41,7 +41,7 @@ def seen(spec: PipelineSpec) -> list[str]:
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "other") -> None:
     """From now on this is another machine."""
     monkeypatch.setenv("HPE_CACHE", str(tmp_path / name))
-    monkeypatch.setattr(workflows.engine.lease.platform, "node", lambda: name)
+    monkeypatch.setattr(workflows.storage.lease.platform, "node", lambda: name)
 
 
 def test_what_one_machine_finished_another_one_skips_and_goes_on_from(
@@ -243,7 +243,7 @@ def test_too_little_room_for_what_is_fetched_is_said_before(
 ) -> None:
     run_toy(here(store))
     elsewhere(monkeypatch, tmp_path)
-    monkeypatch.setattr(workflows.engine.disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(workflows.storage.disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DiskFull, match=r"6 files of first/\w+ need 0.00 MB in .*: 0.00 MB are missing"):
         run_toy(here(store, "student.optim.lr=0.5"))
     assert not list(here(store).folder.rglob("*.parquet"))

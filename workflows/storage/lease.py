@@ -24,8 +24,8 @@ from typing import Any
 from hpe_core.errors import SpecError
 from hpe_core.system.filesystems import PATIENCE_S
 from hpe_core.system.remote import Remote, RemoteError
-from workflows.engine.lock import StoreHeld
-from workflows.engine.manifest import now
+from workflows.storage.lock import StoreHeld
+from workflows.storage.manifest import now
 
 LEASE = "lease.json"
 BEAT_S, SETTLE_S = 10.0, 1.0
