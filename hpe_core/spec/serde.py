@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hpe_core.errors import SpecError, check, nearest, one_of
@@ -72,6 +73,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise SpecError(f"{key} must be a mapping of names, got {value!r}")
         return {str(name): _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     if is_dataclass(hint):
         return build(typing.cast(type[Any], hint), value, key)
     if hint is bool:
