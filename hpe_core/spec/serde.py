@@ -68,7 +68,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             value = [value]
-        return tuple(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(
+            _convert(kind, item, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SpecError(f"{key} must be a mapping of names, got {value!r}")
