@@ -16,6 +16,7 @@ from hpe_core.spec.serde import build
 from workflows.engine.results import Row
 
 FILE = Path(__file__).with_name("published.yaml")
+OURS = "ours"  # the source of our own rows
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ def beside(
 
 def our_line(row: Row, other: Sequence[str]) -> TableRow:
     pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
-    return TableRow(row.name, "ours", row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
+    return TableRow(row.name, OURS, row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
 
 
 def their_line(row: PublishedRow, test: str, other: Sequence[str]) -> TableRow:
