@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.learning",),
     ("hpe_core.predictor",),
     ("hpe_core.pyfunc",),
-    ("workflows.tracking",),
+    ("workflows.tracking", "workflows.storage"),
     ("workflows.engine",),
     ("workflows.training", "workflows.sharding"),
     ("workflows.export",),

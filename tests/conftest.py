@@ -66,7 +66,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     from hpe_core.datasets.files import _index
-    from hpe_core.system.remote import open_filesystem
+    from hpe_core.system.filesystems import open_filesystem
 
     scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
     server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")

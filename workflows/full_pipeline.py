@@ -26,6 +26,7 @@ from workflows.engine.stage import Stage
 from workflows.engine.store import Store
 from workflows.report.text import print_tables
 from workflows.stages import evaluate, labels, publish, search, shards, student, teachers
+from workflows.tracking.server import ui_command
 
 STAGES = (
     # Every face is cut once, with a margin that all later offsets, turns and jitters look into.
@@ -77,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
         text, whole = pipeline.verify(STAGES, spec, as_json=args.json)
         tell(text)
         return 0 if whole else EXIT_FAILED
+    elif args.verb == "sync":
+        tell(pipeline.sync_mlflow(STAGES, spec))
     elif args.verb in NAMES:
         tell(pipeline.run_alone(STAGES, spec, args.verb, as_json=args.json))
     else:
@@ -88,8 +91,6 @@ def main(argv: Sequence[str]) -> int:
 
 def closing(spec: PipelineSpec, results: Results, seconds: float) -> str:
     """The table, and where to look."""
-    from workflows.tracking.tracker import ui_command
-
     published = Store(STAGES, spec).plan()["publish"].key
     lines = [print_tables(results.evaluate), ""]
     lines += [f"{'report':<9}{spec.store}/{published}/{results.publish.report}"]

@@ -42,6 +42,15 @@ def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(file
         assert all((np.diff([place[key] for key in keys([batch])]) != 1).any() for batch in run)
 
 
+@pytest.mark.parametrize("kind", [FaceData, OwnFaces])
+def test_streamed_epochs_begin_with_different_groups(files, kind):
+    """Else the rows of the last shard would have the last word in every epoch."""
+    data = kind(files, resident_gb=1e-6)
+    shard_of = {key: row // 24 for row, key in enumerate(keys(FaceData(files).ordered(60)))}
+    firsts = [shard_of[keys([next(data.shuffled(6, seed=0, epoch=epoch))])[0]] for epoch in range(8)]
+    assert len(set(firsts)) > 1
+
+
 def test_a_row_keeps_its_pixels_angles_and_scales(files):
     """However rows are taken: in file order, shuffled, picked or split."""
     shards = [read_shard(file) for file in files]

@@ -61,7 +61,7 @@ from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.spec.serde import to_dict
 from workflows import doctor, full_pipeline
 from workflows.engine.config import load
-from workflows.engine.store import code_hashes
+from workflows.engine.code import code_hashes
 from workflows.report.card import weight_terms
 from workflows.stages.evaluate import drawn_by
 from workflows.stages.shards import with_code

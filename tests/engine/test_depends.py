@@ -34,7 +34,8 @@ from hpe_core.spec.serde import build
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
 from workflows.checks.convention import check_labels
 from workflows.engine import store as stages
-from workflows.engine.store import code_hashes, plan
+from workflows.engine.code import code_hashes
+from workflows.engine.plan import plan
 from workflows.export.onnx_file import export_network
 from workflows.full_pipeline import STAGES
 

@@ -209,13 +209,13 @@ def test_a_step_has_the_gradient_of_its_own_batch_and_an_epoch_the_mean_of_its_l
 
 
 def test_a_batch_goes_through_the_network_in_as_many_parts_as_asked_for(train, val):
-    run = Watched(optim(epochs=1, accumulate=3), train, val)
-    assert run.parts == [6, 5, 5] * STEPS and len(run.rates) == STEPS
+    run = Watched(optim(epochs=2, accumulate=3), train, val)
+    assert run.parts == [6, 5, 5] * STEPS * 2 and len(run.rates) == STEPS * 2
     assert [view.shape for view in run.seen.views[:3]] == [(n, CROP.size + 4, CROP.size + 4, 3) for n in (6, 5, 5)]
-    assert run.progress == [(FACES * step, FACES * STEPS) for step in range(1, STEPS + 1)]
+    assert run.progress == [(FACES * step, FACES * STEPS * 2) for step in range(1, STEPS * 2 + 1)]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9])
 def test_averaged_weights_are_what_is_validated_and_on_the_validation_rows(train, val, shards, tmp_path, decay):
     """By hand: m += (1 - d) (w - m), d = min(decay, (1 + n) / (10 + n)) after step n; counts of batches are copied."""
     run = Watched(optim(epochs=2, ema_decay=decay), train, val, tmp_path)

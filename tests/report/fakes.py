@@ -16,16 +16,12 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, PublishSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from hpe_core.system.files import write_json
+from workflows.engine.exported import Exported, Int8, Int8Score, NetworkFile, Parity, TimmFolder, TracedNetwork
 from workflows.engine.results import (
     Cell,
     EvaluateResult,
-    Exported,
-    Int8,
-    Int8Score,
     LabelsResult,
-    NetworkFile,
     NetworkResult,
-    Parity,
     Results,
     Role,
     Row,
@@ -34,8 +30,6 @@ from workflows.engine.results import (
     Split,
     StudentResult,
     TeachersResult,
-    TimmFolder,
-    TracedNetwork,
     Trial,
 )
 from workflows.engine.stage import StageRun

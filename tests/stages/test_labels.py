@@ -16,9 +16,9 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256
 from tests.faces import CROP, write_heads
-from workflows.engine.receipts import adopt, fitting_receipt, receipt_file
 from workflows.stages import labels
 from workflows.stages.labels import LabelShard, fingerprint, job_hash, mean_error, place
+from workflows.storage.receipts import adopt, fitting_receipt, receipt_file
 
 NAMES = ("first", "second")
 ALL, ONE, FAR = LabelSet(NAMES, 2, 2), LabelSet(("first",), 0, 1), LabelSet(NAMES, 4, 2)

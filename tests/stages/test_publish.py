@@ -19,6 +19,7 @@ from tests.report.fakes import CROP, TESTS, finished_run
 from workflows.engine.results import PublishResult, Results, Role, Split
 from workflows.engine.stage import StageRun
 from workflows.report import page
+from workflows.report.markdown import escaped
 from workflows.stages import publish
 from workflows.tracking.progress import Event
 
@@ -40,7 +41,7 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     told = result.registration
     assert (told.name, told.alias) == ("head-pose", "champion")
     assert told.contest[1] == stage.results.student.student.val_mae != 8.9, "the student's error, not its twin's"
-    assert all(page.markdown_cell(test) in told.description for test in TESTS) and told.summary.startswith("MAE ")
+    assert all(escaped(test) in told.description for test in TESTS) and told.summary.startswith("MAE ")
     source = stage.folder / "model"
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
     assert files <= {f.name for f in source.iterdir()}

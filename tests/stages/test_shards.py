@@ -30,10 +30,7 @@ from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.datasets.test_sandbox import Trouble
-from workflows.engine import disk as room
 from workflows.engine.config import load
-from workflows.engine.disk import DiskFull, disk_is_full
-from workflows.engine.receipts import Receipt
 from workflows.engine.results import Results, ShardsResult
 from workflows.engine.stage import StageRun
 from workflows.full_pipeline import STAGES
@@ -41,6 +38,9 @@ from workflows.sharding.accounts import QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
 from workflows.stages import shards
 from workflows.stages.shards import BuildShard, build_shards
+from workflows.storage import disk as room
+from workflows.storage.disk import DiskFull, disk_is_full
+from workflows.storage.receipts import Receipt
 from workflows.tracking.progress import Reporter
 
 CROP = CropSpec(size=16, margin_px=2)

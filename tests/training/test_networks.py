@@ -22,7 +22,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import write_json
 from tests.faces import CROP, face_row
-from workflows.engine.store import StageFailed
+from workflows.engine.stage import StageFailed
 from workflows.stages import search as tune
 from workflows.tracking.progress import Event, LocalReporter
 from workflows.training import networks as train

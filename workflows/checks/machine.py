@@ -23,6 +23,7 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from workflows.checks.findings import Finding
 from workflows.engine.config import REPO
+from workflows.tracking.server import public
 
 if TYPE_CHECKING:
     from workflows.checks.data import Examined
@@ -294,8 +295,6 @@ def _ask(url: str) -> None:
 
 def look_at_mlflow(uri: str) -> Look:
     """Whether the tracking store answers and is of the installed MLflow's schema. A run goes on without it."""
-    from workflows.tracking.backend import public
-
     said = public(uri)
     if uri == "none":
         return Look("MLflow", "no tracking (mlflow.uri=none)")
@@ -309,8 +308,8 @@ def look_at_mlflow(uri: str) -> Look:
         return Look("MLflow", f"{said} answers")
     except (OSError, ValueError) as failed:
         silent = f"{said} does not answer ({getattr(failed, 'reason', failed)})"
-        spooled = "a run goes on and keeps what it would send in <store>/mlflow-spool"
-        return Look("MLflow", silent, warning("MLflow", f"{silent}; {spooled}"))
+        later = "a run goes on, and the next one or `full_pipeline.py sync` sends what MLflow has missed"
+        return Look("MLflow", silent, warning("MLflow", f"{silent}; {later}"))
 
 
 def _look_at_sqlite(file: Path, said: str) -> Look:

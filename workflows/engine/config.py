@@ -20,9 +20,9 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
-from workflows.engine.disk import disk_is_full
-from workflows.engine.lock import StoreHeld
 from workflows.engine.stage import StageFailed
+from workflows.storage.disk import disk_is_full
+from workflows.storage.lock import StoreHeld
 
 REPO = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "conf/demo.yaml"

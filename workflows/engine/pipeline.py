@@ -5,15 +5,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.code import ROOT
-from workflows.engine.manifest import result_of
 from workflows.engine.results import Results
-from workflows.engine.runner import Runner
-from workflows.engine.stage import Stage
-from workflows.engine.store import Plan, Store
+from workflows.engine.runner import Runner, tracking_uri
+from workflows.engine.stage import Stage, StageFailed
+from workflows.engine.store import Plan, Store, result_of
+from workflows.storage.lock import StoreHeld
+from workflows.tracking.projection import facts_of
+from workflows.tracking.server import public
+from workflows.tracking.sync import cause, sync
 
 
 def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
@@ -95,6 +98,20 @@ def verify(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> tup
     text = "\n".join(lines) or "nothing is finished yet for this configuration"
     rows = {name: vars(checked) for name, checked in found.items()}
     return json.dumps(rows) if as_json else text, not any(checked.lost for checked in found.values())
+
+
+def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
+    """Bring MLflow up to the store; a sentence about what was sent. Raises StageFailed if MLflow does not answer."""
+    store, uri = Store.open(stages, spec), tracking_uri(spec)
+    try:
+        with store.held():
+            return sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder)).sentence()
+    except StoreHeld:  # its run is told as running
+        return sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder, held=True)).sentence()
+    except (UserError, ValueError):
+        raise
+    except Exception as error:  # MLflow, its client and its database raise what they like
+        raise StageFailed(f"MLflow at {public(uri)} does not answer: {cause(error)}; the store has it all") from error
 
 
 def check_backbones(spec: PipelineSpec) -> None:

@@ -19,9 +19,9 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.code import code_hashes
 from workflows.engine.config import flatten
-from workflows.engine.contents import Elsewhere, misfits, nowhere
-from workflows.engine.manifest import read_manifest
 from workflows.engine.stage import Leaves, Stage
+from workflows.storage.contents import Elsewhere, misfits, nowhere
+from workflows.storage.manifest import read_manifest
 
 
 @dataclass(frozen=True, eq=False)

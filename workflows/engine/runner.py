@@ -1,26 +1,38 @@
 """The driver's side of a run: cluster, progress board, console and tracker, opened together and closed in order."""
 
 import contextlib
-import functools
+import dataclasses
+import os
+import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hpe_core.errors import UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from workflows.engine.config import REPO, as_yaml
-from workflows.engine.disk import disk_is_full, size
-from workflows.engine.manifest import now
+from hpe_core.system.files import write_atomic, write_json
+from workflows.engine.cluster import connected, machinery
+from workflows.engine.code import ROOT
+from workflows.engine.config import as_yaml
 from workflows.engine.plan import Planned
-from workflows.engine.results import EvaluateResult, PublishResult, Role, ShardsResult, StageResult
+from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.store import Plan, Store
-from workflows.tracking.progress import Reporter
+from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
+from workflows.storage.disk import disk_is_full, size
+from workflows.storage.manifest import now
+from workflows.tracking.console import Console
+from workflows.tracking.facts import Artifact, Point, RunFacts, Status, git_commit
+from workflows.tracking.live import Live
+from workflows.tracking.progress import Pump, Reporter, now_ms, start_board
+from workflows.tracking.projection import facts_of
 
+FAILED = "failed.json"  # why a stage has failed, until it runs again
 DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 
 
@@ -30,23 +42,35 @@ def tracking_uri(spec: PipelineSpec) -> str:
 
 
 class Runner(contextlib.AbstractContextManager["Runner"]):
-    """Runs stages of a store that is held."""
+    """Runs stages of a store that is held, and writes down what they have to say."""
 
     def __init__(self, store: Store, planned: Plan) -> None:
         self.store, self.spec, self.planned = store, store.spec, planned
-        self.key = f"pipeline/{list(planned.values())[-1].hash}"
+        key = f"pipeline/{list(planned.values())[-1].hash}"
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
+        self.home = self.spec.folder / key
+        self.run_facts = RunFacts(
+            key=key,
+            name=self.spec.name,
+            started_ms=now_ms(),
+            params=to_dict(self.spec),
+            tags={"commit": git_commit(ROOT), "config": self.spec.name},
+            artifacts=(Artifact("config.yaml"),),
+        )
 
     def __enter__(self) -> "Runner":
-        from workflows.engine.cluster import connected, machinery
-        from workflows.tracking.progress import Console, Pump, start_board
-        from workflows.tracking.tracker import Tracker
-
         self.console = Console()
+        write_atomic(self.home / "config.yaml", as_yaml(self.spec))
+        self.tell()
         with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
-            self.tracker = Tracker.open(tracking_uri(self.spec), self.spec.mlflow.experiment, self.spec.folder)
-            opened.push(self.tracker)
-            self.begin()
+            self.live = Live(
+                self.spec.folder,
+                tracking_uri(self.spec),
+                self.spec.mlflow.experiment,
+                lambda: facts_of(self.spec.folder, held=True),
+                say=self.console.say,
+            )
+            opened.push(self.closing)
             self.console.say(opened.enter_context(connected(self.spec.cluster)))
             self.machinery = machinery()
             actor, self.reporter = start_board()
@@ -58,100 +82,74 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.exit.__exit__(kind, error, trace)
 
-    def begin(self) -> None:
-        """The parent run: configuration, commit, and which stages were finished before it."""
-        from workflows.tracking.tracker import git_commit
+    def closing(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """The run has ended: MLflow is brought up to the store, or the user is told how."""
+        stopped = kind is not None and not issubclass(kind, Exception)
+        self.tell("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
+        if behind := self.live.close():
+            self.console.say(behind)
 
-        tags = {"commit": git_commit(REPO), "config": self.spec.name}
-        tags |= {f"reused.{name}": entry.key for name, entry in self.planned.items() if entry.action == "skip"}
-        self.tracker.run(self.key, name=self.spec.name, tags=tags)
-        self.tracker.params(self.key, dict(to_dict(self.spec)))
-        self.tracker.text(self.key, as_yaml(self.spec), "config.yaml")
+    def tell(
+        self, status: Status = "RUNNING", points: Sequence[Point] = (), tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Write down how the whole run stands."""
+        self.run_facts = dataclasses.replace(
+            self.run_facts,
+            status=status,
+            ended_ms=None if status == "RUNNING" else now_ms(),
+            points=(*self.run_facts.points, *points),
+            tags={**self.run_facts.tags, **tags},
+        )
+        named = dataclasses.replace(self.run_facts, name=run_name(self.spec, self.run_facts.tags))
+        keys = {entry.key: entry.action for entry in self.planned.values()}
+        tree = {
+            **named.to_json(),
+            "stages": list(keys),
+            "reused": [key for key, action in keys.items() if action == "skip"],
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        write_json(self.home / "run.json", tree)
 
     def run(self, entry: Planned) -> None:
         """One stage, from its line on the console to its manifest. Raises StageFailed, and UserError as it is."""
-        name, began = entry.stage.name, time.monotonic()
+        name, began = entry.stage.name, now_ms()
         self.console.enter(f"{name} {self.number[name]}")
         self.console.say(f"{name}: {DOING[entry.action]} ({entry.reason})")
-        self.tracker.run(entry.key, name=name, parent=self.key, tags={"stage": name, "folder": str(entry.folder)})
-        self.tracker.params(entry.key, entry.leaves)
+        (entry.folder / FAILED).unlink(missing_ok=True)
+        entry.folder.mkdir(parents=True, exist_ok=True)
+        self.live.sync()
+
+        def note(result: StageResult) -> dict[str, Any]:
+            self.pump.flush()
+            told = stage_facts(entry, result, self.run_facts.key, began, now_ms())
+            members = [member.to_json() for member in children(entry, result, self.spec)]
+            return {"machinery": self.machinery, "told": told.to_json(), "children": members}
+
         try:
-            note = functools.partial(self.note, entry)
-            result, changed = execute(self.store, self.planned, entry, self.reporter, self.machinery, note)
+            result, changed = execute(self.store, self.planned, entry, self.reporter, note)
         except Exception as error:
-            self.show(entry)
-            self.tracker.finish(entry.key, "FAILED")
-            raise explained(error, entry) from (None if is_explained(error) else error)
-        seconds = time.monotonic() - began
-        self.tracker.metrics(entry.key, {"seconds": seconds}, step=0)
-        self.tracker.artifact(entry.key, entry.folder / "manifest.json")
-        self.tracker.finish(entry.key)
+            told = stage_facts(entry, None, self.run_facts.key, began, now_ms()).to_json()
+            reason = explained(error, entry)
+            write_json(entry.folder / FAILED, {"error": str(reason), "time_ms": now_ms(), "told": told})
+            raise reason from (None if is_explained(error) else error)
+        self.tell(points=run_points(result, now_ms()), tags=run_tags(result))
+        self.live.sync()
         for sentence in changed:
             self.console.say(sentence)
         said = result.headline()
-        self.console.say(f"{name}: done in {seconds:.0f} s{'; ' if said else ''}{said}")
-
-    def note(self, entry: Planned, result: StageResult) -> None:
-        """Everything that the workers and the result have to say goes to the tracker's journal."""
-        self.pump.flush()
-        self.tracker.metrics(entry.key, result.metrics(), step=0)
-        self.show(entry)
-        if isinstance(result, ShardsResult):
-            self.tracker.tags(self.key, {"shards.fingerprint": result.fingerprint})
-        if isinstance(result, EvaluateResult):
-            scores = {f"{row.test}/{row.name.replace(chr(39), '')}/mae": row.mae for row in result.rows}
-            self.tracker.metrics(self.key, scores, step=0)
-            best = result.row(Role.DISTILLED).mae
-            name = f"MAE {best:.2f} · {self.spec.name}"  # MLflow's list shows the first 16 letters
-            self.tracker.run(self.key, name=name, tags={"student_mae": f"{best:.3f}"})
-        if isinstance(result, PublishResult):
-            self.register(entry, result)
-
-    def show(self, entry: Planned) -> None:
-        """The stage's files in MLflow."""
-        for path, folder in entry.stage.artifacts.items():
-            if (entry.folder / path).exists():
-                self.tracker.artifact(entry.key, entry.folder / path, folder)
-
-    def register(self, entry: Planned, result: PublishResult) -> None:
-        model = result.registration
-        made = self.tracker.register(
-            entry.key,
-            model.name,
-            "model",
-            alias=model.alias,
-            contest=model.contest,
-            description=model.description,
-            tags=model.tags,
-            summary=model.summary,
-        )
-        if made is None:
-            self.console.say(f"registered {model.name}: in the spool until MLflow answers")
-        elif made.version == made.holder:
-            self.console.say(f"registered {model.name} version {made.version}, the {model.alias}")
-        else:
-            self.console.say(
-                f"registered {model.name} version {made.version}, candidate; version {made.holder} stays "
-                f"{model.alias} with a smaller error on the same validation faces"
-            )
+        self.console.say(f"{name}: done in {(now_ms() - began) / 1000:.0f} s{'; ' if said else ''}{said}")
 
     def handle(self, event: tuple[str, Any]) -> None:
-        """One event from the board: to the console or to the tracker."""
+        """One event from the board: to the console, or to MLflow as it is now."""
         kind, body = event
         if kind == "progress":
             self.console.progress(*body)
         elif kind == "say":
             self.console.say(body)
-        elif kind == "started":
-            key, name, parent, params = body
-            self.tracker.run(key, name=name, parent=parent, tags={"stage": name.split(":")[0].split()[0]})
-            self.tracker.params(key, params)
-        elif kind == "metrics":
-            key, values, step, when = body
-            self.tracker.metrics(key, values, step=step, timestamp_ms=when)
         else:
-            assert kind == "ended", kind
-            self.tracker.finish(*body)
+            assert kind in ("started", "metrics", "ended"), kind
+            getattr(self.live, kind)(*body)
 
 
 def execute(
@@ -159,13 +157,12 @@ def execute(
     planned: Plan,
     entry: Planned,
     reporter: Reporter,
-    machinery: Mapping[str, float] | None = None,
-    note: Callable[[StageResult], None] = lambda result: None,
+    note: Callable[[StageResult], Mapping[str, Any]] = lambda result: {},
 ) -> tuple[StageResult, list[str]]:
     """Run a stage's function in its folder and commit what it made.
 
-    `machinery` is what it ran on, noted for its cost: {"cpus", "gpus"}. `note` sees the result before the manifest
-    makes the stage finished. Returns the result, and a sentence for files that a repair has changed.
+    `note` is what the manifest says beside the result. Returns the result, and a sentence for files that a repair has
+    changed.
     """
     entry.folder.mkdir(parents=True, exist_ok=True)
     (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
@@ -182,8 +179,7 @@ def execute(
             reporter=reporter,
         )
     )
-    note(result)
-    noted = {"started": started, "seconds": time.monotonic() - clock, "machinery": dict(machinery or {})}
+    noted = {"started": started, "seconds": time.monotonic() - clock, **note(result)}
     return result, store.commit(entry, result, noted)
 
 

@@ -10,22 +10,22 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import to_dict
-from hpe_core.system.files import read_json, write_json
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.files import write_json
 from hpe_core.system.remote import RemoteError
-from workflows.engine.contents import MANIFEST, drop_damaged, inventory, misfits
-from workflows.engine.manifest import finished, now, read_manifest, result_of
-from workflows.engine.mirror import Mirror, held
 from workflows.engine.plan import Planned, plan
 from workflows.engine.results import SCHEMA_VERSION, Results, StageResult
 from workflows.engine.stage import Stage
+from workflows.storage.contents import MANIFEST, drop_damaged, inventory, misfits
+from workflows.storage.manifest import finished, now, read_manifest
+from workflows.storage.mirror import Mirror, held
 
 Plan = dict[str, Planned]  # by the stages' names, from the top down
-VERSION_FILE = "store.json"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Store:
 
     def check_version(self) -> None:
         """Raises SpecError for a store that another version of this program has written; it is left as it is."""
-        noted = read_json(self.spec.folder / VERSION_FILE)
-        older = noted is None and any(self.spec.folder.glob(f"*/*/{MANIFEST}"))
-        version = 1 if older else SCHEMA_VERSION if noted is None else noted.get("version")
+        folders = (file.parent for file in self.spec.folder.glob(f"*/*/{MANIFEST}"))
+        written = next(filter(None, map(read_manifest, folders)), None)
+        version = SCHEMA_VERSION if written is None else written.get("schema", 1)  # the first version noted none
         if version != SCHEMA_VERSION:
             raise SpecError(
                 f"store {self.spec.store} is of version {version}, and this program writes version {SCHEMA_VERSION}: "
@@ -78,7 +78,6 @@ class Store:
         """Hold the store for one run, here and there. Raises StoreHeld with who has it."""
         with held(self.spec) as self.mirror:
             self.check_version()
-            write_json(self.spec.folder / VERSION_FILE, {"version": SCHEMA_VERSION})
             yield
 
     def checkout(self, wanted: Sequence[str] = ()) -> Plan:
@@ -145,6 +144,11 @@ class Store:
                 lost = [*misfits(entry.folder, files, self.mirror.size), *self.mirror.check(entry.folder, files)]
                 found[name] = Checked(len(files), sum(listed["bytes"] for listed in files.values()), lost)
         return found
+
+
+def result_of(stage: Stage, folder: Path) -> StageResult:
+    """The result of a finished stage."""
+    return build(stage.result, finished(folder)["result"], f"result of {stage.name}")
 
 
 def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

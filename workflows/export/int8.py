@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import angle_error
 from hpe_core.predictor import INPUT, HeadPosePredictor
-from workflows.engine.results import Int8Score
+from workflows.engine.exported import Int8Score
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 CALIBRATION_BATCH = 16

@@ -11,7 +11,8 @@ from hpe_core.detection.fit import DetectorFit, mean_fit
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.serde import to_dict
-from workflows.engine.results import Exported, Int8, Role
+from workflows.engine.exported import Exported, Int8
+from workflows.engine.results import Role
 from workflows.engine.stage import StageRun
 from workflows.export.faces import Faces, spread_faces, together
 from workflows.export.int8 import quantize_onnx, score_int8

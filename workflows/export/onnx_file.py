@@ -15,8 +15,6 @@ import contextlib
 import io
 import itertools
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +26,8 @@ from numpy.typing import NDArray
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit, open_session
-from workflows.engine.results import NetworkFile, Parity, TracedNetwork
+from hpe_core.system.files import replacing
+from workflows.engine.exported import NetworkFile, Parity, TracedNetwork
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32
@@ -51,7 +50,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
         crops = np.random.default_rng(0).integers(0, 256, (48, size, size, 3), dtype=np.uint8)
     network = deployed(saved.net)
     program = _traced(network, size)
-    with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
+    with replacing(onnx_file) as onnx_draft, replacing(program_file) as program_draft:
         model = _graph(program)
         _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
@@ -142,24 +141,16 @@ def _save_program(program: Any, out: Path) -> None:
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
             for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
                 node.meta.pop(note, None)
-    torch.export.save(program, out)
+    with open(out, "wb") as stream:  # given a path, torch repeats its name in the archive
+        torch.export.save(program, stream)
 
 
 def _read_program(file: Path) -> Answers:
     import torch
 
-    module = torch.export.load(file).module()
+    with open(file, "rb") as stream:
+        module = torch.export.load(stream).module()
     return lambda batch: [part.numpy() for part in module(torch.from_numpy(batch))]
-
-
-@contextlib.contextmanager
-def _unproved(out: Path) -> Iterator[Path]:
-    """A file of the same name (an archive repeats it inside) that replaces `out` when the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unproved-", dir=out.parent) as place:
-        draft = Path(place) / out.name
-        yield draft
-        os.replace(draft, out)
 
 
 def measure_parity(network: Any, answers: Answers, crops: Image) -> Parity:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.serde import to_dict
-from workflows.engine.results import TimmFolder
+from workflows.engine.exported import TimmFolder
 
 LOGIT_GAP = 1e-4  # largest difference that float32 sums in another order may make
 KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_size")  # the rest tells of other weights

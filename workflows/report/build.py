@@ -14,7 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from workflows.engine.results import Exported
+from workflows.engine.exported import Exported
 from workflows.engine.stage import StageRun
 from workflows.report.material import Material, Section, read_predictions
 from workflows.report.page import Book, render

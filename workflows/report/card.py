@@ -15,7 +15,9 @@ from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
-from workflows.engine.results import Exported, Results, Role, Row, Split
+from workflows.engine.exported import Exported
+from workflows.engine.results import Results, Role, Row, Split
+from workflows.report.markdown import markdown_table
 from workflows.report.page import render
 from workflows.report.text import int8_sentence
 
@@ -45,7 +47,7 @@ def model_card(spec: PipelineSpec, results: Results, exported: Exported, origin:
         int8=int8_sentence(exported.int8) if exported.int8 else "",
         onnx_file=ONNX_FILE,
         convention=CONVENTION,
-        datasets=datasets,
+        datasets=datasets_table(datasets),
         photographs=[used.name for used in datasets if used.photographs and used.name in data.test],
         rendered_only=not any(used.photographs for used in datasets if used.name in data.train),
         citations=list(dict.fromkeys(used.terms.cite for used in datasets if used.terms.cite)),
@@ -81,12 +83,33 @@ def summary(rows: Sequence[Row]) -> str:
 
 def metrics_table(rows: Sequence[Row]) -> str:
     """The evaluation as a Markdown table, degrees; one line a network and test set, with the number of faces."""
-    return render("metrics.md.j2", rows=rows, scores=(*ANGLE_NAMES, "mae", "geodesic"), ours=Role.DISTILLED)
+    lines = []
+    for row in rows:
+        name = f"**{row.name}**" if row.role is Role.DISTILLED else row.name
+        scores = [f"{row.scores[key]:.2f}" for key in (*ANGLE_NAMES, "mae", "geodesic")]
+        faces, size = f"{row.scores['n']:.0f}", f"{row.parameters / 1e6:.2f} M"
+        lines.append([row.test, faces, f"{name}, {row.what}", *scores, size])
+    head = ("test set", "N", "network", *ANGLE_NAMES, "MAE", "geodesic", "parameters")
+    return markdown_table("lrlrrrrrr", head, lines)
 
 
 def latency_table(exported: Exported) -> str:
     """The latencies as a Markdown table, with what they were measured on."""
-    return render("latency.md.j2", exported=exported, batches=list(next(iter(exported.latency_ms.values()))))
+    batches = list(next(iter(exported.latency_ms.values())))
+    lines = [[runtime, *(f"{row[batch]:.2f}" for batch in batches)] for runtime, row in exported.latency_ms.items()]
+    table = markdown_table("l" + "r" * len(batches), ["runtime", *(f"{batch}, ms" for batch in batches)], lines)
+    where = f" of {exported.cpu}" if exported.cpu else ""
+    return f"{table}\n\n{exported.traced.parameters / 1e6:.2f} M parameters; one core{where}, median of a call."
+
+
+def datasets_table(datasets: Sequence[UsedDataset]) -> str:
+    """What the network was taught and tested with, and the terms, as a Markdown table."""
+    lines = [
+        [used.name, used.terms.title or used.reader, *(f"{n:,}" if n else "-" for n in used.faces), used.terms.allowed]
+        for used in datasets
+    ]
+    head = ("dataset", "what", "faces to train", "to validate", "to test", "terms")
+    return markdown_table("llrrrl", head, lines)
 
 
 def labels_of(spec: PipelineSpec, student: TrainSpec) -> LabelSet:

@@ -10,7 +10,8 @@ import numpy as np
 from hpe_core.data.rows import read_table
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.spec.pipeline import PipelineSpec
-from workflows.engine.results import Exported, Results
+from workflows.engine.exported import Exported
+from workflows.engine.results import Results
 from workflows.engine.stage import StageRun
 from workflows.report.figures import Predicted
 from workflows.report.page import Book

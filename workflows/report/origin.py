@@ -3,9 +3,10 @@
 import platform
 
 from workflows.engine.config import REPO
-from workflows.engine.manifest import finished
 from workflows.engine.stage import StageRun
 from workflows.export.mlmodel import version_of
+from workflows.storage.manifest import finished
+from workflows.tracking.facts import git_commit
 
 PACKAGES = (
     "torch",
@@ -23,8 +24,6 @@ PACKAGES = (
 
 def origin(stage: StageRun) -> dict[str, str]:
     """The configuration's name, the commit, the folder hash of each stage, and versions, as names and values."""
-    from workflows.tracking.backend import git_commit
-
     facts = {"configuration": stage.spec.name, "commit": git_commit(REPO)}
     facts |= {f"stage {name}": folder.name for name, folder in stage.inputs.items()}
     facts["stage publish"] = stage.folder.name

@@ -16,6 +16,7 @@ import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from hpe_core.geometry.crop import Image
+from workflows.report.markdown import escaped
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -29,18 +30,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["cell"] = markdown_cell
+    made.filters["escaped"] = escaped
     return made
 
 
 def render(template: str, **values: Any) -> str:
     """A template with its values."""
     return environment().get_template(template).render(values)
-
-
-def markdown_cell(text: object) -> str:
-    """Somebody's name in a Markdown table: it ends no cell, no line and opens no tag."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def fingerprint(*more: Path) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
@@ -92,9 +94,7 @@ class TableRow:
 
 def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
     """A section of the file. Raises SpecError that names the entry."""
-    import yaml
-
-    tree, made = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    tree, made = _tree(file), []
     for group in tree[section]:
         shared = {name: value for name, value in group.items() if name != "rows"}
         for values in ({**shared, **row} for row in group["rows"]):
@@ -106,6 +106,10 @@ def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
 
 
 @cache
+def _tree(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
 def published(*, protocol: str | None = None, test: str | None = None) -> tuple[PublishedRow, ...]:
     """Rows of the papers' tables of results in the file's order, of one protocol or test set where asked."""
     wanted, rows = protocol and protocol_named(protocol).name, entries("results", PublishedRow)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from workflows.engine.results import EvaluateResult, Int8, Row
+from workflows.engine.exported import Int8
+from workflows.engine.results import EvaluateResult, Row
 
 
 def print_tables(result: EvaluateResult) -> str:

@@ -16,8 +16,8 @@ from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError
 from hpe_core.datasets.files import printable
 from hpe_core.datasets.plan import DatasetPlan
 from hpe_core.spec.data import DataSpec
-from workflows.engine.receipts import Receipt
 from workflows.engine.results import ShardFile, ShardsResult, Split
+from workflows.storage.receipts import Receipt
 
 QUARANTINE = "quarantine.parquet"
 FEW = 20  # a smaller dataset is not stopped by its share of quarantined faces

@@ -5,7 +5,7 @@ over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
-Each set of a shard is a piece of its own (`engine/receipts.py`), named by the shard's bytes, its teachers' weights and
+Each set of a shard is a piece of its own (`storage/receipts.py`), named by the shard's bytes, its teachers' weights and
 its windows. So a search over one more (K, d) computes that set alone: the others are taken over from earlier runs.
 """
 
@@ -24,10 +24,10 @@ from hpe_core.system.files import file_sha256, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
 from workflows.engine.code import code_hashes
-from workflows.engine.disk import check_room
-from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
+from workflows.storage.disk import check_room
+from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 
 if TYPE_CHECKING:
     from torch import Tensor

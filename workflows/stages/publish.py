@@ -11,7 +11,8 @@ from typing import Any
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from workflows.engine.results import Exported, PublishResult, Registration, Role, Row
+from workflows.engine.exported import Exported
+from workflows.engine.results import PublishResult, Registration, Role, Row
 from workflows.engine.stage import StageRun
 from workflows.export.model_folder import export_student
 from workflows.export.runtimes import ONNX

@@ -25,23 +25,22 @@ from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Sou
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
 from hpe_core.datasets.registry import open_source, reader_modules
-from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
 from workflows.engine.code import code_hashes
-from workflows.engine.disk import check_room
 from workflows.engine.plan import leaves_of
-from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.engine.results import ShardsResult
 from workflows.engine.stage import StageRun
 from workflows.sharding.accounts import QUARANTINE, broken_faces, check_usable, summarise, write_quarantine
 from workflows.sharding.quarantine import TABLE, show_quarantine
+from workflows.storage.disk import check_room
+from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.tracking.progress import Reporter
 
-FACE_TIMEOUT_S = 20.0
 # Keys of `data` that say when a run stops and how shards are read.
 CHANGE_NO_FACE = ("max_bad_share", "resident_gb", "ingest", "stream_shards")
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from hpe_core.spec.pipeline import PipelineSpec
 from workflows.engine.config import as_yaml
-from workflows.engine.manifest import finished
 from workflows.report.material import Material, Section
 from workflows.report.page import Entry, Line, decimals, line
+from workflows.storage.manifest import finished
 
 
 def provenance(material: Material) -> Iterator[Section]:

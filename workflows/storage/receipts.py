@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpe_core.system.files import file_sha256
+from hpe_core.system.files import file_sha256, replacing
 
 Receipt = dict[str, Any]
 
@@ -53,7 +53,6 @@ def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
         piece = missing.pop(str(receipt.get("hash")), None) if receipt is not None else None
         if piece is None:
             continue
-        piece.parent.mkdir(parents=True, exist_ok=True)
         source = path.with_suffix(piece.suffix)
         if source.exists():
             _link(source, piece)
@@ -71,11 +70,9 @@ def _read(path: Path) -> Receipt | None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the storage knows none; in place at once."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    """A hard link, or a copy where the disk has no links."""
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

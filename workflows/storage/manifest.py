@@ -4,11 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpe_core.spec.serde import build
 from hpe_core.system.files import read_json
-from workflows.engine.contents import MANIFEST
-from workflows.engine.results import StageResult
-from workflows.engine.stage import Stage
+from workflows.storage.contents import MANIFEST
 
 
 def now() -> str:
@@ -28,8 +25,3 @@ def finished(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     assert manifest is not None, f"{folder} has no manifest: its stage did not finish"
     return manifest
-
-
-def result_of(stage: Stage, folder: Path) -> StageResult:
-    """The result of a finished stage."""
-    return build(stage.result, finished(folder)["result"], f"result of {stage.name}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpe_core.errors import SpecError
-from workflows.engine.manifest import now
+from workflows.storage.manifest import now
 
 
 class StoreHeld(RuntimeError):

@@ -9,15 +9,15 @@ import pytest
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from tests.engine.test_store import actions, run_all, spec_in
-from workflows.engine.contents import inventory, misfits, set_aside_damaged
-from workflows.engine.manifest import finished
 from workflows.engine.pipeline import check_upstream, verify
 from workflows.engine.plan import plan
-from workflows.engine.receipts import fitting_receipt, receipt_file
 from workflows.engine.results import StageResult
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage, StageRun
 from workflows.engine.store import Plan, Store
+from workflows.storage.contents import inventory, misfits, set_aside_damaged
+from workflows.storage.manifest import finished
+from workflows.storage.receipts import fitting_receipt, receipt_file
 from workflows.tracking.progress import Reporter
 
 PIECES = ("a", "b", "c")
