@@ -22,7 +22,7 @@ LOGIT_GAP = 1e-4  # largest difference that float32 sums in another order may ma
 KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_size")  # the rest tells of other weights
 
 
-def write_hub(net_folder: Path, out: Path, terms: str) -> TimmFolder:
+def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
     """Write the network in `net_folder` into the folder `out`, anew; returns architecture, whether the head is in, and
     the largest difference of what timm loads back. `terms` is the weights' licence in a sentence.
 

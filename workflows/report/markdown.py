@@ -11,4 +11,9 @@ def markdown_table(align: str, head: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(escaped, cells))} |"
+
+
+def escaped(text: str) -> str:
+    """Somebody's name in a cell or a sentence: it ends no cell and no line, and opens no tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
@@ -16,6 +18,7 @@ from hpe_core.spec.serde import build
 from workflows.engine.results import Row
 
 FILE = Path(__file__).with_name("published.yaml")
+OURS = "ours"  # the source of our own rows
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
 T = TypeVar("T")
 
@@ -91,9 +94,7 @@ class TableRow:
 
 def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
     """A section of the file. Raises SpecError that names the entry."""
-    import yaml
-
-    tree, made = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    tree, made = _tree(file), []
     for group in tree[section]:
         shared = {name: value for name, value in group.items() if name != "rows"}
         for values in ({**shared, **row} for row in group["rows"]):
@@ -105,6 +106,10 @@ def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
 
 
 @cache
+def _tree(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
 def published(*, protocol: str | None = None, test: str | None = None) -> tuple[PublishedRow, ...]:
     """Rows of the papers' tables of results in the file's order, of one protocol or test set where asked."""
     wanted, rows = protocol and protocol_named(protocol).name, entries("results", PublishedRow)
@@ -146,7 +151,7 @@ def beside(
 
 def our_line(row: Row, other: Sequence[str]) -> TableRow:
     pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
-    return TableRow(row.name, "ours", row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
+    return TableRow(row.name, OURS, row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
 
 
 def their_line(row: PublishedRow, test: str, other: Sequence[str]) -> TableRow:
