@@ -1,5 +1,6 @@
-# make demo    set up, then run the whole road on rendered heads, offline
-# make test    set up, then lint, types and tests
+# make demo        set up, then run the whole road on rendered heads, offline
+# make test        set up, then lint, types, all laws and one small run that is killed and goes on
+# make test-all    the second tier: whole runs, recipes, servers, an installed wheel
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,13 +11,16 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED := 0
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test setup lint types seeds benchmark doctor slow clean
+.PHONY: demo test setup lint types seeds benchmark doctor test-all slow mutants clean
 
 demo: setup
 	$(BIN)/python workflows/full_pipeline.py -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not longer and not slow and not gpu" $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -m "longer and not slow and not gpu" $(ARGS)
 
 setup: $(VENV)/.ready
 

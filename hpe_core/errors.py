@@ -1,6 +1,7 @@
 """What went wrong, said to the user: one sentence that names the file, the key or the row."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -22,3 +23,10 @@ def nearest(word: str, known: list[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def one_of(value: object, allowed: Iterable[object]) -> str:
+    """The half-sentence for a value that is none of the allowed ones: "'x'; allowed: ...", and the nearest of them."""
+    words = [str(word) for word in allowed]
+    close = nearest(str(value), words)
+    return f"{value!r}; allowed: {', '.join(words)}{close if close.startswith('; did') else ''}"

@@ -19,6 +19,18 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+RAY_FIXTURES = {"ray_cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay together, and all that start Ray are one row, which begins first: one Ray at a time."""
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
@@ -66,7 +78,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     from hpe_core.datasets.files import _index
-    from hpe_core.system.remote import open_filesystem
+    from hpe_core.system.filesystems import open_filesystem
 
     scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
     server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")

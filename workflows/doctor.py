@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_core.datasets.registry import reader_of
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
@@ -125,6 +126,7 @@ def dataset_alone(words: Sequence[str]) -> DataSpec:
     spec = build(DatasetSpec, values)
     here = Path.cwd()
     spec = dataclasses.replace(spec, root=absolute(spec.root, here), boxes=absolute(spec.boxes, here))
+    reader_of(spec)
     return DataSpec({spec.reader: spec}, train=(spec.reader,), test=(), crop=LOOKED_AT_ALONE)
 
 

@@ -1,14 +1,18 @@
 """What every reader gives: references that cost nothing to list, and one annotated picture for a reference."""
 
 import hashlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from pathlib import PurePath
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.errors import UserError
+from hpe_core.detection.fit import DetectorFit
+from hpe_core.errors import UserError, check
 from hpe_core.geometry.crop import Box, FaceCrop, Image
 from hpe_core.spec.data import DatasetSpec
 
@@ -97,47 +101,120 @@ class DatasetError(UserError):
     """A dataset as a whole cannot be used; one sentence for the user."""
 
 
-class Source(Protocol):
-    """A dataset on disk (or rendered). Sources are small, picklable and open nothing when they are made."""
+@dataclass(frozen=True)
+class Terms:
+    """Who made a dataset, and what its owners allow."""
+
+    title: str
+    allowed: str
+    research_only: bool
+    cite: str = ""
+
+
+UNKNOWN = Terms("", "ask its owners; until then, treat it as research only", True)
+
+
+class Source(ABC):
+    """The faces of one dataset. Sources are small, picklable and open nothing when they are made."""
 
     spec: DatasetSpec
-    risky: bool  # its files are other people's, so they are decoded in the sandbox
 
+    @property
+    @abstractmethod
+    def reader(self) -> "Reader":
+        """The reader itself, behind whatever stands before it."""
+
+    @abstractmethod
     def refs(self) -> Iterable[FaceRef]:
         """Every face that the dataset lists, in any order. Raises DatasetError where there is no such dataset."""
-        ...
 
+    @abstractmethod
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         """The picture (H, W, 3 uint8 RGB) and its annotation. Raises Rejected."""
-        ...
 
-    def fingerprint(self) -> str:
-        """A hash that changes when the dataset's files do; opens none of them."""
-        ...
-
+    @abstractmethod
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """For each face a text that changes when what decides it does, and only then: its files, its row of a table.
 
         Opens no picture. A shard is made again when a state of its own faces changes, not when the dataset grows.
         """
-        ...
 
+    @abstractmethod
     def fetch(self, refs: Sequence[FaceRef]) -> None:
         """Bring what `load` will read to this machine, where it lies on another. Called outside of the sandbox.
 
         Raises RemoteError: that the network is down says nothing about a picture.
         """
-        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when a face comes, goes or changes. Opens no picture. Raises DatasetError."""
+        refs = sorted(self.refs())
+        digest = hashlib.sha256()
+        for ref, state in zip(refs, self.states(refs), strict=True):
+            digest.update(json.dumps([ref.sample_id, ref.group, ref.key, ref.split, state]).encode())
+        return digest.hexdigest()
 
 
-class Wrapped:
+class Reader(Source):
+    """One format: a file in `readers/` holds the class, and everything that is known about the format stands there.
+
+    `registry.py` finds the class by its `name`, the value of the key `reader`.
+    """
+
+    name: ClassVar[str]
+    terms: ClassVar[Terms] = UNKNOWN
+    risky: ClassVar[bool] = True  # its files are other people's, so the sandbox decodes them
+    photographs: ClassVar[bool] = True  # its pictures show real people
+    has_sequences: ClassVar[bool] = False  # takes group_by=sequence: one person may be several groups, see `person_of`
+    whole: int | None = None  # faces of the whole archive, where that is known
+    own_boxes: str | None = None  # who draws the boxes, as a protocol names it; None: anybody
+    detector_fit: DetectorFit | None = None  # from YuNet's box to the format's own; None: nobody has measured it
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+
+    @property
+    def reader(self) -> "Reader":
+        return self
+
+    def check(self) -> None:
+        """Raises SpecError for a key that the format needs and lacks, or has and cannot take."""
+        by = self.spec.group_by
+        check(by == "person" or self.has_sequences, f"group_by: {by} is for archives of sequences, not {self.name}")
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        """Nothing: what is read lies here."""
+
+    def person_of(self, group: str) -> str:
+        """Who a group shows."""
+        return group
+
+    def recording_of(self, sample_id: str) -> str:
+        """The part of a dataset in which the head's axes were fixed once: all of it."""
+        return ""
+
+    def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
+        """Which parts of its archive a dataset with these faces lacks. Raises DatasetError."""
+        return []
+
+    def origin(self, spec: DatasetSpec) -> object:
+        """Where a dataset of this format takes its faces from, in one spelling."""
+        return PurePath(spec.root)
+
+    def shares_faces(self, other: DatasetSpec) -> bool:
+        """Whether this dataset holds faces of the other one, too; either of the two may know it."""
+        return other.reader == self.name and self.origin(other) == self.origin(self.spec)
+
+
+class Wrapped(Source):
     """A source that stands before another one and changes some of what it gives; all else is the other's."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
-        self.spec = source.spec
-        self.risky = source.risky
-        self.whole: int | None = getattr(source, "whole", None)
+        self.source, self.spec = source, source.spec
+
+    @property
+    def reader(self) -> Reader:
+        return self.source.reader
 
     def refs(self) -> Iterable[FaceRef]:
         return self.source.refs()
@@ -145,42 +222,11 @@ class Wrapped:
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         return self.source.load(ref)
 
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
-
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         return self.source.states(refs)
 
     def fetch(self, refs: Sequence[FaceRef]) -> None:
         self.source.fetch(refs)
-
-
-def reader_of(source: Source) -> Source:
-    """The reader itself, behind whatever stands before it."""
-    while isinstance(source, Wrapped):
-        source = source.source
-    return source
-
-
-def person_of(source: Source, group: str) -> str:
-    """Who a group shows. A reader whose groups may be finer than people says so itself, as `person_of`."""
-    own = getattr(reader_of(source), "person_of", None)
-    return own(group) if own else group
-
-
-def recording_of(source: Source, sample_id: str) -> str:
-    """The part of a dataset in which the head's axes were fixed once: all of it, unless the reader says otherwise."""
-    own = getattr(reader_of(source), "recording_of", None)
-    return own(sample_id) if own else ""
-
-
-def missing_parts(source: Source, refs: Sequence[FaceRef]) -> list[str]:
-    """Which parts of its archive a dataset with these faces lacks, as far as the reader knows an archive's parts.
-
-    A reader that does says so as `missing_parts`. Raises DatasetError.
-    """
-    own = getattr(reader_of(source), "missing_parts", None)
-    return own(refs) if own else []
 
 
 def lacking(found: Mapping[str, int], known: Mapping[str, int]) -> list[str]:
@@ -198,7 +244,7 @@ def census(source: Source, found: int | None = None) -> str:
     A reader that knows the size of the whole archive has it as `whole`. Raises DatasetError.
     """
     found = sum(1 for _ in source.refs()) if found is None else found
-    whole = getattr(source, "whole", None)
+    whole = source.reader.whole
     counted = f"{found:,} {'face' if found == 1 else 'faces'}"
     if whole is None:
         return counted

@@ -13,7 +13,6 @@ An entry belongs to a picture when their paths agree over the folders that both 
 every sequence and 300W-LP in every mirror, so a bare name would put a box onto other faces; that dataset is refused.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from typing import Any
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 from hpe_core.geometry.crop import Box, Image
-from hpe_core.system.files import file_sha256
 from hpe_core.system.remote import Remote, is_remote
 
 
@@ -94,13 +92,6 @@ class Boxed(Wrapped):
         boxes = self._boxes()
         entries = (boxes.of(ref.key) for ref in refs)
         return [f"{state} {entry}" for state, entry in zip(self.source.states(refs), entries, strict=True)]
-
-    def fingerprint(self) -> str:
-        """Of the reader's files and the content of the file of boxes, which is read."""
-        self._fetch_boxes()
-        self._boxes()
-        body = f"{self.source.fingerprint()}\n{file_sha256(self.file)}"
-        return hashlib.sha256(body.encode()).hexdigest()
 
     def fetch(self, refs: Sequence[FaceRef]) -> None:
         self.source.fetch(refs)

@@ -1,6 +1,6 @@
 """A reader's labels in our convention, where `spec.convention` says that the archive's differ from what it expects.
 
-The convention is among the keys that decide a shard, so fingerprint and states are the reader's.
+The convention is among the keys that decide a shard, so the states are the reader's.
 """
 
 import dataclasses

@@ -13,7 +13,6 @@ settings, the median overlap and the faces that are kept: AFLW2000's sample 0.63
 that was kept was 0.24, the largest that was not 0.19.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -51,21 +50,11 @@ class Detected(Wrapped):
             )
         return replace(annotation, box=best), image
 
-    def fingerprint(self) -> str:
-        """Of the reader's files, the content of the detector's file, which is read, and its settings."""
-        return hashlib.sha256(f"{self.source.fingerprint()}\n{self._settings()}".encode()).hexdigest()
-
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
-        """The reader's, with the detector, which decides every face."""
-        settings = self._settings()
-        return [f"{state} {settings}" for state in self.source.states(refs)]
-
-    def _settings(self) -> str:
-        settings = asdict(self.detector) | {"model": self.detector_sha256(), "min_overlap": MIN_OVERLAP}
-        return json.dumps(settings, sort_keys=True)
-
-    def detector_sha256(self) -> str:
+        """The reader's, with the detector's file and settings, which decide every face."""
         try:
-            return model_sha256(self.detector)
+            model = model_sha256(self.detector)
         except SpecError as error:
             raise DatasetError(str(error)) from None
+        settings = json.dumps(asdict(self.detector) | {"model": model, "min_overlap": MIN_OVERLAP}, sort_keys=True)
+        return [f"{state} {settings}" for state in self.source.states(refs)]

@@ -1,32 +1,39 @@
-"""Listing an archive, here or on another filesystem, and fingerprinting what was listed, without opening a file."""
+"""Listing an archive, here or on another filesystem, and the states of its files, without opening one."""
 
-import hashlib
 import os
 import stat
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK
+from typing import ClassVar
 
-from hpe_core.datasets.base import DatasetError, FaceRef, Rejected
+from hpe_core.datasets.base import DatasetError, FaceRef, Reader, Rejected
+from hpe_core.errors import check
 from hpe_core.spec.data import DatasetSpec, Links
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-class Archive(ABC):
+class Archive(Reader):
     """What readers of unpacked archives share: a folder, here or remote, in which files of its own decide a face.
 
     `root` is the folder here. Of a remote archive it is the counterpart (`system/remote.py`), where files lie once they
     were fetched: listings and states are the remote's, and `load` reads what `fetch` has brought.
     """
 
+    root_is: ClassVar[str] = "the archive's folder"
+
     def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.root = archive_root(spec.root)
         self.remote = Remote(spec.root) if is_remote(spec.root) else None
+
+    def check(self) -> None:
+        super().check()
+        check(bool(self.spec.root), f"reader {self.name} needs root, {self.root_is}")
 
     @property
     def place(self) -> str:
@@ -97,13 +104,6 @@ class Archive(ABC):
         if self.remote is None:
             return (self.root / name).is_dir()
         return any(path.startswith(f"{name}/") for path in _index(self.remote))
-
-    def fingerprint_of(self, paths: Iterable[str], folder: str = "") -> str:
-        """SHA-256 over (path relative to `folder`, size, time of change) of each file, or the fact that it is gone."""
-        digest = hashlib.sha256()
-        for path in sorted(paths):
-            digest.update(os.fsencode(f"{path}\0{self._state(str(Path(folder, path)))}\n"))
-        return digest.hexdigest()
 
     def _state(self, name: str) -> str:
         """Size and time of change of a file below `folder`, or that there is none."""

@@ -189,7 +189,7 @@ def _split_groups(
 
 def _thinned(listed: list[FaceRef], spec: DatasetSpec) -> list[FaceRef]:
     """`count` of an archive's faces, drawn by hash: from everybody, not from the first folder."""
-    if spec.reader == "synthetic" or not 0 < spec.count < len(listed):
+    if not 0 < spec.count < len(listed):
         return listed
     return sorted(sorted(listed, key=lambda ref: (share_of(ref.sample_id, spec.seed), ref))[: spec.count])
 

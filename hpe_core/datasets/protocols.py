@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hpe_core.datasets.registry import boxes_of
 from hpe_core.errors import check, nearest
 from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.serde import to_dict
@@ -70,15 +71,6 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# Who draws the boxes of a reader where nobody else is asked to.
-OWN_BOXES = {
-    "synthetic": "renderer",
-    "pointing04": "archive",
-    "aflw": "archive",
-    "aflw2000": "landmarks x {scale:g}",
-    "300w_lp": "landmarks x {scale:g}",
-    "biwi": "projected centre",
-}
 POINTING = FaceSet("pointing04")
 HEADS = FaceSet("synthetic", fixed=(("count", 3000), ("heads_per_person", 6), ("image_px", 112), ("seed", 1)))
 YOLO, RETINA = Boxes("yolov5", "stretch"), Boxes("retinaface", "square")
@@ -143,19 +135,6 @@ def matches(protocol: Protocol, data: DataSpec) -> list[str]:
             compared.append((f"what {key} holds for testing", *_held(dataset, name in data.train, protocol.split)))
     said = [f"{what} is {ours}, in {protocol.name} it is {theirs}" for what, ours, theirs in compared if ours != theirs]
     return said + [f"{part.reader} is not tested on" for part in protocol.test if part.reader not in tested]
-
-
-def boxes_of(dataset: DatasetSpec) -> str | None:
-    """Who draws a dataset's boxes, as `Boxes.source` has it; None for those of a file or manifest: anybody's.
-
-    A detector is named with its file's hash. Raises SpecError where that cannot be read.
-    """
-    if dataset.detector is not None:
-        from hpe_core.detection.detector import drawn_by
-
-        return drawn_by(dataset.detector)
-    own = None if dataset.boxes else OWN_BOXES.get(dataset.reader)
-    return own and own.format(scale=dataset.landmark_box_scale)
 
 
 def _held(dataset: DatasetSpec, trained_on: bool, split: Split) -> tuple[str, str]:

@@ -1,101 +1,82 @@
-"""From the `reader:` key to a Source, and the adapter that makes rendered heads one."""
+"""From the key `reader` to the class that reads the format: whatever `readers/` holds is known by its `name`."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
 
-from hpe_core.datasets.base import Annotation, FaceRef, Source
-from hpe_core.geometry.crop import Image
-from hpe_core.spec.data import ConventionSpec, DatasetSpec
+from hpe_core.datasets import readers as folder
+from hpe_core.datasets.base import Reader, Source
+from hpe_core.datasets.boxes import Boxed
+from hpe_core.datasets.converted import Converted
+from hpe_core.datasets.detected import Detected
+from hpe_core.detection.detector import drawn_by
+from hpe_core.detection.fit import DetectorFit
+from hpe_core.errors import SpecError, check, one_of
+from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
+
+
+@functools.cache
+def readers() -> Mapping[str, type[Reader]]:
+    """Every reader by name. Imports all of `readers/`, so what takes long to import stands in their functions."""
+    names = [f"{folder.__name__}.{found.name}" for found in pkgutil.iter_modules(folder.__path__)]
+    modules = [importlib.import_module(name) for name in names]
+    classes = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return {kind.name: kind for kind in classes if issubclass(kind, Reader) and "name" in vars(kind)}
+
+
+def reader_of(spec: DatasetSpec, key: str = "") -> Reader:
+    """The dataset's reader, after its keys were checked; opens no file.
+
+    `key` is that of the dataset, as in 'data.datasets.heads'. Raises SpecError.
+    """
+    prefix = f"{key}." if key else ""
+    check(spec.reader in readers(), f"{prefix}reader is {one_of(spec.reader, readers())}")
+    reader = readers()[spec.reader](spec)
+    try:
+        reader.check()
+    except SpecError as error:
+        raise SpecError(f"{key}: {error}" if key else str(error)) from None
+    return reader
+
+
+def check_datasets(data: DataSpec) -> None:
+    """What only the readers know: every dataset can be read, and no test set holds training faces. Raises SpecError."""
+    sources = {name: reader_of(spec, f"data.datasets.{name}") for name, spec in data.datasets.items()}
+    for name in set(data.test) - set(data.train):
+        for other in data.train:
+            tested, trained = sources[name], sources[other]
+            shared = tested.shares_faces(trained.spec) or trained.shares_faces(tested.spec)
+            check(not shared, f"data.test names '{name}', which holds the same faces as '{other}' in data.train")
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """The reader that `spec.reader` names, on `spec.root` made absolute, with the convention and boxes of `spec`.
-
-    Opens no file.
-    """
-    source = _reader(spec)
+    """The dataset's reader, behind the convention and boxes that its keys ask for. Opens no file. Raises SpecError."""
+    source: Source = reader_of(spec)
     if spec.convention != ConventionSpec():
-        from hpe_core.datasets.converted import Converted
-
         source = Converted(source)
     if spec.boxes:
-        from hpe_core.datasets.boxes import Boxed
-
         return Boxed(source)
+    return source if spec.detector is None else Detected(source)
+
+
+def reader_modules(names: Iterable[str]) -> tuple[str, ...]:
+    """The modules of the named readers: where the code stands that no import statement leads to."""
+    return tuple(sorted({readers()[name].__module__ for name in names}))
+
+
+def boxes_of(spec: DatasetSpec) -> str | None:
+    """Who draws a dataset's boxes, as `protocols.Boxes.source` has it; None for those of a file or manifest: anybody's.
+
+    A detector is named with its file's hash. Raises SpecError where that cannot be read.
+    """
     if spec.detector is not None:
-        from hpe_core.datasets.detected import Detected
-
-        return Detected(source)
-    return source
+        return drawn_by(spec.detector)
+    return None if spec.boxes else reader_of(spec).own_boxes
 
 
-def _reader(spec: DatasetSpec) -> Source:
-    """Import statements, not a table of names: the stage store follows them to the code that shards depend on."""
-    if spec.reader == "pointing04":
-        from hpe_core.datasets.readers.pointing04 import Pointing04
-
-        return Pointing04(spec)
-    if spec.reader == "aflw2000":
-        from hpe_core.datasets.readers.aflw2000 import Aflw2000
-
-        return Aflw2000(spec)
-    if spec.reader == "300w_lp":
-        from hpe_core.datasets.readers.w300lp import W300LP
-
-        return W300LP(spec)
-    if spec.reader == "aflw":
-        from hpe_core.datasets.readers.aflw import Aflw
-
-        return Aflw(spec)
-    if spec.reader == "biwi":
-        from hpe_core.datasets.readers.biwi import Biwi
-
-        return Biwi(spec)
-    if spec.reader == "manifest":
-        from hpe_core.datasets.readers.manifest import Manifest
-
-        return Manifest(spec)
-    assert spec.reader == "synthetic", f"reader {spec.reader} is in the spec but not in the registry"
-    return SyntheticSource(spec)
-
-
-class SyntheticSource:
-    """Heads rendered with an exact pose: number i is a function of (seed, i) alone."""
-
-    risky = False
-
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
-
-    def refs(self) -> Iterator[FaceRef]:
-        """`count` heads, `heads_per_person` of each person; nothing is rendered."""
-        for index in range(self.spec.count):
-            yield FaceRef(*self._names(index), str(index))
-
-    def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        from hpe_core.render.scene import render_head
-
-        spec, index = self.spec, int(ref.key)
-        head = render_head(spec.seed, index, size=spec.image_px, heads_per_person=spec.heads_per_person)
-        assert (head.sample_id, head.group) == self._names(index), "the renderer names its heads otherwise"
-        return Annotation(ref, head.box, head.pose, head.landmarks, head.visible), head.image
-
-    def fingerprint(self) -> str:
-        """Of what decides the pictures; the renderer's own code is hashed by the stage store."""
-        spec = self.spec
-        body = json.dumps([spec.seed, spec.count, spec.image_px, spec.heads_per_person])
-        return hashlib.sha256(body.encode()).hexdigest()
-
-    def states(self, refs: Sequence[FaceRef]) -> list[str]:
-        """Of what decides a head beside its number; how many others are rendered is not part of it."""
-        spec = self.spec
-        return [json.dumps([spec.seed, spec.image_px, spec.heads_per_person])] * len(refs)
-
-    def fetch(self, refs: Sequence[FaceRef]) -> None:
-        """Nothing: heads are rendered where they are needed."""
-
-    def _names(self, index: int) -> tuple[str, str]:
-        """(sample id, group) as the renderer spells them, without rendering."""
-        seed, person = self.spec.seed, index // self.spec.heads_per_person
-        return f"head-{seed}-{index:06d}", f"person-{seed}-{person:05d}"
+def fit_to(spec: DatasetSpec) -> DetectorFit | None:
+    """What makes YuNet's boxes like those of a dataset; None where nobody has measured it."""
+    if spec.detector is not None:
+        return DetectorFit()
+    return None if spec.boxes else reader_of(spec).detector_fit

@@ -45,6 +45,7 @@ MIN_INSIDE = 0.01
 MEMORY_BYTES = 4 << 30
 START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
 TRIES = 2
+FACE_TIMEOUT_S = 20.0  # after which a face counts as hanging
 REQUEST = 64  # faces asked for at a time; so many crops are mapped
 HANDFUL, LATEST_S = 16, 0.2  # answers that are sent together, and how long one waits for the others at most
 NO_PIXELS: Image = np.zeros((0, 0, 3), np.uint8)

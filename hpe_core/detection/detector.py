@@ -10,11 +10,9 @@ project's tests ran with. OpenCV Zoo hands out other exports of the same network
 
 import hashlib
 import os
-import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.spec.data import FETCH, DetectorSpec
+from hpe_core.system.files import write_atomic
 
 URL = (
     "https://github.com/ShiqiYu/libfacedetection.train/raw/dca340aa082c71081a68d17db8e58b33a58a914b/"
@@ -132,25 +131,24 @@ def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) ->
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise SpecError(f"{url} is not the face detector that was tested: its SHA-256 is {found}, not {sha256}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomic(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SpecError(f"the face detector cannot be kept as {path}: {error.strerror}") from None
     return path
 
 
 def _download(url: str) -> bytes:
     """The whole answer, held in memory: what breaks off never reaches the disk."""
+    import http.client
+    import urllib.request  # costs what OpenCV and NumPy cost together
+
     try:
         answer: Any = urllib.request.urlopen(url, timeout=FETCH_TIMEOUT_S)
         with closing(answer):
             content: bytes = answer.read(MAX_BYTES)
             whole = len(content) == int(answer.headers.get("Content-Length", len(content)))
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         said = str(error).removeprefix("<urlopen error ").removesuffix(">")
         raise SpecError(f"the face detector cannot be fetched from {url}: {said}; give its file by path") from None
     if not whole:

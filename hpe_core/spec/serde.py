@@ -8,9 +8,10 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hpe_core.errors import SpecError, check, nearest
+from hpe_core.errors import SpecError, check, nearest, one_of
 
 T = TypeVar("T")
 
@@ -62,19 +63,21 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         raise SpecError(f"{key} has no value")
     if origin is Literal:
         if value not in args:
-            allowed = ", ".join(map(str, args))
-            close = nearest(str(value), [str(a) for a in args]) if isinstance(value, str) else ""
-            hint_text = close if close.startswith("; did") else ""
-            raise SpecError(f"{key} is {value!r}; allowed: {allowed}{hint_text}")
+            raise SpecError(f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             value = [value]
-        return tuple(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(
+            _convert(kind, item, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SpecError(f"{key} must be a mapping of names, got {value!r}")
         return {str(name): _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     if is_dataclass(hint):
         return build(typing.cast(type[Any], hint), value, key)
     if hint is bool:

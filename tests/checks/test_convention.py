@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.readers.w300lp import MIRROR_68
-from hpe_core.datasets.registry import SyntheticSource, open_source
+from hpe_core.datasets.registry import open_source
 from hpe_core.errors import SpecError
 from hpe_core.geometry.convention import to_matrix, to_ours
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, mirror
@@ -117,7 +117,7 @@ def test_a_dataset_with_its_convention_gives_our_poses(tmp_path, convention):
     opened = open_source(spec)
     read = [opened.load(ref)[0].pose for ref in sorted(opened.refs())]
     assert np.allclose(read, poses, atol=1e-4)
-    assert opened.risky and opened.whole == 2000  # type: ignore[attr-defined]
+    assert opened.reader.risky and opened.reader.whole == 2000
 
 
 def test_another_convention_makes_other_shards_of_the_same_files(tmp_path):
@@ -145,7 +145,7 @@ def test_a_typo_names_the_key(values, said):
 
 def test_rendered_heads_have_no_other_convention():
     with pytest.raises(SpecError, match="convention is for archives"):
-        DatasetSpec(reader="synthetic", count=3, convention=ConventionSpec(yaw_sign=-1))
+        open_source(DatasetSpec(reader="synthetic", count=3, convention=ConventionSpec(yaw_sign=-1)))
 
 
 # ---------------------------------------------------------------- poses from landmarks
@@ -243,7 +243,7 @@ def test_right_labels_raise_no_alarm_however_few_and_noisy(spread, noise, count)
 
 
 def test_rendered_heads_agree():
-    source = SyntheticSource(DatasetSpec(reader="synthetic", count=24, image_px=48))
+    source = open_source(DatasetSpec(reader="synthetic", count=24, image_px=48))
     faces = [source.load(ref)[0] for ref in source.refs()]
     solved = [solve_pose(face.landmarks) for face in faces]
     kept = [i for i, one in enumerate(solved) if one is not None]

@@ -7,17 +7,17 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Source, census, missing_parts
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.base import UNKNOWN, DatasetError, FaceRef, FaceRow, Rejected, Source, census
+from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
-from hpe_core.spec.data import CropSpec, DatasetSpec, Reader
+from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import (
     picture,
     write_300w_lp,
@@ -29,7 +29,6 @@ from tests.archives import (
     write_pointing04,
 )
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
-from workflows.report.card import TERMS
 
 
 def test_fingerprint_follows_the_files_and_not_the_place(tmp_path: Path) -> None:
@@ -223,14 +222,15 @@ def test_sources_travel_light_and_load_in_the_sandbox(tmp_path: Path) -> None:
 
 def test_every_archive_is_under_its_own_terms() -> None:
     """A model card must not call a research archive's terms unknown; what a manifest holds only its owner knows."""
-    assert set(get_args(Reader)) - set(TERMS) == {"manifest"} and set(TERMS) <= set(get_args(Reader))
-    assert {name for name, terms in TERMS.items() if not terms.research_only} == {"synthetic", "pointing04"}
+    assert {name for name, reader in readers().items() if reader.terms is UNKNOWN} == {"manifest"}
+    free = {name for name, reader in readers().items() if not reader.terms.research_only}
+    assert free == {"synthetic", "pointing04"}
 
 
 def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
     def missing(reader: str, root: Path) -> list[str]:
         opened = source(reader, root)
-        return missing_parts(opened, list(opened.refs()))
+        return opened.reader.missing_parts(list(opened.refs()))
 
     for flip in (False, True):
         write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
@@ -257,7 +257,7 @@ def test_census_compares_with_the_whole_archive(tmp_path: Path) -> None:
     write_manifest(tmp_path / "mine", [ROW])
     assert census(source("manifest", tmp_path / "mine")) == "1 face"
     opened = source("300w_lp", tmp_path / "lp")
-    opened.whole = 1  # type: ignore[attr-defined]
+    opened.reader.whole = 1
     assert census(opened) == "1 face; the whole archive has 1"
-    opened.whole = 0  # type: ignore[attr-defined]
+    opened.reader.whole = 0
     assert census(opened) == "1 face; the whole archive has 0: this is more"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpe_core.datasets.base import Rejected, census
 from hpe_core.datasets.boxes import overlap
+from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
@@ -19,7 +20,7 @@ from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_boxes
 from tests.datasets.reading import FACES, MARKS, corners, loaded, one, only, refusal, rejected, source
 from workflows.engine.config import load
-from workflows.full_pipeline import data_leaves
+from workflows.stages.shards import data_leaves
 
 EDGE = st.integers(0, 12)
 
@@ -47,7 +48,7 @@ def test_published_boxes_replace_the_readers_own_and_nothing_else(tmp_path: Path
     )
     opened = source("aflw2000", tmp_path / "a", boxes=file)
     refs = sorted(opened.refs())
-    assert refs == sorted(source("aflw2000", tmp_path / "a").refs()) and opened.risky
+    assert refs == sorted(source("aflw2000", tmp_path / "a").refs()) and opened.reader.risky
     annotation, _ = opened.load(refs[0])
     assert corners(annotation.box) == pytest.approx(near)
     assert annotation.pose == plain["image00000"].pose
@@ -167,7 +168,7 @@ def test_malformed_files_of_boxes_are_one_sentence(tmp_path: Path, content: Any,
 def test_files_of_boxes_count_by_content_and_not_by_place(tmp_path: Path) -> None:
     write_aflw2000(tmp_path / "a", "image00000")
     with pytest.raises(SpecError, match="boxes are for archives"):
-        DatasetSpec("synthetic", count=3, boxes="b.json")
+        open_source(DatasetSpec("synthetic", count=3, boxes="b.json"))
     missing = source("aflw2000", tmp_path / "a", boxes=str(tmp_path / "b.json"))
     assert "b.json cannot be read: No such file" in refusal(lambda: list(missing.refs()))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_core.datasets.base import Annotation, FaceRef, FaceRow, Rejected
+from hpe_core.datasets.base import Annotation, FaceRef, FaceRow, Reader, Rejected
 from hpe_core.datasets.sandbox import Sandbox, check_box, load_face
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.spec.data import CropSpec, DatasetSpec
@@ -19,27 +19,19 @@ from hpe_core.spec.data import CropSpec, DatasetSpec
 CROP = CropSpec(size=16, margin_px=2)
 
 
-class Trouble:
+class Trouble(Reader):
     """The key of a reference says what its loading does."""
 
-    risky = True
-
     def __init__(self, folder: Path) -> None:
-        self.spec = DatasetSpec(reader="aflw2000", root=str(folder))
+        super().__init__(DatasetSpec(reader="aflw2000", root=str(folder)))
         self.folder = folder
 
     def refs(self) -> Iterator[FaceRef]:
         for path in sorted(self.folder.iterdir()):
             yield FaceRef(path.name, path.name, path.read_text())
 
-    def fingerprint(self) -> str:
-        return "trouble"
-
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         return [ref.key for ref in refs]
-
-    def fetch(self, refs: Sequence[FaceRef]) -> None:
-        pass
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         pose = (1.0, 2.0, 3.0)
@@ -166,7 +158,7 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from tests.test_sandbox import CROP, Sandbox, Trouble, refs\n"
+        "from tests.datasets.test_sandbox import CROP, Sandbox, Trouble, refs\n"
         "box = Sandbox(Trouble(Path(sys.argv[2])), CROP, timeout_s=1.0)\n"
         "list(box.load_many(refs('ok'))); print(box._child.pid, flush=True)\n"
         "list(box.load_many(refs('hang')))\n"

@@ -27,7 +27,7 @@ from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
 from workflows.engine.config import load
-from workflows.full_pipeline import data_leaves
+from workflows.stages.shards import data_leaves
 
 CROP = CropSpec(size=16, margin_px=2)
 
@@ -182,7 +182,7 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch:
     near, far = own.box.moved(0.2 * own.box.width, 0), own.box.moved(0.9 * own.box.width, 0)
     assert overlap(far, own.box) < MIN_OVERLAP < overlap(near, own.box)
     source = open_source(dataclasses.replace(spec, detector=DetectorSpec("unused.onnx")))
-    assert isinstance(source, Detected) and source.risky and list(source.refs()) == [ref]
+    assert isinstance(source, Detected) and source.reader.risky and list(source.refs()) == [ref]
 
     def finds(*boxes: Box) -> None:
         faces = [Detection(box, 0.9 - 0.1 * i) for i, box in enumerate(boxes)]

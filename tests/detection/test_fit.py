@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hpe_core.datasets.boxes import overlap
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
-from hpe_core.detection.fit import FITS, DetectorFit, fit_to, mean_fit
+from hpe_core.detection.fit import DetectorFit, mean_fit
 from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 
@@ -50,13 +50,14 @@ def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader: str, real_data: Pat
     if not detector.is_file():
         pytest.skip(f"the face detector is not here: {detector}")
     spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))  # type: ignore[arg-type]
-    source, find = open_source(spec), FaceDetector(DetectorSpec(str(detector)))
+    source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(detector))), fit_to(spec)
+    assert fit is not None
     rows = []
     for ref in sorted(source.refs())[:: 1 if reader != "pointing04" else 60][:12]:
         face, image = source.load(ref)
         found = max((one.box for one in find(image)), key=lambda box: overlap(box, face.box), default=None)
         if found is not None:
-            fitted = FITS[reader].of(found)
+            fitted = fit.of(found)
             rows.append((overlap(found, face.box), overlap(fitted, face.box), fitted.width / face.box.width))
     before, after, size = np.median(rows, axis=0)
     assert len(rows) >= 8 and after > before + 0.05 and size == pytest.approx(1, abs=0.12)

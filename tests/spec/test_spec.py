@@ -2,14 +2,16 @@
 
 import dataclasses
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError
-from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec, canonical_offsets
@@ -162,8 +164,11 @@ def test_online_labels_leave_room_for_every_searched_jitter():
     ],
 )
 def test_archives_of_the_same_pictures_are_known(trained, tested, same):
-    first, second = build(DatasetSpec, trained), build(DatasetSpec, tested)
-    assert first.shares_faces(second) == second.shares_faces(first) == same
+    datasets = {"trained": build(DatasetSpec, trained), "tested": build(DatasetSpec, tested)}
+    for role, other in (("trained", "tested"), ("tested", "trained")):
+        data = DataSpec(datasets, (role,), (other,))
+        with pytest.raises(SpecError, match="same faces as") if same else nullcontext():
+            check_datasets(data)
 
 
 def test_a_file_that_was_included_is_not_laid_over_what_came_since(tmp_path):

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from hpe_core.data.rows import write_shard
-from hpe_core.datasets.base import person_of, recording_of
 from hpe_core.datasets.plan import plan_dataset
-from hpe_core.datasets.readers import biwi
+from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import open_source
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import write_biwi, write_boxes
 from tests.datasets.reading import one
 from tests.faces import CROP, face_row
 from workflows.stages.evaluate import drawn_by, new_people
+
+PUBLISHED = protocol_named("offsets-3").split.test_groups
+LEAK_FREE = ("person06", "person07", "person10", "person13")
 
 
 def planned(spec: DatasetSpec, folder: Path, **more: DatasetSpec) -> tuple[DataSpec, dict[str, list[str]]]:
@@ -51,7 +53,7 @@ def test_whose_boxes_a_test_set_has_is_named(tmp_path: Path):
 
 
 def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):
-    spec = dataclasses.replace(archive(tmp_path / "hpdb"), group_by="sequence", test_groups=biwi.PUBLISHED_TEST_GROUPS)
+    spec = dataclasses.replace(archive(tmp_path / "hpdb"), group_by="sequence", test_groups=PUBLISHED)
     data, groups = planned(spec, tmp_path / "shards")
     found = new_people(data, tmp_path / "shards", groups)["biwi"]
     new = {group for group, is_new in zip(groups["biwi"], found, strict=True) if is_new}
@@ -60,7 +62,7 @@ def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):
 
 
 def test_where_nobody_is_on_both_sides_nothing_is_said(tmp_path: Path):
-    spec = dataclasses.replace(archive(tmp_path / "hpdb"), test_groups=biwi.LEAK_FREE_TEST_GROUPS)
+    spec = dataclasses.replace(archive(tmp_path / "hpdb"), test_groups=LEAK_FREE)
     data, groups = planned(spec, tmp_path / "shards")
     assert new_people(data, tmp_path / "shards", groups) == {}
 
@@ -80,9 +82,9 @@ def test_biwi_is_aligned_by_sequence_and_the_others_as_a_whole(tmp_path: Path):
     for changes in ({}, {"boxes": str(boxes)}, {"convention": ConventionSpec(yaw_sign=-1)}):
         source = open_source(dataclasses.replace(spec, **changes))
         refs = sorted(source.refs())
-        assert len({recording_of(source, ref.sample_id) for ref in refs}) == 24
-        assert person_of(source, "sequence21") == person_of(source, "person02") == "person02"
+        assert len({source.reader.recording_of(ref.sample_id) for ref in refs}) == 24
+        assert source.reader.person_of("sequence21") == source.reader.person_of("person02") == "person02"
     heads = open_source(DatasetSpec("synthetic", count=4, heads_per_person=2))
     refs = sorted(heads.refs())
-    assert len({recording_of(heads, ref.sample_id) for ref in refs}) == 1
-    assert np.unique([person_of(heads, ref.group) for ref in refs]).size == 2
+    assert len({heads.reader.recording_of(ref.sample_id) for ref in refs}) == 1
+    assert np.unique([heads.reader.person_of(ref.group) for ref in refs]).size == 2

@@ -21,12 +21,11 @@ from hpe_core.datasets.base import (
     Rejected,
     Source,
     census,
-    missing_parts,
     share_of,
 )
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import open_source
-from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
 from hpe_core.geometry.crop import window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
@@ -34,7 +33,6 @@ from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings, solve_pose
 from workflows.checks.findings import Finding
 from workflows.sharding.accounts import FEW
-from workflows.stages.shards import FACE_TIMEOUT_S
 
 SHOWN = 24  # faces on the contact sheet
 STILL = np.pi  # no archive of photographs has all its angles within 3.14 degrees
@@ -91,7 +89,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     source = open_source(replace(spec, convention=ConventionSpec()))  # labels as the reader gives them
     try:
         refs = sorted(source.refs())
-        missing = missing_parts(source, refs)
+        missing = source.reader.missing_parts(refs)
     except DatasetError as error:
         return Examined(name, spec, (Finding("error", name, str(error)),))
     if not refs:
@@ -113,7 +111,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     reasons: Counter[str] = Counter(face.reason for face in rejected)
     findings += _reject_findings(name, reasons, len(chosen), data)
     stored = [len(stored_image(face.crop.pixels, data.encoding)) for face in kept]
-    whole: int | None = getattr(source, "whole", None)
+    whole = source.reader.whole
     if whole is not None and (missing or len(refs) != whole):
         text = census(source, len(refs)) if len(refs) != whole else f"missing: {', '.join(missing)}"
         findings.append(Finding("warning", name, text))
@@ -161,7 +159,7 @@ def _splits(name: str, source: Source, data: DataSpec, findings: list[Finding]) 
 
 
 def _load(source: Source, refs: list[FaceRef], data: DataSpec) -> tuple[list[FaceRow], list[Rejected]]:
-    if source.risky:
+    if source.reader.risky:
         with Sandbox(source, data.crop, timeout_s=FACE_TIMEOUT_S) as sandbox:
             answers = list(sandbox.load_many(refs))
     else:

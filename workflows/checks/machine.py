@@ -54,7 +54,7 @@ def warning(part: str, text: str) -> tuple[Finding, ...]:
 def examine_machine(spec: PipelineSpec, seen: Sequence["Examined"]) -> list[Look]:
     """Every look but that at the packages; `seen` says how many faces the shards will hold and how large one is."""
     from workflows.engine.cluster import running_address
-    from workflows.full_pipeline import tracking_uri
+    from workflows.engine.runner import tracking_uri
 
     address = spec.cluster.address
     if address in ("auto", "local"):

@@ -7,10 +7,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
+from workflows.engine.ray_private import drop_worker_count_warnings, noted_address
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time
@@ -54,7 +54,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         os.environ.setdefault(name, value)
     import ray
 
-    _drop_worker_count_warnings()
+    drop_worker_count_warnings()
     runtime_env = {"env_vars": worker_environment()}
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     address = None if spec.address == "local" else spec.address
@@ -117,25 +117,6 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
 
 
-def _drop_worker_count_warnings() -> None:
-    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
-
-    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
-    """
-    from ray._private import worker
-
-    inner = getattr(worker, "print_to_stdstream", None)
-    if inner is None or hasattr(inner, "wrapped"):
-        return
-
-    def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
-        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
-            inner(data, *args, **options)
-
-    printer.wrapped = inner  # type: ignore[attr-defined]
-    worker.print_to_stdstream = printer
-
-
 def running_address() -> str | None:
     """RAY_ADDRESS, or the cluster that `ray start` left running on this machine, or None.
 
@@ -143,9 +124,7 @@ def running_address() -> str | None:
     """
     if os.environ.get("RAY_ADDRESS"):
         return os.environ["RAY_ADDRESS"]
-    from ray._private.services import find_bootstrap_address
-
-    address = find_bootstrap_address(None)
+    address = noted_address()
     if not address:
         return None
     host, _, port = address.rpartition(":")

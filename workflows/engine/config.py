@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.datasets.protocols import protocol_named
+from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+from workflows.engine.stage import StageFailed
+from workflows.storage.disk import disk_is_full
+from workflows.storage.lock import StoreHeld
 
 REPO = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -59,7 +63,9 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
     if spec.evaluate.protocol:
         protocol_named(spec.evaluate.protocol)
-    return resolve_paths(spec)
+    spec = resolve_paths(spec)
+    check_datasets(spec.data)
+    return spec
 
 
 def _layers(path: Path, seen: list[Path]) -> list[Any]:
@@ -186,9 +192,10 @@ def arguments(
     verbs: Sequence[str] = ("run", "plan"),
     own_keys: str = "",
     codes: Mapping[int, str] = EXIT_CODES,
+    options: Callable[[CommandParser], None] = lambda parser: None,
 ) -> Any:
     """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
-    where none is said. `own_keys` is a line about keys that this command alone has.
+    where none is said. `own_keys` is a line about keys that this command alone has, `options` adds options of its own.
 
     Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
     """
@@ -198,6 +205,7 @@ def arguments(
     parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
     config_option(parser)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    options(parser)
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)
@@ -217,9 +225,6 @@ def config_option(parser: CommandParser) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
-    from workflows.engine.disk import disk_is_full
-    from workflows.engine.store import StageFailed, StoreHeld
-
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import angle_error
 from hpe_core.predictor import INPUT, HeadPosePredictor
+from workflows.engine.exported import Int8Score
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 CALIBRATION_BATCH = 16
@@ -69,21 +70,21 @@ def head_and_decoder(graph: Any) -> list[str]:
     return [node.name for node in graph.node[head:]]
 
 
-def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[np.float32]) -> dict[str, float]:
+def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[np.float32]) -> Int8Score:
     """What int8 costs on labelled (M, size, size, 3) windows, degrees: both MAEs, their difference with the half width
     of its 95 % interval (paired over faces), and by how much an angle moves on average."""
     files = (onnx_file, int8_file)
     plain, small = (HeadPosePredictor.load(file, threads=1).predict_windows(windows).angles for file in files)
     before, after = angle_error(plain, truth).mean(1), angle_error(small, truth).mean(1)
     gains = after - before
-    return {
-        "faces": len(windows),
-        "float_mae": float(before.mean()),
-        "mae": float(after.mean()),
-        "cost_deg": float(gains.mean()),
-        "margin_deg": float(1.96 * gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("inf"),
-        "moved_deg": float(angle_error(small, plain).mean()),
-    }
+    return Int8Score(
+        faces=len(windows),
+        float_mae=float(before.mean()),
+        mae=float(after.mean()),
+        cost_deg=float(gains.mean()),
+        margin_deg=float(1.96 * gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None,
+        moved_deg=float(angle_error(small, plain).mean()),
+    )
 
 
 @contextlib.contextmanager

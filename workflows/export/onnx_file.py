@@ -15,8 +15,6 @@ import contextlib
 import io
 import itertools
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,16 +25,17 @@ from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
-from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of, noted_fit, open_session
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit, open_session
+from hpe_core.system.files import replacing
+from workflows.engine.exported import NetworkFile, Parity, TracedNetwork
 
 PARITY_DEG = 1e-3
 PARITY_BATCH = 32
 Answers = Callable[[Image], list[NDArray[np.float32]]]
 
 
-def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> dict[str, Any]:
-    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset,
-    parameters and the noted fit of detected boxes.
+def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> TracedNetwork:
+    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns what was measured of them.
 
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
@@ -51,7 +50,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
         crops = np.random.default_rng(0).integers(0, 256, (48, size, size, 3), dtype=np.uint8)
     network = deployed(saved.net)
     program = _traced(network, size)
-    with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
+    with replacing(onnx_file) as onnx_draft, replacing(program_file) as program_draft:
         model = _graph(program)
         _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
@@ -60,15 +59,13 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
         _demand(parity, "ONNX")
         program_parity = measure_parity(network, _read_program(program_draft), crops)
         _demand(program_parity, "the exported program")
-    return {
-        "parity": parity,
-        "program_parity": program_parity,
-        "bytes": onnx_file.stat().st_size,
-        "program_bytes": program_file.stat().st_size,
-        "opset": max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        "parameters": saved.net.parameter_count(),
-        FIT_NOTE: saved.notes.get(FIT_NOTE),
-    }
+    return TracedNetwork(
+        onnx=NetworkFile(onnx_file.stat().st_size, parity),
+        program=NetworkFile(program_file.stat().st_size, program_parity),
+        opset=max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        parameters=saved.net.parameter_count(),
+        detector_fit=noted_fit(saved.notes),
+    )
 
 
 def deployed(net: Any) -> Any:
@@ -144,27 +141,19 @@ def _save_program(program: Any, out: Path) -> None:
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
             for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
                 node.meta.pop(note, None)
-    torch.export.save(program, out)
+    with open(out, "wb") as stream:  # given a path, torch repeats its name in the archive
+        torch.export.save(program, stream)
 
 
 def _read_program(file: Path) -> Answers:
     import torch
 
-    module = torch.export.load(file).module()
+    with open(file, "rb") as stream:
+        module = torch.export.load(stream).module()
     return lambda batch: [part.numpy() for part in module(torch.from_numpy(batch))]
 
 
-@contextlib.contextmanager
-def _unproved(out: Path) -> Iterator[Path]:
-    """A file of the same name (an archive repeats it inside) that replaces `out` when the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unproved-", dir=out.parent) as place:
-        draft = Path(place) / out.name
-        yield draft
-        os.replace(draft, out)
-
-
-def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, Any]:
+def measure_parity(network: Any, answers: Answers, crops: Image) -> Parity:
     """Largest absolute difference of the network and an export of it, degrees, by angle, over batches of other sizes
     than traced."""
     import torch
@@ -179,14 +168,13 @@ def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, An
             found = answers(batch)
         gap = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)]
         worst = np.maximum(worst, gap)  # a NaN stays a NaN
-    named = [dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst]
-    return {"angles": named[0], "spread": named[1], "crops": len(crops), "allowed": PARITY_DEG}
+    angles, spread = (dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst)
+    return Parity(angles, spread, len(crops), PARITY_DEG)
 
 
-def _demand(parity: dict[str, Any], what: str) -> None:
-    worst = max(parity["angles"].values())
-    if not worst <= PARITY_DEG:
-        gap = f"{what} and torch differ by {worst:.2g} degrees on {parity['crops']} crops"
+def _demand(parity: Parity, what: str) -> None:
+    if not parity.worst <= PARITY_DEG:
+        gap = f"{what} and torch differ by {parity.worst:.2g} degrees on {parity.crops} crops"
         raise ValueError(f"{gap}; {PARITY_DEG:g} is allowed")
 
 

@@ -7,7 +7,6 @@ a few times a second. So a worker on any node needs no address, and nothing that
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from workflows.tracking.facts import Status
@@ -47,23 +46,6 @@ class Reporter:
 
     def ended(self, key: str, status: Status = "FINISHED") -> None:
         self._send(("ended", (key, status)))
-
-    # The next two go away with tracker.py: what they say lies in the manifest then.
-
-    def artifact(self, key: str, path: Path, folder: str = "") -> None:
-        self._send(("artifact", (key, str(path), folder)))
-
-    def register(
-        self,
-        key: str,
-        model_name: str,
-        artifact_folder: str,
-        alias: str,
-        contest: tuple[str, float],
-        description: str,
-        tags: Mapping[str, str],
-    ) -> None:
-        self._send(("register", (key, model_name, artifact_folder, alias, contest, description, dict(tags))))
 
 
 class LocalReporter(Reporter):

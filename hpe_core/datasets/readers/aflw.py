@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Terms
 from hpe_core.datasets.pictures import read_picture
 from hpe_core.geometry.crop import Box, Image
+from hpe_core.spec.data import DatasetSpec
 
-KNOWN_COUNTS = {"faces": 25_993, "with_box_and_pose": 24_384, "pictures": 21_997}
 PICTURES = ("data/flickr", "flickr", "")  # the first of these folders that is there
 PLACES = ("aflw.sqlite", "data/aflw.sqlite")
 JOURNALS = ("-journal", "-wal")
@@ -59,8 +59,16 @@ AMONG_68 |= {20: 54, 21: 8}
 class Aflw(files.Archive):
     """The archive unpacked under `spec.root`."""
 
-    risky = True
-    whole = KNOWN_COUNTS["faces"]
+    name = "aflw"
+    terms = Terms(
+        "AFLW",
+        "research only",
+        research_only=True,
+        cite="M. Koestinger, P. Wohlhart, P. M. Roth, H. Bischof, Annotated Facial Landmarks in the Wild, "
+        "BeFIT Workshop, ICCV 2011",
+    )
+    whole = 25_993
+    own_boxes = "archive"
 
     def refs(self) -> Iterator[FaceRef]:
         """One per row of Faces. Raises DatasetError where the SQLite file is missing, damaged or of another kind."""
@@ -122,12 +130,9 @@ class Aflw(files.Archive):
         pictures = super().states(refs)
         return [f"{found[ref.sample_id]} {picture}" for ref, picture in zip(refs, pictures, strict=True)]
 
-    def fingerprint(self) -> str:
-        self.fetch_tables()
-        place = str(self._place().relative_to(self.root))
-        pictures = self._pictures()
-        listed = [str(Path(pictures, path)) for path in self.listing(files.PICTURES, pictures)]
-        return self.fingerprint_of([place, *listed])
+    def shares_faces(self, other: DatasetSpec) -> bool:
+        """AFLW2000's pictures are among AFLW's, too. Named test groups, as protocol 2 has them, keep them apart."""
+        return super().shares_faces(other) or (other.reader == "aflw2000" and not self.spec.test_groups)
 
     def _pictures(self) -> str:
         """The folder that FaceImages.filepath is named from."""

@@ -18,20 +18,21 @@ from pathlib import Path
 import numpy as np
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, FaceRef, Rejected
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms
 from hpe_core.datasets.matlab import numbers, pose_para, read_mat
 from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.readers.landmarks import PAPER, LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
 
-KNOWN_COUNTS = {"faces": 2_000}
 CODE = "Code"
 
 
-class Aflw2000(files.Archive):
+class Aflw2000(LandmarkArchive):
     """The archive unpacked under `spec.root`."""
 
-    risky = True
-    whole = KNOWN_COUNTS["faces"]
+    name = "aflw2000"
+    terms = Terms("AFLW2000-3D", "research only", research_only=True, cite=PAPER)
+    whole = 2_000
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
@@ -57,9 +58,6 @@ class Aflw2000(files.Archive):
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         return ref.key, str(Path(ref.key).with_suffix(".mat"))
-
-    def fingerprint(self) -> str:
-        return self.fingerprint_of(filter(_is_face, self.listing((*files.PICTURES, ".mat"))))
 
 
 def _is_face(path: str) -> bool:

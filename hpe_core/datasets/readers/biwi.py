@@ -29,22 +29,21 @@ leak-free test set is the rest of it: 3,163 frames of 06, 07, 10, 13 and 22. Gro
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, FaceRef, Rejected
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms
 from hpe_core.datasets.pictures import read_bytes, read_picture
-from hpe_core.datasets.protocols import protocol_named
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.rotation import is_rotation, matrix_to_euler
+from hpe_core.spec.data import DatasetSpec
 
-KNOWN_COUNTS = {"frames": 15_678, "sequences": 24, "people": 20}
+SEQUENCES = 24
 SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
-PUBLISHED_TEST_GROUPS = protocol_named("offsets-3").split.test_groups
-LEAK_FREE_TEST_GROUPS = ("person06", "person07", "person10", "person13")
 BOX_MM = 200.0
 FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.(?:png|jpg)|pose\.txt)")
 PICTURES = ("_rgb.png", "_rgb.jpg")
@@ -54,8 +53,18 @@ MAX_TEXT = 1 << 16
 class Biwi(files.Archive):
     """The archive unpacked under `spec.root`; as many sequences as are there."""
 
-    risky = True
-    whole = KNOWN_COUNTS["frames"]
+    name = "biwi"
+    terms = Terms(
+        "BIWI Kinect Head Pose",
+        "non-commercial research only",
+        research_only=True,
+        cite="G. Fanelli, M. Dantone, J. Gall, A. Fossati, L. Van Gool, Random Forests for Real Time 3D Face Analysis, "
+        "IJCV 2013",
+    )
+    has_sequences = True
+    whole = 15_678
+    own_boxes = "projected centre"
+    detector_fit = DetectorFit(1.44, 1.08, 0.07)  # one frame
 
     def refs(self) -> Iterator[FaceRef]:
         """One per frame that has a picture or a pose; `load` rejects what lacks the other."""
@@ -94,7 +103,7 @@ class Biwi(files.Archive):
     def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
         """Sequences of which no frame is there."""
         found = {ref.sample_id.split("/")[-2] for ref in refs if "/" in ref.sample_id}
-        names = (f"{sequence:02d}" for sequence in range(1, KNOWN_COUNTS["sequences"] + 1))
+        names = (f"{sequence:02d}" for sequence in range(1, SEQUENCES + 1))
         return [name for name in names if name not in found]
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
@@ -102,9 +111,10 @@ class Biwi(files.Archive):
         pose = path.with_name(path.name.rpartition("_")[0] + "_pose.txt")
         return str(path), str(pose), str(path.with_name("rgb.cal"))
 
-    def fingerprint(self) -> str:
-        hpdb = self._inner()
-        return self.fingerprint_of(self.listing((*PICTURES, "_pose.txt", "rgb.cal"), hpdb), hpdb)
+    def origin(self, spec: DatasetSpec) -> object:
+        """The archive may be named with or without hpdb."""
+        root = PurePath(spec.root)
+        return root.parent if root.name == "hpdb" else root
 
     def _inner(self) -> str:
         """Where in the root the sequences lie, hpdb or itself. What was fetched shows it, so `load` asks no remote."""

@@ -18,13 +18,12 @@ rejected by file and row, counted from 1 without the header; so is a path that l
 """
 
 import difflib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ from hpe_core.errors import nearest
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.rotation import is_rotation, matrix_to_euler
 from hpe_core.spec.data import DatasetSpec, Links
-from hpe_core.system.files import file_sha256
 
 EULER = ("pitch", "yaw", "roll")
 MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
@@ -62,7 +60,8 @@ class Table:
 class Manifest(files.Archive):
     """The faces that a table lists. It is read once a process, and again when it changes."""
 
-    risky = True
+    name = "manifest"
+    root_is = "the table or its folder"
 
     def __init__(self, spec: DatasetSpec) -> None:
         super().__init__(spec)
@@ -126,12 +125,10 @@ class Manifest(files.Archive):
         texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
         return [f"{row} {picture}" for row, picture in zip(texts, super().states(refs), strict=True)]
 
-    def fingerprint(self) -> str:
-        """Of the manifest's content and the pictures' sizes and times; opens no picture."""
-        self.fetch_tables()
-        file = self._file()
-        pictures = super().states(sorted(self._table(file).refs))
-        return hashlib.sha256("\n".join([file_sha256(file), *pictures]).encode()).hexdigest()
+    def origin(self, spec: DatasetSpec) -> object:
+        """The table may be named by its folder."""
+        root = PurePath(spec.root)
+        return root.parent if root.suffix else root
 
     def _file(self) -> Path:
         """The table itself. Raises DatasetError where `root` is none and holds none, or several."""

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, FaceRef, Rejected, lacking
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms, lacking
 from hpe_core.datasets.pictures import read_bytes, read_picture
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
 
 NAME = re.compile(
@@ -26,16 +27,24 @@ NAME = re.compile(
     re.IGNORECASE,
 )
 MAX_TEXT = 1 << 16
-KNOWN_COUNTS = {"faces": 2_790}  # 15 people x 2 series x 93 poses
-PEOPLE = 15
+PEOPLE, OF_EACH = 15, 2 * 93  # two series of 93 poses
 FRONT = "front"
 
 
 class Pointing04(files.Archive):
     """The archive unpacked: folders Person01 ... Person15 under `spec.root` (as many as are there)."""
 
-    risky = True
-    whole = KNOWN_COUNTS["faces"]
+    name = "pointing04"
+    terms = Terms(
+        "Pointing'04",
+        "any purpose, with citation",
+        research_only=False,
+        cite="N. Gourier, D. Hall, J. L. Crowley, Estimating Face Orientation from Robust Detection of Salient Facial "
+        "Structures, FG Net Workshop on Visual Observation of Deictic Gestures (POINTING), Cambridge 2004",
+    )
+    whole = PEOPLE * OF_EACH
+    own_boxes = "archive"
+    detector_fit = DetectorFit(0.85, 0.66, 0.02)  # 616 faces
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture; a picture whose name is of another form is listed too, and rejected by `load`."""
@@ -63,11 +72,8 @@ class Pointing04(files.Archive):
         return ref.key, _text_of(ref.key)
 
     def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
-        known = {f"Person{person:02d}": KNOWN_COUNTS["faces"] // PEOPLE for person in range(1, PEOPLE + 1)}
+        known = {f"Person{person:02d}": OF_EACH for person in range(1, PEOPLE + 1)}
         return lacking(Counter(ref.group for ref in refs), known)
-
-    def fingerprint(self) -> str:
-        return self.fingerprint_of(name for path in self._pictures() for name in (path, _text_of(path)))
 
     def _pictures(self) -> Iterator[str]:
         for path in self.listing(files.PICTURES):

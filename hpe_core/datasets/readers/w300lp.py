@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, lacking
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Terms, lacking
 from hpe_core.datasets.matlab import numbers, pose_para, read_mat
 from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.readers.landmarks import PAPER, LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
@@ -50,10 +51,11 @@ MIRROR_68 = np.array(
 )
 
 
-class W300LP(files.Archive):
+class W300LP(LandmarkArchive):
     """The archive unpacked: the eight folders (as many as are there) and landmarks/ under `spec.root`."""
 
-    risky = True
+    name = "300w_lp"
+    terms = Terms("300W-LP", "research only", research_only=True, cite=PAPER)
     whole = 2 * sum(KNOWN_COUNTS.values())
 
     def refs(self) -> Iterator[FaceRef]:
@@ -106,14 +108,6 @@ class W300LP(files.Archive):
         known = {name + flip: count for name, count in KNOWN_COUNTS.items() for flip in ("", "_Flip")}
         found = Counter(Path(ref.key).parts[0] for ref in refs if not ref.key.lower().endswith(".mat"))
         return lacking(found, known) + ([] if self.has_folder("landmarks") else ["landmarks"])
-
-    def fingerprint(self) -> str:
-        listed = [
-            str(Path(folder, path))
-            for folder in [*self._folders(), *(["landmarks"] if self.has_folder("landmarks") else [])]
-            for path in self.listing((*files.PICTURES, ".mat"), folder)
-        ]
-        return self.fingerprint_of(listed)
 
     def _folders(self) -> list[str]:
         """Those of the eight that are there. Raises DatasetError where there is none."""

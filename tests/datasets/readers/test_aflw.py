@@ -145,12 +145,14 @@ def test_aflw_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     other.close()
 
 
-def test_aflw_fingerprint_sees_database_and_pictures(tmp_path: Path) -> None:
+def test_aflw_fingerprint_sees_rows_and_pictures(tmp_path: Path) -> None:
     place = write_aflw(tmp_path, FACES)
     opened = source("aflw", tmp_path)
     seen = [opened.fingerprint(), opened.fingerprint()]
     (tmp_path / "data" / "flickr" / "2" / "image00013.jpg").unlink()
     seen.append(opened.fingerprint())
-    place.write_bytes(place.read_bytes() + bytes(4096))
+    with closing(sqlite3.connect(place)) as database:
+        database.execute("UPDATE FacePose SET yaw = 0.75 WHERE face_id = 7")
+        database.commit()
     seen.append(opened.fingerprint())
     assert seen[0] == seen[1] and len(set(seen)) == 3

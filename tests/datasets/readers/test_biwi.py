@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpe_core.datasets.base import Rejected, census
 from hpe_core.datasets.boxes import overlap
-from hpe_core.datasets.readers import biwi
+from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
@@ -22,6 +22,8 @@ from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_biwi, write_boxes
 from tests.datasets.reading import corners, one, only, refusal, rejected, source, splits
 
+PUBLISHED = protocol_named("offsets-3").split.test_groups
+LEAK_FREE = ("person06", "person07", "person10", "person13")
 FIXTURE = [[0.45684, -0.404949, -0.792031], [-0.103806, 0.860022, -0.499587], [0.883471, 0.310449, 0.350856]]
 
 
@@ -79,7 +81,7 @@ def test_biwi_sample(real_data: Path) -> None:
 def test_biwi_splits_by_person_or_as_published(tmp_path: Path) -> None:
     for sequence in range(1, 25):
         write_biwi(tmp_path / "hpdb", sequence, 3)
-    spec = DatasetSpec("biwi", root=str(tmp_path), test_groups=biwi.LEAK_FREE_TEST_GROUPS, val=0.1)
+    spec = DatasetSpec("biwi", root=str(tmp_path), test_groups=LEAK_FREE, val=0.1)
 
     def people(key: str) -> str:
         return {"15": "03", "18": "05", "21": "02", "22": "07"}.get(key[:2], key[:2])
@@ -92,7 +94,7 @@ def test_biwi_splits_by_person_or_as_published(tmp_path: Path) -> None:
     assert sorted(key[:2] for key, split in placed.items() if split == "test") == ["06", "07", "10", "13", "22"]
     assert set(placed.values()) == {"train", "val", "test"}
 
-    published = dataclasses.replace(spec, group_by="sequence", test_groups=biwi.PUBLISHED_TEST_GROUPS)
+    published = dataclasses.replace(spec, group_by="sequence", test_groups=PUBLISHED)
     placed = splits(published)
     tested = {key[:2] for key, split in placed.items() if split == "test"}
     assert tested == {"06", "07", "10", "13", "15", "18", "21", "22"} and len(placed) == 24
@@ -102,8 +104,8 @@ def test_biwi_splits_by_person_or_as_published(tmp_path: Path) -> None:
     assert groups == {f"{i:02d}": f"person{people(f'{i:02d}')}" for i in range(1, 25)}
 
     assert "did you mean 'person" in refusal(lambda: splits(dataclasses.replace(spec, test_groups=("person15",))))
-    with pytest.raises(SpecError, match="group_by: sequence is for reader biwi"):
-        DatasetSpec("aflw2000", root="a", group_by="sequence")
+    with pytest.raises(SpecError, match="group_by: sequence is for archives of sequences, not aflw2000"):
+        open_source(DatasetSpec("aflw2000", root="a", group_by="sequence"))
 
 
 @pytest.mark.parametrize(
