@@ -90,12 +90,15 @@ def test_rate_and_time_left_start_where_the_task_was_first_seen(clock: list[floa
     clock[0] += 10
     console.progress("resumed", 600, 1000, "faces")
     clock[0] += 10
+    console.progress("resumed", 620, 1000, "faces")
+    clock[0] += 10
     console.progress("resumed", 100, 1000, "faces")  # begins anew
     clock[0] += 10
     console.progress("resumed", 101, 1000, "faces")
     assert [line.partition("), ")[2] for line in log.getvalue().splitlines()] == [
         "?faces/s, ? left",
         "10.00faces/s, 00:40 left",
+        " 6.00faces/s, 01:03 left",
         "?faces/s, ? left",
         "10.00s/faces, 2:29:50 left",
     ]
