@@ -375,9 +375,8 @@ def start_server(store: Path) -> Iterator[Callable[[int], None]]:
         words = f"server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri {uri_of(store)}"
         words += f" --artifacts-destination {store}/served"
         command = [sys.executable, "-m", "mlflow", *words.split()]
-        env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         with open(store / "server.log", "wb") as log:
-            started.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 
         def up() -> bool:
             assert started[0].poll() is None, (store / "server.log").read_text()
