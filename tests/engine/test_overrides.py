@@ -1,5 +1,7 @@
 """key=value words are read by the type of their key; the text of a str key is taken as it is written."""
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,20 +15,9 @@ from workflows.engine.config import load, typed_words
 from workflows.prediction.keys import spec_of
 
 TEXT = st.text(st.characters(exclude_categories=("C",)), min_size=1)
-TEXTS = (
-    "/data/my runs #2",
-    "0123",
-    "on",
-    "1e5",
-    "1_000",
-    "/data/x: y",
-    "null",
-    "~",
-    "${oc.env:HOME}",
-    "a=b",
-    "'x'",
-    "\\${a}",
-)
+TEXTS = ("/data/my runs #2", "0123", "on", "1e5", "1_000", "/data/x: y", "null", "~", "${oc.env:HOME}", "a=b", "'x'")
+TEXTS += ("\\${a}", "\\\\${a", "\\")
+KEYS = ("store", "name", "student.net.backbone", "data.datasets.my data.root", "data.datasets.x.detector.model")
 
 
 def read(word: str, kind: type = PipelineSpec) -> object:
@@ -39,20 +30,14 @@ def read(word: str, kind: type = PipelineSpec) -> object:
 @given(TEXT)
 @example(TEXTS[0])
 def test_any_text_survives_a_text_key(text: str) -> None:
-    for key in (
-        "store",
-        "name",
-        "student.net.backbone",
-        "data.datasets.my data.root",
-        "data.datasets.x.detector.model",
-    ):
+    for key in KEYS:
         assert read(f"{key}={text}") == text
     assert read(f"root={text}", DatasetSpec) == text
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_that_yaml_would_change_are_what_they_are(text: str) -> None:
-    assert read(f"store={text}") == text and read(f"data.datasets.x.test_groups=[a, {text!r}]") == ["a", text]
+    assert read(f"store={text}") == text and read(f"data.datasets.x.test_groups=[a, {json.dumps(text)}]") == ["a", text]
     assert spec_of([f"model={text}", "boxes=whole"]).model == text
     assert load(["demo"], [f"name={text}"]).name == text
 
