@@ -94,7 +94,8 @@ def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"), [({"model": ""}, "no file"), ({"min_score": 1.0}, "between 0 and 1"), ({"side_px": 8}, "64")]
+    ("keys", "said"),
+    [({"model": ""}, "no value"), ({"min_score": 1.0}, "less than 1"), ({"side_px": 8}, "at least 64")],
 )
 def test_settings_are_checked(keys: dict[str, object], said: str) -> None:
     with pytest.raises(SpecError, match=said):
@@ -251,7 +252,8 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: 
         leaves(first)
 
 
-def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path) -> None:
+def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
     protocol, data = protocol_named("pointing04-people"), load(["pointing04"]).data
     assert matches(protocol, data) == []
     (tmp_path / "yunet.onnx").write_bytes(b"weights")
