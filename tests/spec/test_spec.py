@@ -58,7 +58,7 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("student.optim.lrr=1", "unknown key student.optim.lrr; did you mean 'lr'?"),
         ("student.optim.schedule=cosin", "allowed: cosine, constant; did you mean 'cosine'?"),
         ("student.optim.epochs=2.5", "student.optim.epochs is 2.5; a whole number is needed"),
-        ("student.optim.epochs=0", "student.optim: optim.epochs must be at least 1"),
+        ("student.optim.epochs=0", "student.optim.epochs must be at least 1, got 0"),
         ("student.optim.lr=fast", "student.optim.lr is 'fast'; a number is needed"),
         ("student.optim.lr=.nan", "a finite number is needed"),
         ("student.net.regression_head=maybe", "allowed: true, false"),
