@@ -296,6 +296,7 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"data": {"ingest": "own_shards"}}, stored, True),
         ({"data": {"max_bad_share": 0.9, "stream_shards": 3}}, stored, False),
         ({"search": {"trials": 9, "epochs": 9, "finalists": 9}}, stored, False),
+        ({"teachers": {"second": {"net": NET, "seed": 3}}}, stored, False),  # of two, the changed one is trained anew
         ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),
     ],
 )
