@@ -65,7 +65,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The same run on one node."""
     store = tmp_path_factory.mktemp("alone") / "store"
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     return Finished(store, done)
 
@@ -80,7 +80,7 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
     with open(log, "w") as stream, whole_tree() as started:
-        command = words("full_pipeline.py", store, f"cluster.address={nodes.cluster.address}")
+        command = words("run", store, f"cluster.address={nodes.cluster.address}")
         process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
         deadline = time.monotonic() + PATIENCE_S
         for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
@@ -108,7 +108,7 @@ def test_two_data_parallel_workers_through_ray(nodes: Nodes, alone: Finished, tm
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    done: Done = run("full_pipeline.py", store, address, "cluster.workers=2", env=environment())
+    done: Done = run("run", store, address, "cluster.workers=2", env=environment())
     assert done.code == 0, tail(done)
     ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, alone.store))
     for name, summary in ours.items():
