@@ -6,7 +6,7 @@ STORAGE_EMULATOR_HOST for a server that speaks like Google's and is asked withou
 is written: '%20' is three characters of a name, and '#' and a space are one.
 
 A server that fails, is silent or drops the line is asked again for about half a minute. The clients' own patience is
-too short on S3 and too long on Google's (docs/notes-filesystems.md).
+too short on S3 and too long on Google's (docs/filesystems.md).
 """
 
 import os

@@ -2,7 +2,7 @@
 
 glibc maps every block of more than 128 kB anew and trims the end of its heap. A loop over pictures or training steps
 then meets fresh, zeroed pages in every round, and each first touch is a page fault. That takes half the time of
-decoding a picture (docs/notes-libraries.md).
+decoding a picture (docs/libraries.md).
 """
 
 import ctypes
