@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import hpe_core  # noqa: F401  # the switches of hpe_core/system/quiet.py, before Ray is imported
+
 settings.register_profile("laws", deadline=None)  # a law holds or not; how long an example took says nothing
 settings.load_profile("laws")
 
-# Before Ray is imported: no usage report, and no token file in the home folder that would switch on
-# authentication for whoever runs `ray start` there next.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# No token file in the home folder that would switch on authentication for whoever runs `ray start` there next.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # On a busy machine the threads of one sum wait for each other, a hundred times longer than the sum takes.
@@ -45,8 +45,11 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
     import ray
 
+    from workflows.engine.ray_private import no_dashboard_process
+
     # A cluster that the user has started for something else is no business of the tests.
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with no_dashboard_process():
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

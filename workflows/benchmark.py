@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_core.errors import SpecError, check, nearest
+from hpe_core.system.packages import check_extra
 from workflows.engine.commandline import CommandParser
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded, tell
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     check(args.faces >= 16, f"--faces must be at least 16, got {args.faces}")
     check(args.repeat >= 1, f"--repeat must be at least 1, got {args.repeat}")
+    check_extra()
     wanted = chosen(args.names)
     from workflows.bench.common import machine, machine_line, markdown
 

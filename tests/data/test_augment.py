@@ -88,6 +88,15 @@ def test_a_turned_crop_is_the_crop_of_a_turned_picture(shape, degrees):
         assert difference.mean() < 4 and difference.mean() < 0.5 * plain.mean()
 
 
+@pytest.mark.parametrize("level", [1, 77, 255])
+def test_an_even_picture_stays_even_and_what_a_turn_brings_in_from_outside_is_black(level):
+    """As the crop is black outside its picture: never the border's colour drawn out."""
+    even = dataclasses.replace(batch_of(), images_BHWC=torch.full((4, 32, 32, 3), level, dtype=torch.uint8))
+    out = move(even, 32, BINS, NO, np.array([45.0, -45.0, 31.0, 44.0]), NOTHING).images_BHWC
+    assert (out[:, 8:-8, 8:-8] == level).all()
+    assert all((out[:, y, x] == 0).all() for y in (0, -1) for x in (0, -1))
+
+
 def test_a_turned_picture_of_a_head_is_the_picture_of_the_turned_head():
     """The convention through renderer, crop and turn: turning pixels by delta and rendering Rz(delta) R agree."""
     crop, pose, delta = CropSpec(size=64, margin_px=16), (12.0, 35.0, -5.0), 20.0

@@ -251,7 +251,8 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: 
         leaves(first)
 
 
-def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path) -> None:
+def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
     protocol, data = protocol_named("pointing04-people"), load(["pointing04"]).data
     assert matches(protocol, data) == []
     (tmp_path / "yunet.onnx").write_bytes(b"weights")

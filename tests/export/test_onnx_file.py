@@ -1,5 +1,4 @@
-"""Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch
-size."""
+"""Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch size."""
 
 import json
 import subprocess
@@ -22,10 +21,9 @@ from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import to_dict
-from workflows.engine.results import (
-    TracedNetwork,
-)
+from workflows.engine.exported import TracedNetwork
 from workflows.export import onnx_file as export
+from workflows.export import parity
 
 CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)
 REPO = Path(__file__).resolve().parents[2]
@@ -89,7 +87,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(
     traced = torch.export.load(folder / "student.pt2")
     monkeypatch.setattr(export, "_traced", lambda network, size: traced)
     monkeypatch.setattr(export, "_graph", lambda program: onnx.load(folder / "student.onnx"))
-    monkeypatch.setattr(export, "PARITY_DEG", -1.0)
+    monkeypatch.setattr(parity, "PARITY_DEG", -1.0)
     with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
         export.export_network(folder, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
     assert list(tmp_path.iterdir()) == []

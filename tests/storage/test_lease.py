@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,28 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
         assert Remote(store).read("lease.json") is None, "whoever is done leaves nothing"
     finally:
         process.kill()
+
+
+def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflows.engine.lease, "SETTLE_S", 2.0)
+    found_free, inside = threading.Barrier(2), threading.Barrier(2)
+    original, has_it = Lease._await_turn, []
+
+    def take(name: str) -> None:
+        try:
+            with Lease(Remote(store), Path(name)) as lease:
+                has_it.append(lease._mine["id"] == json.loads(Remote(store).read("lease.json") or b"{}")["id"])
+                inside.wait(20)
+        except StoreHeld as error:
+            assert "in use by process" in str(error)
+            inside.wait(20)
+
+    monkeypatch.setattr(Lease, "_await_turn", lambda self: [original(self), found_free.wait(20)])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(take, ("/first", "/second")))
+    assert has_it == [True]
 
 
 def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

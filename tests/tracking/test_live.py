@@ -126,7 +126,7 @@ def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(
     prepare()
     monkeypatch.setattr(living, "ROOM", 50)
     monkeypatch.setattr(living, "PAUSE_S", 0.1)
-    with slow_server(0.3) as address:
+    with slow_server(2.0) as address:
         uri = f"http://127.0.0.1:{free_port()}" if kind == "dead" else address
         live = Live(tmp_path / "mine", uri.replace("//", "//me:secret@"), EXPERIMENT, list, say=said.append)
         assert talk(live) < 0.5

@@ -152,5 +152,7 @@ def test_git_commit_names_the_commit_and_its_changes(tmp_path: Path, monkeypatch
         subprocess.run(["git", "-C", str(repo), *words], check=True)
     clean = git_commit(repo)
     assert len(clean) == 40
+    (repo / "lib").mkdir()
+    assert git_commit(repo / "lib") == "unknown", "the commit of a repository above says nothing about installed code"
     (repo / "f").write_text("2")
     assert git_commit(repo) == clean + "-dirty"

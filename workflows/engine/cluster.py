@@ -10,10 +10,9 @@ from contextlib import contextmanager
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
-from workflows.engine.ray_private import drop_worker_count_warnings, noted_address
+from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -21,7 +20,6 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
@@ -67,7 +65,8 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        with no_dashboard_process():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:
         try:

@@ -1,8 +1,8 @@
 """The code that a stage's result depends on, as hashes.
 
 "Code" is the syntax tree, without docstrings and comments, of the stage's module and of every project module that it
-imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. `__init__.py` files are empty
-and are not read.
+imports: editing a comment reruns nothing, editing a loss reruns what was trained with it. `__init__.py` files hold
+nothing that a result depends on and are not read.
 """
 
 import ast

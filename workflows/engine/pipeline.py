@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hpe_core.errors import SpecError, UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.packages import check_extra
 from workflows.engine.code import ROOT
 from workflows.engine.results import Results
 from workflows.engine.runner import Runner, tracking_uri
@@ -28,6 +29,7 @@ def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
     if all(entry.action == "skip" and store.is_elsewhere(entry) for entry in planned.values()):
         return store.results(planned)
     if any(entry.action != "skip" for entry in planned.values()):
+        check_extra()
         check_backbones(spec)
     with store.held():
         planned = store.checkout()  # another run may just have finished
@@ -43,6 +45,7 @@ def run_alone(stages: Sequence[Stage], spec: PipelineSpec, name: str, *, as_json
     check_upstream(planned, name, spec)
     print(planned[name].line, file=sys.stderr)
     if planned[name].action != "skip":
+        check_extra()
         check_backbones(spec)
         with store.held():
             planned = store.checkout([name])
@@ -102,6 +105,7 @@ def verify(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> tup
 
 def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
     """Bring MLflow up to the store; a sentence about what was sent. Raises StageFailed if MLflow does not answer."""
+    check_extra()
     store, uri = Store.open(stages, spec), tracking_uri(spec)
     try:
         with store.held():

@@ -1,5 +1,7 @@
 """What Ray offers to nobody and we need all the same, as it was seen in Ray 2.60. A new release is looked at here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -20,6 +22,23 @@ def drop_worker_count_warnings() -> None:
 
     printer.wrapped = inner  # type: ignore[attr-defined]
     worker.print_to_stdstream = printer
+
+
+@contextmanager
+def no_dashboard_process() -> Iterator[None]:
+    """Around `ray.init(include_dashboard=False)`: Ray would start the dashboard's process all the same.
+
+    That process asks the network which cloud this is, also with RAY_USAGE_STATS_ENABLED=0, and keeps 120 MB. Ray has no
+    switch for it, so the function that starts it is put aside; where a release moves it, nothing happens.
+    """
+    from ray._private import services
+
+    start = vars(services).get("start_api_server")
+    services.start_api_server = lambda *_, **__: (None, None)  # what Ray itself returns where the process fails
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 def noted_address() -> str | None:

@@ -1,9 +1,8 @@
-"""The report's pictures: charts as matplotlib figures, faces as contact sheets. Drawing only; `report.py`
-reads the files.
+"""The report's pictures: charts as matplotlib figures, faces as contact sheets. Drawing only; no file is read.
 
-One quiet style for all: dark text on white, one colour and one line style a network (told apart in black
-and white too), and letters that stay readable when a chart is as narrow as a telephone. Figures are made
-without pyplot, which keeps global state and would pick a display.
+One quiet style for all: dark text on white, a colour and a line style for each network (told apart in black and white,
+too), and letters that stay readable when a chart is as narrow as a telephone. Figures are made without pyplot, which
+keeps global state and would pick a display.
 """
 
 from collections.abc import Mapping, Sequence

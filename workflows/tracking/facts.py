@@ -103,7 +103,12 @@ def points_of(values: Mapping[str, float], step: int, time_ms: int) -> tuple[Poi
 
 
 def git_commit(root: Path) -> str:
-    """The commit of `root`, with `-dirty` when tracked files differ, or `unknown` without git."""
+    """The commit of the checkout `root`, with `-dirty` when tracked files differ, or `unknown`.
+
+    A folder inside somebody's repository, as site-packages may be, is no checkout of ours.
+    """
+    if not (root / ".git").exists():
+        return "unknown"
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]

@@ -36,9 +36,9 @@ class Reporter:
         """One line for the user."""
         self._send(("say", text))
 
-    def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int | None = None) -> None:
+    def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int) -> None:
         """Figures of the run `key` at a step. What the stage returns says them with the same time: they count once."""
-        self._send(("metrics", (key, dict(values), step, now_ms() if when_ms is None else when_ms)))
+        self._send(("metrics", (key, dict(values), step, when_ms)))
 
     def started(self, key: str, name: str, parent: str, params: Mapping[str, Any]) -> None:
         """A child run begins (or goes on)."""
@@ -56,16 +56,6 @@ class LocalReporter(Reporter):
 
     def _send(self, event: Event) -> None:
         self._sink(event)
-
-
-def handler(console: Any, live: Any) -> Callable[[Event], None]:
-    """Hands lines and progress to the `Console`, all else to `Live`."""
-
-    def handle(event: Event) -> None:
-        kind, body = event
-        getattr(console if kind in ("say", "progress") else live, kind)(*([body] if kind == "say" else body))
-
-    return handle
 
 
 class Board:

@@ -40,8 +40,7 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Import mlflow, quietly and with no network but the tracking server."""
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    """Import mlflow: it asks a server once, not for minutes, and does not talk about it."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(DEADLINE_S))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -168,8 +168,7 @@ class Session:
         files, there = list(files_of(run)), self._runs.get(run.key)
         stamp = digest([(path.name, *rest) for path, *rest in files])
         whole = digest([run.to_json(), stamp])
-        is_as_told = there and (there.info.status == run.status or not is_active(there))
-        if is_as_told and sent_to(there).get("whole") == whole:
+        if there and there.info.status == run.status and sent_to(there).get("whole") == whole:
             return
         there = self._open(run, there if there and is_active(there) else None)
         run_id, sent = there.info.run_id, sent_to(there)
@@ -226,8 +225,8 @@ class Session:
         rows = [Metric(clean(point.name), point.value, point.time_ms, point.step) for point in finite]
         words, notes = [Param(*each) for each in params.items()], [RunTag(*each) for each in tags.items()]
         while run_id and (rows or words or notes):
-            self.client.log_batch(run_id, rows[:800], words[:100], notes[:100])
-            rows, words, notes = rows[800:], words[100:], notes[100:]
+            self.client.log_batch(run_id, rows[:800], words[:80], notes[:80])  # at most 1000, 100, 100, and 1 MB
+            rows, words, notes = rows[800:], words[80:], notes[80:]
 
     def _register(self, run_id: str, run_name: str, model: Model) -> str:
         """One run's folder is one version; returns what became of it. Who holds the alias is decided once for it, so an
