@@ -1,11 +1,12 @@
 """Keys of `data`: which datasets, how their faces are cut, and how the rows reach those who learn."""
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hpe_core.errors import check
 from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.spec.network import Degrees
+from hpe_core.spec.serde import Count, Natural, NotNegative, Positive, Share, Text, at_least, at_most, below, checked
 
 
 def is_name(text: str) -> bool:
@@ -13,19 +14,14 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[^./\\][^/\\]*", text) is not None
 
 
-@dataclass(frozen=True)
+@checked
 class CropSpec:
     """The canonical crop. `margin_px` bounds offsets, jitter and what a turn can show, in network pixels."""
 
-    size: int = 64
-    margin_px: int = 8
+    size: Annotated[int, at_least(16)] = 64
+    margin_px: Natural = 8
     shape: Literal["square", "stretch"] = "square"
-    box_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self.size >= 16, f"crop.size must be at least 16 pixels, got {self.size}")
-        check(self.margin_px >= 0, f"crop.margin_px must not be negative, got {self.margin_px}")
-        check(0.2 <= self.box_scale <= 5, f"crop.box_scale must lie in 0.2 ... 5, got {self.box_scale}")
+    box_scale: Annotated[float, at_least(0.2), at_most(5)] = 1.0
 
     @property
     def stored_size(self) -> int:
@@ -35,24 +31,19 @@ class CropSpec:
 FETCH = "fetch"
 
 
-@dataclass(frozen=True)
+@checked
 class DetectorSpec:
     """A face detector, YuNet (`hpe_core/detection`)."""
 
-    model: str  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
-    min_score: float = 0.6  # faces that the detector is less sure of are no faces
-    side_px: int = 640  # the longer side of a larger picture is scaled down to this before faces are looked for
-
-    def __post_init__(self) -> None:
-        check(bool(self.model), "detector.model names no file")
-        check(0 < self.min_score < 1, f"detector.min_score must lie between 0 and 1, got {self.min_score}")
-        check(self.side_px >= 64, f"detector.side_px must be at least 64 pixels, got {self.side_px}")
+    model: Text  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
+    min_score: Annotated[Positive, below(1)] = 0.6  # faces that the detector is less sure of are no faces
+    side_px: Annotated[int, at_least(64)] = 640  # faces are looked for in a copy whose longer side is at most this
 
 
 Sign = Literal[1, -1]
 
 
-@dataclass(frozen=True)
+@checked
 class ConventionSpec:
     """How an archive's labels differ from our convention (`rotation.py`); as it stands, not at all.
 
@@ -74,7 +65,7 @@ class ConventionSpec:
 Links = Literal["inside", "anywhere"]
 
 
-@dataclass(frozen=True)
+@checked
 class DatasetSpec:
     """One dataset and how its people are split. Named groups win over shares; shares are drawn per group.
 
@@ -83,15 +74,15 @@ class DatasetSpec:
 
     reader: str  # a name of datasets/readers
     root: str = ""
-    count: int = 0  # synthetic: how many heads; archives: at most this many faces, 0 is all
-    seed: int = 0  # synthetic: which heads; all: which groups fall into which share
-    image_px: int = 128  # synthetic: side of the rendered picture
-    heads_per_person: int = 6  # synthetic
-    val: float = 0.1
-    test: float = 0.15
+    count: Natural = 0  # synthetic: how many heads; archives: at most this many faces, 0 is all
+    seed: Natural = 0  # synthetic: which heads; all: which groups fall into which share
+    image_px: Annotated[int, at_least(32)] = 128  # synthetic: side of the rendered picture
+    heads_per_person: Count = 6  # synthetic
+    val: Annotated[NotNegative, below(1)] = 0.1
+    test: Annotated[NotNegative, below(1)] = 0.15
     val_groups: tuple[str, ...] = ()
     test_groups: tuple[str, ...] = ()
-    landmark_box_scale: float = 1.2  # archives without boxes: the landmarks' box is grown by this
+    landmark_box_scale: Positive = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
     links: Links = "inside"  # archives: whether a link may lead out of root
     detector: DetectorSpec | None = None  # draws the boxes instead of the reader
@@ -99,11 +90,7 @@ class DatasetSpec:
     convention: ConventionSpec = ConventionSpec()  # archives whose labels are not what their reader expects
 
     def __post_init__(self) -> None:
-        check(0 <= self.val < 1 and 0 <= self.test < 1, "shares val and test must lie in [0, 1)")
         check(self.val + self.test < 1, f"val + test leave nothing to train on: {self.val} + {self.test}")
-        check(self.count >= 0, f"count must not be negative, got {self.count}")
-        check(self.heads_per_person >= 1 and self.image_px >= 32, "heads_per_person must be >= 1 and image_px >= 32")
-        check(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         check(not self.boxes or self.detector is None, "boxes and detector both say whose boxes are taken; drop one")
         both = sorted(set(self.val_groups) & set(self.test_groups))
         check(not both, f"groups in both val_groups and test_groups: {', '.join(both)}")
@@ -112,7 +99,7 @@ class DatasetSpec:
 STREAM_DEPTH = 2  # for each task that reads for a worker, its own group of shards and one that waits
 
 
-@dataclass(frozen=True)
+@checked
 class DataSpec:
     """Which datasets are trained on and tested on, the form of their shards, and how faces reach those who learn.
 
@@ -134,13 +121,13 @@ class DataSpec:
     train: tuple[str, ...]
     test: tuple[str, ...]
     crop: CropSpec = CropSpec()
-    limit_deg: float = 99.0  # poses beyond are filtered and counted
+    limit_deg: Degrees = 99.0  # poses beyond are filtered and counted
     encoding: Literal["raw", "jpeg"] = "raw"
-    rows_per_shard: int = 512  # at most; half as many at least
-    max_bad_share: float = 0.2  # more quarantined rows than this stop the run
-    resident_gb: float = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
+    rows_per_shard: Count = 512  # at most; half as many at least
+    max_bad_share: Share = 0.2  # more quarantined rows than this stop the run
+    resident_gb: Positive = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
     ingest: Literal["all_shards", "own_shards", "ray_data"] = "all_shards"
-    stream_shards: int = 8  # ray_data: so many shards, drawn anew in each epoch, are read and shuffled together
+    stream_shards: Count = 8  # ray_data: so many shards, drawn anew in each epoch, are read and shuffled together
 
     def __post_init__(self) -> None:
         check(bool(self.train), "data.train names no dataset")
@@ -153,11 +140,6 @@ class DataSpec:
                 )
         for name in self.datasets:
             check(is_name(name), f"data.datasets.{name}: a name has no slash and does not begin with a dot")
-        check(0 < self.limit_deg <= 180, f"data.limit_deg must lie in (0, 180], got {self.limit_deg}")
-        check(self.rows_per_shard >= 1, "data.rows_per_shard must be at least 1")
-        check(0 <= self.max_bad_share <= 1, "data.max_bad_share must lie in [0, 1]")
-        check(self.resident_gb > 0, "data.resident_gb must be positive")
-        check(self.stream_shards >= 1, f"data.stream_shards must be at least 1, got {self.stream_shards}")
 
     @property
     def batching(self) -> dict[str, Any]:

@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import DataSpec, is_name
-from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.serde import Count, Natural, Text, build, checked, to_dict
 from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_offsets
 from hpe_core.system.remote import Remote, is_remote
 
 
-@dataclass(frozen=True)
+@checked
 class SearchSpace:
     """One searched key: either `choice`, or `low` and `high` (on a log scale if `log`)."""
 
@@ -31,22 +31,19 @@ class SearchSpace:
             check(not self.log or self.low > 0, "a log search space needs low > 0")
 
 
-@dataclass(frozen=True)
+@checked
 class SearchSpec:
     """Ray Tune over the student. Keys of `space` are keys of `student`, e.g. `optim.lr`."""
 
-    trials: int = 4  # 0 leaves the search out: the student is trained as it is configured
-    concurrent: int = 2
-    epochs: int = 4
-    grace_epochs: int = 2  # ASHA never stops a trial before this
-    finalists: int = 1  # trained to the end; validation chooses. Of several, one is yours if `space` holds its values
+    trials: Natural = 4  # 0 leaves the search out: the student is trained as it is configured
+    concurrent: Count = 2
+    epochs: Count = 4
+    grace_epochs: Count = 2  # ASHA never stops a trial before this
+    finalists: Count = 1  # trained to the end; validation chooses. Of several, one is yours if `space` holds its values
     space: dict[str, SearchSpace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self.trials >= 0, f"search.trials must not be negative, got {self.trials}")
-        check(self.concurrent >= 1, "search.concurrent must be at least 1")
-        check(1 <= self.grace_epochs <= self.epochs, "search.grace_epochs must lie in 1 ... search.epochs")
-        check(self.finalists >= 1, f"search.finalists must be at least 1, got {self.finalists}")
+        check(self.grace_epochs <= self.epochs, f"grace_epochs {self.grace_epochs} exceeds epochs {self.epochs}")
 
     @property
     def ending(self) -> int:
@@ -54,48 +51,41 @@ class SearchSpec:
         return min(self.finalists, max(self.trials, 1))
 
 
-@dataclass(frozen=True)
+@checked
 class EvaluateSpec:
     """What is scored beside the trained networks: the offset ensemble of `base` at each (K, d)."""
 
     base: str = ""  # the teacher that stands alone; empty is the first
     protocol: str = ""  # a name of datasets/protocols.py: published figures stand beside ours, deviations are said
-    offset_radius: int = 4
-    offset_step: int = 2
-    latency_threads: int = 1
-    heatmap_radius: int = 0  # K and d of the heat map run to this; 0 leaves the picture out
-
-    def __post_init__(self) -> None:
-        check(min(self.offset_radius, self.heatmap_radius) >= 0, "evaluate: a radius must not be negative")
-        check(self.offset_step >= 1, f"evaluate.offset_step (d) must be at least 1, got {self.offset_step}")
-        check(self.latency_threads >= 1, "evaluate.latency_threads must be at least 1")
+    offset_radius: Natural = 4
+    offset_step: Count = 2
+    latency_threads: Count = 1
+    heatmap_radius: Natural = 0  # K and d of the heat map run to this; 0 leaves the picture out
 
 
-@dataclass(frozen=True)
+@checked
 class PublishSpec:
-    model_name: str = "head-pose"
-    alias: str = "champion"
-    parity_crops: int = 500  # test faces on which torch, ONNX and int8 are compared; 0: noise, and int8 has no score
-    calibration_crops: int = 256  # validation faces that set the ranges of the int8 file; 0 leaves that file out
+    model_name: Text = "head-pose"
+    alias: Text = "champion"
+    parity_crops: Natural = 500  # test faces on which torch, ONNX and int8 are compared; 0: noise, no score of int8
+    calibration_crops: Natural = 256  # validation faces that set the ranges of the int8 file; 0 leaves that file out
 
     def __post_init__(self) -> None:
-        for key in ("parity_crops", "calibration_crops"):
-            check(getattr(self, key) >= 0, f"publish.{key} must not be negative, got {getattr(self, key)}")
         taken = self.alias in ("candidate", "latest") or re.fullmatch(r"v\d+", self.alias) is not None
-        check(not taken, f"publish.alias '{self.alias}' means something else in the registry; choose another")
+        check(not taken, f"alias '{self.alias}' means something else in the registry; choose another")
 
 
-@dataclass(frozen=True)
+@checked
 class MlflowSpec:
     uri: str = ""  # empty: SQLite in the store; none: no tracking
-    experiment: str = "head-pose"
+    experiment: Text = "head-pose"
 
 
-@dataclass(frozen=True)
+@checked
 class PipelineSpec:
     """The whole run: one value of this type decides every stage."""
 
-    name: str
+    name: Text
     data: DataSpec
     teachers: dict[str, TrainSpec]
     student: TrainSpec
@@ -104,7 +94,7 @@ class PipelineSpec:
     publish: PublishSpec = PublishSpec()
     cluster: ClusterSpec = ClusterSpec()
     mlflow: MlflowSpec = MlflowSpec()
-    store: str = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/storage/mirror.py)
+    store: Text = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/storage/mirror.py)
 
     def __post_init__(self) -> None:
         check(bool(self.teachers), "teachers names no network")

@@ -1,25 +1,64 @@
-"""Plain mappings <-> frozen dataclasses: what turns YAML into specs, and the errors that name the key.
+"""Frozen dataclasses whose annotations say what a value may be, and plain mappings <-> such dataclasses.
 
-A wrong key names the nearest right one and a wrong value names what is allowed. Knows no spec by name.
+A wrong value becomes one sentence that names the full key; a wrong key names the nearest right one. This module knows
+no spec by name. Why pydantic does not do this: docs/design.md.
 """
 
+import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
 from hpe_core.errors import SpecError, check, nearest, one_of
 
 T = TypeVar("T")
+Limit = tuple[str, Callable[[Any], bool]]  # what is said of a value that does not keep to it
+
+
+def at_least(low: float) -> Limit:
+    return f"must be at least {low:g}, got {{}}", lambda value: value >= low
+
+
+def at_most(high: float) -> Limit:
+    return f"must be at most {high:g}, got {{}}", lambda value: value <= high
+
+
+def above(low: float) -> Limit:
+    return f"must be greater than {low:g}, got {{}}", lambda value: value > low
+
+
+def below(high: float) -> Limit:
+    return f"must be less than {high:g}, got {{}}", lambda value: value < high
+
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Positive = Annotated[float, above(0)]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, at_least(0), at_most(1)]
+Text = Annotated[str, ("has no value", bool)]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def checked(kind: type[T]) -> type[T]:
+    """Makes the class a frozen dataclass. To make one of values beyond their annotations' limits raises SpecError."""
+    also: Callable[[Any], None] = getattr(kind, "__post_init__", lambda self: None)
+
+    def __post_init__(self: Any) -> None:
+        for name, hint in hints_of(kind).items():
+            _check_limits(hint, getattr(self, name), name)
+        also(self)
+
+    kind.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True)(kind)
 
 
 def to_dict(spec: Any) -> Any:
     """A spec as plain dicts and lists, in field order (what `build` takes back)."""
-    if is_dataclass(spec) and not isinstance(spec, type):
-        return {f.name: to_dict(getattr(spec, f.name)) for f in fields(spec)}
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        return {f.name: to_dict(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
     if isinstance(spec, Mapping):
         return {key: to_dict(value) for key, value in spec.items()}
     if isinstance(spec, list | tuple):
@@ -28,72 +67,85 @@ def to_dict(spec: Any) -> Any:
 
 
 def build(kind: type[T], values: Any, key: str = "") -> T:
-    """A mapping of plain values -> the spec. Raises SpecError that names the full key."""
-    if not isinstance(values, Mapping):
-        raise SpecError(f"{key or 'the configuration'} must be a mapping of keys, got {values!r}")
-    hints = get_type_hints(kind)
-    names = [f.name for f in fields(typing.cast(Any, kind))]
-    prefix = f"{key}." if key else ""
+    """A mapping of plain values -> the dataclass. Raises SpecError that names the full key."""
+    check(isinstance(values, Mapping), f"{key or 'the configuration'} must be a mapping of keys, got {values!r}")
+    hints, prefix, made = hints_of(kind), f"{key}." if key else "", {}
     for name in values:
-        if name not in names:
-            raise SpecError(f"unknown key {prefix}{name}{nearest(str(name), names)}")
-    made = {}
-    for f in fields(typing.cast(Any, kind)):
-        if f.name in values:
-            made[f.name] = _convert(hints[f.name], values[f.name], prefix + f.name)
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise SpecError(f"key {prefix}{f.name} is missing")
+        if name not in hints:
+            raise SpecError(f"unknown key {prefix}{name}{nearest(str(name), [*hints])}")
+    for field in dataclasses.fields(cast(Any, kind)):
+        if field.name in values:
+            made[field.name] = _read(hints[field.name], values[field.name], prefix + field.name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SpecError(f"key {prefix}{field.name} is missing")
     try:
         return kind(**made)
     except SpecError as error:
-        message = str(error)
-        raise SpecError(message if not key or message.startswith(key) else f"{key}: {message}") from None
+        said = str(error)
+        raise SpecError(said if not key or said.startswith(key) else f"{key}: {said}") from None
 
 
-def _convert(hint: Any, value: Any, key: str) -> Any:
+def hints_of(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def hint_at(kind: Any, path: Sequence[str]) -> Any:
+    """The type of the value at a path of keys, without limits and None; None where there is no such key."""
+    for name in path:
+        if dataclasses.is_dataclass(kind):
+            kind = hints_of(kind).get(name)
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else None
+        while get_origin(kind) is Annotated or NoneType in get_args(kind):
+            kind = get_args(kind)[0]
+    return kind
+
+
+def _check_limits(hint: Any, value: Any, key: str) -> None:
+    for said, holds in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        check(holds(value), f"{key} {said.format(value)}")
+
+
+def _read(hint: Any, value: Any, key: str) -> Any:
+    """A plain value as the annotation wants it. Raises SpecError that names the key."""
     origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or (value is None and NoneType in args):
         return value
-    if origin in (Union, types.UnionType):
-        inner = [a for a in args if a is not type(None)]
-        return None if value is None else _convert(inner[0], value, key)
     if value is None and origin is dict:
         return {}  # `search.space=null` drops every entry
-    if value is None:
-        raise SpecError(f"{key} has no value")
+    check(value is not None, f"{key} has no value")
+    if origin is Annotated or NoneType in args:
+        value = _read(args[0], value, key)
+        _check_limits(hint, value, key)
+        return value
     if origin is Literal:
-        if value not in args:
-            raise SpecError(f"{key} is {one_of(value, args)}")
+        check(value in args, f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            value = [value]
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        several = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        kinds = [args[0]] * len(several) if args[-1] is Ellipsis else args
+        check(len(several) == len(kinds), f"{key} has {len(several)} values; {len(kinds)} are needed")
         return tuple(
-            _convert(kind, item, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+            _read(kind, item, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, several, strict=True))
         )
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise SpecError(f"{key} must be a mapping of names, got {value!r}")
-        return {str(name): _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
+        check(isinstance(value, Mapping), f"{key} must be a mapping of names, got {value!r}")
+        return {str(name): _read(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return build(cast(type[Any], hint), value, key)
     if isinstance(hint, type) and issubclass(hint, Enum):
+        check(value in [*hint], f"{key} is {one_of(value, [*hint])}")
         return hint(value)
-    if is_dataclass(hint):
-        return build(typing.cast(type[Any], hint), value, key)
+    is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool:
-        if not isinstance(value, bool):
-            raise SpecError(f"{key} is {value!r}; allowed: true, false")
+        check(is_bool, f"{key} is {value!r}; allowed: true, false")
         return value
-    if hint is int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
-            raise SpecError(f"{key} is {value!r}; a whole number is needed")
-        return int(value)
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SpecError(f"{key} is {value!r}; a number is needed")
-        check(math.isfinite(value), f"{key} is {value!r}; a finite number is needed")
-        return float(value)
-    assert hint is str, f"spec field {key} has a type that build does not know: {hint}"
-    if isinstance(value, Mapping | list | tuple):
-        raise SpecError(f"{key} is {value!r}; one word is needed")
-    return str(value)
+    if hint is str:
+        said = f"{key} is {value!r}; text is needed (in quotes, where YAML reads something else)"
+        check(is_number or isinstance(value, str), said)
+        return str(value)
+    assert hint in (int, float), f"{key} has a type that build does not know: {hint}"
+    whole = hint is int
+    check(is_number and not (whole and value % 1), f"{key} is {value!r}; a {'whole ' * whole}number is needed")
+    check(math.isfinite(value), f"{key} is {value!r}; a finite number is needed")
+    return hint(value)

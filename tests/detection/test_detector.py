@@ -94,7 +94,8 @@ def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"), [({"model": ""}, "no file"), ({"min_score": 1.0}, "between 0 and 1"), ({"side_px": 8}, "64")]
+    ("keys", "said"),
+    [({"model": ""}, "no value"), ({"min_score": 1.0}, "less than 1"), ({"side_px": 8}, "at least 64")],
 )
 def test_settings_are_checked(keys: dict[str, object], said: str) -> None:
     with pytest.raises(SpecError, match=said):
