@@ -19,16 +19,25 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-RAY_FIXTURES = {"ray_cluster"}
+# Who asks for these fixtures starts Ray, and runs in which tier.
+STARTS_RAY = {"ray_cluster": "ray", "head": "longer", "calm": "longer", "nodes": "slow"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, and all that start Ray are one row, which begins first: one Ray at a time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests stay together. All that start Ray are one row, which begins first: one Ray at a time.
+
+    In that row those that share a cluster come last, for it stays until the session ends.
+    """
+    turns = {}
     for item in items:
-        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+        asked = STARTS_RAY.keys() & set(getattr(item, "fixturenames", ()))
+        for mark in {"ray", *(STARTS_RAY[name] for name in asked)} if asked else ():
+            item.add_marker(mark)
+        ray = item.get_closest_marker("ray") is not None
+        turns[item] = int("ray_cluster" in asked) if ray else 2
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+    items.sort(key=turns.__getitem__)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def joined(done: Done, head: Head) -> None:
     assert head.joined.search(done.err), tail(done)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: Head, tmp_path: Path):
     done = run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]

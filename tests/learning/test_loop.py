@@ -249,7 +249,7 @@ def test_a_folder_without_a_network_is_named(tmp_path):
         load_net(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.longer
 def test_compiled_training_is_the_eager_one(shards):
     """On a CPU, where it needs a C++ compiler; a first step of half a minute."""
     losses: dict[bool, list[float]] = {}

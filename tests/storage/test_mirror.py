@@ -252,7 +252,8 @@ def test_too_little_room_for_what_is_fetched_is_said_before(
 # ---------------------------------------------------------------- the whole road
 
 
-@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.longer
 @pytest.mark.timeout(1800)
 def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
     """The command that a user types, with its store in a bucket; then the same command on another machine."""

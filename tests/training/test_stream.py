@@ -163,7 +163,8 @@ def is_reader(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.longer
 @pytest.mark.timeout(1800)
 def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
     """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
