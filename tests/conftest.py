@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STARTS_RAY = {"ray_cluster": "ray", "head": "longer", "calm": "longer", "nodes": "slow"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A file's tests stay together. All that start Ray are one row, which begins first: one Ray at a time.
 
