@@ -68,7 +68,7 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes: Nodes, ca
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
     with open(log, "w") as stream, whole_tree() as started:
-        command = words("full_pipeline.py", store, f"cluster.address={nodes.cluster.address}")
+        command = words("run", store, f"cluster.address={nodes.cluster.address}")
         process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
         deadline = time.monotonic() + PATIENCE_S
         for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
@@ -94,7 +94,7 @@ def test_two_data_parallel_workers_through_ray(nodes: Nodes, calm: Path, tmp_pat
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    done: Done = run("full_pipeline.py", store, address, "cluster.workers=2", env=environment())
+    done: Done = run("run", store, address, "cluster.workers=2", env=environment())
     assert done.code == 0, tail(done)
     ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():

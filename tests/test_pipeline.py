@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,10 +48,9 @@ def environment(**changes: str) -> dict[str, str]:
     return {**ours, **fixed, **changes}
 
 
-def words(script: str, store: Path | str, *more: str) -> list[str]:
-    """`python workflows/<script> ... -c tests/tiny.yaml store=...`; `script` may carry a verb."""
-    name, *verb = script.split()
-    return [sys.executable, f"workflows/{name}", *verb, f"store={store}", *more, "-c", CONFIG]
+def words(verb: str, store: Path | str, *more: str) -> list[str]:
+    """`python workflows/full_pipeline.py <verb> ... -c tests/tiny.yaml store=...`"""
+    return [sys.executable, "workflows/full_pipeline.py", verb, f"store={store}", *more, "-c", CONFIG]
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Done:
     seconds: float
 
 
-def run(script: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
-    """Run a command to its end. On a cluster of its own, whatever else is running on this machine."""
+def run(verb: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
+    """Run a verb to its end. On a cluster of its own, whatever else is running on this machine."""
     local = () if env else ("cluster.address=local",)
-    return call(words(script, store, *local, *more), env or environment())
+    return call(words(verb, store, *local, *more), env or environment())
 
 
 def call(command: Sequence[str], env: dict[str, str]) -> Done:
@@ -134,7 +134,7 @@ def killed_when(
     with open(log, "w") as stream, whole_tree() as started:
         process = started(
             subprocess.Popen(
-                words("full_pipeline.py", store, "cluster.address=local"),
+                words("run", store, "cluster.address=local"),
                 cwd=REPO,
                 env=environment(),
                 stdout=stream,
@@ -192,7 +192,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store, log = home / "store", home / "log"
     assert killed_when(has_checkpoint, store, log, everything=True), log.read_text()
     kept = kept_state(store)
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     return Finished(store, done, log.read_text(), kept)
 
@@ -336,6 +336,14 @@ def check_tracking(store: Path) -> None:
 
 
 def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: Finished):
+    """And all of it lies in the store: an MLflow that has lost everything is brought up to it."""
+    check_tracking(finished.store)
+    told = run("sync", finished.store)
+    assert (told.code, told.out) == (0, "MLflow has all that the store says\n"), tail(told)
+    (finished.store / "mlflow.db").unlink()
+    shutil.rmtree(finished.store / "mlartifacts")
+    told = run("sync", finished.store)
+    assert told.code == 0 and told.out.startswith("sent to MLflow: "), tail(told)
     check_tracking(finished.store)
 
 
@@ -349,7 +357,7 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     before = {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")}
-    again = call([sys.executable, "-c", script, *words("x", finished.store)[2:]], environment())
+    again = call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment())
     assert again.code == 0, tail(again)
     lines = again.err.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
@@ -379,21 +387,9 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
     }
     assert list(reasons("teachers.resnet.seed=3")) == NAMES[1:]
     assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
-    typed = call(words("full_pipeline.py plan", finished.store, "data.limit_deg=71"), environment())
+    typed = call(words("plan", finished.store, "data.limit_deg=71"), environment())
     assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
     assert [line.split()[1] for line in typed.out.splitlines()] == ["run"] * len(NAMES)
-
-
-def test_a_changed_teacher_alone_is_trained_anew(finished: Finished):
-    """A network's folder is named by what it depends on: of two teachers, the changed one gets a new one."""
-    from workflows.training.jobs import Job
-
-    def network(name: str, *overrides: str) -> str:
-        spec = load([CONFIG], [f"store={finished.store}", *overrides])
-        return Job("", name, spec.teachers[name], spec.data, Path(), None).hash
-
-    assert network("resnet", "teachers.resnet.seed=3") != network("resnet")
-    assert network("byobnet", "teachers.resnet.seed=3") == network("byobnet")
 
 
 # ---------------------------------------------------------------- killed, and continued by the same command
@@ -467,7 +463,7 @@ def is_train_worker(process: psutil.Process) -> bool:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nobody stopped."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     return store
 
@@ -509,7 +505,7 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
     untouched(second)
     third = kept_state(store)
     assert (stage_folder(store, "labels") / "manifest.json").exists() and not list(store.glob("search/*/manifest.json"))
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
     untouched(third)
@@ -537,7 +533,7 @@ def test_soak(calm: Path, tmp_path: Path, seed: int):
         untouched(before)
         if ended:
             break
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     same_result(store, calm)
 
@@ -584,7 +580,7 @@ def test_signals_end_a_run_with_one_sentence(tmp_path: Path):
     with whole_tree() as started:
         process = started(
             subprocess.Popen(
-                words("full_pipeline.py", store, "cluster.address=local"),
+                words("run", store, "cluster.address=local"),
                 cwd=REPO,
                 env=environment(),
                 stdout=subprocess.DEVNULL,

@@ -258,7 +258,7 @@ def test_too_little_room_for_what_is_fetched_is_said_before(
 def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
     """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
-    first = call(words("full_pipeline.py", store, "cluster.address=local"), environment())
+    first = call(words("run", store, "cluster.address=local"), environment())
     assert first.code == 0, tail(first)
     index = Remote(store).index()
     for stage in STAGES:
@@ -266,11 +266,11 @@ def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str,
     assert {"mlflow.db"} <= set(index) and "lease.json" not in index
     assert f"report   {store}/publish/" in first.out and any(name.endswith("report/report.html") for name in index)
     other = environment(HPE_CACHE=str(tmp_path / "other"))
-    again = call(words("full_pipeline.py", store), other)
+    again = call(words("run", store), other)
     assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
     assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
     assert not list((tmp_path / "other").rglob("*.parquet"))
-    scored = call(words("full_pipeline.py", store, "evaluate.offset_step=1", "cluster.address=local"), other)
+    scored = call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other)
     assert scored.code == 0, tail(scored)
     assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
-    assert call(words("full_pipeline.py verify", store), other).code == 0
+    assert call(words("verify", store), other).code == 0

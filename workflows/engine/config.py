@@ -18,7 +18,7 @@ from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.serde import build, hint_at, to_dict
 from hpe_core.system.packages import missing
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
@@ -57,13 +57,14 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
         for layer in _layers(find_config(name), seen):
             merged = OmegaConf.merge(merged, layer)
     _check_overrides(OmegaConf.to_container(merged), overrides)
+    words = typed_words(PipelineSpec, overrides)
     try:
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(merged, words)
         tree = OmegaConf.to_container(merged, resolve=True)
     except InterpolationResolutionError as error:
         raise SpecError(_unresolved(error.full_key, str(error))) from None
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise SpecError(f"overrides cannot be merged: {' '.join(str(error).split())}") from None
+        raise SpecError(f"the configuration cannot be merged: {' '.join(str(error).split())}") from None
     assert isinstance(tree, dict)
     spec = build(PipelineSpec, _tidied(tree))
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
@@ -72,6 +73,50 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     spec = resolve_paths(spec)
     check_datasets(spec.data)
     return spec
+
+
+def typed_words(kind: type, words: Sequence[str]) -> Any:
+    """key=value words as an OmegaConf tree, each read by the type that its key has in the dataclass `kind`.
+
+    The text of a str key is taken as it is written, so `store=/data/my runs #2` is that folder and `name=on` that name.
+    Every other text is YAML; in lists of str, `[a, 0123]`, each word is taken as written. Raises SpecError that names
+    the word.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import BaseLoader, YAMLError
+    from yaml import load as yaml_load
+
+    tree = OmegaConf.create({})
+    for word in words:
+        key, _, text = word.partition("=")
+        hint = hint_at(kind, key.split("."))
+        try:
+            if hint is str:
+                layer = _nested(key, text)
+            elif hint == tuple[str, ...] and text not in ("", "null"):
+                layer = _nested(key, yaml_load(text, BaseLoader) if text.startswith("[") else [text])
+            else:
+                layer = OmegaConf.from_dotlist([word])
+            tree = OmegaConf.merge(tree, layer)
+        except (OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise SpecError(f"'{word}' cannot be read: {' '.join(str(error).split())}") from None
+    return tree
+
+
+def _nested(key: str, value: Any) -> Any:
+    """A tree with one value, in which OmegaConf interpolates nothing."""
+    from omegaconf import OmegaConf
+
+    def escaped(text: Any) -> Any:
+        if isinstance(text, list):
+            return [escaped(each) for each in text]
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(text))  # OmegaConf halves the backslashes before a `${`
+
+    tree: Any = escaped(value)
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return OmegaConf.create(tree)
 
 
 def _unresolved(key: str, said: str) -> str:
