@@ -463,7 +463,7 @@ def is_train_worker(process: psutil.Process) -> bool:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nobody stopped."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     return store
 
