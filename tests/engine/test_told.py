@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec, student_with
-from hpe_core.spec.serde import to_dict
+from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
 from tests.engine.test_store import Counted, counting
 from workflows.engine import pipeline, runner
@@ -189,6 +190,28 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(
     if module is student:
         best = student_with(spec.student, tried[0].changes)
         assert told[0].params == to_dict(best) and told[-1].params == to_dict(best) | {"distill": None}
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "a(b)", "élan", "a\nb", "#1", "resnet@2", "x" * 100, "x" * 101, "a+b"])
+def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name: str, tmp_path: Path) -> None:
+    """Before anything runs, not when its network is trained."""
+    tree = to_dict(SPEC)
+    tree["teachers"] = {name: tree["teachers"]["resnet"]}
+    with contextlib.suppress(SpecError):
+        spec = build(PipelineSpec, tree)
+        (told,) = children(entry_of("teachers", tmp_path), TeachersResult({name: NETWORK}), spec)
+        assert told.key == f"teachers/0123/{name}"
+
+
+@pytest.mark.parametrize("role", [*Role])
+def test_no_teacher_takes_the_name_of_another_row(role: Role) -> None:
+    tree = to_dict(SPEC)
+    tree["teachers"] = {str(role): tree["teachers"]["resnet"]}
+    if role in (Role.BASE, Role.TEACHER):  # their rows are named after the teachers
+        build(PipelineSpec, tree)
+    else:
+        with pytest.raises(SpecError, match=r"teachers\..*: a name is made of"):
+            build(PipelineSpec, tree)
 
 
 def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path: Path) -> None:
