@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from workflows.engine.exported import TracedNetwork
 
 import hpe_core  # noqa: F401  # the switches of hpe_core/system/quiet.py, before Ray is imported
 
@@ -114,24 +118,31 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def exported_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an untrained network whose answers differ from face to face, with its ONNX and .pt2 file."""
-    import torch
-
-    from hpe_core.learning.checkpoint import save_net
-    from hpe_core.learning.models import PoseNet
-    from hpe_core.spec.network import NetSpec
-    from tests.faces import CROP, windows
+def exported(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, TracedNetwork]":
+    """Folder of an untrained network with its ONNX and .pt2 file, and what the export said: tracing takes seconds."""
+    from tests.faces import NET_CROP, noise, save_untrained
     from workflows.export.onnx_file import export_network
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("exported")
-    net = PoseNet(NetSpec("test_resnet"), CROP.size)
-    net.train()(torch.from_numpy(windows(24)))
-    torch.nn.init.normal_(next(net.heads[0].parameters()), std=0.3)
-    save_net(folder, net.eval(), CROP, {})
-    export_network(folder, folder / "student.onnx", folder / "student.pt2")
-    return folder
+    folder = save_untrained(tmp_path_factory.mktemp("exported"))
+    found = export_network(folder, folder / "student.onnx", folder / "student.pt2", noise(35, NET_CROP.size))
+    return folder, found
+
+
+@pytest.fixture(scope="session")
+def exported_net(exported: "tuple[Path, TracedNetwork]") -> Path:
+    return exported[0]
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, to be copied: its schema takes seconds."""
+    from tests.tracking.places import uri_of
+    from workflows.tracking.server import make_database, prepare
+
+    folder = tmp_path_factory.mktemp("schema")
+    prepare()
+    make_database(uri_of(folder))
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
