@@ -1,26 +1,28 @@
-# make demo    set up, then run the whole road on rendered heads, offline
-# make test    set up, then lint, types and tests
+# make demo        set up, then run the whole road on rendered heads, offline
+# make test        set up, then lint, types, all laws and one small run that is killed and goes on
+# make test-all    the second tier: whole runs, recipes, servers, an installed wheel
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CONFIG ?= conf/demo.yaml
+CONFIG ?= demo
 ARGS ?=
 
 export RAY_AUTH_MODE ?= disabled
-export RAY_USAGE_STATS_ENABLED := 0
-export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test setup lint types seeds benchmark doctor slow clean
+.PHONY: demo test setup lint types seeds benchmark doctor test-all slow mutants clean
 
 demo: setup
-	$(BIN)/python workflows/full_pipeline.py -c $(CONFIG) $(ARGS)
+	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not longer and not slow and not gpu" $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -m "longer and not slow and not gpu" $(ARGS)
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[workflows,dev]'
@@ -34,13 +36,13 @@ types: setup
 	$(BIN)/mypy
 
 seeds: setup
-	$(BIN)/python workflows/compare_seeds.py -c $(CONFIG) $(ARGS)
+	$(BIN)/hpe compare-seeds -c $(CONFIG) $(ARGS)
 
 benchmark: setup
-	$(BIN)/python workflows/benchmark.py $(ARGS)
+	$(BIN)/hpe benchmark $(ARGS)
 
 doctor: setup
-	$(BIN)/python workflows/doctor.py -c $(CONFIG) $(ARGS)
+	$(BIN)/hpe doctor -c $(CONFIG) $(ARGS)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -24,6 +24,7 @@ from hpe_core.geometry.crop import Box, Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.packages import missing
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
 FIT_NOTE = "detector_fit"  # among the notes of a saved network, and in the contract
@@ -135,9 +136,14 @@ def noted_fit(notes: Mapping[str, Any]) -> DetectorFit | None:
 
 
 def open_session(path: Path, threads: int = 1) -> Any:
-    """An ONNX Runtime session on so many CPU threads (0: its own choice). Raises SpecError that names the file."""
-    import onnxruntime
+    """An ONNX Runtime session on so many CPU threads (0: its own choice).
 
+    Raises SpecError that names the file, UserError where ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:

@@ -7,16 +7,28 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import hpe_core  # noqa: F401  # the switches of hpe_core/system/quiet.py, before Ray is imported
+
 settings.register_profile("laws", deadline=None)  # a law holds or not; how long an example took says nothing
 settings.load_profile("laws")
 
-# Before Ray is imported: no usage report, and no token file in the home folder that would switch on
-# authentication for whoever runs `ray start` there next.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# No token file in the home folder that would switch on authentication for whoever runs `ray start` there next.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # On a busy machine the threads of one sum wait for each other, a hundred times longer than the sum takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+RAY_FIXTURES = {"ray_cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay together, and all that start Ray are one row, which begins first: one Ray at a time."""
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +36,11 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
     import ray
 
+    from workflows.engine.ray_private import no_dashboard_process
+
     # A cluster that the user has started for something else is no business of the tests.
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with no_dashboard_process():
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -66,7 +81,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     from hpe_core.datasets.files import _index
-    from hpe_core.system.remote import open_filesystem
+    from hpe_core.system.filesystems import open_filesystem
 
     scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
     server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")

@@ -8,6 +8,8 @@ import numpy as np
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import Image, canonical_crop, window
+from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 
@@ -40,3 +42,22 @@ def write_heads(folder: Path, count: int, *, split: str = "train", first: int = 
         write_shard(path, rows, CROP, "raw")
         files.append(path)
     return files
+
+
+def write_onnx(path: Path) -> Path:
+    """An ONNX file that the predictor loads: its angles are the mean red, green and blue of the window."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], [OUTPUTS[0]], axes=[1, 2], keepdims=0),
+        helper.make_node("Identity", [OUTPUTS[0]], [OUTPUTS[1]]),
+    ]
+    images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", CROP.size, CROP.size, 3])
+    answers = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3]) for name in OUTPUTS]
+    graph = helper.make_graph(nodes, "mean colour", [images], answers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, contract_of(CROP, CONVENTION))
+    onnx.save(model, path)
+    return path

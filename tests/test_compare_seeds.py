@@ -1,13 +1,17 @@
 """The comparison over seeds: what a seed and a variant change, and the table that goes into a page."""
 
 import dataclasses
+import json
 
 import pytest
 
 from hpe_core.errors import SpecError
 from workflows import compare_seeds
-from workflows.compare_seeds import KINDS, compare, into_readme, main, markdown, variant, with_seed
+from workflows.compare_seeds import KINDS, compare, main, variant, with_seed
 from workflows.engine.config import load
+from workflows.engine.results import Cell, EvaluateResult, Results, Role, Row
+from workflows.full_pipeline import STAGES
+from workflows.report.comparison import DEGREES, Compared, markdown
 
 
 def test_variants_differ_in_their_soft_labels_only_and_share_the_labels_stage():
@@ -34,57 +38,78 @@ def test_a_seed_reaches_every_network():
     assert {train.seed for train in [*spec.teachers.values(), spec.student]} == {7}
 
 
-def fake_scores(monkeypatch):
-    """Rows whose errors tell which run they come from; returns the titles of the runs."""
-    titles = []
+def fake_runs(monkeypatch):
+    """Rows whose errors tell which run they come from; returns the seeds of the runs."""
+    seeds = []
 
-    def scores(spec, title):
-        titles.append(title)
+    def run_pipeline(spec, stages):
+        assert stages == STAGES[:-1], "publishing would move the registry's aliases with every seed"
+        seeds.append(spec.student.seed)
         labels = spec.label_set(spec.student)
         own = spec.student.seed + 0.1 * labels.radius + 0.01 * len(labels.teachers)
         names = {"resnet": 5.0, "hard": 10.0 + spec.student.seed, "distilled": 8.0 + own}
-        rows = [
-            {"test": "heads", "name": name, "role": "role", "n": 40, "parameters": 1e6, "latency_ms": 1.0}
-            | dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), value)
+        rows = tuple(
+            Row("heads", name, Role.HARD, "role", {**dict.fromkeys(DEGREES, value), "n": 40}, 1e6, 1.0 + seeds[-1] ** 2)
             for name, value in names.items()
-        ]
-        return {"rows": rows, "heatmap": {"heads": [{"K": 0, "d": 1, "mae": 6.0 + spec.student.seed}]}}
+        )
+        cells = {"heads": (Cell(0, 1, 6.0 + spec.student.seed),), "others": ()}
+        return Results({"evaluate": EvaluateResult(rows, (), {}, {}, cells)})
 
-    monkeypatch.setattr(compare_seeds, "scores", scores)
-    return titles
+    monkeypatch.setattr(compare_seeds, "run_pipeline", run_pipeline)
+    return seeds
 
 
-def test_the_table_has_a_row_a_network_with_mean_and_spread(monkeypatch, tmp_path):
-    titles = fake_scores(monkeypatch)
-    spec = load(["demo"], ["student.distill.teachers=[]"])
-    rows, cells = compare(spec, [0, 2])
-    assert cells == [{"K": 0, "d": 1, "mae": 7.0}]
-    assert titles == ["seed 0", "seed 2"]
-    text = markdown(spec, rows, [0, 2])
-    assert "| hard | role | 11.00 ± 1.41 |" in text and "| **distilled** | role | 9.23 ± 1.41 |" in text
-    assert "lowers the student's MAE by 16.2 % (gain by seed: +17.7 %, +14." in text
+def test_the_table_has_a_row_a_network_with_mean_and_spread(monkeypatch, tmp_path, capsys):
+    runs = fake_runs(monkeypatch)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- seeds:demo -->\nold\n<!-- /seeds -->\nafter\n")
-    into_readme(page, "seeds:demo", text)
-    assert page.read_text() == f"before\n<!-- seeds:demo -->\n{text}\n<!-- /seeds -->\nafter\n"
+    assert main(["-c", "demo", "student.distill.teachers=[]", "seeds=0,1,2", f"readme={page}"]) == 0
+    text, said = capsys.readouterr()
+    assert runs == [0, 1, 2] and said.splitlines() == ["seed 0", "seed 1", "seed 2"]
+    assert "| hard | role | 11.00 ± 1.00 |" in text and "| **distilled** | role | 9.23 ± 1.00 |" in text
+    assert "| 1.00 M | 2.0 |" in text, "of three latencies, 1, 2 and 5 ms, the median"
+    assert "lowers the student's MAE by 16.2 % (gain by seed: +17.7 %, +16.1 %, +14.7 %)." in text
+    assert page.read_text() == f"before\n<!-- seeds:demo -->\n{text}<!-- /seeds -->\nafter\n"
+
+
+def test_the_map_is_the_mean_over_the_seeds(monkeypatch):
+    fake_runs(monkeypatch)
+    _, cells = compare(load(["demo"]), [0, 2])
+    assert cells == [Cell(0, 1, 7.0)]
+
+
+def test_json_has_a_value_a_seed(monkeypatch, capsys):
+    fake_runs(monkeypatch)
+    assert main(["-c", "demo", "seeds=0,2", "--json"]) == 0
+    hard = next(row for row in json.loads(capsys.readouterr().out) if row["name"] == "hard")
+    assert hard["mae"] == [10.0, 12.0] and hard["latency_ms"] == 3.0 and hard["n"] == 40 and hard["test"] == "heads"
 
 
 def test_every_variant_has_a_row_beside_one_hard_twin(monkeypatch):
-    fake_scores(monkeypatch)
-    spec = load(["demo"])
-    rows, _ = compare(spec, [0], list(KINDS))
-    names = [row["name"] for row in rows]
-    assert sorted(names) == sorted(["resnet", "hard", *(f"distilled: {kind}" for kind in KINDS)])
-    text = markdown(spec, rows, [0])
+    fake_runs(monkeypatch)
+    rows, _ = compare(load(["demo"]), [0], list(KINDS))
+    assert sorted(row.name for row in rows) == sorted(["resnet", "hard", *(f"distilled: {kind}" for kind in KINDS)])
+    text = markdown(rows, [0], KINDS)
     assert (
         text.count("the student's MAE by") == len(KINDS) and "from the teachers' ensemble over offsets lowers" in text
     )
+    assert "| **distilled: online** | the base teacher's offsets, asked about the very view" in text
+
+
+def test_a_student_that_lost_is_said_to_have_raised_the_error():
+    def row(name, mae):
+        return Compared("heads", name, "role", 40, 1e6, {key: [mae] for key in (*DEGREES, "latency_ms")})
+
+    text = markdown([row("hard", 10.0), row("distilled", 12.5)], [0], KINDS)
+    assert text.endswith("Distillation raises the student's MAE by 25.0 % (gain by seed: -25.0 %).")
 
 
 def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, tmp_path):
-    titles = fake_scores(monkeypatch)
+    runs = fake_runs(monkeypatch)
     page = tmp_path / "page.md"
     page.write_text("nothing here\n")
+    with pytest.raises(SpecError, match="there is no such file"):
+        main(["-c", "demo", f"readme={tmp_path / 'gone.md'}"])
     with pytest.raises(SpecError, match="has no place for this table"):
         main(["-c", "demo", f"readme={page}", "variants=ensemble"])
     with pytest.raises(SpecError, match="not a list of whole numbers"):
@@ -93,4 +118,4 @@ def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, t
         main(["-c", "demo", "evaluate.heatmap_radius=0", "heatmap=map.png"])
     with pytest.raises(SpecError, match="not a .png file in a folder that exists"):
         main(["-c", "demo", "heatmap=nowhere/map.png"])
-    assert titles == []
+    assert runs == []

@@ -25,7 +25,7 @@ import pytest
 from hpe_core.data.rows import read_shard, read_soft_labels, read_table
 from hpe_core.system.files import read_json
 from workflows.engine.config import REPO, load
-from workflows.engine.store import plan
+from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
 
 CONFIG = "tests/tiny.yaml"
@@ -372,7 +372,7 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
 @pytest.mark.timeout(900)
 def test_a_changed_teacher_alone_is_trained_anew(finished: Finished):
     """A network's folder is named by what it depends on: of two teachers, the changed one gets a new one."""
-    from workflows.training.networks import Job
+    from workflows.training.jobs import Job
 
     def network(name: str, *overrides: str) -> str:
         spec = load([CONFIG], [f"store={finished.store}", *overrides])

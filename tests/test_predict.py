@@ -33,13 +33,19 @@ from workflows import predict
 from workflows.engine.commandline import EXIT_STOPPED
 from workflows.export.onnx_file import export_network
 from workflows.prediction import media
+from workflows.prediction.faces import Face, FindFaces
+from workflows.prediction.output import TABLE
 from workflows.prediction.resolve import loadable, model_files
+
+FIT = DetectorFit(1.4, 1.2, 0.1)
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a saved network, and below `onnx` its ONNX file."""
+    """A folder with a saved network that notes its detector's fit, and below `onnx` its ONNX file."""
     folder = saved_net(tmp_path_factory.mktemp("net"), "test_byobnet")
+    saved = load_net(folder)
+    save_net(folder, saved.net, saved.crop, {FIT_NOTE: to_dict(FIT)})
     export_network(folder, folder / "onnx" / "student.onnx", folder / "student.pt2")
     return folder
 
@@ -62,7 +68,7 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 
 def table(out: Path = Path("poses")) -> list[dict[str, str]]:
-    with open(out / predict.TABLE, newline="") as stream:
+    with open(out / TABLE, newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -171,7 +177,7 @@ def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(
         assert name in said.err
     assert "3 pictures, 3 faces, 3 unusable" in said.out and "pictures/s" in said.out
     drawn = {str(path.relative_to("poses")) for path in Path("poses").rglob("*") if path.is_file()}
-    assert drawn == {"a.jpg", "sub/b.png", "z.bmp", predict.TABLE}
+    assert drawn == {"a.jpg", "sub/b.png", "z.bmp", TABLE}
 
 
 def test_drawn_copies_differ_by_the_axes_and_nothing_else(here: Path, onnx: str) -> None:
@@ -305,10 +311,10 @@ def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch:
         without_length(here / name)
     whole = predict.face_finder
 
-    def finder(*words: Any) -> predict.FindFaces:
+    def finder(*words: Any) -> FindFaces:
         find = whole(*words)
 
-        def until_the_third(frame: media.Frame) -> list[predict.Face]:
+        def until_the_third(frame: media.Frame) -> list[Face]:
             if frame.number == 3:
                 raise KeyboardInterrupt
             return find(frame)
@@ -398,16 +404,12 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
     here: Path, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The angles of the fitted box, of the saved network and of its ONNX file alike; the table keeps the found one."""
-    monkeypatch.setattr("hpe_core.detection.detector.FaceDetector", Finds)
-    fit = DetectorFit(1.4, 1.2, 0.1)
-    saved = load_net(net)
-    save_net(here / "net", saved.net, saved.crop, {FIT_NOTE: to_dict(fit)})
-    export_network(here / "net", here / "net" / "student.onnx", here / "net" / "student.pt2")
+    monkeypatch.setattr("workflows.prediction.faces.FaceDetector", Finds)
     save(here / "a.png", picture(1))
-    fitted = fit.of(Finds(DetectorSpec("y.onnx")).box)
+    fitted = FIT.of(Finds(DetectorSpec("y.onnx")).box)
     Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [fitted.x1, fitted.y1, fitted.x2, fitted.y2]}]}))
-    for file in ("student.onnx", "model.safetensors"):
-        model = f"model={here / 'net' / file}"
+    for file in ("onnx/student.onnx", "model.safetensors"):
+        model = f"model={net / file}"
         ways = {"found": ["detector=y.onnx"], "raw": ["detector=y.onnx", "fit=false"], "annotated": ["boxes=b.json"]}
         for out, words in ways.items():
             assert predict.main(["a.png", model, *words, f"out={out}"]) == 0
@@ -415,7 +417,8 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
         assert float(found["x1"]) == 30.0 and float(found["y2"]) == 90.0
         np.testing.assert_allclose(angles([found]), angles([annotated]), atol=1e-3)
         assert np.abs(angles([found]) - angles([raw])).max() > 0.1
-    assert HeadPosePredictor.load(net).detector_fit is None  # of a network that nobody noted it of
+    nobody_s = saved_net(here / "plain", "test_byobnet")
+    assert HeadPosePredictor.load(nobody_s).detector_fit is None
 
 
 def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(

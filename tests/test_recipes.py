@@ -12,12 +12,13 @@ from workflows.engine.config import load
 
 
 @pytest.mark.timeout(1500)
-def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path: Path) -> None:
+def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
     words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
     done = call([*command, *words], environment())
     assert done.code == 0, tail(done)
     rows = {row["name"]: row for row in json.loads(done.out)}
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
     full, small = load(["conf/ehpnet.yaml"]), load(["conf/scale/ehpnet.yaml"])
     assert {name: teacher.net for name, teacher in full.teachers.items()} == {
         name: teacher.net for name, teacher in small.teachers.items()

@@ -23,18 +23,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hpe_core.datasets.plan import used_datasets
 from hpe_core.datasets.registry import reader_of
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
-from workflows.checks.machine import Look, examine_machine, look_at_packages
+from workflows.checks.data import Examined, examine, in_lines, write_pictures
+from workflows.checks.findings import Look
+from workflows.checks.machine import examine_machine, look_at_packages
 from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
-
-if TYPE_CHECKING:
-    from workflows.checks.data import Examined
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
@@ -67,11 +67,8 @@ def main(argv: Sequence[str]) -> int:
     return conclude(looks, seen, as_json=args.json)
 
 
-def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, planned: bool) -> list["Examined"]:
+def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, planned: bool) -> list[Examined]:
     """Every dataset that has a role, and its pictures where a folder is given for them."""
-    from hpe_core.datasets.plan import used_datasets
-    from workflows.checks.data import examine, write_pictures
-
     seen = []
     for name in used_datasets(data):
         print(f"looking at {name}", file=sys.stderr)
@@ -130,10 +127,8 @@ def dataset_alone(words: Sequence[str]) -> DataSpec:
     return DataSpec({spec.reader: spec}, train=(spec.reader,), test=(), crop=LOOKED_AT_ALONE)
 
 
-def conclude(looks: Sequence[Look], seen: Sequence["Examined"], *, as_json: bool) -> int:
+def conclude(looks: Sequence[Look], seen: Sequence[Examined], *, as_json: bool) -> int:
     """Print everything; the exit code says whether anything must be mended."""
-    from workflows.checks.data import in_lines
-
     findings = [finding for one in seen for finding in one.findings]
     findings += [finding for look in looks for finding in look.findings]
     findings.sort(key=lambda finding: finding.level)  # errors first

@@ -13,7 +13,6 @@ over seeds 0, 1, 2 with every face turned: 6.92, 6.88, 6.35; with turn_gain 2: 6
 (`workflows/compare_seeds.py -c conf/demo.yaml`, the line "teachers: done").
 """
 
-import os
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -133,7 +132,6 @@ def _warp(
 @cache
 def photometric_chain(name: str, strength: float) -> Any:
     """An albumentations chain for uint8 RGB pictures; `strength` scales the probability of every part."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer release on the network
     import albumentations as A
 
     s = strength

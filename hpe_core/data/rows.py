@@ -11,7 +11,6 @@ the student.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from hpe_core.errors import UserError
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.spec.data import CropSpec
-from hpe_core.system.files import file_sha256
+from hpe_core.system.files import file_sha256, replacing
 
 ROW_GROUP = 128
 CROP_KEYS = ("size", "margin_px", "shape", "box_scale")
@@ -121,9 +120,7 @@ def write_shard(path: Path, rows: Sequence[FaceRow], crop: CropSpec, encoding: s
 
 def write_table(path: Path, table: pa.Table) -> str:
     """Write a table so that equal tables are equal bytes, atomically; returns the SHA-256 of the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(
             table,
             temporary,
@@ -134,11 +131,7 @@ def write_table(path: Path, table: pa.Table) -> str:
             write_page_checksum=True,
             data_page_version="1.0",
         )
-        digest = file_sha256(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # a full disk gets back what the failed write took
-    return digest
+        return file_sha256(temporary)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

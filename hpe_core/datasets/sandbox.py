@@ -1,15 +1,15 @@
-"""Loading faces from other people's files in a child process that may crash or hang without harm.
+"""Loads faces from other people's files in a child process that may crash or hang without harm.
 
-A damaged picture can take the process down that decodes it (libtiff segfaults), or keep it busy for ever. So a risky
-source is run in a child: it decodes, crops and sends the crop back, never the whole picture. Answers come in order and
-a handful at a time. When the child ends or hangs, it is replaced and asked face by face, so that the first one without
-an answer is the culprit; after two ends of its own (the first may have been the machine's doing) it is rejected.
+A damaged picture can crash the process that decodes it (libtiff does), or keep it busy for ever. So a child reads a
+risky source: it decodes, crops and sends back the crop, never the whole picture. Answers come in order, a handful at a
+time. If the child ends or hangs, a new one is asked face by face, so the first face without an answer is the culprit.
+After two failures it is rejected: the first may have been the machine's doing.
 
-Pixels come back through memory that both processes map, a place for each reference of a request; the pipe carries the
-rest of the row.
+Pixels come back through memory that both processes map, one place for each reference of a request. The pipe carries
+the rest of the row.
 
-The child limits itself: address space by RLIMIT_AS against decompression bombs, and an alarm whose default
-action ends it even inside C code, so that it does not outlive a parent that was killed while it hung.
+The child limits its address space against decompression bombs. An alarm whose default action ends it even inside C
+code sees to it that it does not outlive a parent that was killed. Why not pebble: docs/notes-libraries.md.
 """
 
 import math
@@ -27,7 +27,6 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -38,22 +37,23 @@ from hpe_core.geometry.crop import Box, Image, canonical_crop
 from hpe_core.spec.data import CropSpec
 from hpe_core.system.memory import keep_freed_memory
 
-# A box that leaves the picture is padded, however far it leaves, as long as the picture shows any of it worth the name:
-# this share of its area. Below lie boxes that miss the picture and touch its edge by rounding, and absurd ones that are
-# a hundred times its size: crops of them hold no face. To ask for more would drop faces that the papers count.
+# The least share of a box's area that the picture must show; the rest is padded. Boxes that show less touch the picture
+# by rounding or are a hundred times its size: their crops hold no face. A larger share would drop faces that the papers
+# count.
 MIN_INSIDE = 0.01
 MEMORY_BYTES = 4 << 30
 START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
 TRIES = 2
-REQUEST = 64  # faces asked for at a time; so many crops are mapped
-HANDFUL, LATEST_S = 16, 0.2  # answers that are sent together, and how long one waits for the others at most
+FACE_TIMEOUT_S = 20.0  # after which a face counts as hanging
+REQUEST = 64  # faces in a request, and crops in the shared memory
+HANDFUL, LATEST_S = 16, 0.2  # answers sent together, and the longest that one waits for the others
 NO_PIXELS: Image = np.zeros((0, 0, 3), np.uint8)
 
 Loaded = FaceRow | Rejected
 
 
 def load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
-    """Load, check and crop one face. Raises Rejected; any other exception becomes one, too."""
+    """Load, check and crop one face. Raises Rejected, whatever went wrong."""
     try:
         return _load_face(source, ref, crop)
     except Rejected:
@@ -82,7 +82,7 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
 
 
 def check_box(box: Box, width: int, height: int, name: str) -> None:
-    """Raises Rejected for a box that is no box, or of which the picture shows less than `MIN_INSIDE`."""
+    """Raises Rejected if the box is no box or the picture shows less than `MIN_INSIDE` of it."""
     text = f"{name}: box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
     if not all(map(math.isfinite, (box.x1, box.y1, box.x2, box.y2))):
         raise Rejected("bad_annotation", f"{text} is not finite")
@@ -117,8 +117,8 @@ class Sandbox:
     def load_many(self, refs: Sequence[FaceRef]) -> Iterator[Loaded]:
         """One FaceRow or Rejected for each reference, in order, as they are done.
 
-        Raises RuntimeError where the child cannot even start, RemoteError where the network fails: then no picture is
-        to blame. Files of a remote archive are fetched here first, so the child waits for no network.
+        Raises RuntimeError if the child cannot start, RemoteError if the network fails: then no picture is to blame.
+        Files of a remote archive are fetched here first, so the child waits for no network.
         """
         self._fetch(refs)
         done, failures, alone = 0, 0, False
@@ -137,10 +137,7 @@ class Sandbox:
             alone = failure is not None
 
     def _answers(self, refs: Sequence[FaceRef], alone: bool) -> Iterator["Loaded | _Ended"]:
-        """Answers to `refs` until all are there or the child has ended, which is the last thing said then.
-
-        With `alone` each is sent as soon as it is there.
-        """
+        """Answers to `refs`; if the child ends or hangs, `_Ended` is the last. With `alone` none waits for others."""
         pipe = self._start()
         try:
             for start in range(0, len(refs), REQUEST):
@@ -158,7 +155,7 @@ class Sandbox:
         except (EOFError, OSError):
             yield _Ended(self._reap())
         finally:
-            # Abandoned half-way by the caller: answers still to come must not be taken for others.
+            # The caller has abandoned us half-way: the next one must not get answers that are still to come.
             if sys.exc_info()[0] is GeneratorExit:
                 self.close()
 
@@ -167,7 +164,7 @@ class Sandbox:
             return self._pipe
         ours, theirs = connection.Pipe(duplex=True)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
-        # The child must find what this process finds, also in a Ray job's working directory.
+        # The child must find what this process finds, in a Ray job's working directory, too.
         paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
         with theirs, tempfile.TemporaryFile() as shared:
             shared.truncate(REQUEST * self._crop.stored_size**2 * 3)
@@ -198,7 +195,7 @@ class Sandbox:
         return ours
 
     def _reap(self) -> int:
-        """The exit status of a child that is ending, or was ended here."""
+        """The exit status of a child that is ending."""
         assert self._child is not None
         try:
             status = self._child.wait(timeout=5)
@@ -221,14 +218,12 @@ class Sandbox:
     def __enter__(self) -> "Sandbox":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 class _Ended:
-    """The child ended: with an exit status, or (None) because it was ended for not answering in time."""
+    """The child ended: with an exit status, or None if it was killed because it did not answer in time."""
 
     def __init__(self, status: int | None) -> None:
         self.status = status
@@ -254,7 +249,7 @@ def _mapped(descriptor: int, crop: CropSpec) -> Image:
 
 
 def serve(descriptor: int, shared: int) -> None:
-    """The child's whole life: take the task, then answer lists of references until the parent is gone."""
+    """The child's whole life: take the task, then answer requests until the parent is gone."""
     import resource
 
     import cv2
@@ -276,7 +271,7 @@ def serve(descriptor: int, shared: int) -> None:
                 request, together = pickle.loads(pipe.recv_bytes())
                 answers: list[Loaded] = []
                 for place, ref in enumerate(request):
-                    # Later than the parent's deadline, which can tell what happened: this is for orphans.
+                    # Later than the parent's deadline: this is for orphans.
                     signal.setitimer(signal.ITIMER_REAL, 1.5 * timeout_s + 1)
                     if not answers:
                         began = time.monotonic()

@@ -22,6 +22,7 @@ import numpy as np
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.spec.data import FETCH, DetectorSpec
+from hpe_core.system.files import write_atomic
 
 URL = (
     "https://github.com/ShiqiYu/libfacedetection.train/raw/dca340aa082c71081a68d17db8e58b33a58a914b/"
@@ -130,13 +131,9 @@ def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) ->
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise SpecError(f"{url} is not the face detector that was tested: its SHA-256 is {found}, not {sha256}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomic(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SpecError(f"the face detector cannot be kept as {path}: {error.strerror}") from None
     return path
 

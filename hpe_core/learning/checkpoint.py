@@ -5,7 +5,6 @@ hand one on. Loading never unpickles.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.files import replacing, write_json
 
 WEIGHTS, MEANING = "model.safetensors", "model.json"
 
@@ -34,11 +34,11 @@ class SavedNet:
 
 def save_net(folder: Path, net: PoseNet, crop: CropSpec, notes: dict[str, Any], state: dict | None = None) -> None:
     """Write a network (or another state of it, e.g. the averaged weights) into a folder; the meaning comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in (state or net.state_dict()).items()}
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
     meaning = {"net": to_dict(net.spec), "crop": to_dict(crop), "convention": CONVENTION, "notes": notes}
-    _replace(folder / MEANING, lambda path: path.write_text(json.dumps(meaning, indent=1, sort_keys=True)))
+    write_json(folder / MEANING, meaning)
 
 
 def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
@@ -55,9 +55,3 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
     net = PoseNet(spec, crop.size)
     net.load_state_dict(state)
     return SavedNet(net.to(device).eval(), crop, meaning["notes"])
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)

@@ -8,7 +8,6 @@ statistics of its own part of the batch; rank 0's are saved.
 
 import contextlib
 import math
-import tempfile
 import time
 import typing
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from hpe_core.learning.task import PoseTask, make_task
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec
+from hpe_core.system.files import replacing
 
 TRAINER = "trainer.pt"
 
@@ -254,9 +254,8 @@ class _State:
             "best": self.best,
             "numbers": [float(self.epoch), float(self.steps), self.best_mae, float(self.best_epoch)],
         }
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as stream:
-            torch.save(whole, stream)
-        Path(stream.name).replace(folder / TRAINER)
+        with replacing(folder / TRAINER) as temporary, open(temporary, "wb") as stream:
+            torch.save(whole, stream)  # given a path, torch repeats its name in the archive
 
     def load(self, folder: Path, device: torch.device) -> None:
         whole = torch.load(folder / TRAINER, map_location=device, weights_only=True)

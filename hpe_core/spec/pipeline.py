@@ -94,7 +94,7 @@ class PipelineSpec:
     publish: PublishSpec = PublishSpec()
     cluster: ClusterSpec = ClusterSpec()
     mlflow: MlflowSpec = MlflowSpec()
-    store: Text = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/engine/mirror.py)
+    store: Text = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/storage/mirror.py)
 
     def __post_init__(self) -> None:
         check(bool(self.teachers), "teachers names no network")

@@ -7,6 +7,7 @@ no spec by name. Why pydantic does not do this: docs/design.md.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -114,18 +115,22 @@ def _read(hint: Any, value: Any, key: str) -> Any:
         return {}  # `search.space=null` drops every entry
     check(value is not None, f"{key} has no value")
     if origin is Annotated or NoneType in args:
-        value = _read(args[0], value, key)
+        value = _read(next(inner for inner in args if inner is not NoneType), value, key)
         _check_limits(hint, value, key)
         return value
     if origin is Literal:
         check(value in args, f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
-        several = hasattr(value, "__iter__") and not isinstance(value, str)
-        return tuple(_read(args[0], item, f"{key}[{i}]") for i, item in enumerate(value if several else [value]))
+        items = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
+        pairs = zip(kinds, items, strict=True)
+        return tuple(_read(inner, item, f"{key}[{i}]") for i, (inner, item) in enumerate(pairs))
     if origin is dict:
         check(isinstance(value, Mapping), f"{key} must be a mapping of names, got {value!r}")
         return {str(name): _read(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     if dataclasses.is_dataclass(hint):
         return build(cast(type[Any], hint), value, key)
     is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,9 +1,11 @@
-"""Small files: written whole or not at all, read, hashed."""
+"""Files written whole or not at all, read, hashed."""
 
 import hashlib
 import json
 import os
-import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,29 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write text and rename it into place, flushed to the disk: a reader sees the old file or the whole new one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a new name beside `path`. The file that the block writes there replaces `path` when the block ends.
+
+    It is flushed to the disk first, so a reader sees the old file or the whole new one, even after a kill or a power
+    cut. If the block raises, its file is removed. Only a kill leaves one, as `.<start of the name>.<random>.tmp`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with open(temporary, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name[:48]}.{uuid.uuid4().hex}.tmp")  # 230 bytes at most: a disk takes 255
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:  # after a failure, and where both names are links to one file: then rename does nothing
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a small file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, tree: Any) -> None:

@@ -25,20 +25,16 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000
 from workflows import doctor
-from workflows.checks import machine as examine_machine
+from workflows.checks import services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
 from workflows.checks.machine import (
     bytes_needed,
     compare_packages,
-    dashboard_port,
-    dashboard_state,
     look_at_gpu,
     look_at_memory,
-    look_at_mlflow,
-    look_at_ray,
     look_at_store,
-    mlflow_revisions,
 )
+from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
 from workflows.engine.config import REPO, load
 
 HEAD = landmark_targets()
@@ -198,16 +194,15 @@ def test_a_histogram_shows_every_face():
 
 
 def test_packages_are_compared_with_what_is_asked_for():
-    wanted, tested = ["ray[data]>=2.55,<3", "albumentations==2.0.8", "timm>=1"], {"ray": "2.60.0"}
-    good = {"ray": "2.60.0", "albumentations": "2.0.8", "timm": "1.0.31+cpu"}
-    assert compare_packages("3.11.7", ">=3.11", wanted, good, tested).findings == ()
-    bad = compare_packages("3.10.2", ">=3.11", wanted, {"ray": "2.56.0", "albumentations": "2.0.9"}, tested)
+    wanted = ["ray[data]>=2.55,<3", "albumentations==2.0.8", "timm>=1", "mlflow>=3.5"]
+    good = {"ray": "2.60.0", "albumentations": "2.0.8", "timm": "1.0.31+cpu", "mlflow": "3.17.2"}
+    assert compare_packages("3.11.7", ">=3.11", wanted, good).findings == ()
+    bad = compare_packages("3.10.2", ">=3.11", wanted, {"ray": "2.56.0", "albumentations": "2.0.9"})
     assert [finding.level for finding in bad.findings] == ["error"] * 3
     said = " ".join(finding.text for finding in bad.findings)
-    assert (
-        "3.10.2 is too old" in said and "albumentations 2.0.9 is installed" in said and "timm is not installed" in said
-    )
-    assert "ray 2.56.0 (tested: 2.60.0)" in bad.said
+    assert "3.10.2 is too old" in said and "albumentations 2.0.9 is installed; albumentations==2.0.8 is needed" in said
+    assert "not installed: timm, mlflow; pip install 'head-pose-distillation[workflows]'" in said
+    assert "ray 2.56.0, torch missing" in bad.said
 
 
 def demo(store: Path, *words: str) -> Any:
@@ -328,12 +323,12 @@ def test_a_cluster_that_is_not_there_is_an_error(address):
 
 
 def test_no_dashboard_is_none(monkeypatch):
-    monkeypatch.setattr(examine_machine, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(services, "TIMEOUT_S", 0.2)
     assert dashboard_state(["127.0.0.1"], 1) == "none"
 
 
 def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
-    monkeypatch.setattr(examine_machine, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(services, "TIMEOUT_S", 0.2)
     file = tmp_path / "mlflow.db"
     uri, known = f"sqlite:///{file}", mlflow_revisions()
     assert look_at_mlflow(uri).said.endswith("made by the first run") and not file.exists()

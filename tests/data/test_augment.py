@@ -1,13 +1,16 @@
 """Laws of the augmentation: pixels and labels move together, proved on rendered heads."""
 
 import dataclasses
+from functools import cache
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from hpe_core.data.augment import Augment, move
+from hpe_core.data.augment import Augment, move, photometric_chain
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
@@ -21,6 +24,7 @@ BINS = AngleBins.covering(99, 3)
 NO, NOTHING = np.zeros(4, bool), np.zeros((4, 2), int)
 
 
+@cache
 def batch_of(crop: CropSpec = CROP, soft: bool = False) -> PoseBatch:
     heads = [head(i) for i in range(4)]
     cuts = [canonical_crop(h.image, h.box, crop) for h in heads]
@@ -84,6 +88,15 @@ def test_a_turned_crop_is_the_crop_of_a_turned_picture(shape, degrees):
         assert difference.mean() < 4 and difference.mean() < 0.5 * plain.mean()
 
 
+@pytest.mark.parametrize("level", [1, 77, 255])
+def test_an_even_picture_stays_even_and_what_a_turn_brings_in_from_outside_is_black(level):
+    """As the crop is black outside its picture: never the border's colour drawn out."""
+    even = dataclasses.replace(batch_of(), images_BHWC=torch.full((4, 32, 32, 3), level, dtype=torch.uint8))
+    out = move(even, 32, BINS, NO, np.array([45.0, -45.0, 31.0, 44.0]), NOTHING).images_BHWC
+    assert (out[:, 8:-8, 8:-8] == level).all()
+    assert all((out[:, y, x] == 0).all() for y in (0, -1) for x in (0, -1))
+
+
 def test_a_turned_picture_of_a_head_is_the_picture_of_the_turned_head():
     """The convention through renderer, crop and turn: turning pixels by delta and rendering Rz(delta) R agree."""
     crop, pose, delta = CropSpec(size=64, margin_px=16), (12.0, 35.0, -5.0), 20.0
@@ -109,14 +122,116 @@ def test_a_turned_picture_of_a_head_is_the_picture_of_the_turned_head():
     assert difference(delta) < 0.7 * min(difference(0.0), difference(-delta))
 
 
-def test_soft_labels_follow_a_turn():
+@pytest.mark.parametrize("flip", [False, True])
+def test_soft_labels_follow_a_flip_and_a_turn(flip):
     batch = batch_of(soft=True)
-    out = move(batch, CROP.size, BINS, NO, np.array([12.0, -12.0, 5.0, 0.0]), NOTHING)
+    out = move(batch, CROP.size, BINS, np.full(4, flip), np.array([12.0, -12.0, 5.0, 0.0]), NOTHING)
     decoded = BINS.decode(out.soft_B3N.float().softmax(-1))
     before = BINS.decode(batch.soft_B3N.float().softmax(-1)) - batch.angles_B3
+    if flip:
+        before = before * torch.tensor([1.0, -1.0, -1.0])
     inside = (out.angles_B3.abs() < 80).all(1)
-    assert inside.sum() >= 2
+    assert inside.sum() >= 2 and out.soft_B3N.isfinite().all() and out.soft_B3N.dtype == torch.float16
     assert ((decoded - out.angles_B3 - before)[inside].abs() < 0.3).all()
+
+
+stretched = CropSpec(size=32, margin_px=6, shape="stretch")
+four_turns = st.lists(st.floats(-25, 25), min_size=4, max_size=4).map(np.array)
+
+
+@settings(max_examples=20)
+@given(
+    turns=four_turns,
+    jitter=st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=4, max_size=4).map(np.array),
+    flips=st.lists(st.booleans(), min_size=4, max_size=4).map(np.array),
+    crop=st.sampled_from([CROP, stretched]),
+)
+def test_the_flip_is_before_the_turn_and_the_window_after_it(turns, jitter, flips, crop):
+    """Three moves after each other are one move: of the pixels, the angles and the soft labels."""
+    batch = batch_of(crop, soft=True)
+    flipped = move(batch, crop.stored_size, BINS, flips, np.zeros(4), NOTHING)
+    turned = move(flipped, crop.stored_size, BINS, NO, turns, NOTHING)
+    whole = move(batch, crop.size, BINS, flips, turns, jitter)
+    for i, (dx, dy) in enumerate(jitter):
+        direct = window(turned.images_BHWC[i], crop.size, dx, dy)
+        assert (whole.images_BHWC[i].int() - direct.int()).abs().max() <= 1
+    assert torch.equal(whole.angles_B3, turned.angles_B3)
+    torch.testing.assert_close(whole.soft_B3N, turned.soft_B3N)
+    assert torch.equal(whole.scales_B2, batch.scales_B2)
+
+
+@settings(max_examples=40)
+@given(
+    poses=st.lists(st.tuples(*[st.floats(-98, 98)] * 3), min_size=4, max_size=4).map(np.array),
+    turns=four_turns,
+    flip=st.booleans(),
+    gain=st.sampled_from([0.0, 1.0, 1.5, 2.0]),
+)
+@example(poses=np.array([[0.0, 0.0, 95.0]] * 4), turns=np.full(4, 10.0), flip=False, gain=2.0)
+def test_labels_are_mirrored_then_turned_unless_they_would_leave_the_grid_or_run_away(poses, turns, flip, gain):
+    batch = dataclasses.replace(batch_of(), angles_B3=torch.tensor(poses, dtype=torch.float32))
+    out = move(batch, CROP.size, BINS, np.full(4, flip), turns, NOTHING, gain).angles_B3.numpy()
+    for pose, turn, found in zip(batch.angles_B3.numpy().astype(float), turns, out, strict=True):
+        start = pose * [1, -1, -1] if flip else pose
+        target = rotation.turn(start, turn)
+        run = rotation.angle_error(target, start).max()
+        edges = [abs(np.abs(target).max() - BINS.limit), abs(run - gain * abs(turn))]
+        if min(edges) < 1e-3:
+            continue  # rounding may decide
+        stays = np.abs(target).max() > BINS.limit or (gain > 0 and run > gain * abs(turn))
+        assert np.abs(found - (start if stays else target)).max() < 1e-4
+
+
+def drawn(spec: AugmentSpec, pose: tuple[float, float, float] = (10.0, 20.0, 0.0)) -> tuple[PoseBatch, PoseBatch]:
+    """400 draws for one face, and the batch that they were drawn for."""
+    one = batch_of().take(torch.zeros(400, dtype=torch.int64))
+    one = dataclasses.replace(one, angles_B3=torch.tensor([pose]).expand(400, 3))
+    return Augment(spec, CROP.size, BINS)(one, np.random.default_rng(0)), one
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_so_many_faces_are_flipped(share):
+    out, one = drawn(AugmentSpec(flip=share, photometric="none"))
+    flipped = out.angles_B3[:, 1] < 0
+    assert abs(float(flipped.float().mean()) - share) < (0.1 if 0 < share < 1 else 1e-9)
+    assert torch.equal(out.images_BHWC[~flipped], window(one.images_BHWC, CROP.size)[~flipped])
+
+
+def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
+    out, _ = drawn(AugmentSpec(flip=0, photometric="none", turn_deg=10), (0.0, 0.0, 0.0))
+    turns = out.angles_B3[:, 2].numpy()  # a frontal head's roll is its turn
+    assert np.abs(np.quantile(turns, [0, 0.25, 0.5, 0.75, 1]) - [-10, -5, 0, 5, 10]).max() < 1.2
+    assert np.abs(turns).max() <= 10
+    out, one = drawn(AugmentSpec(flip=0, photometric="none", jitter_px=2))
+    views = {
+        window(one.images_BHWC[0], CROP.size, dx, dy).numpy().tobytes() for dx in range(-2, 3) for dy in range(-2, 3)
+    }
+    assert {view.numpy().tobytes() for view in out.images_BHWC} == views and len(views) == 25
+
+
+def test_a_jitter_beyond_the_margin_is_refused():
+    with pytest.raises(AssertionError, match="margin of 6 pixels"):
+        move(batch_of(), CROP.size, BINS, NO, np.zeros(4), np.full((4, 2), 7))
+
+
+def test_the_draws_of_an_augmentation_heed_turn_gain():
+    for gain, turned in ((2.0, False), (0.0, True)):
+        out, one = drawn(AugmentSpec(flip=0, photometric="none", turn_deg=10, turn_gain=gain), (0.0, 86.0, 0.0))
+        assert bool((out.angles_B3 != one.angles_B3).any()) == turned
+
+
+@pytest.mark.parametrize("name", ["light", "ehpnet", "offsets"])
+def test_every_face_gets_recolouring_of_its_own_as_often_as_strength_says(name):
+    out, one = drawn(AugmentSpec(flip=0, photometric=name))
+    assert len({view.numpy().tobytes() for view in out.images_BHWC}) > 100
+    plain = window(one.images_BHWC, CROP.size)
+    kept = {}
+    for strength in (0.0, 0.3, 1.0):
+        out, _ = drawn(AugmentSpec(flip=0, photometric=name, strength=strength))
+        kept[strength] = float((out.images_BHWC == plain).flatten(1).all(1).float().mean())
+    assert kept[0.0] == 1 and kept[0.3] > kept[1.0] + 0.2
+    whole, half = (photometric_chain(name, strength).transforms for strength in (1.0, 0.5))
+    assert [part.p for part in half] == pytest.approx([0.5 * part.p for part in whole])
 
 
 def test_a_face_near_the_lock_stays_and_others_turn():

@@ -30,6 +30,44 @@ def test_every_row_once_and_the_same_order_again(files, resident_gb):
 
 
 @pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
+@pytest.mark.parametrize("kind", [FaceData, OwnFaces])
+def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(files, kind, resident_gb):
+    data = kind(files, resident_gb=resident_gb)
+    runs = [list(data.shuffled(6, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    orders = [keys(run) for run in runs]
+    assert len({tuple(order) for order in orders}) == 4
+    place = {key: row for row, key in enumerate(keys(FaceData(files).ordered(60)))}
+    for run in runs:
+        assert len(run) == data.steps(6) and {len(batch) for batch in run} == {6}
+        assert all((np.diff([place[key] for key in keys([batch])]) != 1).any() for batch in run)
+
+
+@pytest.mark.parametrize("kind", [FaceData, OwnFaces])
+def test_streamed_epochs_begin_with_different_groups(files, kind):
+    """Else the rows of the last shard would have the last word in every epoch."""
+    data = kind(files, resident_gb=1e-6)
+    shard_of = {key: row // 24 for row, key in enumerate(keys(FaceData(files).ordered(60)))}
+    firsts = [shard_of[keys([next(data.shuffled(6, seed=0, epoch=epoch))])[0]] for epoch in range(8)]
+    assert len(set(firsts)) > 1
+
+
+def test_a_row_keeps_its_pixels_angles_and_scales(files):
+    """However rows are taken: in file order, shuffled, picked or split."""
+    shards = [read_shard(file) for file in files]
+    row_of = {
+        image.tobytes(): (angles.tolist(), scales.tolist())
+        for shard in shards
+        for image, angles, scales in zip(shard.images, shard.angles, shard.scales, strict=True)
+    }
+    shuffled = list(OwnFaces(files, resident_gb=1e-6).shuffled(10, seed=0, epoch=0))
+    some = shuffled[0].take(torch.tensor([7, 2, 2]))
+    assert keys([some]) == [keys([shuffled[0]])[i] for i in (7, 2, 2)]
+    for batch in (*FaceData(files).ordered(60), *shuffled, some, *shuffled[1].split(3)):
+        for key, angles, scales in zip(keys([batch]), batch.angles_B3, batch.scales_B2, strict=True):
+            assert row_of[key] == (angles.tolist(), scales.tolist())
+
+
+@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 6), (2, 6), (3, 9), (7, 14), (4, 200)])
 def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files, resident_gb, world, batch_size):
     """60 rows in shards of 24, 24 and 12: no number of workers here divides the shards, and 7 does not divide the rows.

@@ -20,7 +20,7 @@ from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_boxes
 from tests.datasets.reading import FACES, MARKS, corners, loaded, one, only, refusal, rejected, source
 from workflows.engine.config import load
-from workflows.full_pipeline import data_leaves
+from workflows.stages.shards import data_leaves
 
 EDGE = st.integers(0, 12)
 

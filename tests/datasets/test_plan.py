@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.datasets.base import FaceRef
-from hpe_core.datasets.plan import cut, plan_dataset
+from hpe_core.datasets.plan import Job, cut, plan_dataset
 from hpe_core.datasets.registry import open_source
-from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_pointing04
+from workflows.stages import shards
 
 
 def faces(count: int, prefix: str = "person") -> list[FaceRef]:
@@ -169,3 +173,91 @@ def test_more_rendered_heads_keep_the_shards_of_the_first() -> None:
     before, after = hashes(300), hashes(400)
     assert len(before) > 20 and len(set(before) - set(after)) <= 3, "the last shard of each split"
     assert not set(before) & set(hashes(300, image_px=96))
+
+
+# Each key that decides a shard's bytes, with another value; every other key of `data` leaves finished shards alone.
+DECIDES: dict[str, dict[str, Any]] = {
+    "data": {"limit_deg": 98.5, "encoding": "jpeg"},
+    "crop": {"size": 65, "margin_px": 9, "shape": "stretch", "box_scale": 1.5},
+    "dataset": {"landmark_box_scale": 1.5, "links": "anywhere"},
+    "convention": {
+        "unit": "radians_as_degrees",
+        "order": "yaw_pitch_roll",
+        "pitch_sign": -1,
+        "yaw_sign": -1,
+        "roll_sign": -1,
+        "rotation": "zyx",
+        "transposed": True,
+    },
+}
+LEAVES_ALONE: dict[str, dict[str, Any]] = {
+    "data": {"max_bad_share": 0.9, "resident_gb": 1.0, "ingest": "own_shards", "stream_shards": 3},
+    "dataset": {"root": "moved", "count": 3, "val": 0.3, "test": 0.3, "heads_per_person": 3, "image_px": 99},
+}
+
+
+def planned(root: Path, part: str = "", /, **change: Any) -> set[str]:
+    """Hashes of an archive's shards, one a person, with a key of `data`, its crop, the dataset or its convention."""
+    dataset = DatasetSpec("pointing04", str(root))
+    if part == "convention":
+        dataset = dataclasses.replace(dataset, convention=dataclasses.replace(dataset.convention, **change))
+    elif part == "dataset":
+        dataset = dataclasses.replace(dataset, **change)
+    data = DataSpec({"heads": dataset}, ("heads",), (), rows_per_shard=1)
+    if part == "crop":
+        data = dataclasses.replace(data, crop=dataclasses.replace(data.crop, **change))
+    elif part == "data":
+        data = dataclasses.replace(data, **change)
+    return {job.hash for job in plan_dataset("heads", open_source(dataset), data).jobs}
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("people") / "archive"
+    for person in (1, 2, 3, 4):
+        write_pointing04(root, person, 0, 0, 15)
+    return root
+
+
+@pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in DECIDES.items() for key in keys])
+def test_a_key_that_decides_a_shards_bytes_makes_it_another(people: Path, part: str, key: str) -> None:
+    assert not planned(people) & planned(people, part, **{key: DECIDES[part][key]})
+
+
+@pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in LEAVES_ALONE.items() for key in keys])
+def test_a_key_that_does_not_leaves_it_alone(people: Path, tmp_path: Path, part: str, key: str) -> None:
+    value = LEAVES_ALONE[part][key]
+    if key == "root":
+        value = str(shutil.copytree(people, tmp_path / "moved"))  # keeps the times
+    found = planned(people, part, **{key: value})
+    assert found and found <= planned(people)
+    assert found == planned(people) or key in ("count", "test"), "fewer faces, or fewer that are trained on"
+
+
+def test_every_key_of_a_crop_and_of_a_convention_decides() -> None:
+    for part, kind in (("crop", CropSpec), ("convention", ConventionSpec)):
+        assert set(DECIDES[part]) == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("heads", "train", 0, (), "hash")
+    other = dataclasses.replace(job, hash="other")
+    found = {shards.with_code(each, reader).hash for each in (job, other) for reader in ("biwi", "manifest")}
+    monkeypatch.setattr(shards, "code_hashes", lambda *modules: {"module": "edited"})
+    found.add(shards.with_code(job, "biwi").hash)
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("key", ["sample_id", "group", "key"])
+def test_a_face_under_another_name_makes_another_shard(key: str) -> None:
+    heads, drawn = (DatasetSpec("synthetic", count=9, seed=seed) for seed in (0, 1))
+    data = DataSpec({"heads": heads, "drawn": drawn}, ("drawn",), ("heads",))
+
+    def hash_of(*refs: FaceRef) -> str:
+        source: Any = SimpleNamespace(spec=heads, refs=lambda: refs, states=lambda asked: [""] * len(asked))
+        (job,) = plan_dataset("heads", source, data).jobs
+        return job.hash
+
+    first, second = FaceRef("a", "person", "0"), FaceRef("b", "person", "1")
+    other = dataclasses.replace(second, **{key: getattr(second, key) + "x"})
+    assert hash_of(first, second) == hash_of(second, first) != hash_of(first, other)

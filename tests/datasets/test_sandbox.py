@@ -71,22 +71,9 @@ def outcome(answer: FaceRow | Rejected) -> str:
     return answer.reason if isinstance(answer, Rejected) else "kept"
 
 
-def test_each_face_gets_its_own_verdict(tmp_path: Path) -> None:
-    keys = [
-        "ok",
-        "exit",
-        "print",
-        "raise",
-        "segfault",
-        "ok",
-        "reject",
-        "nan",
-        "memory",
-        "exit",
-        "exit",
-        "once",
-        "ok",
-    ]
+def test_each_face_gets_its_own_verdict(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And what decoders print reaches nobody: stdout may be a program's."""
+    keys = ["ok", "exit", "print", "raise", "segfault", "ok", "reject", "nan", "memory", "exit", "exit", "once", "ok"]
     with Sandbox(Trouble(tmp_path), CROP) as sandbox:
         answers = list(sandbox.load_many(refs(*keys)))
         again = list(sandbox.load_many(refs("ok", "ok")))
@@ -106,6 +93,7 @@ def test_each_face_gets_its_own_verdict(tmp_path: Path) -> None:
         "kept",
     ]
     assert [outcome(answer) for answer in again] == ["kept", "kept"]
+    assert capfd.readouterr() == ("", "")
     rows = [answer for answer in answers if isinstance(answer, FaceRow)]
     assert [row.sample_id for row in rows] == ["face0", "face2", "face5", "face11", "face12"]
     assert all(row.crop.pixels.shape == (20, 20, 3) for row in rows)
@@ -130,10 +118,26 @@ def test_each_face_has_its_own_pixels(tmp_path: Path) -> None:
 def test_the_child_imports_nothing_from_the_folder_it_is_started_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mmap.py").write_text("raise RuntimeError('not that one')")
+    for name in ("mmap", "socket", "pickle"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not that one')")
     monkeypatch.chdir(tmp_path)
     with Sandbox(Trouble(tmp_path), CROP, timeout_s=30) as sandbox:
         assert outcome(next(sandbox.load_many(refs("paint")))) == "kept"
+
+
+def test_a_program_without_a_main_guard_may_load_faces(tmp_path: Path) -> None:
+    """The child runs nothing of the program that started it, so it costs no second start of that program either."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "from tests.datasets.test_sandbox import CROP, Sandbox, Trouble, outcome, refs\n"
+        "print('started')\n"
+        "with Sandbox(Trouble(Path('.')), CROP, timeout_s=30) as box:\n"
+        "    print(outcome(next(box.load_many(refs('ok')))))\n"
+    )
+    path = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env={**os.environ, **path})
+    assert done.stdout.split() == ["started", "kept"], done.stderr
 
 
 def test_a_hanging_face_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
 from workflows.engine.config import load
-from workflows.full_pipeline import data_leaves
+from workflows.stages.shards import data_leaves
 
 CROP = CropSpec(size=16, margin_px=2)
 
@@ -252,7 +252,8 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: 
         leaves(first)
 
 
-def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path) -> None:
+def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
     protocol, data = protocol_named("pointing04-people"), load(["pointing04"]).data
     assert matches(protocol, data) == []
     (tmp_path / "yunet.onnx").write_bytes(b"weights")

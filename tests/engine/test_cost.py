@@ -18,7 +18,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from tests.faces import CROP, write_heads
 from workflows.engine import cost as budget
 from workflows.engine.config import REPO, load
-from workflows.engine.cost import Told, costs, finished, flops, main, memory_gb, train_faces, windows
+from workflows.engine.cost import Told, costs, finished, flops, memory_gb, train_faces, windows
+from workflows.full_pipeline import main
 
 TOLD = Told(faces=10_000, gpus=8, tflops=10.0, shard_rate=100.0, actors=4)
 
@@ -146,14 +147,19 @@ def test_memory_falls_with_workers_that_have_shards_of_their_own_and_a_stream_ha
     [(["--faces", "0"], "--faces must be positive"), (["cluster.gpus_per_worker=0"], "uses no GPU")],
 )
 def test_what_cannot_be_planned_is_a_sentence(words: list[str], said: str):
-    given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "9", "--gpus", "1", "--tflops", "1"]
+    given = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "9", "--gpus", "1"]
     with pytest.raises(SpecError, match=said):
-        main([*given, "--shard-rate", "1", "--actors", "1", *words])
+        main([*given, "--tflops", "1", "--shard-rate", "1", "--actors", "1", *words])
+
+
+def test_a_part_of_what_a_cost_needs_is_named():
+    with pytest.raises(SpecError, match="needs --tflops, --shard-rate, --actors, too"):
+        main(["plan", "-c", "tests/tiny.yaml", "--faces", "9", "--gpus", "1"])
 
 
 def test_scripts_get_the_numbers_of_the_page(capsys: pytest.CaptureFixture[str]):
-    given = ["-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "900", "--gpus", "2", "--tflops", "1"]
-    given += ["--shard-rate", "10", "--actors", "2"]
+    given = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "900", "--gpus", "2"]
+    given += ["--tflops", "1", "--shard-rate", "10", "--actors", "2"]
     assert main(given) == 0
     text = capsys.readouterr().out
     assert main([*given, "--json"]) == 0
@@ -169,9 +175,7 @@ def test_the_page_says_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, 
     """Lines that depend on no measurement; each command of docs/planning.md is run."""
     monkeypatch.setenv("HPE_DATA", "/data")
     text = (REPO / "docs" / "planning.md").read_text()
-    blocks = re.findall(
-        r"\$ python workflows/budget\.py (.*?)\n((?:faces|shards|disk|memory)[^`]*?)\n\n", text, re.DOTALL
-    )
+    blocks = re.findall(r"\$ hpe (plan .*?)\n((?:faces|shards|disk|memory)[^`]*?)\n\n", text, re.DOTALL)
     assert len(blocks) >= 2
     for command, printed in blocks:
         assert main(shlex.split(command.replace("\\\n", " "))) == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -11,34 +12,55 @@ import sys
 
 import pytest
 
-import workflows.engine.store
 from hpe_core.errors import SpecError
+from workflows.engine import code
+from workflows.engine.code import code_hashes
 from workflows.engine.config import EXIT_FAILED, REPO, guarded, load
-from workflows.engine.store import Stage, StoreHeld, code_hashes, execute, holding, plan, read_manifest
-from workflows.full_pipeline import STAGES
+from workflows.engine.plan import plan
+from workflows.engine.results import StageResult
+from workflows.engine.runner import execute
+from workflows.engine.stage import Stage, StageRun
+from workflows.engine.store import Store
+from workflows.storage import lock
+from workflows.storage.lock import StoreHeld, holding
+from workflows.storage.manifest import read_manifest
 from workflows.tracking.progress import Reporter
 
 
-def counting(run):
+@dataclasses.dataclass(frozen=True)
+class Counted(StageResult):
+    value: float
+    saw: tuple[str, ...]
+
+
+def counting(run: StageRun) -> Counted:
     """A stage that counts its own runs in its folder."""
     count = run.folder / "count"
     count.write_text(str(int(count.read_text()) + 1 if count.exists() else 1))
-    return {"value": run.spec.student.optim.lr, "saw": sorted(run.inputs)}
+    return Counted(run.spec.student.optim.lr, tuple(sorted(run.inputs)))
 
 
 TOY = (
-    Stage("first", "tests.test_stages:counting", (), lambda s: {"count": s.data.datasets["heads"].count}),
-    Stage("second", "tests.test_stages:counting", ("first",), lambda s: {"lr": s.student.optim.lr}),
-    Stage("third", "tests.test_stages:counting", ("second",), lambda s: {}),
+    Stage("first", counting, (), lambda s: {"count": s.data.datasets["heads"].count}),
+    Stage("second", counting, ("first",), lambda s: {"lr": s.student.optim.lr}),
+    Stage("third", counting, ("second",), lambda s: {}),
 )
 
 
-def run_toy(spec):
-    planned = {entry.stage.name: entry for entry in plan(TOY, spec)}
-    for entry in planned.values():
-        if entry.action != "skip":
-            execute(entry, spec, planned, Reporter())
+def run_all(stages, spec):
+    """As the pipeline does it, without Ray and MLflow; returns the plan by stage."""
+    store = Store.open(stages, spec)
+    with store.held():
+        planned = store.checkout()
+        store.push_finished(planned)
+        for entry in planned.values():
+            if entry.action != "skip":
+                execute(store, planned, entry, Reporter())
     return planned
+
+
+def run_toy(spec):
+    return run_all(TOY, spec)
 
 
 def spec_in(store, *overrides):
@@ -72,70 +94,131 @@ def test_a_folder_without_a_manifest_is_continued(tmp_path):
     assert read_manifest(planned["second"].folder)["result"]["saw"] == ["first"]
 
 
-def test_the_real_graph_reruns_exactly_what_depends_on_a_key(tmp_path):
-    def hashes(*overrides):
-        return {entry.stage.name: entry.hash for entry in plan(STAGES, spec_in(tmp_path, *overrides))}
-
-    base = hashes()
-
-    def changed(*overrides):
-        return [name for name, value in hashes(*overrides).items() if value != base[name]]
-
-    everything = ["shards", "teachers", "labels", "search", "student", "evaluate", "publish"]
-    teacher = next(iter(load(["demo"]).teachers))
-    assert changed("data.crop.margin_px=10") == everything
-    assert changed(f"teachers.{teacher}.optim.lr=0.5") == everything[1:]
-    assert changed("search.trials=99") == everything[3:]
-    assert changed("student.seed=5") == everything[3:]
-    assert changed("publish.model_name=other") == ["publish"]
-    assert changed("evaluate.latency_threads=2") == ["evaluate", "publish"]
-    assert changed("search.concurrent=1", "cluster.local_cpus=8", "mlflow.uri=none") == []
-    assert changed("data.resident_gb=1") == everything[1:]
-    assert changed("data.ingest=own_shards") == changed("data.ingest=ray_data") == everything[1:]
-    assert changed("data.ingest=all_shards", "data.stream_shards=3", "cluster.readers_per_worker=2") == []
-    streamed, others = "data.ingest=ray_data", ("data.resident_gb=1", "cluster.readers_per_worker=2")
-    assert hashes(streamed) == hashes(streamed, *others) != hashes(streamed, "data.stream_shards=3")
+def dying(run: StageRun) -> Counted:
+    (run.folder / "half").write_text("a part")
+    raise RuntimeError("out of memory")
 
 
-def test_another_test_set_retrains_nobody(tmp_path):
-    (tmp_path / "more.yaml").write_text(
-        "data: {test: [heads, more], datasets: {more: {reader: synthetic, count: 30, seed: 5}}}\n"
+@dataclasses.dataclass(frozen=True)
+class Seen(StageResult):
+    key: str
+    hashes: dict[str, str]
+    results: dict[str, Counted]
+
+
+def seen(run: StageRun) -> Seen:
+    return Seen(run.key, dict(run.hashes), dict(run.results.found))
+
+
+@pytest.mark.parametrize("at", ["in the stage", "before it is finished"])
+def test_a_stage_that_fails_at_any_moment_is_continued_not_skipped(tmp_path, at):
+    """The manifest comes last: after the stage, and after what is told of it."""
+    told = []
+    stage = Stage("only", dying if at == "in the stage" else counting, (), lambda s: {})
+    store = Store.open((stage,), spec_in(tmp_path))
+    entry = store.plan()["only"]
+
+    def note(result):
+        assert not (entry.folder / "manifest.json").exists()
+        told.append(result)
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        execute(store, {"only": entry}, entry, Reporter(), note)
+    assert read_manifest(entry.folder) is None and len(told) == (at != "in the stage")
+    assert actions(store.plan().values()) == ["continue"]
+
+
+def test_the_manifest_lists_what_the_stage_left_and_what_it_depends_on(tmp_path):
+    """What it made it from stands there, too, so that `plan` can say why another run differs."""
+    planned = run_toy(spec_in(tmp_path))
+    entry = planned["second"]
+    manifest = read_manifest(entry.folder)
+    sha = hashlib.sha256((entry.folder / "count").read_bytes()).hexdigest()
+    assert manifest["files"] == {"count": {"bytes": 1, "sha256": sha}}
+    assert (manifest["stage"], manifest["hash"]) == ("second", entry.hash) == tuple(entry.key.split("/"))
+    assert manifest["leaves"] == {"lr": spec_in(tmp_path).student.optim.lr}
+    assert manifest["inputs"] == {"first": planned["first"].hash} and manifest["code"] == entry.code
+    assert entry.folder == tmp_path / "second" / entry.hash
+
+
+def test_a_stage_is_given_the_results_of_those_that_it_reads_and_of_no_other(tmp_path):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
+    store = Store.open((*TOY, Stage("last", seen, ("first", "third"), lambda s: {})), spec)
+    everything = store.plan()
+    result, _ = execute(store, everything, everything["last"], Reporter())
+    read = ("first", "third")
+    assert result == Seen(
+        everything["last"].key,
+        {name: planned[name].hash for name in read},
+        {name: Counted(spec.student.optim.lr, tuple(planned[name].stage.upstream)) for name in read},
     )
-    base = {e.stage.name: e.hash for e in plan(STAGES, spec_in(tmp_path))}
-    more = load(["demo", str(tmp_path / "more.yaml")], [f"store={tmp_path}"])
-    changed = [e.stage.name for e in plan(STAGES, more) if e.hash != base[e.stage.name]]
-    assert changed == ["shards", "evaluate", "publish"]
 
 
-def test_dropping_a_test_set_is_a_change_of_the_shards(tmp_path):
-    (tmp_path / "more.yaml").write_text("data: {datasets: {more: {reader: synthetic, count: 30, seed: 5}}}\n")
-    files = ["demo", str(tmp_path / "more.yaml")]
-    base = {e.stage.name: e.hash for e in plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[heads,more]"]))}
-    fewer = plan(STAGES, load(files, [f"store={tmp_path}", "data.test=[more]"]))
-    assert [e.stage.name for e in fewer if e.hash != base[e.stage.name]] == ["shards", "evaluate", "publish"]
+@pytest.mark.parametrize("lost", ["gone", "torn"])
+def test_a_finished_stage_that_lost_a_file_is_repaired_unless_it_is_whole_elsewhere(tmp_path, lost):
+    planned = run_toy(spec_in(tmp_path))
+    count = planned["second"].folder / "count"
+    count.unlink() if lost == "gone" else count.write_text("11")
+    assert actions(plan(TOY, spec_in(tmp_path))) == ["skip", "repair", "skip"]
+    for size, action in ((1, "skip"), (2, "repair")):
+        entries = plan(TOY, spec_in(tmp_path), lambda path, size=size: size if path == count else None)
+        assert actions(entries) == ["skip", action, "skip"]
+    run_toy(spec_in(tmp_path))
+    assert actions(plan(TOY, spec_in(tmp_path))) == ["skip"] * 3
+
+
+def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
+    run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))
+    run_toy(spec_in(tmp_path, "student.optim.lr=0.25", "data.datasets.heads.count=30"))
+    first, second, third = plan(TOY, spec_in(tmp_path, "student.optim.lr=0.125"))
+    assert (first.action, second.reason) == ("skip", "lr 0.5 -> 0.125") and third.reason == "second changed"
+    alike = read_manifest(plan(TOY, spec_in(tmp_path, "student.optim.lr=0.5"))[1].folder)
+    assert second.seconds == alike["seconds"] and f"took {alike['seconds']:.0f} s" in second.line
+    fresh = plan(TOY, spec_in(tmp_path / "elsewhere"))
+    assert {entry.reason for entry in fresh} == {"never ran in this store"}
+
+
+def test_code_is_followed_through_every_kind_of_import(tmp_path, monkeypatch):
+    """At the top, inside a function, of a module or of a name in it; carriers and other people's code are left out."""
+    texts = {
+        "hpe_core/start.py": "import json\nimport hpe_core.plain_import\nfrom hpe_core import module_import\n",
+        "hpe_core/plain_import.py": "def f():\n    from hpe_core.deep.inner import g\n    return g()\n",
+        "hpe_core/module_import.py": "from workflows.engine.pieces import adopt\n",
+        "hpe_core/deep/inner.py": "from __future__ import annotations\n",
+        "hpe_core/unused.py": "",
+        "hpe_core/named.py": "",
+        "workflows/engine/pieces.py": "import hpe_core.unused\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    names = {"hpe_core.start", "hpe_core.plain_import", "hpe_core.module_import", "hpe_core.deep.inner"}
+    assert set(code_hashes("hpe_core.start")) == names
+    assert set(code_hashes("hpe_core.start", "hpe_core.named")) == {*names, "hpe_core.named"}
 
 
 def test_code_counts_but_comments_do_not(tmp_path, monkeypatch):
-    import workflows.engine.store as stages
-
     package = tmp_path / "hpe_core"
     package.mkdir()
-    monkeypatch.setattr(stages, "REPO", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def hashed(text):
         (package / "toy.py").write_text(text)
-        code_hashes.cache_clear()
+        code._read.cache_clear()
         return code_hashes("hpe_core.toy")
 
     plain = hashed("def f(x):\n    return x + 1\n")
     assert hashed('"""About."""\n# why\ndef f(x):\n    """Adds."""\n    return x + 1\n') == plain
     assert hashed("def f(x):\n    return x + 2\n") != plain
-    code_hashes.cache_clear()
+    code._read.cache_clear()
 
 
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not(tmp_path):
     hold = (
-        "import sys, time; from pathlib import Path; from workflows.engine.store import holding\n"
+        "import sys, time; from pathlib import Path; from workflows.storage.lock import holding\n"
         f"with holding(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True, cwd=REPO)
@@ -157,7 +240,7 @@ def test_a_store_that_cannot_be_written_or_locked_is_a_sentence(tmp_path, monkey
     def unknown(*ignored):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workflows.engine.store.fcntl, "flock", unknown)
+    monkeypatch.setattr(lock.fcntl, "flock", unknown)
     with pytest.raises(SpecError, match="knows no locks: No locks available"), holding(tmp_path):
         pass
 
@@ -187,8 +270,24 @@ def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
         guarded(lambda: write(errno.EIO))
 
 
-def test_results_are_plain_json(tmp_path):
-    planned = run_toy(spec_in(tmp_path))
+def test_a_result_comes_back_from_its_manifest_as_it_was(tmp_path):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
     manifest = json.loads((planned["third"].folder / "manifest.json").read_text())
-    assert {"leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
-    assert dataclasses.is_dataclass(planned["third"])
+    assert {"schema", "leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
+    assert Store.open(TOY, spec).results(planned).found["third"] == Counted(spec.student.optim.lr, ("second",))
+
+
+@pytest.mark.parametrize("noted", [None, 1, 3])
+def test_a_store_of_another_version_is_named_and_left_as_it_is(tmp_path, noted):
+    spec = spec_in(tmp_path)
+    planned = run_toy(spec)
+    for file in tmp_path.glob("*/*/manifest.json"):
+        tree = json.loads(file.read_text())
+        tree.pop("schema")  # the first version noted none
+        file.write_text(json.dumps(tree | ({"schema": noted} if noted else {})))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SpecError, match=rf"store {tmp_path} is of version {noted or 1}, .*choose another store="):
+        run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert planned["third"].folder.is_dir()

@@ -58,11 +58,11 @@ def test_head_and_decoder_stay_float(files: tuple[Path, Path]) -> None:
 def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(files: tuple[Path, Path]) -> None:
     faces, truth = windows(9, first=24), np.array([face_row(24 + i).pose for i in range(9)], np.float32)
     found = score_int8(*files, faces, truth)
-    assert found["cost_deg"] == pytest.approx(found["mae"] - found["float_mae"]) and found["faces"] == 9
+    assert found.cost_deg == pytest.approx(found.mae - found.float_mae) and found.faces == 9
     turned = score_int8(*files, faces, truth + 360)
-    assert turned["float_mae"] == pytest.approx(found["float_mae"], abs=1e-4), "errors are circular"
+    assert turned.float_mae == pytest.approx(found.float_mae, abs=1e-4), "errors are circular"
     same = score_int8(files[0], files[0], faces, truth)
-    assert same["cost_deg"] == same["moved_deg"] == same["margin_deg"] == 0
+    assert same.cost_deg == same.moved_deg == same.margin_deg == 0
 
 
 # Indices of heads; a person has six, so none is in two.
@@ -86,8 +86,8 @@ def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path:
     faces = np.ascontiguousarray(window(test.images, crop.size))
     found = score_int8(tmp_path / "student.onnx", tmp_path / "int8.onnx", faces, test.angles)
     print(found)
-    assert found["float_mae"] < 12, "a network that has learnt nothing costs nothing"
-    assert found["cost_deg"] <= 0.05
+    assert found.float_mae < 12, "a network that has learnt nothing costs nothing"
+    assert found.cost_deg <= 0.05
 
 
 def write(folder: Path, crop: CropSpec, first: int, last: int) -> list[Path]:

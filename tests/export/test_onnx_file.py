@@ -1,12 +1,9 @@
-"""Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch
-size."""
+"""Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch size."""
 
-import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +18,12 @@ from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
-from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
+from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
-from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from hpe_core.spec.training import DistillSpec, TrainSpec
+from workflows.engine.exported import TracedNetwork
 from workflows.export import onnx_file as export
-from workflows.report.card import model_card
+from workflows.export import parity
 
 CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)
 REPO = Path(__file__).resolve().parents[2]
@@ -48,14 +44,14 @@ def saved_net(folder: Path, backbone: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TracedNetwork]:
     """A saved network with its ONNX file, made once: tracing takes seconds."""
     place = saved_net(tmp_path_factory.mktemp("net"), "mobilenetv3_small_050")
     return place, export.export_network(place, place / "student.onnx", place / "student.pt2", noise(35))
 
 
 @pytest.fixture(scope="module")
-def folder(exported: tuple[Path, dict[str, Any]]) -> Path:
+def folder(exported: tuple[Path, TracedNetwork]) -> Path:
     return exported[0]
 
 
@@ -64,13 +60,12 @@ def noise(count: int, seed: int = 1) -> np.ndarray:
 
 
 def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
-    exported: tuple[Path, dict[str, Any]],
+    exported: tuple[Path, TracedNetwork],
 ) -> None:
     place, found = exported
-    assert found["parity"]["crops"] == 35
-    assert max(found["parity"]["angles"].values()) <= 1e-3
-    assert max(found["program_parity"]["angles"].values()) <= 1e-3
-    assert found["bytes"] == (place / "student.onnx").stat().st_size
+    assert found.onnx.parity.crops == 35
+    assert found.onnx.parity.worst <= 1e-3 and found.program.parity.worst <= 1e-3
+    assert found.onnx.bytes == (place / "student.onnx").stat().st_size
     session = open_session(place / "student.onnx")
     program = torch.export.load(place / "student.pt2").module()
     net = load_net(place).net
@@ -92,7 +87,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(
     traced = torch.export.load(folder / "student.pt2")
     monkeypatch.setattr(export, "_traced", lambda network, size: traced)
     monkeypatch.setattr(export, "_graph", lambda program: onnx.load(folder / "student.onnx"))
-    monkeypatch.setattr(export, "PARITY_DEG", -1.0)
+    monkeypatch.setattr(parity, "PARITY_DEG", -1.0)
     with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
         export.export_network(folder, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
     assert list(tmp_path.iterdir()) == []
@@ -160,83 +155,3 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
     for absent in (tmp_path / "empty.onnx", tmp_path / "none.onnx", tmp_path):
         with pytest.raises(SpecError, match=absent.name):
             HeadPosePredictor.load(absent)
-
-
-def card_of(
-    train: dict[str, DatasetSpec],
-    protocol: dict[str, Any] | None = None,
-    distill: DistillSpec | None = None,
-    tests: dict[str, DatasetSpec] | None = None,
-    fit: dict[str, float] | None = None,
-) -> str:
-    """The card of a student that the search changed to `distill`."""
-    configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
-    student = dataclasses.replace(configured, distill=distill or DistillSpec())
-    data = DataSpec({**train, **(tests or {})}, tuple(train), tuple(tests or train), CROP)
-    fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
-    spec = PipelineSpec("card", data, {"big": TrainSpec(), "fetched": fetched}, configured)
-    row = {"test": next(iter(train)), "name": "distilled", "role": "student", "n": 123.0, "parameters": 4e5}
-    row |= dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25)
-    split = {"kept": 1234, "fingerprint": "0123456789abcdef"}
-    results = {
-        "student": {"spec": to_dict(student)},
-        "evaluate": {"rows": [row], "protocol": protocol or {}, "boxes": dict.fromkeys(tests or train, "renderer")},
-        "shards": {"splits": {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}},
-    }
-    parity = {"angles": {"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, "crops": 64, "allowed": 1e-3}
-    int8 = {"bytes": 6e5, "calibrated_on": 77, "faces": 123, "float_mae": 6.25, "mae": 6.28, "cost_deg": 0.03}
-    exported = {
-        "parity": parity,
-        "program_parity": parity,
-        "bytes": 2e6,
-        "program_bytes": 3e6,
-        "opset": 20,
-        "parameters": 400000,
-        "detector_fit": fit,
-        "int8": int8 | {"margin_deg": 0.02, "moved_deg": 0.25},
-        "hub": {"architecture": "test_resnet", "head": True, "gap": 1e-6},
-        "latency_ms": {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
-        "cpu": "some processor",
-    }
-    return model_card(spec, results, exported, {"stage student": "abc123"})
-
-
-def test_the_card_names_convention_terms_and_evidence() -> None:
-    rendered = DatasetSpec("synthetic", count=10)
-    free = card_of({"heads": rendered, "p04": DatasetSpec("pointing04", root="p")})
-    evidence = (CONVENTION, "48 x 48", "6.25", "| 123 |", "1,234", "2.0e-05", "abc123", "Apache-2.0", "Gourier")
-    for text in (*evidence, "| 0.51 | 9.02 |", "some processor", "0.40 M", "+0.030", "fingerprint", "0123456789ab"):
-        assert text in free, text
-    assert "nothing in the training data forbids" in free and "Weights: research only" not in free
-    bound = card_of({"heads": rendered, "wild": DatasetSpec("aflw2000", root="a")})
-    assert "Weights: research only, because wild" in bound and "Zhu" in bound
-    assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
-
-
-def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others() -> None:
-    """Those of the trial that won, not those of the configuration; only their pretrained weights bind it."""
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    every = card_of(heads)
-    assert (
-        "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every and "fetched began with" in every
-    )
-    alone = card_of(heads, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
-    assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
-
-
-def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None:
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    assert "far above the table" in card_of(heads)
-    tested = card_of(heads, tests={"photos": DatasetSpec("aflw2000", root="a")})
-    assert "those of photos below" in tested and "far above the table" not in tested
-    fitted = card_of(heads, fit={"width": 1.18, "height": 1.19, "down": 0.01})
-    assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(heads)
-
-
-def test_the_card_names_the_protocol_by_its_hash() -> None:
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    asked = {"name": "offsets-1", "hash": "feedbeef", "deviations": ["data.crop.size is 48"]}
-    assert "No published protocol" in card_of(heads)
-    named = card_of(heads, asked)
-    assert "offsets-1, hash `feedbeef`" in named and "data.crop.size is 48" in named
-    assert "No published protocol" not in named and "- heads: boxes by renderer, N = 1234" in named

@@ -29,6 +29,12 @@ def test_encode_then_decode_is_within_half_a_bin(bins, angle):
 
 
 @pytest.mark.parametrize("bins", GRIDS)
+def test_what_lies_beyond_the_grid_is_in_its_outermost_bins(bins):
+    angles = torch.tensor([-180.0, -bins.limit, -bins.limit + 1.01 * bins.width, bins.limit - 0.01, bins.limit, 180.0])
+    assert bins.encode(angles).tolist() == [0, 0, 1, *[bins.count - 1] * 3]
+
+
+@pytest.mark.parametrize("bins", GRIDS)
 def test_grid_is_symmetric(bins):
     assert np.array_equal(bins.centers, -bins.centers[::-1])
     assert len(bins.edges) == bins.count + 1 and bins.edges[0] == -bins.limit

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from workflows.engine.config import REPO, arguments, load
 
 INFRA = REPO / "infra"
 FILES = sorted(path for path in INFRA.iterdir() if path.is_file())
-PROGRAMS = ("docker", "export", "kubectl", "python", "ray")
+PROGRAMS = ("docker", "export", "hpe", "kubectl", "python", "ray")
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -44,8 +45,9 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def pipeline_words(words: list[str]) -> list[str] | None:
-    """From `python` on, if these words run the pipeline."""
-    starts = [i for i, word in enumerate(words[:-1]) if word == "python" and "workflows/" in words[i + 1]]
+    """From `hpe` or `python` on, if these words run the pipeline."""
+    pairs = enumerate(pairwise(words))
+    starts = [i for i, (word, then) in pairs if word == "hpe" or (word == "python" and "workflows/" in then)]
     return words[starts[0] :] if starts else None
 
 

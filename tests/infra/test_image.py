@@ -4,6 +4,7 @@ What a replay cannot show: the base image, the apt packages, the user's rights, 
 """
 
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from hpe_core.system.quiet import SWITCHES
 from workflows.engine.config import REPO
 
 DOCKERFILE = REPO / "infra" / "Dockerfile"
@@ -42,11 +44,8 @@ def copies() -> list[tuple[list[str], str]]:
     return [(words[:-1], words[-1]) for words in split]
 
 
-def project() -> dict[str, list[str]]:
-    """What a user's `pip install '.[workflows]'` asks for, beside the packages that it copies."""
-    tree = tomllib.loads((REPO / "pyproject.toml").read_text())
-    asked = [*tree["project"]["dependencies"], *tree["project"]["optional-dependencies"]["workflows"]]
-    return {"requirements": asked, "packages": tree["tool"]["setuptools"]["packages"]}
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflows"]]
 
 
 def step_that(part: str) -> Step:
@@ -66,9 +65,14 @@ def test_steps_are_known_and_the_last_user_is_not_root():
 def test_everything_that_is_installed_or_run_is_copied():
     copied = {source for sources, _ in copies() for source in sources}
     assert all((REPO / source).exists() for source in copied)
-    assert {name.split(".")[0] for name in project()["packages"]} | {"conf"} <= copied
+    assert {"hpe_core", "workflows", "conf", "pyproject.toml", "setup.py"} <= copied
     [command] = [step.rest for step in steps() if step.word == "CMD"]
-    assert re.search(r'"(workflows/\w+\.py)"', command)
+    assert json.loads(command)[0] in PROJECT["scripts"]
+
+
+def test_nothing_in_a_container_reports_to_anybody():
+    told = dict(pair.split("=", 1) for step in steps() if step.word == "ENV" for pair in step.rest.split())
+    assert SWITCHES.items() <= told.items()
 
 
 def test_the_ignore_file_lets_every_copy_through_and_nothing_else():
@@ -95,12 +99,12 @@ def test_an_unknown_device_ends_the_build_in_a_sentence_before_anything_is_insta
     shutil.copy(REPO / "pyproject.toml", tmp_path)
     done = in_a_folder(step_that("DEVICE").rest, tmp_path, DEVICE="tpu")
     assert done.returncode == 2 and done.stderr == "DEVICE is cpu or cuda, not tpu\n"
-    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == project()["requirements"]
+    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == REQUIREMENTS
 
 
 def test_every_dependency_is_pinned():
     pinned = {line.split("==")[0].lower() for line in (REPO / "constraints.txt").read_text().splitlines()}
-    for requirement in project()["requirements"]:
+    for requirement in REQUIREMENTS:
         found = re.match(r"[\w-]+", requirement)
         assert found and found[0].lower() in pinned, f"{requirement} has no line in constraints.txt"
     assert "-c constraints.txt" in step_that("-r requirements.txt").rest
@@ -127,7 +131,8 @@ def test_the_steps_replayed_in_a_fresh_environment_make_a_pipeline(tmp_path: Pat
             done = in_a_folder(step.rest, app, **variables)
             assert done.returncode == 0, done.stderr[-3000:]
     [command] = [step.rest for step in steps() if step.word == "CMD"]
-    checks = [shlex.join(re.findall(r'"([^"]*)"', command)), "python -m pip check"]
+    checks = [shlex.join(json.loads(command)), "python -m pip check"]
+    checks += [f"hpe plan -c demo store={tmp_path / 'runs'}"]
     checks += [f"python workflows/full_pipeline.py plan -c conf/demo.yaml store={tmp_path / 'runs'}"]
     for check in [*checks, "ray --version", "mlflow --version"]:
         done = in_a_folder(check, app, **variables)

@@ -1,5 +1,6 @@
 """The ensembles against brute force with real networks."""
 
+import copy
 import dataclasses
 import json
 
@@ -87,6 +88,28 @@ def test_online_labels_of_an_unchanged_view_are_the_stored_ones(nets, crops):
     assert torch.allclose(out.soft_B3N, stored, atol=1e-5) and not out.soft_B3N.is_inference()
     mirrored = teachers(dataclasses.replace(batch, images_BHWC=view.flip(2)))
     assert not torch.allclose(mirrored.soft_B3N, stored, atol=1e-2), "the teachers are asked again for another view"
+
+
+def test_log_labels_are_the_probabilities_and_never_minus_infinity():
+    """Half precision keeps them to a thousandth, and a bin that no teacher names stays a number."""
+    probs = torch.tensor([[[0.0, 1e-12, 1e-3, 0.25, 0.749]]])
+    stored = log_labels(probs).half().float()
+    assert stored.isfinite().all() and stored.min() < -16
+    torch.testing.assert_close(stored.exp(), probs, rtol=5e-3, atol=2e-7)
+
+
+def test_online_teachers_are_those_of_their_set_and_do_not_train(nets, crops):
+    """Networks that come in train mode: a face's labels must not depend on the faces beside it, nor on other nets."""
+    labels = LabelSet(NAMES[1:], 2, 2)
+    teachers = OnlineTeachers({name: copy.deepcopy(net).train() for name, net in nets.items()}, SIZE, labels)
+    assert teachers.view_size == SIZE + 4
+    batch = PoseBatch(window(crops, SIZE + 4), torch.arange(15.0).view(5, 3), torch.ones(5, 2))
+    together = teachers(batch)
+    alone = torch.cat([teachers(batch.take(torch.tensor([i]))).soft_B3N for i in range(5)])
+    torch.testing.assert_close(together.soft_B3N, alone, rtol=1e-4, atol=1e-4)
+    stored = ensemble_probs({NAMES[1]: nets[NAMES[1]]}, crops, SIZE, [labels])[labels]
+    torch.testing.assert_close(together.soft_B3N.exp(), stored, rtol=1e-3, atol=1e-6)
+    assert torch.equal(together.angles_B3, batch.angles_B3)
 
 
 def test_memory_is_flat_in_the_number_of_windows(nets, tmp_path):

@@ -1,23 +1,28 @@
 """Laws of training: it learns poses from pixels, it resumes exactly, distillation reads its soft labels."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from hpe_core.data.augment import center_window
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_soft_labels
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
+from hpe_core.learning import loop
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.learning.ensemble import OnlineTeachers
-from hpe_core.learning.loop import Place, backward, fit, validate
+from hpe_core.learning.loop import TRAINER, Place, backward, fit, validate
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import make_task
 from hpe_core.spec.network import NetSpec
+from hpe_core.spec.serde import build
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from tests.faces import CROP, write_heads
 
@@ -39,19 +44,92 @@ def data(shards):
     return FaceData(shards[0]), FaceData(shards[1])
 
 
-def test_resume_equals_no_interruption(shards, tmp_path):
-    def keep(end):
-        end.save(tmp_path / f"epoch-{end.epoch}")
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    """A folder of the checkpoints of an uninterrupted training, and its figures."""
+    folder, told = tmp_path_factory.mktemp("whole"), []
+    fit(SPEC, CROP, *data(shards), on_epoch=keeper(folder, told))
+    return folder, told
 
-    whole = fit(SPEC, CROP, *data(shards), on_epoch=lambda end: None)
-    fit(SPEC, CROP, *data(shards), on_epoch=keep, stop_after=1)
-    assert not (tmp_path / "epoch-2").exists()
-    resumed = fit(SPEC, CROP, *data(shards), on_epoch=keep, resume=tmp_path / "epoch-1")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    saved = load_net(tmp_path / "epoch-3")
-    assert saved.crop == CROP and saved.notes["train_spec"]["optim"]["lr"] == 3e-3
-    assert torch.equal(next(saved.net.parameters()), next(resumed.parameters()))
+
+def keeper(folder, told):
+    def keep(end):
+        end.save(folder / str(end.epoch))
+        told.append({name: value for name, value in end.metrics.items() if name != "epoch_seconds"})
+
+    return keep
+
+
+def trainer_state(folder):
+    return torch.load(folder / TRAINER, weights_only=True)
+
+
+def same(first, second):
+    """Assert that two nested states are equal to the last bit."""
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            same(value, second[name])
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_resume_equals_no_interruption(shards, whole, tmp_path, cut):
+    """The whole state is the same after every epoch to come: network, optimiser, average, best, counts, random numbers.
+
+    (The figures of an epoch, its losses among them, are those of its draws.)
+    """
+    folder, expected = whole
+    told = []
+    fit(SPEC, CROP, *data(shards), on_epoch=keeper(tmp_path, told), stop_after=cut)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["1", "2"][:cut]
+    torch.manual_seed(99)
+    fit(SPEC, CROP, *data(shards), on_epoch=keeper(tmp_path, told), resume=tmp_path / str(cut))
+    assert told == expected
+    for epoch in ("1", "2", "3"):
+        same(trainer_state(folder / epoch), trainer_state(tmp_path / epoch))
+
+
+@pytest.mark.parametrize(
+    ("errors", "cut"),
+    [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 2, 1), 3), ((3, 1, 2), 3), ((2, 2, 3), 1)],
+)
+def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
+    shards, whole, tmp_path, monkeypatch, errors, cut
+):
+    """Its averaged weights are kept, and are what is saved after every epoch and returned; of equal ones the first."""
+    left = iter(errors)
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: SimpleNamespace(summary=lambda: {"mae": float(next(left))}))
+    seen = []
+
+    def keep(end):
+        end.save(tmp_path / str(end.epoch))
+        seen.append((end.epoch, end.metrics["val/mae"], end.best_mae))
+
+    net = fit(SPEC, CROP, *data(shards), on_epoch=keep, stop_after=cut)
+    if cut < 3:
+        net = fit(SPEC, CROP, *data(shards), on_epoch=keep, resume=tmp_path / str(cut))
+    assert seen == [(epoch, errors[epoch - 1], min(errors[:epoch])) for epoch in (1, 2, 3)]
+    for epoch in (1, 2, 3):
+        best = 1 + errors.index(min(errors[:epoch]))
+        weights = trainer_state(whole[0] / str(best))["ema"]
+        saved = load_net(tmp_path / str(epoch))
+        same(dict(saved.net.state_dict()), dict(weights))
+        assert saved.crop == CROP and build(TrainSpec, saved.notes["train_spec"]) == SPEC
+        assert (saved.notes["epoch"], saved.notes["val_mae"]) == (best, errors[best - 1])
+        state = trainer_state(tmp_path / str(epoch))
+        assert state["numbers"] == [epoch, 6 * epoch, errors[best - 1], best]
+    same(dict(net.state_dict()), dict(weights))
+
+
+def test_a_validation_that_finds_no_number_stops_the_training(shards, monkeypatch):
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: SimpleNamespace(summary=lambda: {"mae": math.nan}))
+    with pytest.raises(FloatingPointError, match="validation error became nan in epoch 1; lower lr"):
+        fit(SPEC, CROP, *data(shards), on_epoch=lambda end: None, stop_after=1)
 
 
 def test_loss_falls_and_the_right_sign_is_learnt(shards):
@@ -132,12 +210,14 @@ def test_channels_last_computes_the_same_network(shards):
     curves = []
     for wanted in (False, True):
         optim = dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted)
-        fit(
+        net = fit(
             dataclasses.replace(SPEC, optim=optim),
             CROP,
             *data(shards),
             on_epoch=lambda end: curves.append(end.metrics["train/loss"]),
         )
+        filters = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1 < p.shape[2]]
+        assert filters and {p.is_contiguous(memory_format=torch.channels_last) for p in filters} == {wanted}
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 

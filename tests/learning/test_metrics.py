@@ -1,10 +1,14 @@
 """Laws of the errors: merging, circularity, ranges."""
 
+from itertools import pairwise
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg, matrix_to_euler, turn
+from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler, turn
 from hpe_core.learning.metrics import PoseSums, aligned_summary, axes_error, head_offset, realigned
 
 
@@ -31,6 +35,42 @@ def test_plain_reading():
     scores = PoseSums.of([[1, 2, 3], [0, 0, 0]], [[0, 0, 0], [3, 40, -3]]).summary()
     assert scores["pitch"] == 2 and scores["yaw"] == 21 and scores["roll"] == 3 and scores["mae"] == 26 / 3
     assert scores["yaw 0-30"] == 2 and abs(scores["yaw 30-60"] - 46 / 3) < 1e-12 and "yaw 60-99" not in scores
+
+
+EDGES = (0, 30, 60, 100)
+
+
+@given(st.integers(0, 50), st.integers(1, 80))
+def test_every_figure_is_its_definition_over_the_faces(seed, count):
+    """Ranges are those of the label's |yaw|; the rotations are SciPy's, their axes the columns."""
+    predicted, true = poses(seed, count), poses(seed + 1, count)
+    first, second = (Rotation.from_euler("XYZ", p * [-1, 1, 1], degrees=True) for p in (predicted, true))
+    errors = np.abs(predicted - true)
+    errors = np.where(errors > 180, 360 - errors, errors)
+    cosines = (first.as_matrix() * second.as_matrix()).sum(1).clip(-1, 1)
+    by_hand = dict(zip(("pitch", "yaw", "roll"), errors.mean(0), strict=True))
+    by_hand |= {"n": count, "mae": errors.mean(), "auc": np.maximum(0, 1 - errors.mean(1) / 20).mean()}
+    by_hand |= {
+        "geodesic": np.degrees((first.inv() * second).magnitude()).mean(),
+        "maev": np.degrees(np.arccos(cosines)).mean(),
+    }
+    for low, high in pairwise(EDGES):
+        inside = (np.abs(true[:, 1]) >= low) & (np.abs(true[:, 1]) < high)
+        if inside.any():
+            by_hand[f"yaw {low}-{min(high, 99)}"] = errors[inside].mean()
+    scores = PoseSums.of(predicted, true).summary()
+    median, p90 = scores.pop("median"), scores.pop("p90")
+    assert scores == pytest.approx(by_hand) and median <= p90
+
+
+def test_a_range_begins_at_its_lower_edge_and_nothing_lies_beyond_the_last():
+    scores = PoseSums.of([[3, 0, 0], [0, 60, 6]], [[0, 30, 0], [0, -60, 0]]).summary()
+    assert scores["n"] == 2 and scores["yaw 30-60"] == 11 and scores["yaw 60-99"] == 42
+    assert PoseSums.of([[0, 0, 0]], [[0, -170, 0]]).summary()["yaw 60-99"] == 170 / 3
+    half = PoseSums.of([[0, 0, 0]], [[0, 0, 180]]) + PoseSums.empty()
+    assert 179.9 < half.summary()["p90"] < 180
+    nothing = PoseSums.empty().summary()
+    assert nothing["n"] == nothing["mae"] == 0 and np.isnan(nothing["median"])
 
 
 @given(st.integers(0, 50), st.floats(-40, 40))
@@ -93,6 +133,45 @@ def test_each_group_gets_an_offset_of_its_own():
     predicted = matrix_to_euler(euler_to_matrix(true) @ np.swapaxes(habits[groups], -1, -2))
     assert aligned_summary(predicted, true, groups)["aligned_mae"] < 1e-6
     assert aligned_summary(predicted, true)["aligned_mae"] > 2
+
+
+@given(st.integers(0, 50))
+def test_aligned_figures_are_those_of_the_realigned_faces_each_group_by_its_own_offset(seed):
+    """Groups of 40 and 20 faces; the size of the offset is a mean over faces. Labels are compared as they stand."""
+    true, habits = poses(seed), np.array([[0, 10, 0], [8, 0, -20]])
+    groups = np.array(["b", "a", "a"])[np.arange(60) % 3]
+    noise = np.random.default_rng(seed).normal(0, 2, (60, 3))
+    spin = euler_to_matrix(habits[(groups == "a").astype(int)])
+    predicted = matrix_to_euler(euler_to_matrix(true + noise) @ np.swapaxes(spin, -1, -2))
+    sums, size = PoseSums.empty(), 0.0
+    for name in "ab":
+        rows = groups == name
+        offset = head_offset(predicted[rows], true[rows])
+        sums += PoseSums.of(realigned(predicted[rows], offset), true[rows])
+        size += rows.sum() * float(geodesic_deg(offset, np.eye(3))) / 60
+    by_hand = sums.summary()
+    assert aligned_summary(predicted, true, groups) == pytest.approx(
+        {"aligned_mae": by_hand["mae"], "aligned_geodesic": by_hand["geodesic"], "offset_deg": size}
+    )
+
+
+@given(st.integers(0, 50), st.integers(1, 4))
+def test_an_offset_is_a_rotation_and_no_other_near_it_fits_better(seed, count):
+    """Also where the best orthogonal matrix is a mirror: faces that have nothing to do with their labels."""
+    predicted, true = poses(seed, count), poses(seed + 1, count)
+    offset = head_offset(predicted, true)
+    assert is_rotation(offset, 1e-9)
+    nudges = Rotation.from_rotvec(np.random.default_rng(seed).normal(0, 0.02, (20, 3))).as_matrix()
+
+    def misfit(turned: np.ndarray) -> float:
+        return float(np.square(euler_to_matrix(predicted) @ turned - euler_to_matrix(true)).sum())
+
+    assert misfit(offset) <= min(misfit(offset @ nudge) for nudge in nudges) + 1e-9
+
+
+def test_a_face_seen_from_behind_keeps_its_branch():
+    behind = np.array([[10.0, 120.0, -5.0], [10.0, -91.0, 5.0], [10.0, 60.0, 5.0]])
+    np.testing.assert_allclose(realigned(behind, np.eye(3)), behind, atol=1e-9)
 
 
 def test_alignment_never_makes_a_constant_truth_of_noise():

@@ -55,6 +55,29 @@ def test_the_papers_backbones_and_others_have_a_pooled_width(name):
         assert backbone.eval()(torch.zeros(1, 3, 112, 112)).ndim == 2
 
 
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"),
+    [("test_resnet", [0.5] * 3, [0.5] * 3), ("test_botnet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])],
+)
+def test_the_narrowest_head_predicts_from_pixels_as_the_backbone_knows_them(backbone, mean, std):
+    """By hand: RGB channels before rows and columns, in 0 ... 1, minus the backbone's mean, over its deviation."""
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec(backbone, bin_widths=(3.0, 1.0, 2.0), limit_deg=93, regression_head=True), 64).eval()
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    scaled = (images.double() / 255 - torch.tensor(mean)) / torch.tensor(std)
+    with torch.no_grad():
+        features = net.backbone(torch.einsum("bhwc->bchw", scaled).float())
+        torch.testing.assert_close(net.features(images), features, rtol=1e-3, atol=1e-4)
+        logits, probs, angles = net(images), net.predict(images), net.angles(images)
+        assert [tuple(head.shape) for head in logits.heads] == [(3, 3, 62), (3, 3, 186), (3, 3, 93)]
+        torch.testing.assert_close(probs, logits.heads[1].softmax(-1))
+        torch.testing.assert_close(logits.heads[1].flatten(1), net.heads[1](features), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(logits.regression_B3, net.regression(features), rtol=1e-3, atol=1e-4)
+        centers = torch.arange(186) - 92.5
+        torch.testing.assert_close(angles, (probs * centers).sum(-1), rtol=1e-4, atol=1e-4)
+        assert net.main_bins.width == 1 and net.parameter_count() == count(net.backbone) + count(net.heads[1])
+
+
 def test_weights_come_from_a_file(tmp_path):
     torch.manual_seed(0)
     source = timm.create_model("test_resnet", num_classes=0)

@@ -1,5 +1,4 @@
-"""Laws of publishing: the report stands alone and shows every figure, and the registry gets a folder that
-loads."""
+"""Laws of the report: it stands alone, shows every figure, and says what the results say."""
 
 import base64
 import dataclasses
@@ -7,173 +6,40 @@ import re
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
-from hpe_core.data.rows import read_shard, write_shard
-from hpe_core.datasets.base import FaceRow
 from hpe_core.datasets.protocols import matches, protocol_named
-from hpe_core.geometry.crop import canonical_crop
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.metrics import PoseSums, aligned_summary
-from hpe_core.learning.models import PoseNet
-from hpe_core.render.scene import render_head
-from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
-from hpe_core.spec.network import NetSpec
-from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, PublishSpec
-from hpe_core.spec.serde import to_dict
-from hpe_core.spec.training import DistillSpec, TrainSpec
-from hpe_core.system.files import write_json
-from workflows.engine.store import StageRun
-from workflows.report.build import WORST, paired_gain, read_predictions, section_papers
-from workflows.report.html import FIRST, file_name, table, whole_page
-from workflows.sharding.accounts import Broken, write_quarantine
-from workflows.sharding.quarantine import SHEET
-from workflows.stages import publish
-from workflows.stages.evaluate import write_predictions
-from workflows.tracking.progress import Event, LocalReporter
-
-CROP = CropSpec(size=32, margin_px=4)
-TESTS = ("heads", "other <set>")
-NETS = ("base", "second", "hard", "distilled", "teachers' ensemble", "offset ensemble", "combined ensemble")
-
-
-def pipeline_spec(store: Path) -> PipelineSpec:
-    datasets = {name: DatasetSpec("synthetic", count=40, seed=i) for i, name in enumerate(TESTS)}
-    net = NetSpec(backbone="test_resnet")
-    return PipelineSpec(
-        name="fake & small",
-        data=DataSpec(datasets, ("heads",), TESTS, CROP),
-        teachers={"base": TrainSpec(net=net), "second": TrainSpec(net=net)},
-        student=TrainSpec(net=net, distill=DistillSpec()),
-        evaluate=EvaluateSpec(heatmap_radius=2),
-        publish=PublishSpec(parity_crops=6),
-        mlflow=MlflowSpec(uri="https://name:secret@mlflow.example"),
-        store=str(store),
-    )
-
-
-def write_faces(folder: Path, name: str, split: str, seed: int) -> tuple[list[str], np.ndarray]:
-    heads = [render_head(seed, index, size=64) for index in range(14)]
-    rows = [FaceRow(h.sample_id, h.group, "", h.pose, canonical_crop(h.image, h.box, CROP)) for h in heads]
-    write_shard(folder / f"{name}.{split}" / "part-00000.parquet", rows, CROP, "raw")
-    return [head.sample_id for head in heads], np.array([head.pose for head in heads])
-
-
-def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """What the stages before publish leave behind, in their own shapes, without training anything."""
-    random = np.random.default_rng(0)
-    write_faces(inputs["shards"], "heads", "train", 2)
-    write_faces(inputs["shards"], "heads", "val", 3)
-    faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
-    ids, truth = (
-        {name: pair[0] for name, pair in faces.items()},
-        {name: pair[1] for name, pair in faces.items()},
-    )
-    predictions = {
-        net: {test: truth[test] + random.normal(0, 3 + i, truth[test].shape) for test in TESTS}
-        for i, net in enumerate(reversed(NETS))
-    }
-    write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
-    cost = {"parameters": 4e5, "latency_ms": 3.0}
-    rows = [
-        {
-            "test": test,
-            "name": net,
-            "role": "role",
-            **PoseSums.of(predictions[net][test], truth[test]).summary(),
-            **aligned_summary(predictions[net][test], truth[test]),
-            **cost,
-        }
-        for test in TESTS
-        for net in NETS
-    ]
-    cells = [{"K": k, "d": d, "mae": 5.0 - 0.1 * k} for k in range(3) for d in (1, 2)]
-    history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
-    network = {"val_mae": 6.7, "best_epoch": 3, "epochs": 3, "seconds": 1.0, "history": history}
-    split: dict[str, Any] = {
-        "input": 16,
-        "kept": 14,
-        "quarantined": {"truncated_picture": 1},
-        "filtered": {"out_of_range": 1},
-    }
-    split |= {"fingerprint": "0123456789abcdef"}
-    splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
-    broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
-    write_quarantine(inputs["shards"], broken)
-    cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
-    trial = {
-        "trial": "a",
-        "configured": False,
-        "changes": {"optim.lr": 0.00123},
-        "best_val_mae": 7.1,
-        "epochs": 3,
-        "seconds": 2.0,
-    }
-    trial |= cost
-    drift = {"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}}
-    return {
-        "shards": {"splits": splits, "input": 32, "kept": 28},
-        "teachers": {"networks": {"base": network, "second": network}},
-        "labels": {"sets": ["base-K0-d1"], "train_mae": {"base-K0-d1": 5.0}},
-        "search": {"best": trial, "trials": [trial], "failed": 0},
-        "student": {
-            "networks": {"distilled": network, "hard": network},
-            "spec": to_dict(spec.student),
-            "finalists": [],
-        },
-        "evaluate": {
-            "rows": rows,
-            "new_people": [row | {"n": 7} for row in rows if row["test"] == TESTS[0]],
-            "heatmap": {test: cells for test in TESTS},
-            "drift": drift,
-            "boxes": dict.fromkeys(TESTS, "renderer"),
-        },
-    }
+from hpe_core.spec.data import DatasetSpec
+from tests.report.fakes import EXPORTED, TESTS, finished_run
+from workflows.engine.results import Finalist, Results, Role, Trial, UnderProtocol
+from workflows.engine.stage import StageRun
+from workflows.report.build import SECTIONS, build_report, rendered, whole_page
+from workflows.report.material import Material, Section, read_predictions
+from workflows.report.page import TEMPLATES, Book, Entry, Line, environment, file_name, line, render
+from workflows.report.sections.headline import headline, paired_gain
+from workflows.report.sections.papers import papers
+from workflows.report.sections.search import SHOWN_TRIALS, search
+from workflows.report.sections.test_sets import WORST
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, dict[str, Any], list[Event]]:
-    store = tmp_path_factory.mktemp("store")
-    spec = pipeline_spec(store)
-    inputs = {
-        name: store / name / f"hash-of-{name}"
-        for name in ("shards", "teachers", "labels", "search", "student", "evaluate")
-    }
-    results = fake_results(spec, inputs)
-    for name, folder in inputs.items():
-        write_json(
-            folder / "manifest.json",
-            {
-                "seconds": 7200.0,
-                "machinery": {"cpus": 3.0, "gpus": 0.5},
-                "finished": "2030-01-01 00:00:00",
-                "result": results[name],
-            },
-        )
-    torch.manual_seed(0)
-    save_net(inputs["student"] / "distilled", PoseNet(spec.student.net, CROP.size).eval(), CROP, {})
-    events: list[Event] = []
-    stage = StageRun(
-        "publish",
-        "publish/123",
-        spec,
-        store / "publish" / "123",
-        inputs,
-        {},
-        results,
-        LocalReporter(events.append),
-    )
-    return stage, publish.run(stage), events
+def stage(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    return finished_run(tmp_path_factory.mktemp("store"))[0]
 
 
-def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
-    stage, result, _ = published
-    report = stage.folder / result["report"]
+@pytest.fixture(scope="module")
+def report(stage: StageRun) -> Path:
+    return build_report(stage, EXPORTED, {"configuration": stage.spec.name}, stage.folder / "report")
+
+
+def material(stage: StageRun, **results: Any) -> Material:
+    """What sections are made from, with other results of some stages."""
+    known = Results({**stage.results.found, **results})
+    return Material(dataclasses.replace(stage, results=known), EXPORTED, {}, {}, Book(stage.folder))
+
+
+def test_the_report_stands_alone_and_shows_every_figure(report: Path) -> None:
     page = report.read_text()
     pictures = sorted(report.parent.glob("*.png"))
     assert len(pictures) == page.count("<img ") == (6 + WORST) * len(TESTS) + 2 + 2 + 1 + 1
@@ -185,9 +51,8 @@ def test_the_report_stands_alone_and_shows_every_figure(published: Any) -> None:
     assert "secret" not in text
 
 
-def test_the_report_names_what_it_shows(published: Any) -> None:
-    stage, result, _ = published
-    page = (stage.folder / result["report"]).read_text()
+def test_the_report_names_what_it_shows(stage: StageRun, report: Path) -> None:
+    page = report.read_text()
     for name in (
         "heads",
         "other &lt;set&gt;",
@@ -203,152 +68,117 @@ def test_the_report_names_what_it_shows(published: Any) -> None:
         "7 faces of people who were not trained on",
     ):
         assert name in page, name
-    for row in stage.results["evaluate"]["rows"]:
-        assert f"{row['mae']:.2f}" in page
+    for row in stage.results.evaluate.rows:
+        assert f"{row.mae:.2f}" in page
     assert "<set>" not in page and "a<b>" not in page and "x" * 200 not in page
     assert (stage.folder / "report" / f"{file_name('worst_other <set>_1')}.png").is_file()
 
 
+def table(head: list[str], lines: list[Line], **how: Any) -> str:
+    module: Any = environment().get_template("parts.html.j2").module
+    return str(module.table(head, lines, **how))
+
+
 def test_every_cell_of_a_wide_table_names_its_column() -> None:
     """On a telephone the head is not shown."""
-    line = '<tr class="ours"><th>a<small>b</small></th><td>1</td><td>–</td><td class=text>x</td></tr>'
-    page = table(["name", "n < 2", "m", "said"], [line])
-    assert '<th data-name="name" scope=row>a' in page and '<td data-name="n &lt; 2">1<' in page
-    assert '<td data-name="said" class=text>x<' in page and "<th scope=col class=text>said<" in page
-    assert "data-name" not in table(["name", "n"], ["<tr><th>a</th><td>1</td></tr>"])
+    row = line(Entry("a", below="b"), "1", "–", "x", ours=True)
+    page = table(["name", "n < 2", "m", "said"], [row], words=["said"])
+    assert '<tr class="ours">' in page and '<th scope=row data-name="name">a<small>b</small>' in page
+    assert '<td data-name="n &lt; 2">1<' in page
+    assert '<td class=text data-name="said">x<' in page and "<th scope=col class=text>said<" in page
+    assert "data-name" not in table(["name", "n"], [line("a", "1")])
     assert "<table" in table(["name", "n", "m", "said"], [])
 
 
 def test_a_table_that_is_cut_off_keeps_its_numbers_below_each_other() -> None:
-    """As many columns as `FIRST` are left on a telephone; none becomes a card."""
-    line = f"<tr><th>a</th>{'<td>9.99</td>' * 7}</tr>"
-    page = table(["name", *"abcdefg"], [line], first=True)
+    """Five columns are left on a telephone; none becomes a card."""
+    page = table(["name", *"abcdefg"], [line("a", *["9.99"] * 7)], cut_off=True)
     assert 'class="first"' in page and "data-name" not in page and page.count("9.99") == 7
-    assert f":nth-child(n + {FIRST + 1})" in whole_page("t", "", []), "the rest is hidden by the style alone"
+    assert ".first tr > :nth-child(n + 6) { display: none }" in (TEMPLATES / "report.css").read_text()
 
 
-def test_links_lead_to_the_sections_that_have_a_heading() -> None:
-    page = whole_page(
-        "t", "<h1>t</h1>", ["<section><h2>A &amp; b</h2>x</section>", "", "<section><h2>C</h2></section>"]
-    )
+def test_links_lead_to_the_sections() -> None:
+    opening, empty = Section("", "samples", {"owned": {}, "sheets": []}), {"owned": {}, "sheets": []}
+    page = whole_page("t", opening, [Section("A & b", "samples", empty), Section("C", "samples", empty)])
     targets = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
     assert [name for _, name in targets] == ["A &amp; b", "C"]
     for target, name in targets:
         assert f'<section id="{target}"><h2>{name}</h2>' in page
 
 
-def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:
-    import mlflow.pyfunc
-    import pandas
-
-    stage, result, events = published
-    kinds = [kind for kind, _ in events]
-    assert kinds.index("artifact") < kinds.index("register")
-    key, name, folder, alias, contest, description, tags = next(body for kind, body in events if kind == "register")
-    assert (key, name, folder, alias) == (stage.key, "head-pose", "model", "champion")
-    assert contest[1] == stage.results["student"]["networks"]["distilled"]["val_mae"], "the test set crowns nobody"
-    assert all(test in description for test in TESTS) and tags["summary"].startswith("MAE ")
-    source = next(Path(body[1]) for kind, body in events if kind == "artifact" and body[2] == "model")
-    files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
-    assert files <= {f.name for f in source.iterdir()}
-    assert [body for kind, body in events if kind == "say" and "int8: MAE" in body], "the cost of int8 is printed"
-    picture = render_head(9, 1, size=64)
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR))
-    assert done
-    (tmp_path / "face.png").write_bytes(encoded.tobytes())
-    box = dict(zip(("x1", "y1", "x2", "y2"), map(float, vars(picture.box).values()), strict=True))
-    rows = [{"image": encoded.tobytes(), **box}, {"path": str(tmp_path / "face.png"), **box}]
-    found = mlflow.pyfunc.load_model(str(source))
-    answers = found.predict(pandas.DataFrame(rows, index=["bytes", "path"]))
-    from hpe_core.predictor import HeadPosePredictor
-
-    expected = HeadPosePredictor.load(stage.folder / result["onnx"]).predict(picture.image, [picture.box])
-    for name in ("bytes", "path"):
-        degrees = answers.loc[name, ["pitch", "yaw", "roll"]].to_numpy(float)
-        np.testing.assert_allclose(degrees, expected.angles[0], atol=1e-4)
-    assert list(found.predict(found.input_example).columns) == found.metadata.signature.outputs.input_names()
-    assert result["parity"]["crops"] == 6 and result["int8"]["faces"] == 6
-    assert result["int8"]["calibrated_on"] == 14
-
-
-def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(published: Any) -> None:
-    stage, _, _ = published
-    labels = [read_shard(stage.inputs["shards"] / f"{name}.test" / "part-00000.parquet").angles for name in TESTS]
-    every = publish.spread_faces(stage, TESTS, "test", 1000)
-    assert every is not None and every.windows.shape == (28, CROP.size, CROP.size, 3)
-    np.testing.assert_array_equal(every.angles, np.concatenate(labels))
-    some = publish.spread_faces(stage, TESTS, "test", 6)
-    assert some is not None
-    np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
-    assert publish.spread_faces(stage, TESTS, "test", 0) is None
-
-
-@given(st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(0, 40), max_size=5), st.integers(-3, 120))
-def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes: dict[str, int], wanted: int) -> None:
-    """A small test set does not make the sample smaller while another has faces to spare."""
-    shares = publish.fair_shares(sizes, wanted)
-    assert sum(shares.values()) == min(max(0, wanted), sum(sizes.values()))
-    assert all(0 <= shares[name] <= size for name, size in sizes.items())
-    spare = [shares[name] for name, size in sizes.items() if shares[name] < size]
-    assert not spare or max(shares.values()) <= min(spare) + 1
-
-
-def test_parity_is_measured_on_as_many_crops_as_asked_also_beyond_a_small_test_set(
-    published: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage, _, _ = published
-    seen: list[Any] = []
-
-    def exporting(*words: Any) -> dict[str, Any]:
-        seen.append(words[-1])
-        return {}
-
-    monkeypatch.setattr(publish, "export_network", exporting)
-    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
-    asked = PublishSpec(parity_crops=30, calibration_crops=0)
-    publish.export_all(dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, publish=asked)), Path(), Path())
-    assert len(seen[0]) == 30, "28 test faces and two of validation"
-
-
-def test_a_network_that_cannot_be_quantized_names_the_way_out(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, _, _ = published
-
-    def refuses(*_: Any) -> None:
-        raise TypeError("no such\noperator")
-
-    monkeypatch.setattr(publish, "quantize_onnx", refuses)
-    monkeypatch.setattr(publish, "export_network", lambda *_: {})
-    monkeypatch.setattr(publish, "write_hub", lambda *_: {})
-    with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
-        publish.export_all(stage, stage.folder, stage.folder)
-
-
-def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(published: Any) -> None:
-    stage, _, _ = published
-    assert section_papers(stage) == "", "no protocol was asked for"
+def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(stage: StageRun) -> None:
+    assert not [*papers(material(stage))], "no protocol was asked for"
     protocol, data = protocol_named("offsets-1"), stage.spec.data
     photos = DatasetSpec("aflw2000", root="/photos")
     data = dataclasses.replace(data, datasets={**data.datasets, "photos": photos}, test=("photos",))
-    row = next(row for row in stage.results["evaluate"]["rows"] if row["name"] == "distilled") | {"test": "photos"}
-    asked = {"name": protocol.name, "hash": protocol.hash, "deviations": matches(protocol, data)}
-    other = dataclasses.replace(
-        stage,
-        spec=dataclasses.replace(stage.spec, data=data),
-        results={**stage.results, "evaluate": {"rows": [row], "protocol": asked, "boxes": {"photos": "yunet 0123"}}},
+    row = dataclasses.replace(stage.results.evaluate.row(Role.DISTILLED), test="photos")
+    evaluated = dataclasses.replace(
+        stage.results.evaluate,
+        rows=(row,),
+        boxes={"photos": "yunet 0123"},
+        protocol=UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data))),
     )
-    page = section_papers(other)
+    other = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, data=data))
+    (section,) = papers(material(other, evaluate=evaluated))
+    page = " ".join(rendered(section).split())
     assert "Boxes: photos by yunet 0123." in page
     assert protocol.hash in page and "data.crop.size is 32, in offsets-1 it is 224" in page
-    ours, *papers = re.findall(r"<tr.*?</tr>", page)[1:]
-    assert f"{row['mae']:.2f}" in ours and "other protocol" in ours
-    same = [line for line in papers if "other protocol" not in line]
-    assert same and all("offsets, table" in line for line in same) and len(same) < len(papers)
+    ours, *theirs = re.findall(r"<tr.*?</tr>", page, re.DOTALL)[1:]
+    assert f"{row.mae:.2f}" in ours and "other protocol" in ours
+    same = [row for row in theirs if "other protocol" not in row]
+    assert same and all("offsets, table" in row for row in same) and len(same) < len(theirs)
 
 
-def test_the_paired_gain_is_the_difference_of_the_table(published: Any) -> None:
-    stage, _, _ = published
-    predictions = read_predictions(stage.inputs["evaluate"] / "predictions.parquet")
+def test_the_paired_gain_is_the_difference_of_the_table(stage: StageRun) -> None:
+    predictions = read_predictions(predictions_of(stage))
     for test in TESTS:
-        mae = {row["name"]: row["mae"] for row in stage.results["evaluate"]["rows"] if row["test"] == test}
-        gain, margin = paired_gain(predictions[test]["distilled"], predictions[test]["hard"])
-        assert gain == pytest.approx(mae["hard"] - mae["distilled"], abs=1e-4) and margin > 0
+        hard, distilled = (stage.results.evaluate.row(role, test) for role in (Role.HARD, Role.DISTILLED))
+        gain, margin = paired_gain(predictions[test][Role.DISTILLED], predictions[test][Role.HARD])
+        assert gain == pytest.approx(hard.mae - distilled.mae, abs=1e-4) and margin > 0
+
+
+def test_the_headline_says_what_the_interval_allows(stage: StageRun) -> None:
+    opening = headline(dataclasses.replace(material(stage), predictions=read_predictions(predictions_of(stage))))
+    gain = opening.values["gains"][0]
+
+    def said(mean: float, margin: float) -> str:
+        changed = dataclasses.replace(gain, mean=mean, margin=margin)
+        return " ".join(render("headline.html.j2", **{**opening.values, "gains": [changed]}).split())
+
+    assert "helped: the student’s error is 0.50° lower" in said(0.5, 0.4) and "did not help" not in said(0.5, 0.4)
+    assert "Distillation did not help: the student’s error is 0.50° higher" in said(-0.5, 0.4)
+    for unclear in (said(0.5, 0.6), said(-0.5, 0.6)):
+        assert "made no difference" in unclear
+    assert "-0.10 to +1.10°" in said(0.5, 0.6)
+
+
+def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage: StageRun) -> None:
+    trials = tuple(
+        Trial(f"t{i}", {"optim.lr": 0.001 * i}, False, 7 + i / 10, 3, 2.0, 4e5, 3.0 + i)
+        for i in range(SHOWN_TRIALS + 3)
+    )
+    student = stage.results.student
+    rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_mae=6.25)),)
+    found = dataclasses.replace(stage.results.search, trials=trials, failed=2)
+    (section,) = search(material(stage, search=found, student=dataclasses.replace(student, finalists=rivals)))
+    page = " ".join(rendered(section).split())
+    assert page.count("<tr") == 1 + SHOWN_TRIALS and page.count('<tr class="ours">') == 1
+    assert "23 trials finished, 2 failed; 3 more not shown." in page and "is the student: lr 0.00123: 6.25." in page
+    nothing = dataclasses.replace(found, trials=(), failed=0)
+    (section,) = search(material(stage, search=nothing))
+    assert "None: the student was trained as configured." in rendered(section) and "<table" not in rendered(section)
+
+
+def test_a_section_is_a_function_and_the_template_of_its_name() -> None:
+    for make in SECTIONS:
+        assert (TEMPLATES / f"{make.__name__}.html.j2").is_file()
+        assert make.__module__ == f"workflows.report.sections.{make.__name__}"
+
+
+def test_a_value_that_a_template_names_and_nobody_gave_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'sheets' is undefined"):
+        render("samples.html.j2", owned={})
+
+
+def predictions_of(stage: StageRun) -> Path:
+    return stage.inputs["evaluate"] / "predictions.parquet"

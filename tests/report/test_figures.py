@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflows.engine.results import Trial
 from workflows.report.figures import pareto, pareto_front
 
 POINTS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=30)
@@ -19,7 +20,7 @@ def test_the_front_is_what_nobody_beats(points):
 
 def test_every_backbone_is_named_in_the_picture():
     trials = [
-        {"latency_ms": float(i), "best_val_mae": 9.0 - i, "changes": {"net.backbone": name}}
+        Trial(name, {"net.backbone": name}, False, 9.0 - i, 1, 1.0, 1e6, float(i))
         for i, name in enumerate(("small", "large"), start=1)
     ]
     said = [text.get_text() for text in pareto(trials).legends[0].get_texts()]

@@ -8,22 +8,14 @@ import yaml
 from hpe_core.datasets.protocols import listed, protocol_named, protocols
 from hpe_core.errors import SpecError
 from hpe_core.spec.training import canonical_offsets
+from workflows.engine.results import Role, Row
 from workflows.report.published import FILE, ROUNDING, PublishedRow, Stated, TableRow, beside, entries, published
 
 RESULTS, OFFSETS = entries("results", PublishedRow), entries("offsets", PublishedRow)
 OURS = [
-    {
-        "test": test,
-        "name": name,
-        "role": "student",
-        "pitch": 4.0,
-        "yaw": 3.0,
-        "roll": 3.5,
-        "mae": mae,
-        "parameters": 1e6,
-    }
+    Row(test, role, role, "student", {"pitch": 4.0, "yaw": 3.0, "roll": 3.5, "mae": mae}, 1e6, 3.0)
     for test in ("aflw2000", "faces of biwi")
-    for name, mae in (("distilled", 3.5), ("hard", 3.9))
+    for role, mae in ((Role.DISTILLED, 3.5), (Role.HARD, 3.9))
 ]
 READERS = {"faces of biwi": "biwi"}
 
@@ -142,11 +134,8 @@ def test_the_mark_says_what_differs():
 
 
 def test_a_test_set_that_no_paper_has_shows_ours_alone():
-    lines = beside([{**OURS[0], "test": "heads"}], "rendered-heads", {"heads": "synthetic"})
-    row = OURS[0]
-    assert lines == [
-        TableRow("distilled", "ours", "heads", True, "", "", row["pitch"], row["yaw"], row["roll"], row["mae"], 1e6)
-    ]
+    lines = beside([dataclasses.replace(OURS[0], test="heads")], "rendered-heads", {"heads": "synthetic"})
+    assert lines == [TableRow("distilled", "ours", "heads", True, "", "", 4.0, 3.0, 3.5, 3.5, 1e6)]
 
 
 @pytest.mark.parametrize(

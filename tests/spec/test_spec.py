@@ -21,7 +21,8 @@ CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_survives_a_round_trip(path, tmp_path):
+def test_every_config_loads_and_survives_a_round_trip(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
     overlay = "\nname:" not in path.read_text()
     spec = load(["demo", str(path)] if overlay else [str(path)])
     assert build(PipelineSpec, to_dict(spec)) == spec
@@ -95,12 +96,41 @@ def test_a_mistake_is_one_sentence(override, said):
     assert said in message and "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["scale/ehpnet", "scale/ehpnet.yaml", "conf/scale/ehpnet", "conf/scale/ehpnet.yaml"])
+def test_the_projects_own_files_have_names_that_hold_in_every_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load([name]).name == "ehpnet-scale"
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.write_text("include: [%s]\nname: mine" % (REPO / "conf" / "demo.yaml"))
+    assert load([name]).name == "mine", "a file of this path in the working folder goes before"
+
+
+def test_archives_lie_where_a_variable_says_and_an_unset_one_is_named(monkeypatch):
+    monkeypatch.setenv("HPE_DATA", "/archives")
+    assert load(["pointing04"]).data.datasets["aflw2000"].root == "/archives/aflw2000"
+    monkeypatch.delenv("HPE_DATA")
+    with pytest.raises(
+        SpecError, match=r"^data.datasets.\w+.root needs the environment variable HPE_DATA, which is not"
+    ):
+        load(["pointing04"])
+    assert load(["pointing04"], ["data.datasets.pointing04.root=/a", "data.datasets.aflw2000.root=/b"])
+
+
+def test_an_interpolation_that_leads_nowhere_names_its_key(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: ${nobody.here}")
+    with pytest.raises(SpecError, match=r"^name cannot be resolved: Interpolation key 'nobody.here' not found$"):
+        load(["demo", str(tmp_path / "a.yaml")])
+
+
 def test_files_merge_left_to_right_and_missing_files_are_named(tmp_path):
     (tmp_path / "over.yaml").write_text("student: {optim: {lr: 0.5}}\n")
     spec = load(["demo", str(tmp_path / "over.yaml")], ["student.optim.epochs=3"])
     assert spec.student.optim.lr == 0.5 and spec.student.optim.epochs == 3
     with pytest.raises(SpecError, match="no configuration file dmeo; did you mean 'demo'"):
         load(["dmeo"])
+    with pytest.raises(SpecError, match="no configuration file conf/scale/ehpnt.yaml; did you mean 'scale/ehpnet'"):
+        load(["conf/scale/ehpnt.yaml"])
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(SpecError, match="not readable YAML"):
         load([str(tmp_path / "broken.yaml")])

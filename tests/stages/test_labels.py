@@ -2,18 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hpe_core.data.rows import read_shard, read_soft_labels
-from hpe_core.learning.checkpoint import MEANING, WEIGHTS, save_net
+from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.learning.checkpoint import MEANING, WEIGHTS, load_net, save_net
+from hpe_core.learning.ensemble import log_labels
+from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256
 from tests.faces import CROP, write_heads
-from workflows.engine.receipts import adopt, fitting_receipt, receipt_file
-from workflows.stages.labels import LabelShard, job_hash, place
+from workflows.stages import labels
+from workflows.stages.labels import LabelShard, fingerprint, job_hash, mean_error, place
+from workflows.storage.receipts import adopt, fitting_receipt, receipt_file
 
 NAMES = ("first", "second")
 ALL, ONE, FAR = LabelSet(NAMES, 2, 2), LabelSet(("first",), 0, 1), LabelSet(NAMES, 4, 2)
@@ -30,7 +35,9 @@ class House:
 
     def teach(self, name: str, seed: int) -> None:
         torch.manual_seed(seed)
-        save_net(self.root / name, PoseNet(NetSpec("test_resnet"), CROP.size), CROP, {})
+        net = PoseNet(NetSpec("test_resnet"), CROP.size)
+        torch.nn.init.normal_(net.heads[0].weight, std=0.5)  # outputs that differ from window to window
+        save_net(self.root / name, net, CROP, {})
 
     def jobs(self, *sets: LabelSet) -> dict[LabelSet, str]:
         weights = {name: [file_sha256(self.root / name / part) for part in (WEIGHTS, MEANING)] for name in NAMES}
@@ -52,11 +59,74 @@ def house(tmp_path: Path) -> House:
 
 def test_a_set_has_the_same_bytes_alone_and_in_company(house: House):
     together = house.label("together", ALL, ONE, FAR)
-    for labels, piece in together.items():
-        alone = house.label(f"alone-{labels.name}", labels)[labels]
-        assert alone.read_bytes() == piece.read_bytes(), labels.name
+    for asked, piece in together.items():
+        alone = house.label(f"alone-{asked.name}", asked)[asked]
+        assert alone.read_bytes() == piece.read_bytes(), asked.name
         shard = read_shard(house.shard)
         assert len(read_soft_labels(piece, shard.sample_ids)) == len(shard)
+
+
+def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all teachers of the set, row by row, however the shard is cut into batches; and the error is that mean's."""
+    monkeypatch.setattr(labels, "BATCH", 4)
+    nets = {name: load_net(house.root / name).net for name in NAMES}
+    shard = read_shard(house.shard)
+    crops = torch.from_numpy(shard.images.copy())
+    for asked, piece in house.label("stage", ALL, ONE).items():
+        views = [window(crops, CROP.size, *at) for at in offset_grid(*asked.offsets)]
+        with torch.inference_mode():
+            mean = torch.stack([nets[name].predict(view) for name in asked.teachers for view in views]).mean(0)
+        found = read_soft_labels(piece, shard.sample_ids).astype(float)
+        np.testing.assert_allclose(found, log_labels(mean).numpy(), rtol=1e-2, atol=1e-2)
+        receipt = fitting_receipt(piece, house.jobs(asked)[asked])
+        assert receipt is not None and receipt["rows"] == len(shard) == 6
+        angles = nets[NAMES[0]].main_bins.decode(mean).numpy()
+        assert receipt["mae"] == pytest.approx(PoseSums.of(angles, shard.angles).summary()["mae"], abs=1e-3)
+
+
+def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard's bytes and name, each asked teacher's weights and their meaning, the teachers, K, d, and the code."""
+    weights = {name: [f"weights of {name}", f"meaning of {name}"] for name in (*NAMES, "third")}
+
+    def job(asked: LabelSet = ALL, shard: Path = house.shard, **others: list[str]) -> str:
+        return job_hash(shard, asked, weights | others)
+
+    first = job()
+    sibling = house.root / "shards" / "others.train" / house.shard.name
+    sibling.parent.mkdir()
+    sibling.write_bytes(house.shard.read_bytes())
+    found = [
+        first,
+        job(LabelSet(("second", "first"), 2, 2)),
+        job(LabelSet((*NAMES, "third"), 2, 2)),
+        job(ONE._replace(radius=2, step=2)),
+        job(ALL._replace(radius=4)),
+        job(ALL._replace(step=1)),
+        job(shard=sibling),
+        *(job(**{name: [f"weights of {name}", "other"]}) for name in NAMES),
+        *(job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES),
+    ]
+    assert job(third=["other", "other"]) == first, "who is not asked has no say"
+    house.shard.write_bytes(house.shard.read_bytes() + b" ")
+    found.append(job())
+    monkeypatch.setattr(labels, "code_hashes", lambda module: {"module": "edited"})
+    found.append(job())
+    assert len(set(found)) == len(found)
+
+
+def test_the_error_of_a_set_weighs_every_face_alike() -> None:
+    """Whatever the shards' sizes, and of that set alone."""
+    receipts = [
+        {"set": ONE.name, "rows": 1, "mae": 10.0, "shard": "a", "sha256": "1"},
+        {"set": ONE.name, "rows": 3, "mae": 2.0, "shard": "b", "sha256": "2"},
+        {"set": ALL.name, "rows": 3, "mae": 50.0, "shard": "b", "sha256": "3"},
+    ]
+    assert mean_error(receipts, ONE) == 4.0 and mean_error(receipts, ALL) == 50.0
+    assert fingerprint(receipts) == fingerprint(receipts[::-1])
+    for key in ("set", "shard", "sha256"):
+        assert fingerprint([receipts[0] | {key: "other"}, *receipts[1:]]) != fingerprint(receipts)
 
 
 def test_one_more_set_computes_that_set_alone(house: House):
@@ -65,8 +135,8 @@ def test_one_more_set_computes_that_set_alone(house: House):
     wanted = {job: house.root / "new" / place(house.shard, labels) for labels, job in jobs.items()}
     assert adopt(wanted, house.root.glob("old/*/*/part-*.json")) == 2
     after = house.label("new", ALL, ONE, FAR)
-    for labels, piece in before.items():
-        assert after[labels].stat().st_ino == piece.stat().st_ino, "it is the same file, so it was not written again"
+    for asked, piece in before.items():
+        assert after[asked].stat().st_ino == piece.stat().st_ino, "it is the same file, so it was not written again"
     assert fitting_receipt(after[FAR], jobs[FAR]) is not None
 
 

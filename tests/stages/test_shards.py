@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,27 +17,34 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpe_core.data import rows
 from hpe_core.data.rows import read_shard, row_bytes, shard_files
-from hpe_core.datasets.base import DatasetError, FaceRef, Source, Wrapped
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 from hpe_core.datasets.plan import Job, plan_dataset
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
+from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.datasets.test_sandbox import Trouble
-from workflows.engine import disk as room
 from workflows.engine.config import load
-from workflows.engine.disk import DiskFull, disk_is_full
-from workflows.engine.store import StageRun
-from workflows.sharding.accounts import QUARANTINE, Broken, Receipt, Summary
+from workflows.engine.results import Results, ShardsResult
+from workflows.engine.stage import StageRun
+from workflows.full_pipeline import STAGES
+from workflows.sharding.accounts import QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
 from workflows.stages import shards
 from workflows.stages.shards import BuildShard, build_shards
-from workflows.tracking.progress import Event, LocalReporter
+from workflows.storage import disk as room
+from workflows.storage.disk import DiskFull, disk_is_full
+from workflows.storage.receipts import Receipt
+from workflows.tracking.progress import Reporter
 
 CROP = CropSpec(size=16, margin_px=2)
+SPLITS = ("train", "val", "test")
 
 
 class Progress:
@@ -53,7 +61,7 @@ class Progress:
         self.said.append(text)
 
 
-def build(data: DataSpec, folder: Path, workers: int = 2) -> Summary:
+def build(data: DataSpec, folder: Path, workers: int = 2) -> ShardsResult:
     reporter = Progress()
     try:
         return build_shards(data, folder, reporter, workers=workers)  # type: ignore[arg-type]
@@ -117,17 +125,17 @@ def quarantine(folder: Path) -> dict[str, str]:
     return {row["path"]: row["reason"] for row in rows}
 
 
-def check_law(summary: Summary, folder: Path) -> None:
+def check_law(summary: ShardsResult, folder: Path) -> None:
     """kept + quarantined + filtered = input, and the files say the same as the counts."""
-    for name, entry in summary["splits"].items():
-        broken, filtered = sum(entry["quarantined"].values()), sum(entry["filtered"].values())
-        assert entry["kept"] + broken + filtered == entry["input"]
+    for name, entry in summary.splits.items():
+        broken, filtered = sum(entry.quarantined.values()), sum(entry.filtered.values())
+        assert entry.kept + broken + filtered == entry.input
         loaded = [read_shard(path) for path in shard_files(folder, *name.rsplit(".", 1))]
         ids = [sample_id for shard in loaded for sample_id in shard.sample_ids]
-        assert len(ids) == entry["kept"] == len(set(ids)) and ids == sorted(ids)
-        assert [len(shard) for shard in loaded] == [shard["rows"] for shard in entry["shards"]]
+        assert len(ids) == entry.kept == len(set(ids)) and ids == sorted(ids)
+        assert [len(shard) for shard in loaded] == [shard.rows for shard in entry.shards]
     rows = pq.read_table(folder / QUARANTINE).to_pylist()
-    counted = {k: dict(e["quarantined"]) for k, e in summary["splits"].items() if e["quarantined"]}
+    counted = {k: dict(e.quarantined) for k, e in summary.splits.items() if e.quarantined}
     found: dict[str, Counter[str]] = {}
     for row in rows:
         found.setdefault(f"{row['dataset']}.{row['split']}", Counter())[row["reason"]] += 1
@@ -142,7 +150,7 @@ def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatc
     data = pointing(tmp_path / "archive")
     first = build(data, tmp_path / "one", workers=1)
     check_law(first, tmp_path / "one")
-    assert {name: entry["kept"] for name, entry in first["splits"].items()} == {
+    assert {name: entry.kept for name, entry in first.splits.items()} == {
         "heads.train": 24,
         "heads.val": 6,
         "heads.test": 6,
@@ -249,7 +257,7 @@ def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
     with monkeypatch.context() as patch:
         patch.setattr(BuildShard, "build", counting)
         grown = build(data, new)
-    assert grown["kept"] == before["kept"] + 6 and built.count("Person03") == 6
+    assert grown.kept == before.kept + 6 and built.count("Person03") == 6
     assert len(built) <= 15, "the new faces and a few neighbours of 24"
     assert build(data, fresh) == grown and content(fresh) == content(new)
 
@@ -260,15 +268,13 @@ def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
     first = build(data, folder)
     write_pointing04(tmp_path / "archive", 1, 0, -15, -30, text="Face 60 44 40 50")
     second = build(data, folder)
-    assert first["splits"]["heads.train"]["fingerprint"] != second["splits"]["heads.train"]["fingerprint"]
-    assert first["splits"]["heads.test"]["fingerprint"] == second["splits"]["heads.test"]["fingerprint"]
+    assert first.splits["heads.train"].fingerprint != second.splits["heads.train"].fingerprint
+    assert first.splits["heads.test"].fingerprint == second.splits["heads.test"].fingerprint
     third = build(dataclasses.replace(data, encoding="jpeg"), folder)
-    assert third["fingerprint"] != second["fingerprint"] and third["kept"] == second["kept"] == 36
+    assert third.fingerprint != second.fingerprint and third.kept == second.kept == 36
     moved = shutil.copytree(tmp_path / "archive", tmp_path / "moved")  # keeps the times
     elsewhere = {"heads": dataclasses.replace(data.datasets["heads"], root=str(moved))}
-    assert (
-        build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again")["fingerprint"] == second["fingerprint"]
-    )
+    assert build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again").fingerprint == second.fingerprint
 
 
 # ---------------------------------------------------------------- bad input
@@ -318,8 +324,8 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
     assert sheet is not None
     for left in range(8, 900, 152):
         assert sheet[8:152, left : left + 144].std() > 20, "what is left of a picture is shown"
-    entry = summary["splits"]["wild.test"]
-    assert (entry["input"], entry["kept"], entry["filtered"]) == (21, 7, {"out_of_range": 2})
+    entry = summary.splits["wild.test"]
+    assert (entry.input, entry.kept, entry.filtered) == (21, 7, {"out_of_range": 2})
     ids = [sample_id for path in shard_files(folder, "wild", "test") for sample_id in read_shard(path).sample_ids]
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
 
@@ -340,20 +346,17 @@ def test_a_run_that_is_stopped_still_hands_over_its_quarantine(tmp_path: Path, m
     data = pointing(tmp_path / "archive", max_bad_share=0.1, crop=demo.data.crop)
     broken = sorted((tmp_path / "archive" / "Person01").glob("*.txt"))[:5]
     words = {path: path.read_text() for path in broken}
-    events: list[Event] = []
     spec = dataclasses.replace(demo, data=data)
-    stage = StageRun("shards", "shards/1", spec, tmp_path / "out", {}, {}, {}, LocalReporter(events.append))
+    stage = StageRun("shards", "shards/1", spec, tmp_path / "out", {}, {}, Results({}), Reporter())
     for path in broken:
         path.write_text("no such thing")
     with pytest.raises(DatasetError):
         shards.run(stage)
-    assert [(body[0], Path(body[1]).name) for kind, body in events if kind == "artifact"] == [
-        ("shards/1", TABLE),
-        ("shards/1", SHEET),
-    ]
+    shown = next(stage for stage in STAGES if stage.name == "shards").artifacts
+    assert set(shown) == {TABLE, SHEET} and all((tmp_path / "out" / name).is_file() for name in shown)
     for path, text in words.items():
         path.write_text(text)
-    assert shards.run(stage)["quarantined"] == 0 and not (tmp_path / "out" / SHEET).exists()
+    assert shards.run(stage).quarantined == 0 and not (tmp_path / "out" / SHEET).exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -369,9 +372,9 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
     )
     summary = build(wild(root, rows_per_shard=1), tmp_path / "out")
     check_law(summary, tmp_path / "out")
-    entry = summary["splits"]["wild.test"]
-    assert entry["kept"] == 4
-    assert entry["quarantined"] == {
+    entry = summary.splits["wild.test"]
+    assert entry.kept == 4
+    assert entry.quarantined == {
         "decoder_crashed": 3,
         "decoder_hung": 1,
         "reader_failed": 1,
@@ -433,6 +436,54 @@ def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encodi
     assert 0.5 * estimate < taken < 1.1 * estimate
 
 
+class Posed:
+    """A source whose faces have the poses that it is made with; a face without one is rejected."""
+
+    risky = False
+    spec = DatasetSpec(reader="aflw2000", root="nowhere")
+
+    def __init__(self, poses: Sequence[tuple[float, float, float] | None]) -> None:
+        self.poses = poses
+
+    def fetch(self, refs: Sequence[FaceRef]) -> None:
+        pass
+
+    def load(self, ref: FaceRef) -> tuple[Annotation, np.ndarray]:
+        pose = self.poses[int(ref.key)]
+        if pose is None:
+            raise Rejected("no_box", "nobody drew one")
+        return Annotation(ref, Box(1, 1, 19, 19), pose), np.full((20, 20, 3), int(ref.key), np.uint8)
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0.0, 69.9, 70.0, 70.1, -70.0, -70.1, -180.0])] * 3) | st.none(), max_size=12)
+)
+def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
+    poses: list[tuple[float, float, float] | None],
+) -> None:
+    """Each once, in the order of the sample ids; who is beyond the limit by any angle is filtered, not quarantined."""
+    data = DataSpec({"posed": Posed.spec}, ("posed",), ("posed",), CROP, limit_deg=70.0)
+    refs = [FaceRef(f"id{i:02d}", f"person{i}", str(i)) for i in range(len(poses))]
+    with TemporaryDirectory() as folder:
+        do = BuildShard({"posed": Posed(poses)}, data, Path(folder), 20.0)  # type: ignore[dict-item]
+        receipt = do.build("posed", refs, Path(folder, "part.parquet"), "hash")
+        shard = read_shard(Path(folder, "part.parquet")) if receipt["kept"] else None
+        assert Path(folder, "part.parquet").exists() == bool(receipt["kept"])
+    far = [ref.sample_id for ref, pose in zip(refs, poses, strict=True) if pose and max(map(abs, pose)) > 70]
+    assert receipt["filtered"] == far
+    assert [row[0] for row in receipt["quarantined"]] == [
+        r.sample_id for r, p in zip(refs, poses, strict=True) if not p
+    ]
+    kept = [(ref, pose) for ref, pose in zip(refs, poses, strict=True) if pose and ref.sample_id not in far]
+    assert receipt["kept"] + len(far) + len(receipt["quarantined"]) == receipt["input"] == len(poses)
+    assert receipt["kept"] == len(kept) and (shard is not None) == bool(kept)
+    if shard is not None:
+        assert shard.sample_ids == [ref.sample_id for ref, _ in kept] == sorted(shard.sample_ids)
+        assert shard.groups == [ref.group for ref, _ in kept]
+        np.testing.assert_allclose(shard.angles, [pose for _, pose in kept], rtol=1e-6)
+        assert [int(image.max()) for image in shard.images] == [int(ref.key) for ref, _ in kept], "its own picture"
+
+
 # ---------------------------------------------------------------- data that cannot be used
 
 
@@ -482,13 +533,38 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
     assert "5 of 36" in text and "5 no_box" in text and str(folder / TABLE) in text
     assert len(quarantine(folder)) == 5
     allowed = build(dataclasses.replace(data, max_bad_share=0.2), folder)
-    assert (allowed["kept"], allowed["quarantined"]) == (31, 5)
+    assert (allowed.kept, allowed.quarantined) == (31, 5)
     for path, words in sound.items():
         path.write_text(words)
-    assert build(data, folder)["kept"] == 36 and quarantine(folder) == {}
+    assert build(data, folder).kept == 36 and quarantine(folder) == {}
 
 
 # ---------------------------------------------------------------- planning
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.05, 0.45), st.integers(1, 4))
+def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
+    seed: int, val: float, test: float, heads: int
+) -> None:
+    """Every face is in one shard of one split, sorted; who is trained on does not depend on who is tested on."""
+    spec = DatasetSpec("synthetic", count=60, seed=seed, heads_per_person=heads, val=val, test=test)
+    other = dataclasses.replace(spec, seed=seed + 1)
+    data = DataSpec({"heads": spec, "other": other}, ("heads",), ("heads", "other"), rows_per_shard=7)
+    source = open_source(spec)
+    jobs = plan_dataset("heads", source, data).jobs
+    faces = [ref for job in jobs for ref in job.refs]
+    assert sorted(faces) == sorted(source.refs()) and len(faces) == 60
+    people = {split: {ref.group for job in jobs if job.split == split for ref in job.refs} for split in SPLITS}
+    assert all(people.values()) and sum(map(len, people.values())) == len({ref.group for ref in faces})
+    for split in SPLITS:
+        ids = [ref.sample_id for job in jobs if job.split == split for ref in job.refs]
+        assert ids == sorted(ids)
+    untested = plan_dataset("heads", source, dataclasses.replace(data, test=("other",)))
+    assert list(untested.jobs) == [job for job in jobs if job.split != "test"]
+    assert untested.unused == {"test": 60 - sum(len(job.refs) for job in untested.jobs)}
+    never_trained_on = plan_dataset("other", open_source(other), data)
+    assert {job.split for job in never_trained_on.jobs} == {"test"}
+    assert sum(len(job.refs) for job in never_trained_on.jobs) == 60
 
 
 def test_no_person_is_in_two_splits_and_nobody_is_lost(tmp_path: Path) -> None:

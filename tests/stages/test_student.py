@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from hpe_core.spec.pipeline import student_with
 from hpe_core.spec.serde import to_dict
 from workflows.engine.config import load
-from workflows.training import networks as train
-from workflows.training.networks import finalists, hard_twin, run_student
+from workflows.engine.results import NetworkResult, Results, SearchResult, Trial
+from workflows.stages import student as stage_student
+from workflows.stages.student import finalists
 
 OWN = {"optim.lr": 0.005}
 
 
-def searched(*errors: float, own: int | None = None, alike: int = 1) -> dict[str, Any]:
+def searched(*errors: float, own: int | None = None, alike: int = 1) -> SearchResult:
     """A search's result with these validation errors; trial `own` had the configured student's settings.
 
     So many trials after each other have the same settings: a space of few choices is soon searched twice.
     """
-    rows = [
-        {"changes": OWN if i == own else {"optim.lr": 0.01 + i // alike}, "best_val_mae": mae, "configured": i == own}
+    trials = [
+        Trial(str(i), OWN if i == own else {"optim.lr": 0.01 + i // alike}, i == own, mae, 1, 1.0, 1.0, 1.0)
         for i, mae in enumerate(errors)
     ]
-    rows.sort(key=lambda row: row["best_val_mae"])
-    return {"trials": rows, "best": rows[0]}
+    return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_mae)))
 
 
 @given(st.lists(st.floats(1, 20), min_size=1, max_size=8), st.integers(1, 10), st.data())
@@ -36,43 +36,48 @@ def test_the_best_trial_is_among_them_and_so_are_the_own_settings(
 ) -> None:
     own = data.draw(st.none() | st.integers(0, len(errors) - 1))
     search = searched(*errors, own=own, alike=data.draw(st.integers(1, 3)))
-    different = {row["changes"]["optim.lr"] for row in search["trials"]}
+    different = {trial.changes["optim.lr"] for trial in search.trials}
     chosen = finalists(search, count)
     assert len(chosen) == min(count, len(different)) and all(chosen.count(each) == 1 for each in chosen)
-    assert chosen[0] == search["best"]["changes"]
+    assert chosen[0] == search.best
     assert OWN in chosen or own is None or count == 1
     if own is None:
-        best = {row["changes"]["optim.lr"]: row["best_val_mae"] for row in reversed(search["trials"])}
+        best = {trial.changes["optim.lr"]: trial.best_val_mae for trial in reversed(search.trials)}
         assert [best[changes["optim.lr"]] for changes in chosen] == sorted(best.values())[:count]
 
 
 def test_without_a_search_the_student_is_as_configured() -> None:
-    assert finalists({"trials": [], "best": {"changes": {}}}, 3) == [{}]
+    assert finalists(SearchResult(), 3) == [{}]
 
 
-@pytest.mark.parametrize("winner", ["finalist-1", "finalist-2"])
+@pytest.mark.parametrize("winner", ["finalist-1", "finalist-2", "distilled"])
 def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
-    spec = load(["tests/tiny.yaml"], ["search.finalists=2"])
+    """Of two finalists, or the only one, which has no rival and is called by its name at once."""
+    alone = winner == "distilled"
+    spec = load(["tests/tiny.yaml"], [f"search.finalists={1 if alone else 2}"])
     search = searched(6.0, 7.0, 8.0, own=2)
-    stage: Any = SimpleNamespace(spec=spec, folder=tmp_path, results={"search": search})
+    stage: Any = SimpleNamespace(spec=spec, folder=tmp_path, results=Results({"search": search}))
     trained = {}
 
-    def train_all(jobs: list[Any], stage: Any) -> dict[str, Any]:
+    def train_all(jobs: list[Any], stage: Any) -> dict[str, NetworkResult]:
         for name, student in jobs:
             trained[name] = student
             (tmp_path / name).mkdir()
             (tmp_path / name / "model.json").write_text(name)
-        return {name: {"val_mae": 5.0 if name == winner else 6.0} for name, _ in jobs}
+        return {name: NetworkResult(5.0 if name == winner else 6.0, 1, 1, 1.0, ()) for name, _ in jobs}
 
-    monkeypatch.setattr(train, "job_for", lambda stage, name, student: (name, student))
-    monkeypatch.setattr(train, "train_all", train_all)
-    result = run_student(stage)
-    lr = {"finalist-1": 0.01, "finalist-2": OWN["optim.lr"]}[winner]
+    monkeypatch.setattr(stage_student, "job_for", lambda stage, name, student: (name, student))
+    monkeypatch.setattr(stage_student, "train_all", train_all)
+    result = stage_student.run(stage)
+    lr = {"finalist-1": 0.01, "finalist-2": OWN["optim.lr"], "distilled": 0.01}[winner]
     student = student_with(spec.student, {"optim.lr": lr})
-    assert result["spec"] == to_dict(student) and trained["hard"] == hard_twin(student)
+    assert result.spec == student == trained[winner]
+    assert to_dict(trained["hard"]) == to_dict(student) | {"distill": None}, "but for the teachers it is the student"
     assert (tmp_path / "distilled" / "model.json").read_text() == winner
+    assert (tmp_path / "hard" / "model.json").read_text() == "hard"
     assert not list(tmp_path.glob("finalist-*"))
-    assert result["networks"]["distilled"]["val_mae"] == 5.0
-    assert [row["changes"]["optim.lr"] for row in result["finalists"]] == [0.01, OWN["optim.lr"]]
+    assert (result.student.val_mae, result.twin.val_mae) == (5.0, 6.0)
+    rivals = [] if alone else [(0.01, winner == "finalist-1"), (OWN["optim.lr"], winner == "finalist-2")]
+    assert [(rival.changes["optim.lr"], rival.val_mae == 5.0) for rival in result.finalists] == rivals

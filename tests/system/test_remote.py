@@ -16,7 +16,8 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
-from hpe_core.system.remote import Remote, RemoteError, can_lie_here, open_filesystem
+from hpe_core.system.filesystems import open_filesystem
+from hpe_core.system.remote import Remote, RemoteError, can_lie_here
 from tests.archives import write_manifest
 from tests.datasets.reading import ROW
 from tests.datasets.test_plan import READERS
@@ -97,15 +98,19 @@ def test_addresses_that_cannot_be_used_are_one_sentence(bucket: str) -> None:
 
 @BOTH
 def test_any_name_is_a_name(bucket: str) -> None:
-    """In an address and below it: what a URI would take apart or decode is taken as it is written."""
+    """In an address and below it: what a URI would take apart or decode is taken as it is written.
+
+    Nor does a name's ending change what is in the file: Arrow would pack and unpack.
+    """
     odd = "a b#1 100% %20+ü 😀"
     remote, other = Remote(f"{bucket}/{odd}/x"), Remote(f"{bucket}/{odd.replace('%20', ' ')}/x")
-    names = [f"{odd}/{odd}", "n" * 255, "back\\slash", "q?=&.jpg"]
+    names = [f"{odd}/{odd}", "n" * 255, "back\\slash", "q?=&.jpg", "table.csv.gz", "a.zst", "b.bz2", "c.lz4"]
     for name in names:
         remote.write(name, name.encode())
     assert set(remote.index()) == set(names) and other.index() == {}
     assert remote.folder.parts[-2] == odd and remote.fetch(names) > 0
-    assert all((remote.folder / name).read_bytes() == name.encode() for name in names)
+    assert all((remote.folder / name).read_bytes() == name.encode() == remote.read(name) for name in names)
+    assert remote.send(names) and all(entry.size == len(name.encode()) for name, entry in remote.index().items())
     remote.write("n" * 300, b"")
     assert remote.fetch(["n" * 300]) == 0, "a name that no disk takes is a matter of whoever reads it"
     outside = ("", ".", "/etc/passwd", "//etc/passwd", "../a", "a/../../b", "a//b", "a/", "a\0b", "d/" * 600 + "a")

@@ -25,7 +25,7 @@ from hpe_core.datasets.base import (
 )
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import open_source
-from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
 from hpe_core.geometry.crop import window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
@@ -33,7 +33,6 @@ from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings, solve_pose
 from workflows.checks.findings import Finding
 from workflows.sharding.accounts import FEW
-from workflows.stages.shards import FACE_TIMEOUT_S
 
 SHOWN = 24  # faces on the contact sheet
 STILL = np.pi  # no archive of photographs has all its angles within 3.14 degrees

@@ -1,60 +1,33 @@
-"""The doctor's look at the machine that a run would start on: packages, GPU, store, memory, Ray, MLflow.
+"""The doctor's look at the machine that a run would start on: packages, GPU, room in the store, memory.
 
-Each look returns a line of what is there and the findings. Requirements are read from pyproject.toml and the tested
-versions from constraints.txt, so that neither is repeated here. Nothing is written but a file in the store that is gone
-when the look ends, and nothing waits longer than `TIMEOUT_S` for anybody's answer.
+Each look returns a line of what is there and the findings. Nothing is written but a file in the store that is gone when
+the look ends.
 """
 
 import contextlib
 import os
 import platform
 import shutil
-import socket
-import sqlite3
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata, util
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from workflows.checks.findings import Finding
-from workflows.engine.config import REPO
+from hpe_core.system.packages import DISTRIBUTION, EXTRA, requirements
+from workflows.checks.data import Examined
+from workflows.checks.findings import Finding, Look, error, warning
+from workflows.checks.services import look_at_mlflow, look_at_ray
+from workflows.engine.cluster import running_address
+from workflows.engine.runner import tracking_uri
 
-if TYPE_CHECKING:
-    from workflows.checks.data import Examined
-
-TIMEOUT_S = 3.0
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
-DASHBOARD_PORT = 8265
-DASHBOARD_RISK = "whoever reaches it can run code; start Ray with RAY_AUTH_MODE=token or --dashboard-host=127.0.0.1"
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-class Look(NamedTuple):
-    """One part of the machine."""
-
-    part: str
-    said: str
-    findings: tuple[Finding, ...] = ()
-
-
-def error(part: str, text: str) -> tuple[Finding, ...]:
-    return (Finding("error", part, text),)
-
-
-def warning(part: str, text: str) -> tuple[Finding, ...]:
-    return (Finding("warning", part, text),)
-
-
-def examine_machine(spec: PipelineSpec, seen: Sequence["Examined"]) -> list[Look]:
+def examine_machine(spec: PipelineSpec, seen: Sequence[Examined]) -> list[Look]:
     """Every look but that at the packages; `seen` says how many faces the shards will hold and how large one is."""
-    from workflows.engine.cluster import running_address
-    from workflows.full_pipeline import tracking_uri
-
     address = spec.cluster.address
     if address in ("auto", "local"):
         address = (running_address() or "") if address == "auto" else ""
@@ -71,19 +44,15 @@ def examine_machine(spec: PipelineSpec, seen: Sequence["Examined"]) -> list[Look
 
 
 def look_at_packages() -> Look:
-    """Python and every package that pyproject.toml asks for."""
-    import tomllib
-
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["workflows"]]
-    python, needed = platform.python_version(), project["requires-python"]
-    return compare_packages(python, needed, wanted, installed(wanted), tested_versions())
+    """Python, and every package that this installation with its extra asks for."""
+    wanted, python = [*requirements(), *requirements(EXTRA)], platform.python_version()
+    if not wanted:
+        return Look("packages", f"Python {python}; the code is not installed, so nothing says what it asks for")
+    return compare_packages(python, metadata.metadata(DISTRIBUTION)["Requires-Python"], wanted, installed(wanted))
 
 
-def compare_packages(
-    python: str, python_needed: str, wanted: Iterable[str], have: Mapping[str, str], tested: Mapping[str, str]
-) -> Look:
-    """Installed versions (name -> version) against requirements ('ray>=2.55,<3') and tested versions."""
+def compare_packages(python: str, python_needed: str, wanted: Sequence[str], have: Mapping[str, str]) -> Look:
+    """Installed versions (name -> version) against requirements ('ray>=2.55,<3')."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -91,21 +60,19 @@ def compare_packages(
     findings: tuple[Finding, ...] = ()
     if Version(python) not in SpecifierSet(python_needed):
         findings += error("Python", f"version {python} is too old; {python_needed} is needed")
-    for requirement in map(Requirement, wanted):
-        version = have.get(requirement.name)
-        if version is None:
-            findings += error("packages", f"{requirement.name} is not installed; `make setup` installs everything")
-        elif not requirement.specifier.contains(Version(version).public, prereleases=True):
-            findings += error("packages", f"{requirement.name} {version} is installed; {requirement} is needed")
-    said = [f"Python {python}"]
-    for name in SHOWN:
-        version, known = have.get(name, "missing"), tested.get(name, "")
-        same = not known or version == "missing" or Version(version).public == known
-        said.append(f"{name} {version}" + ("" if same else f" (tested: {known})"))
-    return Look("packages", ", ".join(said), findings)
+    asked = [Requirement(text) for text in wanted]
+    if lacking := ", ".join(one.name for one in asked if one.name not in have):
+        findings += error("packages", f"not installed: {lacking}; pip install '{DISTRIBUTION}[{EXTRA}]' brings them")
+    for one in asked:
+        version = have.get(one.name)
+        if version is not None and not one.specifier.contains(Version(version).public, prereleases=True):
+            findings += error("packages", f"{one.name} {version} is installed; {one} is needed")
+    said = ", ".join([f"Python {python}", *(f"{name} {have.get(name, 'missing')}" for name in SHOWN)])
+    return Look("packages", said, findings)
 
 
-def installed(wanted: Iterable[str]) -> dict[str, str]:
+def installed(wanted: Sequence[str]) -> dict[str, str]:
+    """Name -> version of those that are there."""
     from packaging.requirements import Requirement
 
     found = {}
@@ -113,11 +80,6 @@ def installed(wanted: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def tested_versions() -> dict[str, str]:
-    lines = (REPO / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
 def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:
@@ -139,7 +101,7 @@ def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:
 # ---------------------------------------------------------------- store and memory
 
 
-def bytes_needed(spec: PipelineSpec, seen: Sequence["Examined"]) -> float:
+def bytes_needed(spec: PipelineSpec, seen: Sequence[Examined]) -> float:
     """Shards of every dataset that was listed, and soft labels of every set for those that are trained on."""
     from hpe_core.geometry.bins import AngleBins  # with torch
 
@@ -149,7 +111,7 @@ def bytes_needed(spec: PipelineSpec, seen: Sequence["Examined"]) -> float:
     return shards + labels
 
 
-def _trained(spec: PipelineSpec, seen: Sequence["Examined"]) -> int:
+def _trained(spec: PipelineSpec, seen: Sequence[Examined]) -> int:
     """Faces in train splits."""
     return sum(one.splits.get("train", 0) for one in seen if one.name in spec.data.train)
 
@@ -180,7 +142,7 @@ def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
     return Look("store", said)
 
 
-def look_at_memory(spec: PipelineSpec, seen: Sequence["Examined"]) -> Look:
+def look_at_memory(spec: PipelineSpec, seen: Sequence[Examined]) -> Look:
     """What networks that are trained at once keep resident, against what is free (and what a container allows)."""
     import psutil
 
@@ -204,135 +166,3 @@ def look_at_memory(spec: PipelineSpec, seen: Sequence["Examined"]) -> Look:
 
 def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-# ---------------------------------------------------------------- Ray and MLflow
-
-
-def look_at_ray(cluster: ClusterSpec, address: str) -> Look:
-    """Which cluster a run would use, and whether others can reach its dashboard without a token."""
-    if not address:
-        cpus = cluster.local_cpus or max(4, os.cpu_count() or 1)
-        return Look("Ray", f"no cluster is joined; a run starts a local one of {cpus} logical CPUs, without dashboard")
-    if not answers(address):
-        silent = "nobody answers there: start the cluster, or mend cluster.address or RAY_ADDRESS"
-        return Look("Ray", f"joins {address}", error("Ray", f"a run would join the cluster {address}, and {silent}"))
-    host = address.removeprefix("ray://").rsplit(":", 1)[0]
-    with contextlib.suppress(OSError):  # a name that cannot be resolved answers nothing below
-        host = socket.gethostbyname(host)
-    own, port = own_addresses(), dashboard_port(address)
-    state = dashboard_state(own if host in own else [host], port)
-    said = {
-        "none": f"no dashboard answers at port {port}",
-        "local": "its dashboard answers this machine only",
-        "token": "its dashboard asks for a token",
-        "open": "its dashboard answers without a token",
-    }[state]
-    found = warning("Ray", f"the dashboard of {host} is open to the network: {DASHBOARD_RISK}")
-    return Look("Ray", f"joins {address}; {said}", found if state == "open" else ())
-
-
-def answers(address: str) -> bool:
-    """Whether anybody listens at host:port; of an address of another form nobody here can tell, so it may stand."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return True
-    try:
-        socket.create_connection((host, int(port)), timeout=TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def dashboard_port(address: str) -> int:
-    """The port that the cluster itself says its dashboard has; the usual one where it does not say."""
-    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-    from ray.exceptions import RayError
-
-    if "://" in address or not answers(address):  # behind ray:// is a proxy; Ray would try a dead one for 40 s
-        return DASHBOARD_PORT
-    try:
-        known = GcsClient(address=address).internal_kv_get(
-            DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, timeout=TIMEOUT_S
-        )
-    except RayError:
-        return DASHBOARD_PORT
-    return int(known.rpartition(b":")[2]) if known else DASHBOARD_PORT
-
-
-def dashboard_state(hosts: Sequence[str], port: int) -> Literal["none", "local", "token", "open"]:
-    """Asks each host's dashboard for its jobs, as anybody could. A loopback address shows nothing to the network."""
-    state: Literal["none", "local", "token", "open"] = "none"
-    for host in hosts:
-        try:
-            _ask(f"http://{host}:{port}/api/jobs/")
-            if not host.startswith("127."):
-                return "open"
-            state = "local"
-        except urllib.error.HTTPError as answer:
-            if answer.code in (401, 403):
-                state = "token"
-        except OSError:
-            continue
-    return state
-
-
-def own_addresses() -> list[str]:
-    """IPv4 addresses of this machine, loopback included."""
-    import psutil
-
-    found = [one.address for cards in psutil.net_if_addrs().values() for one in cards if one.family == socket.AF_INET]
-    return sorted({*found, "127.0.0.1"})
-
-
-def _ask(url: str) -> None:
-    """Returns where the address answers, without a proxy. Raises HTTPError for a refusal, OSError for no answer."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    opener.open(url, timeout=TIMEOUT_S).close()
-
-
-def look_at_mlflow(uri: str) -> Look:
-    """Whether the tracking store answers and is of the installed MLflow's schema. A run goes on without it."""
-    from workflows.tracking.backend import public
-
-    said = public(uri)
-    if uri == "none":
-        return Look("MLflow", "no tracking (mlflow.uri=none)")
-    if uri.startswith("sqlite:"):
-        file = Path(uri.removeprefix("sqlite:///"))
-        if not file.exists():
-            return Look("MLflow", f"{said}, made by the first run")
-        return _look_at_sqlite(file, said)
-    try:
-        _ask(f"{uri.rstrip('/')}/health")
-        return Look("MLflow", f"{said} answers")
-    except (OSError, ValueError) as failed:
-        silent = f"{said} does not answer ({getattr(failed, 'reason', failed)})"
-        spooled = "a run goes on and keeps what it would send in <store>/mlflow-spool"
-        return Look("MLflow", silent, warning("MLflow", f"{silent}; {spooled}"))
-
-
-def _look_at_sqlite(file: Path, said: str) -> Look:
-    try:
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_S)) as database:
-            (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    except (sqlite3.Error, TypeError) as failed:
-        return Look("MLflow", said, error("MLflow", f"{file} cannot be read as MLflow's database: {failed}"))
-    known = mlflow_revisions()
-    if revision == known[0]:
-        return Look("MLflow", f"{said}, schema up to date")
-    if revision in known:
-        return Look("MLflow", f"{said}, of an older schema, which the next run brings up to date")
-    text = f"{file} has the schema {revision}, which MLflow {metadata.version('mlflow')} does not know: it is newer"
-    return Look("MLflow", said, error("MLflow", text))
-
-
-def mlflow_revisions() -> list[str]:
-    """Schema revisions of the installed MLflow, the newest first."""
-    from alembic.script import ScriptDirectory
-
-    package = util.find_spec("mlflow")
-    assert package is not None and package.submodule_search_locations
-    scripts = ScriptDirectory(str(Path(package.submodule_search_locations[0]) / "store" / "db_migrations"))
-    return [script.revision for script in scripts.walk_revisions()]

@@ -7,13 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
+from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # no network at run time
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -21,7 +20,6 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
@@ -54,7 +52,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         os.environ.setdefault(name, value)
     import ray
 
-    _drop_worker_count_warnings()
+    drop_worker_count_warnings()
     runtime_env = {"env_vars": worker_environment()}
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     address = None if spec.address == "local" else spec.address
@@ -67,7 +65,8 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        with no_dashboard_process():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:
         try:
@@ -117,25 +116,6 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
 
 
-def _drop_worker_count_warnings() -> None:
-    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
-
-    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
-    """
-    from ray._private import worker
-
-    inner = getattr(worker, "print_to_stdstream", None)
-    if inner is None or hasattr(inner, "wrapped"):
-        return
-
-    def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
-        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
-            inner(data, *args, **options)
-
-    printer.wrapped = inner  # type: ignore[attr-defined]
-    worker.print_to_stdstream = printer
-
-
 def running_address() -> str | None:
     """RAY_ADDRESS, or the cluster that `ray start` left running on this machine, or None.
 
@@ -143,9 +123,7 @@ def running_address() -> str | None:
     """
     if os.environ.get("RAY_ADDRESS"):
         return os.environ["RAY_ADDRESS"]
-    from ray._private.services import find_bootstrap_address
-
-    address = find_bootstrap_address(None)
+    address = noted_address()
     if not address:
         return None
     host, _, port = address.rpartition(":")

@@ -6,6 +6,7 @@ differently, what the stage store and Ray Tune do. Everything is checked here, b
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,16 @@ from hpe_core.errors import SpecError, UserError, check, nearest
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.packages import missing
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+from workflows.engine.stage import StageFailed
+from workflows.storage.disk import disk_is_full
+from workflows.storage.lock import StoreHeld
 
 REPO = Path(__file__).resolve().parents[2]
+_PACKED = Path(__file__).resolve().parents[1] / "conf"  # there in an installed package (setup.py)
+CONF = _PACKED if _PACKED.is_dir() else REPO / "conf"
 DEFAULT_CONFIG = "conf/demo.yaml"
 NAMED_TABLES = ("data.datasets", "teachers", "search.space")  # mappings whose names the YAML file chooses
 
@@ -41,7 +48,7 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     A file that says `include: [other.yaml]` (beside itself) stands on those files.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
     from yaml import YAMLError
 
     merged = OmegaConf.create({})
@@ -53,6 +60,8 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         tree = OmegaConf.to_container(merged, resolve=True)
+    except InterpolationResolutionError as error:
+        raise SpecError(_unresolved(error.full_key, str(error))) from None
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SpecError(f"overrides cannot be merged: {' '.join(str(error).split())}") from None
     assert isinstance(tree, dict)
@@ -63,6 +72,14 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     spec = resolve_paths(spec)
     check_datasets(spec.data)
     return spec
+
+
+def _unresolved(key: str, said: str) -> str:
+    """The sentence about a `${...}` that leads nowhere."""
+    unset = re.search(r"Environment variable '(\w+)' not found", said)
+    if unset:
+        return f"{key} needs the environment variable {unset[1]}, which is not set: export {unset[1]}=/folder"
+    return f"{key} cannot be resolved: {said.splitlines()[0]}"
 
 
 def _layers(path: Path, seen: list[Path]) -> list[Any]:
@@ -91,12 +108,16 @@ def _layers(path: Path, seen: list[Path]) -> list[Any]:
 
 
 def find_config(name: str) -> Path:
-    """A path, or a name under conf/ with or without its ending. Raises SpecError that names the nearest."""
-    for candidate in (Path(name), REPO / name, REPO / "conf" / f"{name}.yaml"):
+    """A path, or from any folder one of the project's own files, as `demo`, `scale/ehpnet` or `conf/demo.yaml`.
+
+    Raises SpecError that names the nearest.
+    """
+    short = name.removeprefix("conf/").removesuffix(".yaml")
+    for candidate in (Path(name), CONF / f"{short}.yaml"):
         if candidate.is_file():
             return candidate
-    known = [path.stem for path in (REPO / "conf").glob("*.yaml")]
-    raise SpecError(f"there is no configuration file {name}{nearest(Path(name).stem, known)}")
+    known = [path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml")]
+    raise SpecError(f"there is no configuration file {name}{nearest(short, known)}")
 
 
 def _check_overrides(tree: Any, overrides: Sequence[str]) -> None:
@@ -189,9 +210,10 @@ def arguments(
     verbs: Sequence[str] = ("run", "plan"),
     own_keys: str = "",
     codes: Mapping[int, str] = EXIT_CODES,
+    options: Callable[[CommandParser], None] = lambda parser: None,
 ) -> Any:
     """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
-    where none is said. `own_keys` is a line about keys that this command alone has.
+    where none is said. `own_keys` is a line about keys that this command alone has, `options` adds options of its own.
 
     Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
     """
@@ -201,6 +223,7 @@ def arguments(
     parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
     config_option(parser)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    options(parser)
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)
@@ -220,12 +243,14 @@ def config_option(parser: CommandParser) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
-    from workflows.engine.disk import disk_is_full
-    from workflows.engine.store import StageFailed, StoreHeld
-
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()
+    except ModuleNotFoundError as error:
+        if (said := missing(error)) is error:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except RemoteError as error:
         print(f"error: {error}; the same command continues from here", file=sys.stderr)
         return EXIT_FAILED

@@ -1,11 +1,11 @@
 """Hours, shards and memory of a run that is too large to try first, from its configuration and a few measured rates.
 
-    python workflows/budget.py -c conf/ehpnet.yaml --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
+    hpe plan -c ehpnet --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
 
-Measured here, when it runs: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
+Measured when it is asked: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
 augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second, and how
 many TFLOP a second a GPU really does in these networks. The first rate is the row "write raw shards, Ray, steady" of
-`workflows/benchmark.py write` divided by its number of actors, which is that of the cores there: the row is their sum.
+`hpe benchmark write` divided by its number of actors, which is that of the cores there: the row is their sum.
 No CPU can say the other: train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the
 same.
 
@@ -14,11 +14,10 @@ others read them (`data.ingest`), so reading costs nothing; starting Ray, valida
 out.
 """
 
+import argparse
 import dataclasses
 import heapq
-import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ from functools import cache
 from typing import Any
 
 from hpe_core.errors import check
+from hpe_core.geometry.crop import canonical_crop, offset_grid
+from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import AugmentSpec, TrainSpec
-from workflows.engine.commandline import CommandParser
-from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, KEYS, config_option, guarded, load, tell
+from hpe_core.system.memory import keep_freed_memory
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
 AUGMENTED = 128  # faces that are augmented to time it
@@ -91,9 +91,6 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
     from hpe_core.data.augment import Augment
     from hpe_core.data.batch import PoseBatch
     from hpe_core.geometry.bins import AngleBins
-    from hpe_core.geometry.crop import canonical_crop
-    from hpe_core.render.scene import render_head
-    from hpe_core.system.memory import keep_freed_memory
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -138,8 +135,6 @@ def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, work
 
 def windows(offsets: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
     """Every window of these (K, d), each once."""
-    from hpe_core.geometry.crop import offset_grid
-
     return set().union(*(offset_grid(radius, step) for radius, step in offsets))
 
 
@@ -240,29 +235,31 @@ def page(spec: PipelineSpec, told: Told) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = CommandParser(__doc__ or "", KEYS, {0: "done", EXIT_BAD_INPUT: "bad configuration or input"})
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys, which come after every file")
-    config_option(parser)
-    parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
-    told = parser.add_argument_group("what the command is told, all of it")
-    for name, kind, said in (
-        ("faces", int, "faces of the training datasets, validation included"),
-        ("gpus", int, "GPUs of the cluster"),
-        ("tflops", float, "TFLOP a second that one GPU really does, not its data sheet's"),
-        ("shard-rate", float, "faces a second that one shard actor writes: the benchmark's row divided by its actors"),
-        ("actors", int, "shard actors, one for each CPU of the cluster"),
-    ):
-        told.add_argument(f"--{name}", type=kind, required=True, metavar="N", help=said)
-    args = parser.parse_intermixed_args(argv)
-    for name in ("faces", "gpus", "tflops", "shard_rate", "actors"):
-        check(getattr(args, name) > 0, f"--{name.replace('_', '-')} must be positive, got {getattr(args, name):g}")
-    spec = load(args.config or [DEFAULT_CONFIG], args.overrides)
+RATES = (
+    ("faces", int, "faces of the training datasets, validation included"),
+    ("gpus", int, "GPUs of the cluster"),
+    ("tflops", float, "TFLOP a second that one GPU really does, not its data sheet's"),
+    ("shard-rate", float, "faces a second that one shard actor writes: the benchmark's row divided by its actors"),
+    ("actors", int, "shard actors, one for each CPU of the cluster"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `plan` is told, all of it or nothing."""
+    said = "for plan: what a run costs that is too large to try; all of them, and the datasets need not be here"
+    group = parser.add_argument_group(said)
+    for name, kind, said in RATES:
+        group.add_argument(f"--{name}", type=kind, metavar="N", help=said)
+
+
+def told_of(args: argparse.Namespace, spec: PipelineSpec) -> Told | None:
+    """What the options say, or None if none was given. Raises SpecError for a part of them."""
+    given = {name: getattr(args, name.replace("-", "_")) for name, _, _ in RATES}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    check(not missing, f"what a run costs needs {', '.join(missing)}, too")
+    for name, value in given.items():
+        check(value > 0, f"--{name} must be positive, got {value:g}")
     check(spec.cluster.gpus_per_worker > 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
-    given = Told(args.faces, args.gpus, args.tflops, args.shard_rate, args.actors)
-    tell(json.dumps(figures(spec, given)) if args.json else page(spec, given))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    return Told(*given.values())

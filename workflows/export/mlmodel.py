@@ -12,6 +12,7 @@ from typing import Any
 
 import hpe_core
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, PATH, PICTURE
+from hpe_core.render.scene import render_head
 
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
 
@@ -51,8 +52,6 @@ def example() -> Any:
     """A table of one rendered head, as PNG, with its box."""
     import cv2
     import pyarrow
-
-    from hpe_core.render.scene import render_head
 
     head = render_head(0, 0, size=96)
     done, encoded = cv2.imencode(".png", cv2.cvtColor(head.image, cv2.COLOR_RGB2BGR))

@@ -4,39 +4,29 @@ traced program for PyTorch, with their parity measured.
 Normalisation, softmax, expectation and standard deviation lie inside the graph, and the crop contract in the ONNX
 file's metadata, so that whoever has the file can do nothing differently. The network is traced once
 (`torch.export`); both files come from that trace and are checked against the network on real crops before anybody sees
-them: an export that is off by more than a thousandth of a degree is an error.
+them: a file that is off by more than a thousandth of a degree is an error.
 
-Tracer and exporter note in every node from which source line of which folder it came; that is taken out again (half of
-a small file's size, machine paths, and no two machines' bytes alike). Exporting with the TorchScript route is not
-kept: it needs the same rewrites and torch has announced its end.
+Tracer and exporter note in every node from which source line of which folder it came. That is taken out again: it
+tells of this machine, and no two machines' bytes would be alike.
 """
 
-import contextlib
-import io
-import itertools
-import logging
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
-from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of, noted_fit, open_session
+from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit
+from hpe_core.system.files import replacing
+from workflows.engine.exported import NetworkFile, TracedNetwork
+from workflows.export.parity import proved
+from workflows.export.quiet import quiet
+from workflows.export.runtimes import deployed, onnx_call, program_call, torch_call
 
-PARITY_DEG = 1e-3
-PARITY_BATCH = 32
-Answers = Callable[[Image], list[NDArray[np.float32]]]
 
-
-def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> dict[str, Any]:
-    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns parities, bytes, opset,
-    parameters and the noted fit of detected boxes.
+def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> TracedNetwork:
+    """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns what was measured of them.
 
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
@@ -50,42 +40,20 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
     if crops is None:
         crops = np.random.default_rng(0).integers(0, 256, (48, size, size, 3), dtype=np.uint8)
     network = deployed(saved.net)
-    program = _traced(network, size)
-    with _unproved(onnx_file) as onnx_draft, _unproved(program_file) as program_draft:
+    program, ours = _traced(network, size), torch_call(network)
+    with replacing(onnx_file) as onnx_draft, replacing(program_file) as program_draft:
         model = _graph(program)
         _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
-        session = open_session(onnx_draft)
-        parity = measure_parity(network, lambda batch: session.run(list(OUTPUTS), {INPUT: batch}), crops)
-        _demand(parity, "ONNX")
-        program_parity = measure_parity(network, _read_program(program_draft), crops)
-        _demand(program_parity, "the exported program")
-    return {
-        "parity": parity,
-        "program_parity": program_parity,
-        "bytes": onnx_file.stat().st_size,
-        "program_bytes": program_file.stat().st_size,
-        "opset": max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        "parameters": saved.net.parameter_count(),
-        FIT_NOTE: saved.notes.get(FIT_NOTE),
-    }
-
-
-def deployed(net: Any) -> Any:
-    """The network as it is exported: uint8 windows -> (angles, spread), only the predicting head."""
-    import torch
-    from torch import nn
-
-    class Deployed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            probs, bins = self.net.predict(images), self.net.main_bins
-            return bins.decode(probs), bins.spread(probs)
-
-    return Deployed().eval()
+        parity = proved(ours, onnx_call(onnx_draft), crops, "ONNX")
+        program_parity = proved(ours, program_call(program_draft), crops, "the exported program")
+    return TracedNetwork(
+        onnx=NetworkFile(onnx_file.stat().st_size, parity),
+        program=NetworkFile(program_file.stat().st_size, program_parity),
+        opset=max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        parameters=saved.net.parameter_count(),
+        detector_fit=noted_fit(saved.notes),
+    )
 
 
 def _traced(network: Any, size: int) -> Any:
@@ -93,7 +61,7 @@ def _traced(network: Any, size: int) -> Any:
     import torch
 
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}})
 
 
@@ -101,7 +69,7 @@ def _graph(program: Any) -> Any:
     """The program as an ONNX model, without the exporter's notes."""
     import torch
 
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -144,60 +112,5 @@ def _save_program(program: Any, out: Path) -> None:
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
             for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
                 node.meta.pop(note, None)
-    torch.export.save(program, out)
-
-
-def _read_program(file: Path) -> Answers:
-    import torch
-
-    module = torch.export.load(file).module()
-    return lambda batch: [part.numpy() for part in module(torch.from_numpy(batch))]
-
-
-@contextlib.contextmanager
-def _unproved(out: Path) -> Iterator[Path]:
-    """A file of the same name (an archive repeats it inside) that replaces `out` when the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unproved-", dir=out.parent) as place:
-        draft = Path(place) / out.name
-        yield draft
-        os.replace(draft, out)
-
-
-def measure_parity(network: Any, answers: Answers, crops: Image) -> dict[str, Any]:
-    """Largest absolute difference of the network and an export of it, degrees, by angle, over batches of other sizes
-    than traced."""
-    import torch
-
-    worst = np.zeros((2, 3))
-    # One crop, one whole batch, and what is left: the batch size has to be free, not merely unchecked.
-    cuts = [0, *range(1, len(crops), PARITY_BATCH), len(crops)]
-    for start, end in itertools.pairwise(cuts):
-        batch = np.ascontiguousarray(crops[start:end])
-        with torch.inference_mode():
-            expected = [part.numpy() for part in network(torch.from_numpy(batch))]
-            found = answers(batch)
-        gap = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in zip(expected, found, strict=True)]
-        worst = np.maximum(worst, gap)  # a NaN stays a NaN
-    named = [dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst]
-    return {"angles": named[0], "spread": named[1], "crops": len(crops), "allowed": PARITY_DEG}
-
-
-def _demand(parity: dict[str, Any], what: str) -> None:
-    worst = max(parity["angles"].values())
-    if not worst <= PARITY_DEG:
-        gap = f"{what} and torch differ by {worst:.2g} degrees on {parity['crops']} crops"
-        raise ValueError(f"{gap}; {PARITY_DEG:g} is allowed")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracer and exporter tell of their internals on three channels; errors still come through as exceptions."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
+    with open(out, "wb") as stream:  # given a path, torch repeats its name in the archive
+        torch.export.save(program, stream)

@@ -1,8 +1,8 @@
-"""What the student costs on one CPU core in each runtime: a table of latencies beside the parameter count.
+"""The runtimes that run the student, each as one function, and what a call costs on one CPU core.
 
-Eager PyTorch, ONNX Runtime on the float and the int8 file, and OpenVINO on the float file where it is installed, all
-with one thread, one after the other, float32 unless the row says int8. (On a CPU with matrix units OpenVINO would
-compute in bfloat16 of its own accord; it is told not to.) Other work on the machine makes all rows slower.
+Eager PyTorch, ONNX Runtime on the float and the int8 file, and OpenVINO on the float file where it is installed. All
+run on one thread, one after the other, in float32 unless the row says int8. (On a CPU with matrix units OpenVINO would
+compute in bfloat16 unasked; it is told not to.) Other work on the machine makes all rows slower.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from hpe_core.predictor import INPUT, OUTPUTS, open_session
 BATCHES = (1, 32)
 REPEAT, BUDGET_S = 50, 0.8
 EAGER, ONNX, ONNX_INT8, OPENVINO = "PyTorch, eager", "ONNX Runtime", "ONNX Runtime, int8", "OpenVINO"
-Call = Callable[[Image], Sequence[Any]]
+Call = Callable[[Image], Sequence[Any]]  # (B, size, size, 3) uint8 -> angles and spread, (B, 3) degrees each
 
 
 def latency_table(net_folder: Path, onnx_file: Path, int8_file: Path | None = None) -> dict[str, dict[str, float]]:
@@ -40,8 +40,8 @@ def latency_table(net_folder: Path, onnx_file: Path, int8_file: Path | None = No
 
 
 def calls(net: Any, onnx_file: Path, int8_file: Path | None) -> dict[str, Call]:
-    """Every runtime that is here, as uint8 windows -> (angles, spread), on one thread."""
-    found: dict[str, Call] = {EAGER: eager(net), ONNX: onnx_call(onnx_file)}
+    """Every runtime that is installed, by name."""
+    found: dict[str, Call] = {EAGER: torch_call(deployed(net)), ONNX: onnx_call(onnx_file)}
     if int8_file is not None:
         found[ONNX_INT8] = onnx_call(int8_file)
     if importlib.util.find_spec("openvino") is not None:
@@ -49,15 +49,38 @@ def calls(net: Any, onnx_file: Path, int8_file: Path | None) -> dict[str, Call]:
     return found
 
 
-def eager(net: Any) -> Call:
+def deployed(net: Any) -> Any:
+    """The network as it is exported: uint8 windows -> (angles, spread), only the predicting head."""
+    import torch
+    from torch import nn
+
+    class Deployed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            probs, bins = self.net.predict(images), self.net.main_bins
+            return bins.decode(probs), bins.spread(probs)
+
+    return Deployed().eval()
+
+
+def torch_call(module: Any) -> Call:
     import torch
 
     def call(images: Image) -> Sequence[Any]:
         with torch.inference_mode():
-            probs = net.predict(torch.from_numpy(images))
-            return net.main_bins.decode(probs), net.main_bins.spread(probs)
+            return [part.numpy() for part in module(torch.from_numpy(images))]
 
     return call
+
+
+def program_call(file: Path) -> Call:
+    import torch
+
+    with open(file, "rb") as stream:
+        return torch_call(torch.export.load(stream).module())
 
 
 def onnx_call(file: Path) -> Call:

@@ -16,12 +16,13 @@ import numpy as np
 
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.serde import to_dict
+from workflows.engine.exported import TimmFolder
 
 LOGIT_GAP = 1e-4  # largest difference that float32 sums in another order may make
 KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_size")  # the rest tells of other weights
 
 
-def write_hub(net_folder: Path, out: Path, terms: str) -> dict[str, Any]:
+def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
     """Write the network in `net_folder` into the folder `out`, anew; returns architecture, whether the head is in, and
     the largest difference of what timm loads back. `terms` is the weights' licence in a sentence.
 
@@ -59,7 +60,7 @@ def write_hub(net_folder: Path, out: Path, terms: str) -> dict[str, Any]:
     gap = _gap(out, images, expected)
     if not gap <= LOGIT_GAP * max(1.0, float(expected.abs().max())):
         raise ValueError(f"{out}: what timm loads back differs by {gap:.2g} from the network that was saved")
-    found = {"architecture": net.spec.backbone, "head": has_head, "gap": gap}
+    found = TimmFolder(net.spec.backbone, has_head, gap)
     (out / "README.md").write_text(_readme(net, found, meaning, terms))
     return found
 
@@ -90,13 +91,13 @@ def _gap(folder: Path, images: Any, expected: Any) -> float:
         return float((model((x_BCHW - mean) / std) - expected).abs().max())
 
 
-def _readme(net: Any, found: dict[str, Any], meaning: dict[str, Any], terms: str) -> str:
+def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) -> str:
     import timm
 
     bins, size = meaning["bins"], meaning["crop"]["size"]
-    ours = timm.model_entrypoint(found["architecture"]).__module__.startswith("hpe_core")
+    ours = timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core")
     before = "import hpe_core.learning.backbones  # registers this architecture with timm\n" if ours else ""
-    if found["head"]:
+    if found.head:
         decode = f"""
 logits = model(x)  # (B, {3 * bins["count"]})
 centers = (torch.arange({bins["count"]}) - {(bins["count"] - 1) / 2}) * {bins["width"]}

@@ -1,11 +1,11 @@
 """What `predict` looks at and what it leaves behind: pictures and folders of them, a video, a camera.
 
-Each kind gives its frames one by one and takes drawn copies of them. Pictures are decoded strictly: what is missing or
-damaged becomes an `Unusable` with a sentence, and the next one follows. They are decoded in this process: whoever
-distrusts a file that much reads it as a dataset, in the sandbox.
+Each kind gives its frames one by one and takes drawn copies of them. Pictures are decoded strictly: a missing or
+damaged one becomes an `Unusable` with a sentence, and the next one follows. They are decoded in this process, not in
+the sandbox that datasets have.
 
 Datasets keep their pixels as stored, since annotations refer to those. Pictures whose faces are looked for are turned
-upright by their EXIF orientation, or a telephone's portraits would lie on their side. OpenCV does so for videos. A
+upright by their EXIF orientation, or portraits from a telephone would lie on their side. OpenCV does so for videos. A
 drawn video has no sound.
 """
 
@@ -27,8 +27,9 @@ from PIL.ExifTags import Base
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, decode_picture, read_bytes
-from hpe_core.errors import SpecError, nearest
+from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
+from workflows.prediction.resolve import similar
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 CODEC, VIDEO_SUFFIX, DEFAULT_FPS = "mp4v", ".mp4", 25.0
@@ -37,8 +38,10 @@ COMPLETE = 0.9  # a video of fewer of the frames that it announces is damaged; s
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture (number 0), or one of a video's: (H, W, 3) uint8 RGB. `name` is the table's, `seconds` the time since
-    the video's or camera's start."""
+    """A picture (number 0) or a frame of a video: (H, W, 3) uint8 RGB.
+
+    `name` stands in the table; `seconds` have passed since the start of the video or camera.
+    """
 
     name: str
     number: int
@@ -54,8 +57,11 @@ class Unusable:
 
 
 class Media(Protocol):
-    """Frames to look at, and where drawn ones go. `total` is 0 where nobody knows it; `live` ones are a camera's and
-    end when somebody stops them; `left_out` are the endings of a folder's other files, with their numbers."""
+    """Frames to look at, and where drawn ones go.
+
+    `total` is 0 where nobody knows it. `live` frames come from a camera and end when somebody stops them. `left_out`
+    counts a folder's other files by their endings.
+    """
 
     noun: str
     names: list[str]
@@ -66,7 +72,7 @@ class Media(Protocol):
     def frames(self) -> Iterator[Frame | Unusable]: ...
 
     def keep(self, frame: Frame, drawn: Image) -> None:
-        """Write the frame with what was drawn on it. Raises SpecError where that is not possible."""
+        """Writes the frame with what was drawn on it. Raises SpecError if the file cannot be written."""
         ...
 
     def close(self) -> None: ...
@@ -75,7 +81,7 @@ class Media(Protocol):
 def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
     """Pictures and folders (any number), or one video, or one camera by its number.
 
-    Nothing is written yet. Raises SpecError for what is not there, is of another kind, or would be overwritten.
+    Writes nothing yet. Raises SpecError that names what is not there, is of another kind, or would be overwritten.
     """
     if not words:
         raise SpecError("name a picture, a folder of pictures, a video, or the number of a camera")
@@ -84,9 +90,7 @@ def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
     paths = [Path(word).expanduser() for word in words]
     for path in paths:
         if not path.exists():
-            beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-            close = nearest(path.name, beside)
-            raise SpecError(f"there is no {path}{close if close.startswith('; did') else ''}")
+            raise SpecError(f"there is no {path}{similar(path)}")
     if len(paths) == 1 and paths[0].suffix.lower() in VIDEOS:
         return Video(str(paths[0]), paths[0].name, apart(paths[0], out / f"{paths[0].stem}{VIDEO_SUFFIX}"))
     found: dict[str, Path] = {}
@@ -104,21 +108,21 @@ def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
 
 
 def apart(source: Path, target: Path) -> Path:
-    """The target. Raises SpecError where it is the very file that is read."""
+    """The target. Raises SpecError if it is the very file that is read."""
     if target.exists() and target.samefile(source):
         raise SpecError(f"{target} would be written over itself; choose another folder with out=FOLDER")
     return target
 
 
 def others(path: Path, out: Path) -> Counter[str]:
-    """Endings of the files in a folder that are not looked at: whoever has .heic there would think that it was."""
+    """Endings of the files in a folder that are not looked at, so that nobody takes .heic for seen."""
     names = files.listing(path, ("",)) if path.is_dir() else ()
     seen = (path / name for name in names if not name.lower().endswith(files.PICTURES))
     return Counter(file.suffix.lower() or "none" for file in seen if not file.resolve().is_relative_to(out.resolve()))
 
 
 def _pictures(path: Path, out: Path) -> Iterator[tuple[str, Path]]:
-    """(name below `out`, file) of each picture; what an earlier run wrote into `out` is none of a folder's."""
+    """(name below `out`, file) of each picture, without those that an earlier run wrote into `out`."""
     if path.is_dir():
         for name in sorted(files.listing(path, files.PICTURES)):
             if not (path / name).resolve().is_relative_to(out.resolve()):
@@ -171,7 +175,7 @@ class Video:
     noun = "frame"
 
     def __init__(self, source: str | int, name: str, path: Path) -> None:
-        """Raises SpecError where the source cannot be opened."""
+        """Raises SpecError if the source cannot be opened."""
         self.name, self.path, self.live = name, path, isinstance(source, int)
         self.names, self.left_out = [name], Counter[str]()
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own remarks; what failed is said here
@@ -197,7 +201,7 @@ class Video:
             yield Unusable(f"{self.name} ends after {number} of {self.total or 'its'} frames")
 
     def _stamp(self, number: int) -> float:
-        """Seconds by the file's own time, since frames may be spaced unevenly; by their number where one has none."""
+        """Seconds by the file's own time, since frames may be spaced unevenly; by the frame's number if it has none."""
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
         return stamp if stamp > 0 else number / self._fps
 
@@ -221,14 +225,14 @@ class Video:
         return writer
 
     def close(self) -> None:
-        """Without this the file has no index, and no player opens it."""
+        """Without this call the video has no index, and no player opens it."""
         self._capture.release()
         if self._writer is not None:
             self._writer.release()
 
 
 def quietly(make: Any) -> Any:
-    """OpenCV's result without its remarks on stderr: what failed is said in one sentence by the caller."""
+    """OpenCV's result without its remarks on stderr: the caller says in one sentence what failed."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -238,7 +242,7 @@ def quietly(make: Any) -> Any:
 
 
 def orientation(data: bytes) -> int:
-    """The EXIF orientation of an encoded picture that was decoded before, 1 where it has none."""
+    """The EXIF orientation of an encoded picture that was decoded before; 1 if it has none."""
     try:
         with Pil.open(io.BytesIO(data)) as opened:
             return int(opened.getexif().get(Base.Orientation, 1))

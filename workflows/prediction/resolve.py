@@ -6,7 +6,7 @@
     models:/head-pose@champion, models:/head-pose/3                  the same, as MLflow spells it
     0123456789abcdef0123456789abcdef                                 an MLflow run: of the publish stage, or a whole run
 
-MLflow is imported only where no file is named.
+MLflow is imported only if no file has this name.
 """
 
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
+from workflows.tracking.server import prepare, public
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
@@ -27,24 +28,32 @@ SAVED = "model.safetensors"  # as `hpe_core.learning.checkpoint` names it, which
 
 @contextmanager
 def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
-    """What `HeadPosePredictor.load` takes, for as long as the context lasts (downloads are removed after it).
+    """What `HeadPosePredictor.load` takes. A download is removed at the end of the context.
 
-    `registered` is the registered model whose aliases and versions are meant. Raises SpecError with one sentence.
+    `uri` is MLflow's address, `registered` the registered model that aliases and versions belong to. Raises SpecError
+    that names the model.
     """
     path = Path(model).expanduser()
     if path.exists():
         yield loadable(path)
         return
     if path.suffix in (".onnx", ".safetensors") or ("/" in model and not model.startswith("models:/")):
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = nearest(path.name, beside)
-        raise SpecError(f"model={model}: there is no such file{close if close.startswith('; did') else ''}")
+        raise SpecError(f"model={model}: there is no such file{similar(path)}")
     with tempfile.TemporaryDirectory(prefix="hpe-model-") as folder:
         yield loadable(_download(model, uri, registered, Path(folder)))
 
 
+def similar(path: Path) -> str:
+    """A closing half-sentence that names the file or folder beside a missing one with the most similar name, or ''."""
+    close = nearest(path.name, [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else [])
+    return close if close.startswith("; did") else ""
+
+
 def loadable(path: Path) -> Path:
-    """A file as it is; of a folder the ONNX file (which needs no torch), else the folder of a saved network."""
+    """A file as it is; of a folder the ONNX file (which needs no torch), else the folder of a saved network.
+
+    Raises SpecError that names the path if it holds no model, or several.
+    """
     if path.is_file():
         check(path.suffix in (".onnx", ".safetensors"), f"{path} is no model: .onnx or .safetensors is needed")
         return path.parent if path.suffix == ".safetensors" else path
@@ -58,7 +67,7 @@ def loadable(path: Path) -> Path:
 
 
 def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
-    """The artifacts of an alias, a version or a run. Raises SpecError that says what there is instead."""
+    """The artifacts of an alias, a version or a run, in `folder`. Raises SpecError that says what there is instead."""
     check(uri != "none", f"model={model} is no file, and mlflow.uri=none leaves no registry to ask")
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).is_file():  # MLflow would create an empty one
@@ -66,10 +75,8 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
             f"model={model} is no file here, and there is no registry {database}; "
             "say store=FOLDER of the run, mlflow.uri=URI, or the model's file"
         )
-    from workflows.tracking.backend import Backend, public
-
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
-    Backend(uri, "", folder, None).prepare()
+    prepare()
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -83,7 +90,7 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
 
 
 def _version(client: Any, model: str, registered: str) -> str:
-    """Where the artifacts of a registered version lie."""
+    """Where the artifacts of a registered version lie. Raises SpecError that names the models or versions there are."""
     spelt = REGISTERED.fullmatch(model)
     check(spelt is not None or "/" not in model, f"model={model} is not models:/NAME@ALIAS or models:/NAME/VERSION")
     name = spelt["name"] if spelt else registered
@@ -101,7 +108,7 @@ def _version(client: Any, model: str, registered: str) -> str:
 
 
 def _run_artifacts(client: Any, run_id: str) -> str:
-    """The model's folder of a run, or of the run below it that published one."""
+    """Where the model of a run lies, or of the publish run below it."""
     experiment = client.get_run(run_id).info.experiment_id
     below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}' and tags.stage = 'publish'")
     for candidate in (run_id, *(run.info.run_id for run in below)):

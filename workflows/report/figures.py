@@ -1,9 +1,8 @@
-"""The report's pictures: charts as matplotlib figures, faces as contact sheets. Drawing only; `report.py`
-reads the files.
+"""The report's pictures: charts as matplotlib figures, faces as contact sheets. Drawing only; no file is read.
 
-One quiet style for all: dark text on white, one colour and one line style a network (told apart in black
-and white too), and letters that stay readable when a chart is as narrow as a telephone. Figures are made
-without pyplot, which keeps global state and would pick a display.
+One quiet style for all: dark text on white, a colour and a line style for each network (told apart in black and white,
+too), and letters that stay readable when a chart is as narrow as a telephone. Figures are made without pyplot, which
+keeps global state and would pick a display.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.draw import contact_sheet, draw_axes, enlarged
 from hpe_core.geometry.rotation import ANGLE_NAMES, angle_error
+from workflows.engine.results import Cell, Epoch, Role, Row, Trial
 
 Floats = NDArray[np.floating]
 
@@ -40,14 +40,14 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
 }
 FIXED: dict[str, tuple[str, Any, str]] = {  # network -> colour, line style, name in legends
-    "distilled": ("#0b5fa5", "-", "student, distilled"),
-    "hard": ("#c8500b", "--", "student, hard labels"),
-    "teachers' ensemble": ("#333333", "-.", "teachers' ensemble"),
-    "offset ensemble": ("#2e7d4f", ":", "offset ensemble"),
-    "combined ensemble": ("#7a5195", (0, (1, 1)), "teachers over offsets"),
+    Role.DISTILLED: ("#0b5fa5", "-", "student, distilled"),
+    Role.HARD: ("#c8500b", "--", "student, hard labels"),
+    Role.TEACHERS: ("#333333", "-.", "teachers' ensemble"),
+    Role.OFFSETS: ("#2e7d4f", ":", "offset ensemble"),
+    Role.COMBINED: ("#7a5195", (0, (1, 1)), "teachers over offsets"),
 }
 OTHERS = ("#8c6bb1", "#7a8b99", "#b58900", "#cc6699", "#5b8c85", "#99734d")
-SHOWN = ("distilled", "hard", "teachers' ensemble")
+SHOWN = (Role.DISTILLED, Role.HARD, Role.TEACHERS)
 SIZE = (4.8, 3.1)  # inches
 TILE = 144  # pixels of one face on a sheet
 FEWEST = 5  # faces below which a bin's mean is not drawn
@@ -134,17 +134,16 @@ def error_cdf(test: str, networks: Mapping[str, Predicted]) -> Figure:
     return figure
 
 
-def heat_map(test: str, base: str, cells: Sequence[Mapping[str, float]]) -> Figure:
+def heat_map(test: str, base: str, cells: Sequence[Cell]) -> Figure:
     """MAE of the offset ensemble by K (reach) and d (step); K < d, the single window again, stays empty."""
     with rc_context(STYLE):
         title = f"Offset ensemble of {base}, {test}"
         figure, axes = _axes(title, "step d, network pixels", "reach K, network pixels")
-        ks, ds = sorted({int(c["K"]) for c in cells}), sorted({int(c["d"]) for c in cells})
+        ks, ds = sorted({cell.K for cell in cells}), sorted({cell.d for cell in cells})
         table = np.full((len(ks), len(ds)), np.nan)
         for cell in cells:
-            k, d = int(cell["K"]), int(cell["d"])
-            if k >= d or (k == 0 and d == min(ds)):
-                table[ks.index(k), ds.index(d)] = cell["mae"]
+            if cell.d <= cell.K or (cell.K == 0 and cell.d == min(ds)):
+                table[ks.index(cell.K), ds.index(cell.d)] = cell.mae
         shown = axes.imshow(table, cmap="YlGnBu_r", aspect="auto", origin="lower")
         axes.set_facecolor("#f4f4f4")
         axes.grid(False)
@@ -175,12 +174,12 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def pareto(trials: Sequence[Mapping[str, Any]]) -> Figure:
+def pareto(trials: Sequence[Trial]) -> Figure:
     """Validation error of the trials against the CPU time of their networks, and the front of the undominated."""
     with rc_context(STYLE):
         figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
-        points = [(float(trial["latency_ms"]), float(trial["best_val_mae"])) for trial in trials]
-        names = [str(trial["changes"].get("net.backbone", "student")) for trial in trials]
+        points = [(trial.latency_ms, trial.best_val_mae) for trial in trials]
+        names = [str(trial.changes.get("net.backbone", "student")) for trial in trials]
         for place, name in enumerate(dict.fromkeys(names)):
             mine = [point for point, other in zip(points, names, strict=True) if other == name]
             color, (costs, errors) = OTHERS[place % len(OTHERS)], zip(*mine, strict=True)
@@ -192,17 +191,17 @@ def pareto(trials: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def costs(test: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def costs(test: str, rows: Sequence[Row]) -> Figure:
     """Test error of every network and ensemble against the CPU time of one face, and the front of the undominated."""
     with rc_context(STYLE):
         size = (SIZE[0], SIZE[1] + 0.1 * len(rows))
         figure, axes = _axes(f"Error against latency, {test}", "one face on one CPU thread, ms", "MAE, degrees", size)
-        points = [(float(row["latency_ms"]), float(row["mae"])) for row in rows]
-        others = [row["name"] for row in rows if row["name"] not in FIXED]
+        points = [(row.latency_ms, row.mae) for row in rows]
+        others = [row.name for row in rows if row.name not in FIXED]
         front = [points[i] for i in pareto_front(points)]
         axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
         for place, (row, (cost, error)) in enumerate(zip(rows, points, strict=True)):
-            color, _, label = style_of(row["name"], others)
+            color, _, label = style_of(row.name, others)
             marker = "osD^vPX<>*"[place % 10]
             axes.plot(cost, error, marker, color=color, markersize=6, label=label, zorder=3)
         axes.set_xscale("log")
@@ -213,7 +212,7 @@ def costs(test: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, y: str) -> Figure:
+def training_curves(histories: Mapping[str, Sequence[Epoch]], key: str, title: str, y: str) -> Figure:
     """One line a network over its epochs; the best epoch of a validation figure is marked."""
     with rc_context(STYLE):
         figure, axes = _axes(title, "epoch", y, (SIZE[0], SIZE[1] + 0.12 * len(histories)))

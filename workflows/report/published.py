@@ -9,13 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
+from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.spec.serde import build
+from workflows.engine.results import Row
 
 FILE = Path(__file__).with_name("published.yaml")
+OURS = "ours"  # the source of our own rows
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
-Row = Mapping[str, Any]
 T = TypeVar("T")
 
 
@@ -90,9 +94,7 @@ class TableRow:
 
 def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
     """A section of the file. Raises SpecError that names the entry."""
-    import yaml
-
-    tree, made = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    tree, made = _tree(file), []
     for group in tree[section]:
         shared = {name: value for name, value in group.items() if name != "rows"}
         for values in ({**shared, **row} for row in group["rows"]):
@@ -104,6 +106,10 @@ def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
 
 
 @cache
+def _tree(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
 def published(*, protocol: str | None = None, test: str | None = None) -> tuple[PublishedRow, ...]:
     """Rows of the papers' tables of results in the file's order, of one protocol or test set where asked."""
     wanted, rows = protocol and protocol_named(protocol).name, entries("results", PublishedRow)
@@ -133,18 +139,25 @@ def beside(
     `readers` says the reader of a test set of ours with another name, `deviates` is what `protocols.matches` says.
     """
     wanted, lines = protocol_named(protocol), []
-    for test in dict.fromkeys(row["test"] for row in ours):
+    for test in dict.fromkeys(row.test for row in ours):
         reader = (readers or {}).get(test, test)
         other = list(deviates) + ["test"] * (reader not in [part.reader for part in wanted.test])
-        lines += [table_row(row, other) for row in ours if row["test"] == test]
+        lines += [our_line(row, other) for row in ours if row.test == test]
         theirs = [(deviations(row, wanted), row) for row in published(test=reader)]
         theirs.sort(key=lambda pair: (bool(pair[0]), pair[1].mae or 180.0))
-        lines += [table_row({**vars(row), "test": test, "name": row.method}, other) for other, row in theirs]
+        lines += [their_line(row, test, other) for other, row in theirs]
     return lines
 
 
-def table_row(row: Row, other: Sequence[str]) -> TableRow:
-    source = f"{row['source']}, table {row['table']}" if "source" in row else "ours"
-    mark = f"other protocol: {', '.join(other)}" if other else ""
-    numbers = {key: row.get(key) for key in ("pitch", "yaw", "roll", "mae", "parameters")}
-    return TableRow(row["name"], source, row["test"], not other, mark, row.get("note", ""), **numbers)
+def our_line(row: Row, other: Sequence[str]) -> TableRow:
+    pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
+    return TableRow(row.name, OURS, row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
+
+
+def their_line(row: PublishedRow, test: str, other: Sequence[str]) -> TableRow:
+    source, numbers = f"{row.source}, table {row.table}", (row.pitch, row.yaw, row.roll, row.mae, row.parameters)
+    return TableRow(row.method, source, test, not other, mark(other), row.note, *numbers)
+
+
+def mark(other: Sequence[str]) -> str:
+    return f"other protocol: {', '.join(other)}" if other else ""

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -16,11 +16,11 @@ from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError
 from hpe_core.datasets.files import printable
 from hpe_core.datasets.plan import DatasetPlan
 from hpe_core.spec.data import DataSpec
-from workflows.engine.receipts import Receipt
+from workflows.engine.results import ShardFile, ShardsResult, Split
+from workflows.storage.receipts import Receipt
 
 QUARANTINE = "quarantine.parquet"
 FEW = 20  # a smaller dataset is not stopped by its share of quarantined faces
-Summary = dict[str, Any]
 Plans = Mapping[str, DatasetPlan]
 
 
@@ -55,9 +55,9 @@ def write_quarantine(folder: Path, broken: Sequence[Broken]) -> None:
     write_table(folder / QUARANTINE, pa.table(columns))
 
 
-def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken]) -> Summary:
+def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken]) -> ShardsResult:
     """Counts, shards and fingerprints, for every `<dataset>.<split>` and in all."""
-    splits: dict[str, Summary] = {}
+    splits: dict[str, Split] = {}
     for dataset, plan in plans.items():
         for split in plan.wanted:
             mine = sorted(
@@ -67,48 +67,48 @@ def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken
             repeated = sum(1 for other, _ in plan.repeated if other == split)
             reasons = Counter(face.reason for face in broken if (face.dataset, face.split) == (dataset, split))
             filtered = sum(len(r["filtered"]) for r in mine)
-            shards = [{"path": r["job"], "rows": r["kept"], "sha256": r["sha256"]} for r in mine if r["kept"]]
+            shards = tuple(ShardFile(r["job"], r["kept"], r["sha256"]) for r in mine if r["kept"])
             total, kept = sum(r["input"] for r in mine) + repeated, sum(r["kept"] for r in mine)
             lost = total - kept - reasons.total() - filtered
             assert lost == 0, f"{dataset}.{split}: {lost} faces are neither kept nor quarantined nor filtered"
-            splits[f"{dataset}.{split}"] = {
-                "input": total,
-                "kept": kept,
-                "quarantined": dict(sorted(reasons.items())),
-                "filtered": {OUT_OF_RANGE: filtered} if filtered else {},
-                "shards": shards,
-                "fingerprint": _hash_of(sorted(str(shard["sha256"]) for shard in shards)),
-            }
-    return {
-        "splits": splits,
-        "input": sum(entry["input"] for entry in splits.values()),
-        "kept": sum(entry["kept"] for entry in splits.values()),
-        "quarantined": sum(sum(entry["quarantined"].values()) for entry in splits.values()),
-        "filtered": sum(sum(entry["filtered"].values()) for entry in splits.values()),
-        "unused": {f"{name}.{split}": n for name, plan in plans.items() for split, n in plan.unused.items()},
-        "groups": {name: plan.groups for name, plan in plans.items()},
-        "fingerprint": _hash_of([f"{name} {entry['fingerprint']}" for name, entry in sorted(splits.items())]),
-    }
+            splits[f"{dataset}.{split}"] = Split(
+                input=total,
+                kept=kept,
+                quarantined=dict(sorted(reasons.items())),
+                filtered={OUT_OF_RANGE: filtered} if filtered else {},
+                shards=shards,
+                fingerprint=_hash_of(sorted(shard.sha256 for shard in shards)),
+            )
+    return ShardsResult(
+        splits=splits,
+        input=sum(entry.input for entry in splits.values()),
+        kept=sum(entry.kept for entry in splits.values()),
+        quarantined=sum(sum(entry.quarantined.values()) for entry in splits.values()),
+        filtered=sum(sum(entry.filtered.values()) for entry in splits.values()),
+        unused={f"{name}.{split}": n for name, plan in plans.items() for split, n in plan.unused.items()},
+        groups={name: plan.groups for name, plan in plans.items()},
+        fingerprint=_hash_of([f"{name} {entry.fingerprint}" for name, entry in sorted(splits.items())]),
+    )
 
 
-def check_usable(plans: Plans, summary: Summary, data: DataSpec, quarantine: Path) -> None:
+def check_usable(plans: Plans, summary: ShardsResult, data: DataSpec, quarantine: Path) -> None:
     """Raises DatasetError where too much of a dataset is broken, or a split of it came out empty."""
     for name, plan in plans.items():
-        mine = {split: summary["splits"][f"{name}.{split}"] for split in plan.wanted}
+        mine = {split: summary.splits[f"{name}.{split}"] for split in plan.wanted}
         reasons: Counter[str] = Counter()
         for entry in mine.values():
-            reasons.update(entry["quarantined"])
-        total, bad = sum(entry["input"] for entry in mine.values()), reasons.total()
+            reasons.update(entry.quarantined)
+        total, bad = sum(entry.input for entry in mine.values()), reasons.total()
         if total >= FEW and bad > data.max_bad_share * total:
             raise DatasetError(
                 f"dataset '{name}': {bad} of {total} faces are quarantined, more than data.max_bad_share "
                 f"{data.max_bad_share:g} allows ({_listed(reasons)}); see {quarantine}"
             )
         for split, entry in mine.items():
-            if not entry["kept"]:
-                fate = Counter({**entry["quarantined"], **entry["filtered"]})
+            if not entry.kept:
+                fate = Counter({**entry.quarantined, **entry.filtered})
                 raise DatasetError(
-                    f"dataset '{name}' has an empty {split} set: none of its {entry['input']} faces is left "
+                    f"dataset '{name}' has an empty {split} set: none of its {entry.input} faces is left "
                     f"({_listed(fate)}; data.limit_deg is {data.limit_deg:g}); see {quarantine}"
                 )
 

@@ -1,94 +1,122 @@
 """Stage "evaluate": every network and both ensembles on every test set, in the form of the papers' tables.
 
-    python workflows/evaluate.py -c conf/demo.yaml               run it, where the student is trained
-    python workflows/evaluate.py -c conf/demo.yaml --json        rows and heat map as one JSON object
-
 The only stage that opens test shards. Each network predicts all test faces once, in its own Ray task; the teachers'
 ensemble, the offset ensemble and their combination are means of their members' angles, since the decoded angle is
 linear in the probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on
 an idle machine.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import read_table, shard_files
+from hpe_core.data.rows import read_shard, read_table, shard_files, write_table
 from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
+from hpe_core.datasets.protocols import matches, protocol_named
 from hpe_core.datasets.registry import boxes_of, open_source, reader_of
-from hpe_core.geometry.rotation import YAW
+from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
+from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
-from hpe_core.spec.training import AugmentSpec, LabelSet, TrainSpec
+from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.store import StageRun
+from workflows.engine.results import Cell, EvaluateResult, Role, Row, UnderProtocol
+from workflows.engine.stage import StageRun
 
 Angles = NDArray[np.float64]
 BATCH = 64
 DRIFT_FACES = 128
 
 
-def run(stage: StageRun) -> dict[str, Any]:
+def depends(spec: PipelineSpec) -> dict[str, Any]:
+    """What is evaluated, and on which test sets."""
+    chosen = to_dict(spec.evaluate) | {"base": spec.base_teacher}  # unnamed, it is the first teacher
+    return {"evaluate": chosen, "test": list(spec.data.test)}
+
+
+def run(stage: StageRun) -> EvaluateResult:
     """Score everything; returns the table, and writes predictions.parquet beside the manifest."""
     import ray
 
     spec, evaluate = stage.spec, stage.spec.evaluate
-    networks = {name: stage.inputs["teachers"] / name for name in spec.teachers}
-    networks |= {"hard": stage.inputs["student"] / "hard", "distilled": stage.inputs["student"] / "distilled"}
+    networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
-    offsets = (evaluate.offset_radius, evaluate.offset_step)
     predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
-    pending = {
-        name: predict.remote(
-            str(folder),
-            tests,
-            offsets if name in spec.teachers else (0, 1),
-            evaluate.heatmap_radius if name == spec.base_teacher else 0,
-        )
-        for name, folder in networks.items()
-    }
-    found = {}
+    pending = {name: predict.remote(str(folder), tests, *asked_of(spec, name)) for name, folder in networks.items()}
+    found: dict[str, Predictions] = {}
     for done, (name, future) in enumerate(pending.items(), start=1):
         found[name] = ray.get(future)
         stage.reporter.progress("networks scored", done, len(networks), "networks")
-    truth = found["distilled"]["truth"]
-    predictions = {name: entry["angles"] for name, entry in found.items()}
-    predictions["teachers' ensemble"] = {
-        test: np.mean([found[name]["angles"][test] for name in spec.teachers], axis=0) for test in tests
-    }
-    predictions["offset ensemble"] = found[spec.base_teacher]["offset_angles"]
-    predictions["combined ensemble"] = {
-        test: np.mean([found[name]["offset_angles"][test] for name in spec.teachers], axis=0) for test in tests
-    }
-    ids, groups = found["distilled"]["ids"], found["distilled"]["groups"]
-    write_predictions(stage.folder / "predictions.parquet", ids, truth, predictions)
+    faces = found[Role.DISTILLED]
+    predictions = with_ensembles(spec, found)
+    write_predictions(stage.folder / "predictions.parquet", faces.ids, faces.truth, predictions)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
         for name, folder in networks.items()
     }
     sources = {name: open_source(spec.data.datasets[name]) for name in tests}
-    recordings = {test: np.array([*map(source.reader.recording_of, ids[test])]) for test, source in sources.items()}
-    new = new_people(spec.data, stage.inputs["shards"], groups)
-    return {
-        "protocol": under_protocol(spec),
-        "boxes": {test: drawn_by(source) for test, source in sources.items()},
-        "drift": ray.get(drift_task(stage)),
-        "rows": table(spec, truth, predictions, costs, recordings),
-        "new_people": table(
+    recordings = {t: np.array([*map(source.reader.recording_of, faces.ids[t])]) for t, source in sources.items()}
+    new = new_people(spec.data, stage.inputs["shards"], faces.groups)
+    return EvaluateResult(
+        protocol=under_protocol(spec),
+        boxes={test: drawn_by(source) for test, source in sources.items()},
+        drift=ray.get(drift_task(stage)),
+        rows=table(spec, faces.truth, predictions, costs, recordings),
+        new_people=table(
             spec,
-            {test: truth[test][rows] for test, rows in new.items()},
+            {test: faces.truth[test][rows] for test, rows in new.items()},
             {name: {test: angles[test][rows] for test, rows in new.items()} for name, angles in predictions.items()},
             costs,
             {test: recordings[test][rows] for test, rows in new.items()},
         ),
-        "heatmap": {test: heatmap(found[spec.base_teacher], test) for test in tests} if evaluate.heatmap_radius else {},
+        heatmap={t: heatmap(found[spec.base_teacher].kd[t]) for t in tests} if evaluate.heatmap_radius else {},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one network says about the faces of each test set: plain and offset-ensemble angles, and MAE by (K, d)."""
+
+    ids: dict[str, list[str]]
+    groups: dict[str, list[str]]
+    truth: dict[str, Angles]
+    angles: dict[str, Angles]
+    offset_angles: dict[str, Angles]
+    kd: dict[str, dict[tuple[int, int], float]]
+
+
+def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Folders of the networks that are scored, by their names in the tables."""
+    teachers = {name: inputs["teachers"] / name for name in spec.teachers}
+    return teachers | {name: inputs["student"] / name for name in (Role.HARD, Role.DISTILLED)}
+
+
+def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
+    """(K, d) of the offset ensemble, of teachers, and the radius of the heat map, of the base teacher."""
+    offsets = (spec.evaluate.offset_radius, spec.evaluate.offset_step) if name in spec.teachers else (0, 1)
+    return offsets, spec.evaluate.heatmap_radius if name == spec.base_teacher else 0
+
+
+def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict[str, dict[str, Angles]]:
+    """Angles by network and test set, with those of the ensembles: means over the teachers, windows, or both
+    (EHPNet eq. 4, offsets eq. 6)."""
+
+    def mean(part: Callable[[Predictions], dict[str, Angles]]) -> dict[str, Angles]:
+        tests = part(found[spec.base_teacher])
+        return {test: np.mean([part(found[name])[test] for name in spec.teachers], axis=0) for test in tests}
+
+    return {name: entry.angles for name, entry in found.items()} | {
+        Role.TEACHERS: mean(lambda entry: entry.angles),
+        Role.OFFSETS: found[spec.base_teacher].offset_angles,
+        Role.COMBINED: mean(lambda entry: entry.offset_angles),
     }
 
 
@@ -124,7 +152,7 @@ def drift_task(stage: StageRun) -> Any:
     """
     import ray
 
-    spec, student = stage.spec, build(TrainSpec, stage.results["student"]["spec"])
+    spec, student = stage.spec, stage.results.student.spec
     folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
     files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
     task = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(drift)
@@ -170,32 +198,27 @@ def drawn_by(source: Source) -> str:
     return boxes_of(dataset) or dataset.reader
 
 
-def under_protocol(spec: PipelineSpec) -> dict[str, Any]:
-    """Name and hash of the protocol that was asked for, and in what this run deviates from it."""
-    from hpe_core.datasets.protocols import matches, protocol_named
-
+def under_protocol(spec: PipelineSpec) -> UnderProtocol | None:
+    """The protocol that was asked for, and in what this run deviates from it."""
     if not spec.evaluate.protocol:
-        return {}
+        return None
     protocol = protocol_named(spec.evaluate.protocol)
-    return {"name": protocol.name, "hash": protocol.hash, "deviations": matches(protocol, spec.data)}
+    return UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, spec.data)))
 
 
-def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> dict[str, Any]:
+def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> Predictions:
     """One network over all test sets: ids, groups, labels, plain and offset-ensemble angles, and errors by (K, d)."""
     import torch
 
-    from hpe_core.data.rows import read_shard
-    from hpe_core.geometry.crop import window
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.ensemble import ensemble_probs, offset_table, window_angles
-    from hpe_core.learning.metrics import PoseSums
 
     torch.set_num_threads(1)
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     saved = load_net(Path(folder), device)
     size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)
-    out: dict[str, Any] = {"ids": {}, "groups": {}, "truth": {}, "angles": {}, "offset_angles": {}, "kd": {}}
+    out = Predictions({}, {}, {}, {}, {}, {})
     for test, files in tests.items():
         ids: list[str] = []
         groups: list[str] = []
@@ -217,16 +240,16 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
                 if radius:
                     for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
                         kd[pair] = kd.get(pair, PoseSums.empty()) + PoseSums.of(angles, shard.angles[rows])
-        out["ids"][test], out["groups"][test], out["truth"][test] = ids, groups, np.concatenate(truth)
-        out["angles"][test] = np.concatenate(plain)
-        out["offset_angles"][test] = np.concatenate(shifted) if shifted else out["angles"][test]
-        out["kd"][test] = {pair: sums.summary()["mae"] for pair, sums in kd.items()}
+        out.ids[test], out.groups[test], out.truth[test] = ids, groups, np.concatenate(truth)
+        out.angles[test] = np.concatenate(plain)
+        out.offset_angles[test] = np.concatenate(shifted) if shifted else out.angles[test]
+        out.kd[test] = {pair: sums.summary()["mae"] for pair, sums in kd.items()}
     return out
 
 
-def heatmap(found: dict[str, Any], test: str) -> list[dict[str, float]]:
+def heatmap(kd: Mapping[tuple[int, int], float]) -> tuple[Cell, ...]:
     """The K/d table of the base network (offsets tables 2-4, figure 7)."""
-    return [{"K": k, "d": d, "mae": mae} for (k, d), mae in sorted(found["kd"][test].items())]
+    return tuple(Cell(k, d, mae) for (k, d), mae in sorted(kd.items()))
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:
@@ -238,46 +261,42 @@ def cost(folder: str, threads: int) -> dict[str, float]:
 
 def table(
     spec: PipelineSpec,
-    truth: dict[str, Angles],
-    predictions: dict[str, dict[str, Angles]],
-    costs: dict[str, dict[str, float]],
-    recordings: dict[str, NDArray[np.str_]],
-) -> list[dict[str, Any]]:
+    truth: Mapping[str, Angles],
+    predictions: Mapping[str, Mapping[str, Angles]],
+    costs: Mapping[str, Mapping[str, float]],
+    recordings: Mapping[str, NDArray[np.str_]],
+) -> tuple[Row, ...]:
     """One row a network or ensemble and test set; an ensemble costs what its members cost together.
 
     `recordings` says of each face in which recording it was labelled: each gets an alignment of its own.
     """
-    from hpe_core.geometry.crop import offset_grid
-    from hpe_core.learning.metrics import PoseSums, aligned_summary
-
     windows = len(offset_grid(spec.evaluate.offset_radius, spec.evaluate.offset_step))
-    base = spec.base_teacher
-    roles = {base: "base (hard labels)"}
-    roles |= {name: "teacher (hard labels)" for name in spec.teachers if name != base}
-    roles |= {"teachers' ensemble": f"mean of {len(spec.teachers)} teachers"}
+    base, members = spec.base_teacher, list(spec.teachers)
     pair = f"K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step}"
-    roles |= {"offset ensemble": f"base over {windows} windows ({pair})"}
-    roles |= {"combined ensemble": f"mean of {len(spec.teachers)} teachers over {windows} windows ({pair})"}
-    roles |= {"hard": "student on hard labels, same budget", "distilled": "student, distilled"}
-    costs = dict(costs)
-    costs["teachers' ensemble"] = {
-        key: sum(costs[name][key] for name in spec.teachers) for key in ("parameters", "latency_ms")
-    }
-    costs["offset ensemble"] = {
-        "parameters": costs[base]["parameters"],
-        "latency_ms": windows * costs[base]["latency_ms"],
-    }
-    costs["combined ensemble"] = {
-        "parameters": costs["teachers' ensemble"]["parameters"],
-        "latency_ms": windows * costs["teachers' ensemble"]["latency_ms"],
-    }
-    rows = []
-    for test, labels in truth.items():
-        for name, role in roles.items():
-            scores = PoseSums.of(predictions[name][test], labels).summary()
-            scores |= aligned_summary(predictions[name][test], labels, recordings[test])
-            rows.append({"test": test, "name": name, "role": role, **scores, **costs[name]})
-    return rows
+    listed: list[tuple[str, Role, str, Sequence[str], int]] = [(base, Role.BASE, "base (hard labels)", [base], 1)]
+    listed += [(name, Role.TEACHER, "teacher (hard labels)", [name], 1) for name in members if name != base]
+    for role, what, parts, times in (
+        (Role.TEACHERS, f"mean of {len(members)} teachers", members, 1),
+        (Role.OFFSETS, f"base over {windows} windows ({pair})", [base], windows),
+        (Role.COMBINED, f"mean of {len(members)} teachers over {windows} windows ({pair})", members, windows),
+        (Role.HARD, "student on hard labels, same budget", [Role.HARD], 1),
+        (Role.DISTILLED, "student, distilled", [Role.DISTILLED], 1),
+    ):
+        listed.append((role, role, what, parts, times))
+    return tuple(
+        Row(
+            test=test,
+            name=name,
+            role=role,
+            what=what,
+            scores=PoseSums.of(predictions[name][test], labels).summary()
+            | aligned_summary(predictions[name][test], labels, recordings[test]),
+            parameters=sum(costs[part]["parameters"] for part in parts),
+            latency_ms=times * sum(costs[part]["latency_ms"] for part in parts),
+        )
+        for test, labels in truth.items()
+        for name, role, what, parts, times in listed
+    )
 
 
 def write_predictions(
@@ -286,47 +305,15 @@ def write_predictions(
     """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
     import pyarrow as pa
 
-    from hpe_core.data.rows import write_table
-    from hpe_core.geometry.rotation import ANGLE_NAMES
-
     columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
     numbers: list[Angles] = []
     for name, by_test in predictions.items():
         for test, angles in by_test.items():
             columns["test"] += [test] * len(angles)
             columns["sample_id"] += ids[test]
-            columns["network"] += [name] * len(angles)
+            columns["network"] += [str(name)] * len(angles)
             numbers.append(np.concatenate([angles, truth[test]], axis=1))
     together = np.concatenate(numbers).astype(np.float32)
     names = [*ANGLE_NAMES, *(f"true_{name}" for name in ANGLE_NAMES)]
     arrays = {**columns, **{name: together[:, i] for i, name in enumerate(names)}}
     write_table(path, pa.table(arrays))
-
-
-def print_tables(result: dict[str, Any]) -> str:
-    """All tables of this stage's result: every test set whole, then the faces of new people where some are not."""
-    return print_table(result["rows"]) + print_table(result["new_people"], " of people who were not trained on")
-
-
-def print_table(rows: Sequence[dict[str, Any]], whose: str = "") -> str:
-    """The table that ends a run, one block a test set."""
-    lines = []
-    for test in dict.fromkeys(row["test"] for row in rows):
-        block = [row for row in rows if row["test"] == test]
-        lines += [
-            "",
-            f"test set {test}, {block[0]['n']:.0f} faces{whose}",
-            f"{'network':<22}{'pitch':>7}{'yaw':>7}{'roll':>7}{'MAE':>7}{'geod.':>7}{'params':>9}{'CPU ms':>8}  what",
-        ]
-        for row in block:
-            numbers = "".join(f"{row[key]:7.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
-            lines.append(
-                f"{row['name']:<22}{numbers}{row['parameters'] / 1e6:8.2f}M{row['latency_ms']:8.1f}  {row['role']}"
-            )
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    from workflows.full_pipeline import stage_command
-
-    sys.exit(stage_command(["evaluate"], __doc__ or "", sys.argv[1:]))

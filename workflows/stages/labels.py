@@ -1,43 +1,47 @@
 """Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
 
-    python workflows/labels.py -c conf/demo.yaml                 run it, where shards and teachers are finished
-    python workflows/labels.py plan -c conf/demo.yaml --json     say whether it would run, and why
-
 For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
 over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
-Each set of a shard is a piece of its own (`engine/receipts.py`), named by the shard's bytes, its teachers' weights and
+Each set of a shard is a piece of its own (`storage/receipts.py`), named by the shard's bytes, its teachers' weights and
 its windows. So a search over one more (K, d) computes that set alone: the others are taken over from earlier runs.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.data.rows import shard_files
+from hpe_core.data.rows import Shard, read_shard, shard_files, write_soft_labels
+from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
-from workflows.engine.disk import check_room
-from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
-from workflows.engine.store import StageRun, code_hashes
+from workflows.engine.code import code_hashes
+from workflows.engine.results import LabelsResult
+from workflows.engine.stage import StageRun
+from workflows.storage.disk import check_room
+from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hpe_core.data.rows import Shard
 
 BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
 
 
-def run(stage: StageRun) -> dict[str, Any]:
+def depends(spec: PipelineSpec) -> dict[str, Any]:
+    """The label sets that are asked for."""
+    return {"sets": [labels.name for labels in spec.label_sets()]}
+
+
+def run(stage: StageRun) -> LabelsResult:
     """Label every training shard; returns the label sets and how far the ensemble's angles lie from the hard labels."""
     import ray
     import ray.data
@@ -49,7 +53,7 @@ def run(stage: StageRun) -> dict[str, Any]:
     asked = {name for labels in sets for name in labels.teachers}
     teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers if name in asked}
     if not sets:
-        return {"sets": [], "teachers": [], "rows": 0, "train_mae": {}, "fingerprint": ""}
+        return LabelsResult((), (), 0, {}, "")
     files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
     weights = {name: [file_sha256(folder / part) for part in (WEIGHTS, MEANING)] for name, folder in teachers.items()}
     jobs = {file: {labels: job_hash(file, labels, weights) for labels in sets} for file in files}
@@ -87,13 +91,13 @@ def run(stage: StageRun) -> dict[str, Any]:
         done += found[0]["rows"]
         stage.reporter.progress("soft labels", done, total, "faces")
     assert sorted(r["hash"] for r in receipts) == sorted(wanted), "every shard is labelled once for every set"
-    return {
-        "sets": [labels.name for labels in sets],
-        "teachers": list(teachers),
-        "rows": done,
-        "train_mae": {labels.name: mean_error(receipts, labels) for labels in sets},
-        "fingerprint": fingerprint(receipts),
-    }
+    return LabelsResult(
+        sets=tuple(labels.name for labels in sets),
+        teachers=tuple(teachers),
+        rows=done,
+        train_mae={labels.name: mean_error(receipts, labels) for labels in sets},
+        fingerprint=fingerprint(receipts),
+    )
 
 
 def place(shard: Path, labels: LabelSet) -> Path:
@@ -181,9 +185,7 @@ class LabelShard:
         """Soft labels of one shard for every set that lacks them; returns the receipts of all."""
         import numpy as np
 
-        from hpe_core.data.rows import read_shard, write_soft_labels
         from hpe_core.learning.ensemble import log_labels
-        from hpe_core.learning.metrics import PoseSums
 
         jobs = dict(zip(self.sets, hashes, strict=True))
         pieces = {labels: self.folder / place(shard_file, labels) for labels in self.sets}
@@ -206,7 +208,7 @@ class LabelShard:
             write_json(receipt_file(pieces[labels]), receipts[labels])
         return [receipts[labels] for labels in self.sets]
 
-    def ensembles(self, shard: "Shard", sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
+    def ensembles(self, shard: Shard, sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
         """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
         import torch
 
@@ -218,9 +220,3 @@ class LabelShard:
             for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
                 parts[labels].append(probs.cpu())
         return {labels: torch.cat(probs) for labels, probs in parts.items()}
-
-
-if __name__ == "__main__":
-    from workflows.full_pipeline import stage_command
-
-    sys.exit(stage_command(["labels"], __doc__ or "", sys.argv[1:]))

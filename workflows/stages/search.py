@@ -1,8 +1,5 @@
 """Stage "search": Ray Tune over distillation, offsets, optimiser and student backbone.
 
-    python workflows/tune.py -c conf/demo.yaml search.trials=40 search.concurrent=8
-    python workflows/tune.py plan -c conf/demo.yaml              say whether it would run, and why
-
 A trial is the plain loop of hpe_core inside one Tune function. The label sets of every searched (K, d) exist already,
 so trials share them. Optuna proposes, ASHA stops the losers early, and the judge is the error on validation identities:
 the test set is not opened here. Finished and half-done trials survive a kill of the driver.
@@ -11,34 +8,48 @@ the test set is not opened here. Finished and half-done trials survive a kill of
 import dataclasses
 import json
 import shutil
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
 from hpe_core.spec.serde import build, to_dict
-from hpe_core.system.files import write_json
+from hpe_core.spec.training import TrainSpec
+from hpe_core.system.files import read_json, write_json
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.store import StageFailed, StageRun
-from workflows.tracking.progress import Reporter
-from workflows.training.networks import Job, online_teachers, open_data, readers_of, resources, slots, soft_labels
+from workflows.engine.plan import leaves_of
+from workflows.engine.results import SearchResult, Trial
+from workflows.engine.stage import StageFailed, StageRun
+from workflows.tracking.progress import Reporter, now_ms
+from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
+from workflows.training.networks import HISTORY, readers_of, resend, resources, slots
 
 
-def run(stage: StageRun) -> dict[str, Any]:
-    """Search; returns every trial and the best one's changes to `student`."""
+def depends(spec: PipelineSpec) -> dict[str, Any]:
+    """The student's keys, the weights that it starts from, the search's own keys, and what decides batches."""
+    return {
+        "student": to_dict(spec.student),
+        "weights": weights([spec.student.net]),
+        "search": leaves_of(spec.search, "concurrent", "finalists") if spec.search.trials else "none",
+        **spec.data.batching,
+    }
+
+
+def run(stage: StageRun) -> SearchResult:
+    """Search; returns every trial, the best first."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
     search = stage.spec.search
     if not search.trials:
-        return {"best": {"changes": {}}, "trials": [], "failed": 0}
+        return SearchResult()
     trainable = tune.with_resources(
         tune.with_parameters(
             trial,
             spec=to_dict(stage.spec),
             key=stage.key,
+            folder=str(stage.folder),
             inputs={name: str(folder) for name, folder in stage.inputs.items()},
             reporter=stage.reporter,
         ),
@@ -52,18 +63,9 @@ def run(stage: StageRun) -> dict[str, Any]:
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=tune.TuneConfig(
-                metric="val_mae",
-                mode="min",
-                num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
-                max_concurrent_trials=min(
-                    search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)
-                ),
-                search_alg=proposer(stage.spec) if search.space else None,  # without a space: the student itself
-                scheduler=ASHAScheduler(
-                    time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs
-                ),
-                reuse_actors=True,
+            tune_config=rules(
+                stage.spec,
+                at_once=min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)),
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -74,25 +76,67 @@ def run(stage: StageRun) -> dict[str, Any]:
             ),
         )
     results = tuner.fit()
+    for result in results:
+        if "trial_id" in (metrics := result.metrics or {}):  # a trial that ASHA stopped has not said so itself
+            stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
+    ended = ranked(list(results), stage.spec)
+    if not ended:
+        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
+        raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
+    costs = costs_of([trial.changes for trial in ended], stage.spec)
+    trials = [
+        dataclasses.replace(
+            trial,
+            parameters=cost["parameters"],
+            latency_ms=cost["latency_ms"],
+            history=tuple(read_json(history_file(stage.folder, trial.trial)) or ()),
+        )
+        for trial, cost in zip(ended, costs, strict=True)
+    ]
+    return SearchResult(tuple(trials), len(results) - len(trials))
+
+
+def rules(spec: PipelineSpec, at_once: int) -> Any:
+    """Tune's own settings: who proposes, how many trials, and when a loser is stopped."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    search = spec.search
+    return tune.TuneConfig(
+        metric="val_mae",
+        mode="min",
+        num_samples=search.trials if search.space else 1,  # without a space all trials would be the same
+        max_concurrent_trials=at_once,
+        search_alg=proposer(spec) if search.space else None,  # without a space: the student itself
+        scheduler=ASHAScheduler(time_attr="training_iteration", max_t=search.epochs, grace_period=search.grace_epochs),
+        reuse_actors=True,
+    )
+
+
+def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[Trial]:
+    """The trials that did not fail, best first. `results` are Tune's, in the order in which they were proposed."""
     # Optuna is given the configured student's own settings first, and without a space there is nothing else.
-    starts_from_own = not search.space or bool(first_point(stage.spec))
+    starts_from_own = not spec.search.space or bool(first_point(spec))
     trials = []
     for number, result in enumerate(results):
         metrics = result.metrics or {}
-        if "trial_id" in metrics:  # a trial that ASHA stopped has not said so itself
-            stage.reporter.ended(f"{stage.key}/{metrics['trial_id']}", "FAILED" if result.error else "FINISHED")
         if result.error is None and "val_mae" in metrics:
-            changes = decode_changes(result.config or {})
-            name, own = metrics.get("trial_id", str(number)), starts_from_own and number == 0
-            trials.append({"trial": name, "changes": changes, "configured": own, **figures(metrics)})
-    if not trials:
-        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
-        raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
-    trials.sort(key=lambda row: (row["best_val_mae"], row["trial"]))
-    for row, costs in zip(trials, costs_of([row["changes"] for row in trials], stage.spec), strict=True):
-        row |= costs
-        stage.reporter.metrics(f"{stage.key}/{row['trial']}", costs, 0)
-    return {"best": trials[0], "trials": trials, "failed": len(results) - len(trials)}
+            trials.append(
+                Trial(
+                    trial=metrics.get("trial_id", str(number)),
+                    changes=decode_changes(result.config or {}),
+                    configured=starts_from_own and number == 0,
+                    best_val_mae=float(metrics["best_val_mae"]),
+                    epochs=int(metrics["training_iteration"]),
+                    seconds=float(metrics.get("time_total_s", 0.0)),
+                )
+            )
+    return sorted(trials, key=lambda trial: (trial.best_val_mae, trial.trial))
+
+
+def history_file(folder: Path, trial: str) -> Path:
+    """Where a trial keeps its epochs, below the stage's folder."""
+    return folder / "trials" / f"{trial}.json"
 
 
 def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
@@ -135,14 +179,6 @@ def _is_whole(file: Path) -> bool:
     except ValueError:
         return False
     return True
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "best_val_mae": float(metrics["best_val_mae"]),
-        "epochs": int(metrics["training_iteration"]),
-        "seconds": float(metrics.get("time_total_s", 0.0)),
-    }
 
 
 def proposer(spec: PipelineSpec) -> Any:
@@ -207,7 +243,16 @@ def first_point(spec: PipelineSpec) -> dict[str, Any]:
     return point
 
 
-def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[str, str], reporter: Reporter) -> None:
+def trial_student(spec: PipelineSpec, changes: dict[str, Any]) -> TrainSpec:
+    """The student with a trial's changes, for `search.epochs`; a warm-up takes a quarter of them at most."""
+    student, epochs = student_with(spec.student, changes), spec.search.epochs
+    warmup = min(student.optim.warmup_epochs, epochs / 4)
+    return dataclasses.replace(student, optim=dataclasses.replace(student.optim, epochs=epochs, warmup_epochs=warmup))
+
+
+def trial(
+    config: dict[str, Any], spec: dict[str, Any], key: str, folder: str, inputs: dict[str, str], reporter: Reporter
+) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     import torch
     from ray import tune
@@ -218,16 +263,10 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
     torch.set_num_threads(pipeline.cluster.threads_per_worker)
     keep_freed_memory()
     changes = decode_changes(config)
-    student = student_with(pipeline.student, changes)
-    optim = dataclasses.replace(
-        student.optim,
-        epochs=pipeline.search.epochs,
-        warmup_epochs=min(student.optim.warmup_epochs, pipeline.search.epochs / 4),
-    )
-    student = dataclasses.replace(student, optim=optim)
-    name = f"trial {tune.get_context().get_trial_id()}"
-    run_key = f"{key}/{tune.get_context().get_trial_id()}"
-    folders = {name: Path(folder) for name, folder in inputs.items()}
+    student = trial_student(pipeline, changes)
+    trial_id = tune.get_context().get_trial_id()
+    name, run_key = f"trial {trial_id}", f"{key}/{trial_id}"
+    folders = {stage: Path(place) for stage, place in inputs.items()}
     labels, online, _ = soft_labels(pipeline, student, folders)
     job = Job(run_key, name, student, pipeline.data, folders["shards"], labels, online)
     reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
@@ -235,25 +274,25 @@ def trial(config: dict[str, Any], spec: dict[str, Any], key: str, inputs: dict[s
     checkpoint = tune.get_checkpoint()
     place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory() as scratch:
-        resume = None
+        resume: Path | None = None
+        history: list[dict[str, Any]] = []
         if checkpoint is not None:
             resume = Path(checkpoint.to_directory(scratch))
+            history = read_json(resume / HISTORY) or []
 
         def on_epoch(end: EpochEnd) -> None:
-            reporter.metrics(run_key, end.metrics, end.epoch)
-            reporter.progress(name, end.epoch, optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}")
-            with tempfile.TemporaryDirectory() as folder:
-                end.save(Path(folder))
-                write_json(Path(folder) / "trial.json", {"changes": changes, "epoch": end.epoch})
+            history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
+            write_json(history_file(Path(folder), trial_id), history)
+            resend(reporter, run_key, history[-1:])
+            reporter.progress(
+                name, end.epoch, student.optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}"
+            )
+            with tempfile.TemporaryDirectory() as kept:
+                end.save(Path(kept))
+                write_json(Path(kept) / HISTORY, history)
                 figures = {"val_mae": end.metrics["val/mae"], "best_val_mae": end.best_mae}
-                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(kept))
 
         teachers = online_teachers(job, place.device)
         fit(student, job.data.crop, train, val, place=place, resume=resume, teachers=teachers, on_epoch=on_epoch)
     reporter.ended(run_key)
-
-
-if __name__ == "__main__":
-    from workflows.full_pipeline import stage_command
-
-    sys.exit(stage_command(["search"], __doc__ or "", sys.argv[1:]))

@@ -1,8 +1,5 @@
 """Stage 1: from archives to padded Parquet shards, with every face accounted for.
 
-    python workflows/shards.py -c conf/demo.yaml                 run it, or what is missing of it
-    python workflows/shards.py plan -c conf/demo.yaml            say whether it would run, and why
-
 Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
 `rows_per_shard` faces (`hpe_core.datasets.plan`). Ray Data runs the jobs; a job loads, crops and writes its
 own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
@@ -21,46 +18,79 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpe_core.data.rows import row_bytes, write_shard
-from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census
+from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
 from hpe_core.datasets.registry import open_source, reader_modules
-from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
+from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
-from workflows.engine.disk import check_room
-from workflows.engine.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
-from workflows.engine.store import code_hashes
-from workflows.sharding.accounts import QUARANTINE, Summary, broken_faces, check_usable, summarise, write_quarantine
-from workflows.sharding.quarantine import SHEET, TABLE, show_quarantine
+from workflows.engine.code import code_hashes
+from workflows.engine.plan import leaves_of
+from workflows.engine.results import ShardsResult
+from workflows.engine.stage import StageRun
+from workflows.sharding.accounts import QUARANTINE, broken_faces, check_usable, summarise, write_quarantine
+from workflows.sharding.quarantine import TABLE, show_quarantine
+from workflows.storage.disk import check_room
+from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
+from workflows.tracking.progress import Reporter
 
-if TYPE_CHECKING:
-    from workflows.engine.store import StageRun
-    from workflows.tracking.progress import Reporter
-
-FACE_TIMEOUT_S = 20.0
+# Keys of `data` that say when a run stops and how shards are read.
+CHANGE_NO_FACE = ("max_bad_share", "resident_gb", "ingest", "stream_shards")
 
 
-def run(stage: "StageRun") -> Summary:
-    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder.
+def depends(spec: PipelineSpec) -> dict[str, Any]:
+    """Shards depend on every dataset that is named, on its role, and on the files it lists."""
+    return data_leaves(spec, [*spec.data.train, *spec.data.test]) | {"test": sorted(spec.data.test)}
 
-    The quarantine is an artifact of the stage's MLflow run, also of a run that it stops.
+
+def train_depends(spec: PipelineSpec) -> dict[str, Any]:
+    """What is learnt depends on the datasets that are trained on, not on the test sets."""
+    return data_leaves(spec, spec.data.train)
+
+
+def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
+    """The keys of `data` and of the named datasets that decide a face, and what lies in the datasets' folders.
+
+    A root, boxes or a detector are replaced by what lies there, so that a moved archive is the same archive.
     """
-    workers = int(capacity(stage.spec.cluster)["CPU"])
+    used = {name: spec.data.datasets[name] for name in sorted(set(names))}
+    return {
+        "data": leaves_of(spec.data, "datasets", "train", "test", *CHANGE_NO_FACE),
+        "train": sorted(spec.data.train),
+        "datasets": {name: leaves_of(dataset, "root", "boxes", "detector") for name, dataset in used.items()},
+        "readers": {dataset.reader: reader_code(dataset.reader) for dataset in used.values()},
+        "files": {name: fingerprint(name, open_source(dataset)) for name, dataset in used.items()},
+    }
+
+
+def reader_code(reader: str) -> str:
+    """Hash of the code of a reader, which no import statement leads to: editing one recuts its datasets alone."""
+    body = json.dumps(code_hashes(*reader_modules([reader])), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def fingerprint(name: str, source: Source) -> str:
+    """Of a dataset's files. Raises DatasetError that names the dataset."""
     try:
-        return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
-    finally:
-        for name in (TABLE, SHEET):
-            if (stage.folder / name).exists():
-                stage.reporter.artifact(stage.key, stage.folder / name, "quarantine")
+        return source.fingerprint()
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{name}': {error}") from None
 
 
-def build_shards(data: DataSpec, folder: Path, reporter: "Reporter", *, workers: int = 0) -> Summary:
+def run(stage: StageRun) -> ShardsResult:
+    """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
+    workers = int(capacity(stage.spec.cluster)["CPU"])
+    return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
+
+
+def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: int = 0) -> ShardsResult:
     """Build (or finish) the shards of `data` under `folder`, on the Ray that is connected.
 
     `workers` is the number of actors, 0 for one per CPU of the cluster; the bytes do not depend on it.
@@ -219,11 +249,3 @@ def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
             path.unlink(missing_ok=True)
     for path in [*folder.glob("*/.part-*.tmp"), *folder.glob(f".{QUARANTINE}.*.tmp")]:
         path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from workflows.full_pipeline import stage_command
-
-    sys.exit(stage_command(["shards"], __doc__ or "", sys.argv[1:]))

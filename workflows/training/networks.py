@@ -1,13 +1,4 @@
-"""Stages "teachers" and "student": networks trained at the same time, each by its own Ray Train run.
-
-    python workflows/train.py teachers -c conf/demo.yaml         the teachers, where shards are finished
-    python workflows/train.py student -c conf/demo.yaml          the student and its twin, where the search is
-
-Teachers learn from hard labels (EHPNet eqs. 1-3 or offsets eq. 4). The student learns from soft labels with the
-settings of the search's best trial. Short trials prefer what learns fast, so of several finalists (`search.finalists`)
-the one with the smallest validation error after its whole training is the student. Its twin, with the same backbone,
-budget, seed and augmentation, learns from hard labels alone: the difference between the two is what distillation is
-worth.
+"""Networks trained at the same time, each by its own Ray Train run.
 
 A network lies in `<store>/networks/<hash>`, the hash taken over its own spec, its data, its labels and the code: a
 changed teacher is trained anew, its neighbours are not. One that was cut off resumes from its last epoch. Ray Train
@@ -16,138 +7,32 @@ resumes silently by (storage path, name), so the hash is the name.
 How training rows reach the workers is `data.ingest`; validation rows are read by every worker, whatever it says.
 """
 
-import dataclasses
-import hashlib
-import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpe_core.data.rows import shard_files
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
-from hpe_core.spec.data import DataSpec
-from hpe_core.spec.network import NetSpec
-from hpe_core.spec.pipeline import PipelineSpec, student_with
+from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
-from hpe_core.spec.training import LabelSet, TrainSpec
-from hpe_core.system.files import file_sha256, read_json, write_json
+from hpe_core.system.files import read_json, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
-from workflows.engine.store import StageFailed, StageRun, code_hashes
+from workflows.engine.ray_private import trainer_without_torch
+from workflows.engine.results import NetworkResult
+from workflows.engine.stage import StageFailed, StageRun
 from workflows.tracking.progress import now_ms
-
-if TYPE_CHECKING:
-    from hpe_core.data.batch import FaceData, TrainFaces
+from workflows.training.jobs import Job, as_plain, from_plain, online_teachers, open_data
 
 KEPT = ("model.safetensors", "model.json")
+HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One network to train: everything a worker needs, as paths and plain values."""
-
-    key: str  # of its MLflow run
-    name: str
-    spec: TrainSpec
-    data: DataSpec
-    shards: Path
-    labels: Path | None = None  # folder of the label set, beside the shards' names
-    online: tuple[LabelSet, Path] | None = None  # labels to be written in the training step, by the teachers there
-    depends: str = ""  # hashes of shards, labels and code, for the network's own hash
-
-    @property
-    def hash(self) -> str:
-        body = json.dumps([to_dict(self.spec), self.depends], sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(body.encode()).hexdigest()[:12]}"
-
-
-def run_teachers(stage: StageRun) -> dict[str, Any]:
-    """Train every teacher; returns their histories and validation errors by name."""
-    return {"networks": train_all([job_for(stage, name, spec) for name, spec in stage.spec.teachers.items()], stage)}
-
-
-def run_student(stage: StageRun) -> dict[str, Any]:
-    """Train the search's finalists to the end; the best of them is the student, and its hard-label twin learns, too."""
-    chosen = finalists(stage.results["search"], stage.spec.search.finalists)
-    students = [student_with(stage.spec.student, changes) for changes in chosen]
-    if len(students) == 1:
-        jobs = [job_for(stage, "distilled", students[0]), job_for(stage, "hard", hard_twin(students[0]))]
-        return {"networks": train_all(jobs, stage), "spec": to_dict(students[0]), "finalists": []}
-    names = [f"finalist-{place}" for place in range(1, len(students) + 1)]
-    ended = train_all([job_for(stage, *each) for each in zip(names, students, strict=True)], stage)
-    best = min(range(len(names)), key=lambda place: ended[names[place]]["val_mae"])
-    shutil.rmtree(stage.folder / "distilled", ignore_errors=True)  # of a run that was cut off here
-    (stage.folder / names[best]).rename(stage.folder / "distilled")
-    for name in names:  # the store keeps every network that was trained
-        shutil.rmtree(stage.folder / name, ignore_errors=True)
-    twin = train_all([job_for(stage, "hard", hard_twin(students[best]))], stage)
-    return {
-        "networks": {"distilled": ended[names[best]], **twin},
-        "spec": to_dict(students[best]),
-        "finalists": [
-            {"name": name, "changes": changes, "val_mae": ended[name]["val_mae"]}
-            for name, changes in zip(names, chosen, strict=True)
-        ],
-    }
-
-
-def finalists(search: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """The changes of up to `count` trials, best first; of several, the configured student's own are one if tried."""
-    ranked = [row["changes"] for row in search["trials"]] or [search["best"]["changes"]]
-    chosen = [changes for place, changes in enumerate(ranked) if changes not in ranked[:place]][:count]
-    own = next((row["changes"] for row in search["trials"] if row["configured"]), None)
-    if count > 1 and own is not None and own not in chosen:
-        chosen[-1] = own
-    return chosen
-
-
-def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
-    """The job of one network of this stage, with soft labels where its spec distils."""
-    labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
-    depends = [stage.hashes["shards"], *code_hashes(__name__).values(), stage.spec.cluster.workers]
-    depends += stage.spec.data.batching.values()
-    depends += [stage.hashes[source]] if source else []
-    weights = weights_hash(spec.net)
-    depends += [weights] if weights else []
-    return Job(
-        f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
-    )
-
-
-def soft_labels(
-    pipeline: PipelineSpec, spec: TrainSpec, inputs: Mapping[str, Path]
-) -> tuple[Path | None, tuple[LabelSet, Path] | None, str]:
-    """Where a network's soft labels come from: (their folder, or the teachers to ask, and the stage of either)."""
-    if spec.distill is None:
-        return None, None, ""
-    labels = pipeline.label_set(spec)
-    if spec.distill.labels == "online":
-        return None, (labels, inputs["teachers"]), "teachers"
-    return inputs["labels"] / labels.name, None, "labels"
-
-
-def weights_hash(net: NetSpec) -> str:
-    """Of the weights file that a network starts from, '' where it names none. Raises SpecError for a missing one."""
-    if net.pretrained in ("none", "hub"):
-        return ""
-    if not Path(net.pretrained).is_file():
-        raise SpecError(f"net.pretrained: there is no weights file {net.pretrained}")
-    return file_sha256(Path(net.pretrained))
-
-
-def hard_twin(student: TrainSpec) -> TrainSpec:
-    """The same network, budget, seed and augmentation, without a teacher."""
-    return dataclasses.replace(student, distill=None)
-
-
-def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, Any]:
+def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, NetworkResult]:
     """Train all jobs at once; returns {name: result}. Raises StageFailed that names those that failed."""
     # A worker group that waits for room counts as failed after a while, so no more are started than have room.
     at_once = slots(stage.spec.cluster, readers_of(stage.spec))
@@ -165,17 +50,18 @@ def _first_line(error: BaseException | None) -> str:
     return lines[-1][:300] if lines else type(error).__name__
 
 
-def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
+def train_one(job: Job, stage: StageRun) -> NetworkResult:
     """Train one network unless it exists, and copy it into `<stage>/<name>/`; returns its summary."""
     home = stage.spec.folder / "networks" / job.hash
     stage.reporter.started(job.key, f"{stage.name}: {job.name}", stage.key, to_dict(job.spec))
-    summary = read_json(home / "result.json")
-    if summary is not None:
-        stage.reporter.say(f"  {job.name}: already trained, validation MAE {summary['val_mae']:.2f}")
-        resend(stage.reporter, job.key, summary["history"])
+    known = read_json(home / "result.json")
+    if known is not None:
+        result = build(NetworkResult, known)
+        stage.reporter.say(f"  {job.name}: already trained, validation MAE {result.val_mae:.2f}")
+        resend(stage.reporter, job.key, result.history)
     else:
         try:
-            summary = run_ray_train(job, stage, home)
+            result = run_ray_train(job, stage, home)
         except Exception:
             stage.reporter.ended(job.key, "FAILED")
             raise
@@ -184,10 +70,10 @@ def train_one(job: Job, stage: StageRun) -> dict[str, Any]:
     for name in KEPT:
         shutil.copyfile(home / name, folder / name)
     stage.reporter.ended(job.key)
-    return summary
+    return result
 
 
-def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
+def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
     """One Ray Train run to its end; leaves the best weights, their meaning and the history in `home`."""
     import ray.train
 
@@ -233,33 +119,20 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> dict[str, Any]:
     with result.checkpoint.as_directory() as last:
         for name in KEPT:
             shutil.copyfile(Path(last) / name, home / name)
-        history = read_json(Path(last) / "history.json") or []
-    best = min(history, key=lambda row: row["val/mae"])
-    summary = {
-        "val_mae": best["val/mae"],
-        "best_epoch": best["epoch"],
-        "epochs": len(history),
-        "seconds": time.monotonic() - began,
-        "history": history,
-    }
-    write_json(home / "result.json", summary)
+        history = read_json(Path(last) / HISTORY) or []
+    trained = NetworkResult.of(history, time.monotonic() - began)
+    write_json(home / "result.json", to_dict(trained))
     shutil.rmtree(home / "ray-train", ignore_errors=True)
-    return summary
+    return trained
 
 
 def trainer_class(workers: int) -> Any:
-    """Ray's TorchTrainer, which sets up the process group; for one worker its parent class, which needs none.
+    """Ray's TorchTrainer, or what is left of it for one worker."""
+    if workers == 1:
+        return trainer_without_torch()
+    from ray.train.torch import TorchTrainer
 
-    TorchTrainer imports torch into the driver and into every controller, 0.4 GB each, and does nothing else for
-    one worker.
-    """
-    if workers > 1:
-        from ray.train.torch import TorchTrainer
-
-        return TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    return DataParallelTrainer
+    return TorchTrainer
 
 
 def discard_torn(folder: Path) -> None:
@@ -300,36 +173,6 @@ def resources(cluster: ClusterSpec) -> dict[str, float]:
     return need | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
 
 
-def as_plain(job: Job) -> dict[str, Any]:
-    """A job as plain values: what crosses to a worker does not depend on how this module was imported."""
-    return {
-        "key": job.key,
-        "name": job.name,
-        "spec": to_dict(job.spec),
-        "data": to_dict(job.data),
-        "shards": str(job.shards),
-        "labels": None if job.labels is None else str(job.labels),
-        "online": None if job.online is None else [list(job.online[0]), str(job.online[1])],
-    }
-
-
-def from_plain(tree: dict[str, Any]) -> Job:
-    return Job(
-        tree["key"],
-        tree["name"],
-        build(TrainSpec, tree["spec"]),
-        build(DataSpec, tree["data"]),
-        Path(tree["shards"]),
-        None if tree["labels"] is None else Path(tree["labels"]),
-        None if tree["online"] is None else (label_set(tree["online"][0]), Path(tree["online"][1])),
-    )
-
-
-def label_set(plain: Sequence[Any]) -> LabelSet:
-    teachers, radius, step = plain
-    return LabelSet(tuple(teachers), radius, step)
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the plain loop of hpe_core, its checkpoints reported to Ray."""
     import ray.train
@@ -350,7 +193,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if checkpoint is not None:
             resume = Path(scratch)
             checkpoint.to_directory(scratch)
-            history = read_json(resume / "history.json") or []
+            history = read_json(resume / HISTORY) or []
             if place.rank == 0:
                 resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
         train, val = open_data(job, config["readers"])
@@ -362,7 +205,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 return
             with tempfile.TemporaryDirectory() as folder:
                 end.save(Path(folder))
-                write_json(Path(folder) / "history.json", history)
+                write_json(Path(folder) / HISTORY, history)
                 ray.train.report(end.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
             resend(reporter, job.key, history[-1:])  # after the checkpoint: an epoch that is not kept is not told
 
@@ -404,42 +247,3 @@ class _Every:
             return False
         self._last = time.monotonic()
         return True
-
-
-def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
-    """The training rows (with soft labels if the job has any) and the validation rows of a job.
-
-    `readers` tasks read at the same time where Ray Data does.
-    """
-    from hpe_core.data.batch import FaceData, OwnFaces
-
-    files = [file for name in job.data.train for file in shard_files(job.shards, name, "train")]
-    held_out = [file for name in job.data.train for file in shard_files(job.shards, name, "val")]
-    labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
-    train: TrainFaces
-    if job.data.ingest == "ray_data":
-        from workflows.training.stream import StreamedFaces
-
-        train = StreamedFaces(files, labels, job.data.stream_shards, readers)
-    else:
-        kind = OwnFaces if job.data.ingest == "own_shards" else FaceData
-        train = kind(files, labels, resident_gb=job.data.resident_gb)
-    return train, FaceData(held_out, resident_gb=job.data.resident_gb)
-
-
-def online_teachers(job: Job, device: Any) -> Any:
-    """The teachers that label each step's views, on the worker's device; None where labels are stored."""
-    if job.online is None:
-        return None
-    from hpe_core.learning.checkpoint import load_net
-    from hpe_core.learning.ensemble import OnlineTeachers
-
-    labels, folder = job.online
-    nets = {name: load_net(folder / name, device).net for name in labels.teachers}
-    return OnlineTeachers(nets, job.data.crop.size, labels)
-
-
-if __name__ == "__main__":
-    from workflows.full_pipeline import stage_command
-
-    sys.exit(stage_command(["teachers", "student"], __doc__ or "", sys.argv[1:]))

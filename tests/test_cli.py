@@ -1,0 +1,66 @@
+"""`hpe`: the names of the commands, answered at once, and nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+
+import workflows.full_pipeline
+import workflows.predict
+from workflows import cli
+from workflows.engine.config import EXIT_BAD_INPUT, REPO
+
+
+def test_its_verbs_are_those_of_the_pipeline() -> None:
+    assert set(cli.VERBS) == set(workflows.full_pipeline.VERBS)
+
+
+def test_help_lists_every_command_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys\nfrom workflows.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = {'numpy', 'torch', 'ray', 'mlflow', 'pydantic', 'omegaconf'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    listed = [line.split()[0] for line in done.stdout.partition("commands:\n")[2].splitlines()]
+    assert listed == [*cli.VERBS, *cli.PROGRAMS]
+    assert cli.run([]) == 0 and capsys.readouterr().out == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pln", "-c", "demo"], "unknown command 'pln'; did you mean 'plan'?"),
+        (["compare_seeds"], "did you mean 'compare-seeds'?"),
+        (["-c", "demo"], "a command comes first, for example hpe run -c demo"),
+        (["search.trials=0"], "a command comes first, for example hpe run search.trials=0"),
+        (["plan", "-c", "dmeo"], "no configuration file dmeo; did you mean 'demo'?"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words) == EXIT_BAD_INPUT
+    told = capsys.readouterr()
+    assert said in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
+def test_the_words_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[list[str]] = []
+
+    def note(argv: list[str]) -> int:
+        reached.append(list(argv))
+        return 7
+
+    monkeypatch.setattr(workflows.full_pipeline, "main", note)
+    monkeypatch.setattr(workflows.predict, "main", note)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert cli.run(["labels", "-c", "demo", "a=1"]) == cli.run(["predict", "x.jpg", "model=m"]) == 7
+    assert reached == [["labels", "-c", "demo", "a=1"], ["x.jpg", "model=m"]]
+
+
+@pytest.mark.parametrize("name", cli.PROGRAMS)
+def test_each_program_answers_under_its_name(name: str, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(SystemExit) as end:
+        cli.run([name, "--help"])
+    assert not end.value.code and capsys.readouterr().out.startswith(f"usage: hpe {name} [")

@@ -1,0 +1,64 @@
+"""Every command answers --help at once, and a typo with one sentence."""
+
+import ast
+import subprocess
+import sys
+import time
+
+import pytest
+
+from workflows.engine.commandline import EXIT_STOPPED
+from workflows.engine.config import REPO
+
+COMMANDS = sorted(p.stem for p in (REPO / "workflows").glob("*.py") if '__name__ == "__main__"' in p.read_text())
+
+
+def test_the_exit_code_of_a_stopped_command_has_one_owner():
+    owners = [
+        path.name
+        for path in sorted((REPO / "workflows").rglob("*.py"))
+        if any(
+            isinstance(node, ast.Constant) and node.value == EXIT_STOPPED
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    ]
+    assert owners == ["commandline.py"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_heavy_import(command):
+    """Seconds are not asserted (machines differ); what costs them is: torch, Ray and MLflow are not imported."""
+    code = (
+        f"import sys, runpy; sys.argv = ['{command}.py', '--help']\n"
+        "try:\n    runpy.run_path(r'workflows/" + command + ".py', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'timm', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60
+    usage, said, example = done.stdout.split("\n\n")[:3]
+    assert usage.startswith("usage: ") and said.endswith("."), "a sentence says what the command does"
+    assert example.startswith(f"    python workflows/{command}.py"), "examples come next"
+    assert done.stdout.splitlines()[-1].startswith("exit codes: 0 "), "exit codes come last"
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["plna"], 2, "did you mean 'plan'"),
+        (["student.optim.lrr=3"], 2, "did you mean 'lr'"),
+        (["-c", "conf/nothing.yaml"], 2, "no configuration file"),
+        (["plan", "data.datasets.heads.reader=biwii"], 2, "allowed:"),
+        (["--jsno"], 2, "did you mean '--json'"),
+        (["techers"], 2, "did you mean 'teachers'"),
+        (["--store", "runs"], 2, "a key is written store=VALUE"),
+    ],
+)
+def test_a_typo_ends_with_one_sentence_and_code_2(words, code, said):
+    done = subprocess.run(
+        [sys.executable, "workflows/full_pipeline.py", *words], capture_output=True, text=True, cwd=REPO
+    )
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr

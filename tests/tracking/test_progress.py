@@ -1,0 +1,79 @@
+"""Laws of the way from workers to the driver: nothing is lost, nothing twice, in order, and nobody waits."""
+
+import inspect
+import io
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.tracking.console import Console
+from workflows.tracking.live import Live
+from workflows.tracking.progress import Board, Event, LocalReporter, Pump, Reporter
+
+
+def test_a_reporter_sends_what_the_console_and_live_tracking_take():
+    events: list[Event] = []
+    reporter, console, live = LocalReporter(events.append), Console(io.StringIO()), Live(Path(), "none", "e", list)
+    reporter.progress("resnet", 1, 2, "faces")
+    reporter.say("hello")
+    reporter.started("a/1", "a", "a", {"lr": 1})
+    reporter.metrics("a/1", {"loss": 1.0}, 3, 5)
+    reporter.ended("a/1")
+    assert events[0] == ("progress", ("resnet", 1.0, 2.0, "faces")) and events[1] == ("say", "hello")
+    for kind, body in events:
+        method = getattr(console if kind in ("progress", "say") else live, kind)
+        inspect.signature(method).bind(*([body] if kind == "say" else body))
+    Reporter().say("to nobody")
+    assert pickle.loads(pickle.dumps(Reporter())) is not None, "it travels to workers"
+
+
+class Remote:
+    """An actor's method, in this process."""
+
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+class Actor:
+    def __init__(self) -> None:
+        board = Board()
+        self.put, self.drain = Remote(board.put), Remote(board.drain)
+
+
+def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    actor, heard, asked = Actor(), list[Event](), [0]
+
+    def get(answer: Any, timeout: float) -> Any:
+        asked[0] += 1
+        if asked[0] % 3:  # two of three times the machine is too busy
+            raise ray.exceptions.GetTimeoutError
+        return answer
+
+    monkeypatch.setattr(ray, "get", get)
+    pump = Pump(actor, heard.append, every_s=0.001)
+    reporter = Reporter(actor)
+    for number in range(300):
+        reporter.say(str(number))
+    pump.close()
+    for _ in range(3):
+        assert pump.flush()
+    assert [body for _, body in heard] == [str(number) for number in range(300)]
+    assert not any(thread.name == "progress" for thread in threading.enumerate())
+
+
+def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    def get(answer: Any, timeout: float) -> Any:
+        raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(ray, "get", get)
+    pump = Pump(Actor(), lambda event: None, every_s=0.001)
+    pump._thread.join(10)
+    assert not pump._thread.is_alive()
+    pump.close()

@@ -1,0 +1,412 @@
+"""Who learns from which faces, by what a trained network is known again, and what is told of it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpe_core.data.rows import read_shard, shard_files, write_shard, write_soft_labels
+from hpe_core.learning.checkpoint import save_net
+from hpe_core.learning.loop import EpochEnd
+from hpe_core.learning.models import PoseNet
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec, student_with
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import LabelSet, TrainSpec
+from hpe_core.system.files import write_json
+from tests.faces import CROP, face_row
+from workflows.engine.stage import StageFailed
+from workflows.stages import search as tune
+from workflows.tracking.progress import Event, LocalReporter
+from workflows.training import networks as train
+from workflows.training.networks import (
+    Job,
+    as_plain,
+    from_plain,
+    hard_twin,
+    job_for,
+    online_teachers,
+    open_data,
+    resend,
+    summary_of,
+    train_all,
+    train_one,
+)
+
+SIZES = {  # no two sums of them are equal
+    ("heads", "train"): 24,
+    ("others", "train"): 10,
+    ("heads", "val"): 5,
+    ("others", "val"): 2,
+    ("heads", "test"): 3,
+    ("tested", "test"): 1,
+}
+NET = {"backbone": "test_resnet"}
+
+
+def pipeline(**changes: Any) -> PipelineSpec:
+    """Trained on two datasets, tested on one of them and on another; `changes` are of its top level."""
+    heads = {
+        name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(("heads", "others", "tested"))
+    }
+    tree = {
+        "name": "law",
+        "data": {"datasets": heads, "train": ["heads", "others"], "test": ["heads", "tested"], "crop": to_dict(CROP)},
+        "teachers": {"first": {"net": NET}, "second": {"net": NET}},
+        "student": {"net": NET, "optim": {"epochs": 10, "warmup_epochs": 3}, "distill": {}},
+        "search": {"epochs": 4, "space": {"optim.lr": {"low": 0.1, "high": 0.9}}},
+    }
+    for key, value in changes.items():
+        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+    return build(PipelineSpec, tree)
+
+
+LABELS = pipeline().label_set(pipeline().student)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Shards of SIZES, and soft labels that say which row they belong to: all are the row's yaw / 100."""
+    root, first = tmp_path_factory.mktemp("faces"), 0
+    for (name, split), count in SIZES.items():
+        for part, start in enumerate(range(first, first + count, 9)):
+            rows = [face_row(i) for i in range(start, min(start + 9, first + count))]
+            place = Path(f"{name}.{split}", f"part-{part:05d}.parquet")
+            write_shard(root / "shards" / place, rows, CROP, "raw")
+            words = np.array([[[row.pose[1] / 100] * 66] * 3 for row in rows], np.float16)
+            ids = [row.sample_id for row in rows]
+            write_soft_labels(root / "labels" / LABELS.name / place, ids, words, "law")
+        first += count
+    return {name: root / name for name in ("shards", "labels", "teachers")}
+
+
+def in_shards(folders: dict[str, Path], split: str) -> set[tuple[float, ...]]:
+    """The poses of a split of both datasets that are trained on: no two heads have the same."""
+    files = [file for name in ("heads", "others") for file in shard_files(folders["shards"], name, split)]
+    return {tuple(pose) for file in files for pose in read_shard(file).angles.tolist()}
+
+
+def poses(batches: Any) -> list[tuple[float, ...]]:
+    return [tuple(pose) for batch in batches for pose in batch.angles_B3.tolist()]
+
+
+def check_faces(folders: dict[str, Path], learnt: Any, judged: Any, *, soft: bool) -> None:
+    """Learnt are the training rows, each with its own soft label; judged are the validation rows, each once."""
+    batches = list(learnt.shuffled(1, seed=0, epoch=0))
+    assert set(poses(batches)) == in_shards(folders, "train")
+    assert sorted(poses(judged.ordered(4))) == sorted(in_shards(folders, "val"))
+    for batch in batches:
+        assert (batch.soft_B3N is not None) == soft
+        if batch.soft_B3N is not None:
+            assert float(batch.soft_B3N[0, 0, 0]) == pytest.approx(float(batch.angles_B3[0, 1]) / 100, abs=1e-3)
+
+
+def job(folders: dict[str, Path], labels: bool = True, **changes: Any) -> Job:
+    spec = pipeline(**changes)
+    return Job(
+        "key", "name", spec.student, spec.data, folders["shards"], folders["labels"] / LABELS.name if labels else None
+    )
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
+def test_training_rows_teach_and_validation_rows_judge(folders: dict[str, Path], ingest: str, labels: bool) -> None:
+    data = to_dict(pipeline().data) | {"ingest": ingest}
+    check_faces(folders, *open_data(job(folders, labels, data=data)), soft=labels)
+
+
+@pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
+def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders: dict[str, Path], ingest: str) -> None:
+    """A network's hash does not, so a network of the same name must have seen the same batches."""
+    data = to_dict(pipeline().data) | {"ingest": ingest}
+    orders = [
+        open_data(job(folders, data=data | {"train": names}))[0] for names in (["heads", "others"], ["others", "heads"])
+    ]
+    first, second = (poses(learnt.shuffled(4, seed=0, epoch=1)) for learnt in orders)
+    assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
+
+
+def test_a_stream_has_as_many_of_each(folders: dict[str, Path]) -> None:
+    learnt, judged = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": "ray_data"}))
+    assert (len(learnt), len(judged)) == (34, 7)
+
+
+# ---------------------------------------------------------------- the bodies of a trial and of a worker
+
+
+class Fit:
+    """Stands for the training loop: remembers what it was given, and ends two epochs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rank: int = 0, resume: Path | None = None) -> None:
+        import ray.train
+        import ray.train.torch
+        import ray.tune
+        import torch
+
+        self.reported: list[dict[str, float]] = []
+        self.files: list[dict[str, Any]] = []
+        self.events: list[Event] = []
+        monkeypatch.setattr("hpe_core.learning.loop.fit", self)
+        context = SimpleNamespace(
+            get_trial_id=lambda: "t1", get_world_rank=lambda: rank, get_world_size=lambda: rank + 1
+        )
+        checkpoint = None if resume is None else ray.train.Checkpoint.from_directory(str(resume))
+        for library in (ray.train, ray.tune):
+            monkeypatch.setattr(library, "get_context", lambda: context)
+            monkeypatch.setattr(library, "get_checkpoint", lambda: checkpoint)
+            monkeypatch.setattr(library, "report", self.report)
+        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        self.reporter = LocalReporter(self.events.append)
+
+    def __call__(self, spec: Any, crop: Any, learnt: Any, judged: Any, **more: Any) -> None:
+        self.spec, self.crop, self.faces, self.more = spec, crop, (learnt, judged), more
+        for epoch, mae in ((1, 6.5), (2, 7.0)):
+            more["on_epoch"](EpochEnd(epoch, {"val/mae": mae}, 6.5, lambda folder: None))
+
+    def report(self, metrics: dict[str, float], checkpoint: Any = None) -> None:
+        self.reported.append(metrics)
+        if checkpoint is not None:
+            texts = {path.name: json.loads(path.read_text()) for path in Path(checkpoint.path).iterdir()}
+            self.files.append(texts)
+
+    def told(self, kind: str) -> list[Any]:
+        return [body for found, body in self.events if found == kind]
+
+
+def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, fit = pipeline(), Fit(monkeypatch)
+    config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
+    inputs = {name: str(folder) for name, folder in folders.items()}
+    tune.trial(config, to_dict(spec), "search/1", inputs, fit.reporter)
+    check_faces(folders, *fit.faces, soft=True)
+    changed = student_with(spec.student, {"optim.lr": 0.5, "net.bin_widths": [3.0, 9.0]})
+    expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
+    assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
+    assert fit.reported == [{"val_mae": 6.5, "best_val_mae": 6.5}, {"val_mae": 7.0, "best_val_mae": 6.5}]
+    assert [body[:3] for body in fit.told("metrics")] == [
+        ("search/1/t1", {"val/mae": 6.5}, 1),
+        ("search/1/t1", {"val/mae": 7.0}, 2),
+    ]
+    assert fit.told("ended") == [("search/1/t1", "FINISHED")]
+
+
+def test_a_worker_trains_its_job_and_tells_each_epoch_once(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Told again after a kill, an epoch has the same time, so that it counts once."""
+    asked, fit = job(folders), Fit(monkeypatch)
+    config = {"job": as_plain(asked), "threads": 1, "readers": 1}
+    train.train_worker(config | {"reporter": fit.reporter})
+    check_faces(folders, *fit.faces, soft=True)
+    assert (fit.spec, fit.crop, fit.more["resume"]) == (asked.spec, CROP, None)
+    history = fit.files[-1]["history.json"]
+    assert [(row["epoch"], row["val/mae"]) for row in history] == [(1, 6.5), (2, 7.0)]
+    assert fit.files[0]["history.json"] == history[:1]
+    first = fit.told("metrics")
+    assert [(body[1], body[2]) for body in first] == [({"val/mae": 6.5}, 1), ({"val/mae": 7.0}, 2)]
+
+    write_json(tmp_path / "history.json", history[:1])
+    again = Fit(monkeypatch, resume=tmp_path)
+    train.train_worker(config | {"reporter": again.reporter})
+    assert again.told("metrics")[0] == first[0] and again.more["resume"] is not None
+    assert [row["epoch"] for row in again.files[-1]["history.json"]] == [1, 1, 2], "what came before is kept"
+
+    silent = Fit(monkeypatch, rank=1)
+    train.train_worker(config | {"reporter": silent.reporter})
+    assert silent.events == [] and silent.files == [] and len(silent.reported) == 2
+    assert (silent.more["place"].rank, silent.more["place"].world) == (1, 2)
+
+
+# ---------------------------------------------------------------- what is told of a network
+
+EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
+
+
+@given(EPOCHS)
+def test_a_network_is_as_good_as_its_best_epoch(errors: list[float]) -> None:
+    history = [{"epoch": i, "time_ms": i, "val/mae": mae, "train/loss": -mae} for i, mae in enumerate(errors, start=1)]
+    summary = summary_of(history, 12.5)
+    assert summary["val_mae"] == min(errors) and summary["best_epoch"] == 1 + errors.index(min(errors))
+    assert (summary["epochs"], summary["seconds"], summary["history"]) == (len(errors), 12.5, history)
+
+
+@given(EPOCHS, st.integers(0, 8))
+def test_an_epoch_that_is_told_twice_counts_once(errors: list[float], lost: int) -> None:
+    history = [{"epoch": i, "time_ms": 1000 * i, "val/mae": mae} for i, mae in enumerate(errors, start=1)]
+    events: list[Event] = []
+    for part in (history, history[lost:], history):
+        resend(LocalReporter(events.append), "key", part)
+    assert len({json.dumps(event) for event in events}) == len(history)
+    assert all(body == ("key", {"val/mae": errors[body[2] - 1]}, body[2], 1000 * body[2]) for _, body in events)
+
+
+# ---------------------------------------------------------------- a network's own hash
+
+
+def stage_of(spec: PipelineSpec, folders: dict[str, Path], **hashes: str) -> Any:
+    known = {"shards": "1", "teachers": "2", "labels": "3", "search": "4"} | hashes
+    return SimpleNamespace(spec=spec, key="student/1", name="student", inputs=folders, hashes=known)
+
+
+def online(student: TrainSpec) -> TrainSpec:
+    return student_with(student, {"distill.labels": "online"})
+
+
+def stored(student: TrainSpec) -> TrainSpec:
+    return student
+
+
+Taught = Callable[[TrainSpec], TrainSpec]
+
+
+def network(folders: dict[str, Path], taught: Taught = stored, name: str = "distilled", **changes: Any) -> str:
+    """A network's name. `changes` are of the configuration, or with a `_hash` of what an earlier stage made."""
+    hashes = {key.removesuffix("_hash"): changes.pop(key) for key in list(changes) if key.endswith("_hash")}
+    spec = pipeline(**changes)
+    return job_for(stage_of(spec, folders, **hashes), name, taught(spec.student)).hash
+
+
+@pytest.mark.parametrize(
+    ("changes", "taught", "other"),
+    [
+        ({"name": "hard"}, stored, True),
+        ({"shards_hash": "other"}, stored, True),
+        ({"labels_hash": "other"}, stored, True),
+        ({"labels_hash": "other"}, online, False),
+        ({"labels_hash": "other"}, hard_twin, False),
+        ({"teachers_hash": "other"}, stored, False),  # what they said is in the labels
+        ({"teachers_hash": "other"}, online, True),
+        ({"teachers_hash": "other"}, hard_twin, False),
+        ({"student": {"seed": 5}}, stored, True),
+        ({"student": {"seed": 5}}, hard_twin, True),
+        ({"cluster": {"workers": 2}}, stored, True),
+        ({"cluster": {"cpus_per_worker": 2, "threads_per_worker": 2, "max_failures": 9}}, stored, False),
+        ({"data": {"resident_gb": 1}}, stored, True),
+        ({"data": {"ingest": "own_shards"}}, stored, True),
+        ({"data": {"max_bad_share": 0.9, "stream_shards": 3}}, stored, False),
+        ({"search": {"trials": 9, "epochs": 9, "finalists": 9}}, stored, False),
+        ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),
+    ],
+)
+def test_a_network_is_known_by_what_it_depends_on(
+    folders: dict[str, Path], changes: dict[str, Any], taught: Taught, other: bool
+) -> None:
+    assert (network(folders, taught, **changes) != network(folders, taught)) == other
+
+
+def test_weights_and_code_are_part_of_a_networks_name(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, found = tmp_path / "weights", set()
+    student = {"net": NET | {"pretrained": str(file)}}
+    for text in ("one", "two"):
+        file.write_text(text)
+        found.add(network(folders, student=student))
+    monkeypatch.setattr(train, "code_hashes", lambda module: {"module": "edited"})
+    found.add(network(folders, student=student))
+    assert len(found) == 3
+
+
+def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:
+    stage = stage_of(pipeline(), folders)
+    for spec in (stage.spec.student, online(stage.spec.student), hard_twin(stage.spec.student)):
+        sent = job_for(stage, "distilled", spec)
+        got = from_plain(json.loads(json.dumps(as_plain(sent))))
+        assert vars(got) | {"depends": sent.depends} == vars(sent)
+    assert job_for(stage, "a", online(stage.spec.student)).online == (LABELS, folders["teachers"])
+    assert job_for(stage, "a", stage.spec.student).labels == folders["labels"] / LABELS.name
+
+
+def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path: Path) -> None:
+    import torch
+
+    for seed, name in enumerate(("first", "second", "third")):
+        torch.manual_seed(seed)
+        save_net(tmp_path / name, PoseNet(NetSpec("test_resnet"), CROP.size), CROP, {"name": name})
+    asked = LabelSet(("first", "third"), 2, 2)
+    spec = pipeline()
+    teachers = online_teachers(Job("", "", spec.student, spec.data, Path(), None, (asked, tmp_path)), "cpu")
+    assert (teachers.labels, teachers.size, list(teachers.nets)) == (asked, CROP.size, ["first", "third"])
+    first, third = (next(net.parameters()) for net in teachers.nets.values())
+    torch.manual_seed(2)
+    assert torch.equal(third, next(PoseNet(NetSpec("test_resnet"), CROP.size).parameters())) and not torch.equal(
+        first, third
+    )
+    assert online_teachers(Job("", "", spec.student, spec.data, Path()), "cpu") is None
+
+
+# ---------------------------------------------------------------- networks that exist, and those that fail
+
+
+def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    spec = pipeline(store=str(tmp_path))
+    stage = SimpleNamespace(
+        spec=spec, key="s/1", name="student", folder=tmp_path / "student" / "1", reporter=LocalReporter(events.append)
+    )
+    asked = Job("s/1/distilled", "distilled", spec.student, spec.data, Path())
+    history = [{"epoch": 1, "time_ms": 1, "val/mae": 3.0}]
+
+    def ray_train(job: Job, stage: Any, home: Path) -> dict[str, Any]:
+        home.mkdir(parents=True)
+        for name in train.KEPT:
+            (home / name).write_text(f"{name} of {job.name}")
+        write_json(home / "result.json", summary_of(history, 1.0))
+        return summary_of(history, 1.0)
+
+    def dies(job: Job, stage: Any, home: Path) -> dict[str, Any]:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(train, "run_ray_train", dies)
+    with pytest.raises(RuntimeError):
+        train_one(asked, stage)  # type: ignore[arg-type]
+    assert events[-1] == ("ended", ("s/1/distilled", "FAILED")) and not stage.folder.exists()
+    monkeypatch.setattr(train, "run_ray_train", ray_train)
+    first = train_one(asked, stage)  # type: ignore[arg-type]
+    monkeypatch.setattr(train, "run_ray_train", dies)
+    events.clear()
+    assert train_one(asked, stage) == first == summary_of(history, 1.0)  # type: ignore[arg-type]
+    assert [body[:3] for kind, body in events if kind == "metrics"] == [("s/1/distilled", {"val/mae": 3.0}, 1)]
+    assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
+    kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}
+    assert kept == {name: f"{name} of distilled" for name in train.KEPT}
+
+
+@pytest.mark.parametrize("room", [1, 8])
+def test_all_are_trained_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    spec = pipeline()
+    stage: Any = SimpleNamespace(spec=spec, name="teachers")
+    jobs = [Job("", name, spec.student, spec.data, Path()) for name in ("a", "b", "c")]
+    begun = []
+
+    def one(bad: str) -> Callable[..., Any]:
+        def train_one(job: Job, stage: Any) -> str:
+            begun.append(job.name)
+            if job.name == bad:
+                raise RuntimeError(f"trace\n{job.name} broke")
+            return f"result of {job.name}"
+
+        return train_one
+
+    monkeypatch.setattr(train, "slots", lambda *_, **__: room)
+    monkeypatch.setattr(train, "train_one", one("nobody"))
+    assert train_all(jobs, stage) == {name: f"result of {name}" for name in "abc"}
+    begun.clear()
+    monkeypatch.setattr(train, "train_one", one("b"))
+    with pytest.raises(StageFailed, match=r"stage teachers: b: b broke \(finished networks are kept"):
+        train_all(jobs, stage)
+    assert sorted(begun) == ["a", "b", "c"], "one that fails stops no other"
+
+
+def test_the_twin_differs_by_the_teachers_alone() -> None:
+    student = pipeline().student
+    assert to_dict(hard_twin(student)) == to_dict(student) | {"distill": None}

@@ -1,0 +1,134 @@
+"""The content-addressed plan: skip what is finished, continue what was cut off, say why.
+
+A stage's folder is `<store>/<stage>/<hash>`, the hash taken over the configuration leaves, the upstream hashes and the
+code that its result depends on, all known before anything runs. It is finished when its manifest exists; the manifest
+is written last and renamed into place. A stage that was killed finds its own half-done folder again under the same
+name, so the same command continues it. A finished stage that has lost a file since, or in which one is damaged
+(`contents.py`), is repaired: it runs again in its folder, where its pieces that are whole are kept.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import to_dict
+from workflows.engine.code import code_hashes
+from workflows.engine.config import flatten
+from workflows.engine.stage import Leaves, Stage
+from workflows.storage.contents import Elsewhere, misfits, nowhere
+from workflows.storage.manifest import read_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A stage with its hash worked out: where it will lie, and what it will do and why."""
+
+    stage: Stage
+    hash: str
+    folder: Path
+    leaves: dict[str, Any]
+    inputs: dict[str, str]
+    code: dict[str, str]
+    views: dict[str, str]
+    action: Literal["skip", "run", "continue", "repair"]
+    reason: str
+    seconds: float | None  # that the most alike finished run of the stage took
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage.name}/{self.hash}"
+
+    @property
+    def line(self) -> str:
+        """The stage in a plan."""
+        last = f"; took {self.seconds:.0f} s" if self.action != "skip" and self.seconds is not None else ""
+        return f"{self.stage.name:<9} {self.action:<8} {self.hash}  {self.reason}{last}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The same as scripts read it."""
+        stage, took = self.stage.name, self.seconds
+        return {"stage": stage, "action": self.action, "hash": self.hash, "reason": self.reason, "took_s": took}
+
+
+def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = nowhere) -> list[Planned]:
+    """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written.
+
+    `elsewhere` knows files that a remote store has and that need not be here.
+    """
+    planned: dict[str, Planned] = {}
+    for stage in stages:
+        leaves = _leaves(stage.depends, spec)
+        inputs = {}
+        for name in stage.inputs:
+            upstream, _, view = name.partition(":")
+            inputs[upstream] = planned[upstream].views[view] if view else planned[upstream].hash
+        code = code_hashes(stage.run.__module__)
+        digest = _digest(stage.name, leaves, inputs, code)
+        views = {name: _digest(stage.name, _leaves(view, spec), inputs, code) for name, view in stage.views.items()}
+        folder = spec.folder / stage.name / digest
+        manifest = read_manifest(folder)
+        lost = [] if manifest is None else misfits(folder, manifest["files"], elsewhere)
+        action: Literal["skip", "run", "continue", "repair"] = "skip"
+        seconds = None if manifest is None else float(manifest["seconds"])
+        if manifest is None:
+            why, seconds = _most_alike(folder.parent, leaves, inputs, code)
+            action, reason = ("continue", "was cut off") if folder.exists() else ("run", why)
+        elif lost:
+            action, reason = "repair", lost[0] + (f"; and {len(lost) - 1} more" if lost[1:] else "")
+        else:
+            reason = f"finished {manifest['finished']} in {manifest['seconds']:.0f} s"
+        planned[stage.name] = Planned(stage, digest, folder, leaves, inputs, code, views, action, reason, seconds)
+    return list(planned.values())
+
+
+def leaves_of(spec: Any, *drop: str) -> dict[str, Any]:
+    """A spec as plain values for hashing, without the named top-level keys."""
+    assert dataclasses.is_dataclass(spec)
+    return {key: value for key, value in to_dict(spec).items() if key not in drop}
+
+
+def _leaves(read: Leaves, spec: PipelineSpec) -> dict[str, Any]:
+    return flatten(json.loads(json.dumps(read(spec))))
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _most_alike(
+    parent: Path, leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]
+) -> tuple[str, float | None]:
+    """Which key, input or module makes this run differ from the most alike finished one, and how long that one took."""
+    manifests = [m for m in map(read_manifest, parent.glob("*")) if m is not None]
+    if not manifests:
+        return "never ran in this store", None
+    newest_first = sorted(manifests, key=lambda m: str(m["finished"]), reverse=True)
+    changed, seconds = min(
+        ((_changes(old, leaves, inputs, code), float(old["seconds"])) for old in newest_first),
+        key=lambda found: len(found[0]),
+    )
+    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else ""), seconds
+
+
+def _changes(old: Mapping[str, Any], leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]) -> list[str]:
+    changed = [
+        f"{key} {_short(old['leaves'].get(key, 'absent'))} -> {_short(leaves.get(key, 'absent'))}"
+        for key in sorted({*leaves, *old["leaves"]})
+        if leaves.get(key, "absent") != old["leaves"].get(key, "absent")
+    ]
+    changed += [f"{name} changed" for name in inputs if old["inputs"].get(name) != inputs[name]]
+    modules = [m for m in sorted({*code, *old["code"]}) if code.get(m) != old["code"].get(m)]
+    if modules:
+        changed.append("code of " + ", ".join(modules[:3]) + (" and more" if len(modules) > 3 else ""))
+    return changed
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,72 @@
+"""What Ray offers to nobody and we need all the same, as it was seen in Ray 2.60. A new release is looked at here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def drop_worker_count_warnings() -> None:
+    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
+
+    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
+    """
+    from ray._private import worker
+
+    inner = getattr(worker, "print_to_stdstream", None)
+    if inner is None or hasattr(inner, "wrapped"):
+        return
+
+    def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            inner(data, *args, **options)
+
+    printer.wrapped = inner  # type: ignore[attr-defined]
+    worker.print_to_stdstream = printer
+
+
+@contextmanager
+def no_dashboard_process() -> Iterator[None]:
+    """Around `ray.init(include_dashboard=False)`: Ray would start the dashboard's process all the same.
+
+    That process asks the network which cloud this is, also with RAY_USAGE_STATS_ENABLED=0, and keeps 120 MB. Ray has no
+    switch for it, so the function that starts it is put aside; where a release moves it, nothing happens.
+    """
+    from ray._private import services
+
+    start = vars(services).get("start_api_server")
+    services.start_api_server = lambda *_, **__: (None, None)  # what Ray itself returns where the process fails
+    try:
+        yield
+    finally:
+        services.start_api_server = start
+
+
+def noted_address() -> str | None:
+    """The address that `ray start` noted on this machine; the cluster may be gone since."""
+    from ray._private.services import find_bootstrap_address
+
+    address: str | None = find_bootstrap_address(None)
+    return address or None
+
+
+def dashboard_address(cluster: str, timeout_s: float) -> str | None:
+    """host:port of the dashboard, as the cluster itself says it; None where it does not."""
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.exceptions import RayError
+
+    try:
+        known = GcsClient(address=cluster).internal_kv_get(
+            DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, timeout=timeout_s
+        )
+    except RayError:
+        return None
+    return known.decode() if known else None
+
+
+def trainer_without_torch() -> Any:
+    """TorchTrainer's parent class. TorchTrainer sets up a process group, which one worker does not need, and imports
+    torch into the driver and every controller, 0.4 GB each."""
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    return DataParallelTrainer

@@ -1,0 +1,353 @@
+"""What goes from stage to stage: a frozen result each, which the stage's manifest holds as JSON.
+
+Every result says its `metrics` (numbers for MLflow) and its `headline` (half a line for the console).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from hpe_core.spec.training import TrainSpec
+from workflows.engine.exported import Exported
+
+SCHEMA_VERSION = 2  # of manifests; 1 held plain mappings
+
+
+class Role(StrEnum):
+    """What a network, or a mean over networks, is in a run. The values name folders and rows of tables."""
+
+    BASE = "base"
+    TEACHER = "teacher"
+    TEACHERS = "teachers' ensemble"
+    OFFSETS = "offset ensemble"
+    COMBINED = "combined ensemble"
+    HARD = "hard"
+    DISTILLED = "distilled"
+
+
+Epoch = dict[str, float]  # "epoch", "time_ms" (when it ended), and the epoch's figures
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What all results have in common."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def headline(self) -> str:
+        return ""
+
+
+# ---------------------------------------------------------------- shards
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    path: str  # below the stage's folder
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One `<dataset>.<split>`: kept + quarantined + filtered = input."""
+
+    input: int
+    kept: int
+    quarantined: dict[str, int]  # by reason
+    filtered: dict[str, int]
+    shards: tuple[ShardFile, ...]
+    fingerprint: str  # of the shards' bytes
+
+
+@dataclass(frozen=True)
+class ShardsResult(StageResult):
+    splits: dict[str, Split]
+    input: int
+    kept: int
+    quarantined: int
+    filtered: int
+    unused: dict[str, int]
+    groups: dict[str, int]
+    fingerprint: str
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            f"{name}/{what}": float(getattr(split, what))
+            for name, split in self.splits.items()
+            for what in ("kept", "input")
+        }
+
+    def headline(self) -> str:
+        return ", ".join(f"{name} {split.kept} of {split.input}" for name, split in self.splits.items())
+
+
+# ---------------------------------------------------------------- networks
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One trained network: the validation error of the epoch that was kept, degrees, and all epochs."""
+
+    val_mae: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    history: tuple[Epoch, ...]
+
+    @classmethod
+    def of(cls, history: Sequence[Epoch], seconds: float) -> "NetworkResult":
+        """The epoch with the smallest validation error is the network's, the first of equals."""
+        best = min(history, key=lambda row: row["val/mae"])
+        return cls(best["val/mae"], int(best["epoch"]), len(history), seconds, tuple(history))
+
+
+def _maes(networks: Mapping[str, NetworkResult]) -> str:
+    return "validation MAE " + ", ".join(f"{name} {network.val_mae:.2f}" for name, network in networks.items())
+
+
+@dataclass(frozen=True)
+class TeachersResult(StageResult):
+    networks: dict[str, NetworkResult]
+
+    def metrics(self) -> dict[str, float]:
+        return {f"{name}/val_mae": network.val_mae for name, network in self.networks.items()}
+
+    def headline(self) -> str:
+        return _maes(self.networks)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    name: str
+    changes: dict[str, Any]  # dotted keys of `student`
+    network: NetworkResult
+
+    @property
+    def val_mae(self) -> float:
+        return self.network.val_mae
+
+
+@dataclass(frozen=True)
+class StudentResult(StageResult):
+    """The student, its hard-label twin, the student's whole spec, and the finalists that it won against."""
+
+    student: NetworkResult
+    twin: NetworkResult
+    spec: TrainSpec
+    finalists: tuple[Finalist, ...] = ()
+
+    @property
+    def networks(self) -> dict[str, NetworkResult]:
+        return {Role.DISTILLED: self.student, Role.HARD: self.twin}
+
+    def metrics(self) -> dict[str, float]:
+        return {f"{name}/val_mae": network.val_mae for name, network in self.networks.items()}
+
+    def headline(self) -> str:
+        rivals = ", ".join(f"{finalist.val_mae:.2f}" for finalist in self.finalists)
+        return _maes(self.networks) + (f" (best of the finalists {rivals})" if rivals else "")
+
+
+# ---------------------------------------------------------------- labels
+
+
+@dataclass(frozen=True)
+class LabelsResult(StageResult):
+    """`train_mae`: degrees between each set's angles and the hard labels of the training faces."""
+
+    sets: tuple[str, ...]
+    teachers: tuple[str, ...]
+    rows: int
+    train_mae: dict[str, float]
+    fingerprint: str
+
+    def metrics(self) -> dict[str, float]:
+        return {f"train_mae/{name}": mae for name, mae in self.train_mae.items()}
+
+    def headline(self) -> str:
+        return "MAE on the training faces " + ", ".join(f"{name} {mae:.2f}" for name, mae in self.train_mae.items())
+
+
+# ---------------------------------------------------------------- search
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished trial: what it changed in `student`, its best validation error, and its network's cost."""
+
+    trial: str
+    changes: dict[str, Any]
+    configured: bool  # the student as it is configured
+    best_val_mae: float
+    epochs: int
+    seconds: float
+    parameters: float = 0.0
+    latency_ms: float = 0.0
+    history: tuple[Epoch, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchResult(StageResult):
+    """Trials, the smallest validation error first."""
+
+    trials: tuple[Trial, ...] = ()
+    failed: int = 0
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The best trial's changes to `student`; none where nothing was searched."""
+        return self.trials[0].changes if self.trials else {}
+
+    def metrics(self) -> dict[str, float]:
+        found = {"trials": float(len(self.trials))}
+        return found | ({"best_val_mae": self.trials[0].best_val_mae} if self.trials else {})
+
+    def headline(self) -> str:
+        if not self.trials:
+            return "left out (search.trials=0)"
+        chosen = ", ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in self.best.items())
+        died = f" ({self.failed} failed)" if self.failed else ""
+        return f"best of {len(self.trials)} trials{died} {self.trials[0].best_val_mae:.2f} with {chosen}"
+
+
+def short(value: Any) -> str:
+    """A searched value in a few letters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network or ensemble on one test set; `scores` are the figures of `learning.metrics`, degrees."""
+
+    test: str
+    name: str
+    role: Role
+    what: str  # the role in words
+    scores: dict[str, float]
+    parameters: float
+    latency_ms: float
+
+    @property
+    def mae(self) -> float:
+        return self.scores["mae"]
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat mapping, as scripts read it."""
+        known = {"test": self.test, "name": self.name, "role": self.what, **self.scores}
+        return known | {"parameters": self.parameters, "latency_ms": self.latency_ms}
+
+
+@dataclass(frozen=True)
+class UnderProtocol:
+    """The protocol that was asked for, and the sentences in which the run deviates from it."""
+
+    name: str
+    hash: str
+    deviations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (K, d) of the base teacher's offset ensemble."""
+
+    K: int
+    d: int
+    mae: float
+
+
+@dataclass(frozen=True)
+class EvaluateResult(StageResult):
+    rows: tuple[Row, ...]
+    new_people: tuple[Row, ...]  # the same over faces of people who were not trained on, where some were
+    boxes: dict[str, str]  # who drew the boxes of each test set
+    drift: dict[str, dict[str, float]]
+    heatmap: dict[str, tuple[Cell, ...]]
+    protocol: UnderProtocol | None = None
+
+    def row(self, role: Role, test: str = "") -> Row:
+        """The row of a role on a test set, by default the first."""
+        return next(row for row in self.rows if row.role is role and test in ("", row.test))
+
+    def metrics(self) -> dict[str, float]:
+        return {f"drift/{kind}/{key}": value for kind, row in self.drift.items() for key, value in row.items()}
+
+
+# ---------------------------------------------------------------- publish
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What MLflow's registry is told of the model. `contest`: on which faces, and the student's error there."""
+
+    name: str
+    alias: str
+    contest: tuple[str, float]
+    summary: str
+    description: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PublishResult(StageResult):
+    """Files relative to the stage's folder, and what was measured of them."""
+
+    onnx: str
+    card: str
+    report: str
+    exported: Exported
+    figures: dict[str, float]
+    registration: Registration
+
+    def metrics(self) -> dict[str, float]:
+        return self.figures
+
+
+# ---------------------------------------------------------------- all of a run
+
+R = TypeVar("R", bound=StageResult)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of the stages that have finished, by their names."""
+
+    found: Mapping[str, StageResult]
+
+    def _of(self, name: str, kind: type[R]) -> R:
+        result = self.found[name]
+        assert isinstance(result, kind), f"{name} is a {type(result).__name__}"
+        return result
+
+    @property
+    def shards(self) -> ShardsResult:
+        return self._of("shards", ShardsResult)
+
+    @property
+    def teachers(self) -> TeachersResult:
+        return self._of("teachers", TeachersResult)
+
+    @property
+    def labels(self) -> LabelsResult:
+        return self._of("labels", LabelsResult)
+
+    @property
+    def search(self) -> SearchResult:
+        return self._of("search", SearchResult)
+
+    @property
+    def student(self) -> StudentResult:
+        return self._of("student", StudentResult)
+
+    @property
+    def evaluate(self) -> EvaluateResult:
+        return self._of("evaluate", EvaluateResult)
+
+    @property
+    def publish(self) -> PublishResult:
+        return self._of("publish", PublishResult)

@@ -1,0 +1,210 @@
+"""The driver's side of a run: cluster, progress board, console and tracker, opened together and closed in order."""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from hpe_core.errors import UserError
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import write_atomic, write_json
+from workflows.engine.cluster import connected, machinery
+from workflows.engine.code import ROOT
+from workflows.engine.config import as_yaml
+from workflows.engine.plan import Planned
+from workflows.engine.results import StageResult
+from workflows.engine.stage import StageFailed, StageRun
+from workflows.engine.store import Plan, Store
+from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
+from workflows.storage.disk import disk_is_full, size
+from workflows.storage.manifest import now
+from workflows.tracking.console import Console
+from workflows.tracking.facts import Artifact, Point, RunFacts, Status, git_commit
+from workflows.tracking.live import Live
+from workflows.tracking.progress import Pump, Reporter, now_ms, start_board
+from workflows.tracking.projection import facts_of
+
+FAILED = "failed.json"  # why a stage has failed, until it runs again
+DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
+
+
+def tracking_uri(spec: PipelineSpec) -> str:
+    """MLflow's address: the configured one, or SQLite in the store."""
+    return spec.mlflow.uri or f"sqlite:///{spec.folder / 'mlflow.db'}"
+
+
+class Runner(contextlib.AbstractContextManager["Runner"]):
+    """Runs stages of a store that is held, and writes down what they have to say."""
+
+    def __init__(self, store: Store, planned: Plan) -> None:
+        self.store, self.spec, self.planned = store, store.spec, planned
+        key = f"pipeline/{list(planned.values())[-1].hash}"
+        self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
+        self.home = self.spec.folder / key
+        self.run_facts = RunFacts(
+            key=key,
+            name=self.spec.name,
+            started_ms=now_ms(),
+            params=to_dict(self.spec),
+            tags={"commit": git_commit(ROOT), "config": self.spec.name},
+            artifacts=(Artifact("config.yaml"),),
+        )
+
+    def __enter__(self) -> "Runner":
+        self.console = Console()
+        write_atomic(self.home / "config.yaml", as_yaml(self.spec))
+        self.tell()
+        with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
+            self.live = Live(
+                self.spec.folder,
+                tracking_uri(self.spec),
+                self.spec.mlflow.experiment,
+                lambda: facts_of(self.spec.folder, held=True),
+                say=self.console.say,
+            )
+            opened.push(self.closing)
+            self.console.say(opened.enter_context(connected(self.spec.cluster)))
+            self.machinery = machinery()
+            actor, self.reporter = start_board()
+            self.pump = Pump(actor, self.handle)
+            opened.callback(self.pump.close)
+            self.exit = opened.pop_all()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.exit.__exit__(kind, error, trace)
+
+    def closing(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """The run has ended: MLflow is brought up to the store, or the user is told how."""
+        stopped = kind is not None and not issubclass(kind, Exception)
+        self.tell("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
+        if behind := self.live.close():
+            self.console.say(behind)
+
+    def tell(
+        self, status: Status = "RUNNING", points: Sequence[Point] = (), tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Write down how the whole run stands."""
+        self.run_facts = dataclasses.replace(
+            self.run_facts,
+            status=status,
+            ended_ms=None if status == "RUNNING" else now_ms(),
+            points=(*self.run_facts.points, *points),
+            tags={**self.run_facts.tags, **tags},
+        )
+        named = dataclasses.replace(self.run_facts, name=run_name(self.spec, self.run_facts.tags))
+        keys = {entry.key: entry.action for entry in self.planned.values()}
+        tree = {
+            **named.to_json(),
+            "stages": list(keys),
+            "reused": [key for key, action in keys.items() if action == "skip"],
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        write_json(self.home / "run.json", tree)
+
+    def run(self, entry: Planned) -> None:
+        """One stage, from its line on the console to its manifest. Raises StageFailed, and UserError as it is."""
+        name, began = entry.stage.name, now_ms()
+        self.console.enter(f"{name} {self.number[name]}")
+        self.console.say(f"{name}: {DOING[entry.action]} ({entry.reason})")
+        (entry.folder / FAILED).unlink(missing_ok=True)
+        entry.folder.mkdir(parents=True, exist_ok=True)
+        self.live.sync()
+
+        def note(result: StageResult) -> dict[str, Any]:
+            self.pump.flush()
+            told = stage_facts(entry, result, self.run_facts.key, began, now_ms())
+            members = [member.to_json() for member in children(entry, result, self.spec)]
+            return {"machinery": self.machinery, "told": told.to_json(), "children": members}
+
+        try:
+            result, changed = execute(self.store, self.planned, entry, self.reporter, note)
+        except Exception as error:
+            told = stage_facts(entry, None, self.run_facts.key, began, now_ms()).to_json()
+            reason = explained(error, entry)
+            write_json(entry.folder / FAILED, {"error": str(reason), "time_ms": now_ms(), "told": told})
+            raise reason from (None if is_explained(error) else error)
+        self.tell(points=run_points(result, now_ms()), tags=run_tags(result))
+        self.live.sync()
+        for sentence in changed:
+            self.console.say(sentence)
+        said = result.headline()
+        self.console.say(f"{name}: done in {(now_ms() - began) / 1000:.0f} s{'; ' if said else ''}{said}")
+
+    def handle(self, event: tuple[str, Any]) -> None:
+        """One event from the board: to the console, or to MLflow as it is now."""
+        kind, body = event
+        if kind == "progress":
+            self.console.progress(*body)
+        elif kind == "say":
+            self.console.say(body)
+        else:
+            assert kind in ("started", "metrics", "ended"), kind
+            getattr(self.live, kind)(*body)
+
+
+def execute(
+    store: Store,
+    planned: Plan,
+    entry: Planned,
+    reporter: Reporter,
+    note: Callable[[StageResult], Mapping[str, Any]] = lambda result: {},
+) -> tuple[StageResult, list[str]]:
+    """Run a stage's function in its folder and commit what it made.
+
+    `note` is what the manifest says beside the result. Returns the result, and a sentence for files that a repair has
+    changed.
+    """
+    entry.folder.mkdir(parents=True, exist_ok=True)
+    (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
+    started, clock, stage = now(), time.monotonic(), entry.stage
+    result = stage.run(
+        StageRun(
+            name=stage.name,
+            key=entry.key,
+            spec=store.spec,
+            folder=entry.folder,
+            inputs={name: planned[name].folder for name in stage.upstream},
+            hashes=entry.inputs,
+            results=store.results(planned, stage.upstream),
+            reporter=reporter,
+        )
+    )
+    noted = {"started": started, "seconds": time.monotonic() - clock, **note(result)}
+    return result, store.commit(entry, result, noted)
+
+
+def is_explained(error: BaseException) -> bool:
+    """Whether an error, or what a worker raised, already is one sentence for the user."""
+    return isinstance(error, UserError | StageFailed) or isinstance(
+        getattr(error, "cause", None), UserError | StageFailed
+    )
+
+
+def explained(error: Exception, entry: Planned) -> Exception:
+    """What went wrong in one sentence; a traceback goes into the stage's folder.
+
+    A worker's own sentence comes without the worker's traceback, which Ray makes part of the message.
+    """
+    if is_explained(error):
+        cause = getattr(error, "cause", None)
+        return cause if isinstance(cause, Exception) else error
+    if disk_is_full(error):
+        free = size(shutil.disk_usage(entry.folder).free)
+        return StageFailed(
+            f"stage {entry.stage.name} failed: the disk of {entry.folder} is full ({free} free); what is finished is "
+            "kept, make room and the same command continues"
+        )
+    log: Path = entry.folder / "error.txt"
+    log.write_text("".join(traceback.format_exception(error)))
+    last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
+    return StageFailed(f"stage {entry.stage.name} failed: {last[0].strip()} (traceback in {log})")

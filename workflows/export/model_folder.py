@@ -1,0 +1,85 @@
+"""The published folder: the student in every form that somebody may want to run, and what was measured of each.
+
+Its ONNX file and the int8 form of it, the traced program for PyTorch, a folder for timm, the torch weights with their
+meaning, and MLflow's MLmodel.
+"""
+
+from pathlib import Path
+
+from hpe_core.datasets.registry import fit_to
+from hpe_core.detection.fit import DetectorFit, mean_fit
+from hpe_core.predictor import FIT_NOTE
+from hpe_core.pyfunc import ONNX_FILE
+from hpe_core.spec.serde import to_dict
+from workflows.engine.exported import Exported, Int8
+from workflows.engine.results import Role
+from workflows.engine.stage import StageRun
+from workflows.export.faces import Faces, spread_faces, together
+from workflows.export.int8 import quantize_onnx, score_int8
+from workflows.export.mlmodel import begin_folder
+from workflows.export.onnx_file import export_network
+from workflows.export.runtimes import cpu_name, latency_table
+from workflows.export.timm_folder import write_timm_folder
+
+INT8_FILE, PROGRAM_FILE, TIMM_FOLDER = "student.int8.onnx", "student.pt2", "timm"
+
+
+def export_student(stage: StageRun, model: Path, weight_terms: str) -> Exported:
+    """Write all of the folder `model` anew. `weight_terms` says in a sentence what the weights may be used for."""
+    begin_folder(model)
+    save_described(stage.inputs["student"] / Role.DISTILLED, model, detector_fit(stage))
+    return export_files(stage, model, weight_terms)
+
+
+def detector_fit(stage: StageRun) -> DetectorFit | None:
+    """How YuNet's boxes become such as the training faces have on average; None where nobody knows."""
+    data, splits = stage.spec.data, stage.results.shards.splits
+    return mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train])
+
+
+def save_described(network: Path, model: Path, fit: DetectorFit | None) -> None:
+    """The network once more in the folder `model`, with a note how a detector's boxes become those that it learnt."""
+    from hpe_core.learning.checkpoint import load_net, save_net
+
+    saved = load_net(network)
+    save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
+
+
+def export_files(stage: StageRun, model: Path, weight_terms: str) -> Exported:
+    """Write every form of the network in the folder `model` beside it; returns what was measured of each."""
+    scored = faces_of(stage, "test", stage.spec.publish.parity_crops)
+    compared = crops_to_compare(stage, scored)
+    traced = export_network(model, model / ONNX_FILE, model / PROGRAM_FILE, compared.windows if compared else None)
+    timm = write_timm_folder(model, model / TIMM_FOLDER, weight_terms)
+    int8 = export_int8(stage, model, scored)
+    stage.reporter.progress("publishing", 1, 5, "steps, measuring latency")
+    latency = latency_table(model, model / ONNX_FILE, model / INT8_FILE if int8 else None)
+    return Exported(traced, timm, int8, latency, cpu_name())
+
+
+def faces_of(stage: StageRun, split: str, wanted: int) -> Faces | None:
+    """Faces of the test sets, or of the training datasets' validation people."""
+    data = stage.spec.data
+    names = data.test if split == "test" else data.train
+    return spread_faces(stage.inputs["shards"], names, split, wanted, data.crop.size)
+
+
+def crops_to_compare(stage: StageRun, scored: Faces | None) -> Faces | None:
+    """Parity asks no label, so validation faces fill up where the test sets are small."""
+    missing = stage.spec.publish.parity_crops - (len(scored.windows) if scored else 0)
+    return together([scored, faces_of(stage, "val", missing)])
+
+
+def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | None:
+    """Write the int8 file into the folder `model`; None where no faces to calibrate on are asked for, or there."""
+    calibration = faces_of(stage, "val", stage.spec.publish.calibration_crops)
+    if calibration is None:
+        return None
+    files = (model / ONNX_FILE, model / INT8_FILE)
+    try:
+        quantize_onnx(*files, calibration.windows)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
+    score = score_int8(*files, scored.windows, scored.angles) if scored else None
+    return Int8(files[1].stat().st_size, len(calibration.windows), score)

@@ -1,0 +1,91 @@
+"""The keys of `predict`: their defaults, their meaning, and how key=value words become them."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpe_core.errors import SpecError, check
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.remote import Remote, is_remote
+from workflows.engine.config import flatten, lasting_folder
+
+WHOLE = "whole"
+
+
+def key(default: Any, said: str) -> Any:
+    """A field of `PredictSpec` with the line that --help has about it."""
+    return field(default=default, metadata={"said": said})
+
+
+@dataclass(frozen=True)
+class RegistrySpec:
+    uri: str = ""  # empty: SQLite in the store
+
+
+@dataclass(frozen=True)
+class PredictSpec:
+    """Every key of the command."""
+
+    model: str = key("champion", "a file or folder, or an alias, version or run in MLflow")
+    detector: str = key("", "YuNet's ONNX file, or fetch: download it once")
+    boxes: str = key("", "instead of a detector: FILE.json, or whole: every picture is one face")
+    fit: bool = key(True, "detected boxes become such as the network was taught with; false: as they are")
+    box_scale: float = key(1.0, "boxes grow by this, too, before the network sees them")
+    min_score: float = key(0.6, "of the detector's faces, 0 to 1")
+    side_px: int = key(640, "the longer side of a picture is scaled down to this for the detector")
+    out: str = key("poses", "folder of drawn copies and table")
+    draw: bool = key(True, "false: the table alone")
+    frames: int = key(0, "at most so many pictures or frames; 0: all")
+    model_name: str = key("head-pose", "the registered model")
+    store: str = key("runs", "of the run whose registry is asked")
+    mlflow: RegistrySpec = key(RegistrySpec(), "MLflow's address; empty: SQLite in the store")
+
+    def __post_init__(self) -> None:
+        check(bool(self.model), "model names nothing")
+        check(bool(self.out), "out names no folder")
+        check(
+            bool(self.detector) != bool(self.boxes),
+            "say where the faces are: detector=FILE, detector=fetch, boxes=FILE.json or boxes=whole (one of them)",
+        )
+        check(0.2 <= self.box_scale <= 5, f"box_scale must lie in 0.2 ... 5, got {self.box_scale}")
+        check(self.frames >= 0, f"frames must not be negative, got {self.frames}")
+
+    @property
+    def tracking(self) -> str:
+        """MLflow's address, found as the pipeline finds it."""
+        store = lasting_folder(Path.cwd()) / Path(self.store).expanduser()
+        if is_remote(self.store):
+            store = Remote(self.store).folder
+        return self.mlflow.uri or f"sqlite:///{store / 'mlflow.db'}"
+
+
+def spec_of(words: Sequence[str]) -> PredictSpec:
+    """key=value words -> the keys. Raises SpecError that names the key.
+
+    The text of a str key is taken as it is written: YAML would read the run 0123... as a number.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise SpecError(f"the keys cannot be read: {' '.join(str(error).split())}") from None
+    assert isinstance(tree, dict)
+    texts = {one.name for one in dataclasses.fields(PredictSpec) if one.type is str}
+    tree |= {name: value for name, _, value in (word.partition("=") for word in words) if name in texts}
+    return build(PredictSpec, tree)
+
+
+def key_lines() -> str:
+    """Every key with its default and what it means."""
+    lines = ["keys, and what they are where nothing is said:"]
+    for one in dataclasses.fields(PredictSpec):
+        for name, value in flatten({one.name: to_dict(one.default)}).items():
+            shown = json.dumps(value) if isinstance(value, bool) else value
+            lines.append(f"  {f'{name}={shown}':<22}{one.metadata['said']}")
+    return "\n".join(lines)

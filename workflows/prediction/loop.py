@@ -1,0 +1,101 @@
+"""Looks at frame after frame: faces, their poses, a row each, a drawn copy; and counts what became of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from hpe_core.predictor import HeadPosePredictor
+from workflows.prediction.faces import Face, FindFaces, why_unusable
+from workflows.prediction.keys import PredictSpec
+from workflows.prediction.media import Frame, Media, Unusable
+from workflows.prediction.output import Row, drawn, row_of
+from workflows.tracking.console import Console
+
+TOLD_EVERY_S = 5.0  # where nobody knows how many frames there will be
+
+
+@dataclass
+class Tally:
+    """What became of the pictures, and where the time went (seconds by step)."""
+
+    frames: int = 0
+    faces: int = 0
+    without: int = 0  # pictures without a face
+    unusable: int = 0  # pictures that cannot be read, and boxes that are none
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("reading", "faces", "poses", "writing"), 0.0)
+    )
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] += time.perf_counter() - began
+
+    def sentence(self, noun: str) -> str:
+        """`39 pictures, 39 faces, ...` with rates."""
+        said = [f"{self.frames:,} {noun}{'s' * (self.frames != 1)}", f"{self.faces:,} face{'s' * (self.faces != 1)}"]
+        said += [f"{self.without:,} without a face"] * (self.without > 0)
+        said += [f"{self.unusable:,} unusable"] * (self.unusable > 0)
+        total = sum(self.seconds.values())
+        if self.frames and total > 0:
+            steps = ", ".join(f"{step} {1e3 * spent / self.frames:.1f}" for step, spent in self.seconds.items())
+            said.append(f"{self.frames / total:,.1f} {noun}s/s (ms a {noun}: {steps})")
+        return ", ".join(said)
+
+
+def predict(
+    media: Media,
+    find: FindFaces,
+    predictor: HeadPosePredictor,
+    spec: PredictSpec,
+    put: Callable[[Row], None],
+    tally: Tally,
+) -> None:
+    """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
+    console, frames, told = Console(), media.frames(), time.monotonic()
+    total = min(media.total, spec.frames or media.total)
+    while not spec.frames or tally.frames < spec.frames:
+        with tally.timed("reading"):
+            frame = next(frames, None)
+        if frame is None:
+            break
+        if isinstance(frame, Unusable):
+            tally.unusable += 1
+            console.say(f"unusable: {frame.said}")
+            continue
+        tally.frames += 1
+        with tally.timed("faces"):
+            faces = usable(find(frame), frame, tally, console.say)
+        with tally.timed("poses"):
+            boxes = [face.box.scaled(spec.box_scale) for face in faces]
+            poses = predictor.predict(frame.image, boxes, detected=bool(spec.detector) and spec.fit)
+        with tally.timed("writing"):
+            for number, face in enumerate(faces):
+                put(row_of(frame, number, face, poses.angles[number], poses.spread[number]))
+            if spec.draw:
+                media.keep(frame, drawn(frame.image, faces, poses.angles))
+        tally.faces += len(faces)
+        tally.without += not faces
+        if total > 1:
+            done = tally.frames + tally.unusable
+            console.progress("poses", done, max(total, done), f"{media.noun}s")
+        elif total == 0 and time.monotonic() - told > TOLD_EVERY_S:
+            told = time.monotonic()
+            console.say(tally.sentence(media.noun))
+
+
+def usable(faces: list[Face], frame: Frame, tally: Tally, say: Callable[[str], None]) -> list[Face]:
+    """The faces that the picture shows. Others are said and counted if a file names them; a detector only guessed."""
+    shown = []
+    for face in faces:
+        why = why_unusable(face, frame)
+        if not why:
+            shown.append(face)
+        elif face.score is None:
+            tally.unusable += 1
+            say(f"unusable: {why}")
+    return shown

@@ -1,0 +1,78 @@
+"""Pieces of a stage: a Parquet file and, beside it, the receipt that makes it count.
+
+A receipt is JSON with `hash`, which covers all that decides the piece, and `sha256`, of the file's bytes ("" where the
+piece has no file). It is written after the file, so a piece is either whole or not there, and a stage that was cut off
+does only the pieces that have no fitting receipt. A piece that another run of the stage has made from the same things
+is linked, not made again: folders of one stage share pieces, which are renamed into place and never written again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpe_core.system.files import file_sha256, replacing
+
+Receipt = dict[str, Any]
+
+
+def receipt_file(piece: Path) -> Path:
+    return piece.with_suffix(".json")
+
+
+def fitting_receipt(piece: Path, job_hash: str) -> Receipt | None:
+    """The receipt of a piece that is finished, fits the job and still has its bytes; else None."""
+    receipt = _read(receipt_file(piece))
+    if receipt is None or receipt.get("hash") != job_hash:
+        return None
+    try:
+        whole = file_sha256(piece) == receipt["sha256"] if receipt["sha256"] else not piece.exists()
+    except (OSError, KeyError):
+        return None
+    return receipt if whole else None
+
+
+def is_claimed(piece: Path, job_hash: str) -> bool:
+    """Whether a receipt says that the piece is finished; its bytes are not looked at."""
+    receipt = _read(receipt_file(piece))
+    return receipt is not None and receipt.get("hash") == job_hash
+
+
+def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
+    """Link finished pieces that other folders hold; returns how many.
+
+    `wanted` maps a job's hash to where its piece shall lie, `receipts` are the files to look through. Whether the bytes
+    are still those of the receipt is looked at when the piece is used, as for any finished piece.
+    """
+    missing = {job_hash: piece for job_hash, piece in wanted.items() if not receipt_file(piece).exists()}
+    adopted = 0
+    for path in sorted(receipts) if missing else ():
+        receipt = _read(path)
+        piece = missing.pop(str(receipt.get("hash")), None) if receipt is not None else None
+        if piece is None:
+            continue
+        source = path.with_suffix(piece.suffix)
+        if source.exists():
+            _link(source, piece)
+        _link(path, receipt_file(piece))  # last: it makes the piece count
+        adopted += 1
+    return adopted
+
+
+def _read(path: Path) -> Receipt | None:
+    try:
+        receipt = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None  # not there, or half-written by a run that was killed: not a receipt
+    return receipt if isinstance(receipt, dict) else None
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the disk has no links."""
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

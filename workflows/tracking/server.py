@@ -1,0 +1,102 @@
+"""MLflow's address and client, and the private functions of MLflow that we call, as seen in version 3.17.2."""
+
+import fcntl
+import logging
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DEADLINE_S = 10  # of one request; MLflow's own tries take minutes
+
+
+def public(uri: str) -> str:
+    """The address without its password: for messages."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def ui_command(uri: str) -> str:
+    """The command that shows a database in a browser; for a server, its address; '' for `none`."""
+    if uri.startswith("sqlite:"):
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --port 5000"
+    return "" if uri in ("", "none") else public(uri)
+
+
+def check_address(uri: str) -> None:
+    """Raises ValueError unless the address means the same in every folder."""
+    if not re.match(r"sqlite:////[^/]|https?://[^/]|none$", uri):
+        raise ValueError(f"uri must be 'sqlite:////absolute/path/mlflow.db', 'http://host:port' or 'none', not {uri!r}")
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process or thread is inside with this lock file. A killed holder frees it."""
+    with open(lock, "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def prepare() -> None:
+    """Import mlflow: it asks a server once, not for minutes, and does not talk about it."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(DEADLINE_S))
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow.store.db.utils", "mlflow.utils.rest_utils", "urllib3.connectionpool", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it once, in our own words
+
+
+def connect(uri: str, experiment: str, artifacts: Path) -> tuple[Any, str]:
+    """The client and the experiment's id. What is missing is made: a database of the newest schema, and the experiment,
+    with its `artifacts` there where no server keeps them. A deleted experiment is brought back."""
+    prepare()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    local = uri.startswith("sqlite:")
+    if local:
+        make_database(uri)
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        if "out-of-date" not in str(error):
+            raise
+        make_database(uri, upgrade=True)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        root = (artifacts / re.sub(r"[^\w-]", "_", experiment)).as_uri() if local else None
+        return client, str(client.create_experiment(experiment, artifact_location=root))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return client, str(found.experiment_id)
+
+
+def make_database(uri: str, upgrade: bool = False) -> None:
+    """MLflow's SQLite file, unless there is one; that one may be brought to the schema of the installed version.
+
+    A schema takes five seconds and hundreds of steps. A kill or a full disk in their midst would leave a file that
+    MLflow never opens again, so it is made beside and renamed.
+    """
+    from mlflow.store.db.utils import _initialize_tables, _upgrade_db, create_sqlalchemy_engine_with_retry
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if path.exists() and not upgrade:
+        return
+    with alone(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            if upgrade:
+                _upgrade_db(create_sqlalchemy_engine_with_retry(uri))  # what `mlflow db upgrade` calls
+            return
+        beside = path.with_name(f".{path.name}.new")
+        beside.unlink(missing_ok=True)
+        engine = create_sqlalchemy_engine_with_retry(f"sqlite:///{beside}")
+        try:
+            _initialize_tables(engine)  # what MLflow itself calls for a new file
+        finally:
+            engine.dispose()
+        beside.replace(path)

@@ -1,0 +1,150 @@
+"""One network to train as a job: its labels, its rows, and the hash under which the store keeps it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_core.data.rows import shard_files
+from hpe_core.errors import SpecError
+from hpe_core.spec.data import DataSpec
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import LabelSet, TrainSpec
+from hpe_core.system.files import file_sha256
+from workflows.engine.code import code_hashes
+from workflows.engine.stage import StageRun
+from workflows.training.stream import StreamedFaces
+
+if TYPE_CHECKING:
+    from hpe_core.data.batch import FaceData, TrainFaces
+
+TRAINER = "workflows.training.networks"  # the module that trains a job, and with its imports all code that decides it
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One network to train: everything a worker needs, as paths and plain values."""
+
+    key: str  # of its MLflow run
+    name: str
+    spec: TrainSpec
+    data: DataSpec
+    shards: Path
+    labels: Path | None = None  # folder of the label set, beside the shards' names
+    online: tuple[LabelSet, Path] | None = None  # labels to be written in the training step, by the teachers there
+    depends: str = ""  # hashes of shards, labels and code, for the network's own hash
+
+    @property
+    def hash(self) -> str:
+        body = json.dumps([to_dict(self.spec), self.depends], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(body.encode()).hexdigest()[:12]}"
+
+
+def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
+    """The job of one network of this stage, with soft labels where its spec distils."""
+    labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
+    depends = [stage.hashes["shards"], *code_hashes(TRAINER).values(), stage.spec.cluster.workers]
+    depends += stage.spec.data.batching.values()
+    depends += [stage.hashes[source]] if source else []
+    weights = weights_hash(spec.net)
+    depends += [weights] if weights else []
+    return Job(
+        f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
+    )
+
+
+def soft_labels(
+    pipeline: PipelineSpec, spec: TrainSpec, inputs: Mapping[str, Path]
+) -> tuple[Path | None, tuple[LabelSet, Path] | None, str]:
+    """Where a network's soft labels come from: (their folder, or the teachers to ask, and the stage of either)."""
+    if spec.distill is None:
+        return None, None, ""
+    labels = pipeline.label_set(spec)
+    if spec.distill.labels == "online":
+        return None, (labels, inputs["teachers"]), "teachers"
+    return inputs["labels"] / labels.name, None, "labels"
+
+
+def weights_hash(net: NetSpec) -> str:
+    """Of the weights file that a network starts from, '' where it names none. Raises SpecError for a missing one."""
+    if net.pretrained in ("none", "hub"):
+        return ""
+    if not Path(net.pretrained).is_file():
+        raise SpecError(f"net.pretrained: there is no weights file {net.pretrained}")
+    return file_sha256(Path(net.pretrained))
+
+
+def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
+    """What lies in the weights files that networks start from: a file may change under its name."""
+    return {net.pretrained: found for net in nets if (found := weights_hash(net))}
+
+
+def batching(spec: PipelineSpec) -> dict[str, Any]:
+    """Workers and the way to them decide which faces meet in a batch."""
+    return {"workers": spec.cluster.workers, **spec.data.batching}
+
+
+def as_plain(job: Job) -> dict[str, Any]:
+    """A job as plain values: what crosses to a worker does not depend on how this module was imported."""
+    return {
+        "key": job.key,
+        "name": job.name,
+        "spec": to_dict(job.spec),
+        "data": to_dict(job.data),
+        "shards": str(job.shards),
+        "labels": None if job.labels is None else str(job.labels),
+        "online": None if job.online is None else [list(job.online[0]), str(job.online[1])],
+    }
+
+
+def from_plain(tree: dict[str, Any]) -> Job:
+    return Job(
+        tree["key"],
+        tree["name"],
+        build(TrainSpec, tree["spec"]),
+        build(DataSpec, tree["data"]),
+        Path(tree["shards"]),
+        None if tree["labels"] is None else Path(tree["labels"]),
+        None if tree["online"] is None else (label_set(tree["online"][0]), Path(tree["online"][1])),
+    )
+
+
+def label_set(plain: Sequence[Any]) -> LabelSet:
+    teachers, radius, step = plain
+    return LabelSet(tuple(teachers), radius, step)
+
+
+def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
+    """The training rows (with soft labels if the job has any) and the validation rows of a job.
+
+    `readers` tasks read at the same time where Ray Data does.
+    """
+    from hpe_core.data.batch import FaceData, OwnFaces
+
+    names = sorted(job.data.train)  # batches come from the order of files, and a network's hash knows no order of names
+    files = [file for name in names for file in shard_files(job.shards, name, "train")]
+    held_out = [file for name in names for file in shard_files(job.shards, name, "val")]
+    labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
+    train: TrainFaces
+    if job.data.ingest == "ray_data":
+        train = StreamedFaces(files, labels, job.data.stream_shards, readers)
+    else:
+        kind = OwnFaces if job.data.ingest == "own_shards" else FaceData
+        train = kind(files, labels, resident_gb=job.data.resident_gb)
+    return train, FaceData(held_out, resident_gb=job.data.resident_gb)
+
+
+def online_teachers(job: Job, device: Any) -> Any:
+    """The teachers that label each step's views, on the worker's device; None where labels are stored."""
+    if job.online is None:
+        return None
+    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.learning.ensemble import OnlineTeachers
+
+    labels, folder = job.online
+    nets = {name: load_net(folder / name, device).net for name in labels.teachers}
+    return OnlineTeachers(nets, job.data.crop.size, labels)
