@@ -115,24 +115,27 @@ def _read(hint: Any, value: Any, key: str) -> Any:
         return {}  # `search.space=null` drops every entry
     check(value is not None, f"{key} has no value")
     if origin is Annotated or NoneType in args:
-        value = _read(next(inner for inner in args if inner is not NoneType), value, key)
+        value = _read(args[0], value, key)
         _check_limits(hint, value, key)
         return value
     if origin is Literal:
         check(value in args, f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
-        items = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
-        kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
-        pairs = zip(kinds, items, strict=True)
-        return tuple(_read(inner, item, f"{key}[{i}]") for i, (inner, item) in enumerate(pairs))
+        several = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        kinds = [args[0]] * len(several) if args[-1] is Ellipsis else args
+        check(len(several) == len(kinds), f"{key} has {len(several)} values; {len(kinds)} are needed")
+        return tuple(
+            _read(kind, item, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, several, strict=True))
+        )
     if origin is dict:
         check(isinstance(value, Mapping), f"{key} must be a mapping of names, got {value!r}")
         return {str(name): _read(args[1], item, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
     if dataclasses.is_dataclass(hint):
         return build(cast(type[Any], hint), value, key)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        check(value in [*hint], f"{key} is {one_of(value, [*hint])}")
+        return hint(value)
     is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool:
         check(is_bool, f"{key} is {value!r}; allowed: true, false")

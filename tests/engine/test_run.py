@@ -1,19 +1,21 @@
 """What a run does with the stages, without Ray and MLflow: in order, only what is not finished, and nothing in vain."""
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
 from tests.engine.test_store import TOY, spec_in
-from workflows import full_pipeline
+from workflows.engine import pipeline
 from workflows.engine.config import load
-from workflows.engine.store import Planned, execute, plan
-from workflows.full_pipeline import check_backbones, run_pipeline
+from workflows.engine.pipeline import check_backbones, run, run_alone
+from workflows.engine.plan import Planned, plan
+from workflows.engine.runner import execute
+from workflows.engine.store import Plan, Store
 from workflows.tracking.progress import Reporter
 
 
@@ -25,14 +27,14 @@ class Driven:
         self.opened = 0
         self.asked = 0
         self.dies = ""
-        monkeypatch.setattr(full_pipeline, "Drive", self.open)
-        monkeypatch.setattr(full_pipeline, "check_backbones", self.ask)
+        monkeypatch.setattr(pipeline, "Runner", self.open)
+        monkeypatch.setattr(pipeline, "check_backbones", self.ask)
 
     def ask(self, spec: PipelineSpec) -> None:
         self.asked += 1
 
-    def open(self, spec: PipelineSpec, planned: dict[str, Planned]) -> "Driven":
-        self.spec, self.planned = spec, planned
+    def open(self, store: Store, planned: Plan) -> "Driven":
+        self.store, self.planned = store, planned
         self.opened += 1
         return self
 
@@ -45,7 +47,7 @@ class Driven:
     def run(self, entry: Planned) -> None:
         if entry.stage.name == self.dies:
             raise RuntimeError("died")
-        execute(entry, self.spec, self.planned, Reporter())
+        execute(self.store, self.planned, entry, Reporter())
         self.ran.append(entry.stage.name)
 
 
@@ -55,22 +57,19 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
     driven, spec = Driven(monkeypatch), spec_in(tmp_path)
     driven.dies = "second"
     with pytest.raises(RuntimeError, match="died"):
-        run_pipeline(spec, TOY)
+        run(TOY, spec)
     assert driven.ran == ["first"]
     driven.dies = ""
-    results = run_pipeline(spec, TOY)
+    results = run(TOY, spec)
     assert driven.ran == ["first", "second", "third"] and (driven.opened, driven.asked) == (2, 2)
-    assert {name: result["saw"] for name, result in results.items()} == {
-        "first": [],
-        "second": ["first"],
-        "third": ["second"],
-    }
-    assert run_pipeline(spec, TOY) == results
+    saw = {name: result.saw for name, result in results.found.items()}
+    assert saw == {"first": (), "second": ("first",), "third": ("second",)}
+    assert run(TOY, spec) == results
     assert len(driven.ran) == 3 and (driven.opened, driven.asked) == (2, 2), "neither Ray nor timm is loaded in vain"
     (plan(TOY, spec)[1].folder / "count").unlink()
-    assert run_pipeline(spec, TOY) == results and driven.ran[3:] == ["second"]
+    assert run(TOY, spec) == results and driven.ran[3:] == ["second"]
     changed = spec_in(tmp_path, "student.optim.lr=0.5")
-    assert run_pipeline(changed, TOY)["second"]["value"] == 0.5 and driven.ran[4:] == ["second", "third"]
+    assert run(TOY, changed).found["second"].value == 0.5 and driven.ran[4:] == ["second", "third"]
 
 
 def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
@@ -88,16 +87,14 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
             check_backbones(spec)
 
 
-def test_numbers_of_a_stage_are_those_of_its_result() -> None:
-    """Told to MLflow, and in the line that ends the stage."""
-    networks: Any = {"networks": {"distilled": {"val_mae": 4.25}, "hard": {"val_mae": 5.5}}, "finalists": []}
-    assert full_pipeline.stage_metrics("student", networks) == {"distilled/val_mae": 4.25, "hard/val_mae": 5.5}
-    assert full_pipeline.headline("student", networks) == "; validation MAE distilled 4.25, hard 5.50"
-    best = {"best_val_mae": 3.0, "changes": {"optim.lr": 0.0123456}}
-    search: Any = {"best": best, "trials": [best, {"best_val_mae": 9.0}], "failed": 1}
-    assert full_pipeline.stage_metrics("search", search) == {"trials": 2, "best_val_mae": 3.0}
-    assert full_pipeline.headline("search", search) == "; best of 2 trials (1 failed) 3.00 with lr=0.0123"
-    none: Any = {"best": {"changes": {}}, "trials": [], "failed": 0}
-    assert full_pipeline.stage_metrics("search", none) == {"trials": 0}
-    shards: Any = {"splits": {"heads.val": {"kept": 3, "input": 5}}}
-    assert full_pipeline.stage_metrics("shards", shards) == {"heads.val/kept": 3, "heads.val/input": 5}
+def test_a_stage_alone_runs_where_those_that_it_reads_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven, spec = Driven(monkeypatch), spec_in(tmp_path)
+    with pytest.raises(SpecError, match="stage second needs first, not finished .*: run first, or the whole pipeline"):
+        run_alone(TOY, spec, "second", as_json=False)
+    assert run_alone(TOY, spec, "first", as_json=False) == f"first: {plan(TOY, spec)[0].folder}"
+    said = json.loads(run_alone(TOY, spec, "second", as_json=True))
+    assert said == {"value": spec.student.optim.lr, "saw": ["first"]}
+    run_alone(TOY, spec, "second", as_json=True)
+    assert driven.ran == ["first", "second"]

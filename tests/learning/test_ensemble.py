@@ -72,6 +72,15 @@ def test_the_table_of_every_K_and_d_equals_brute_force(nets, crops):
         assert np.abs(direct - angles).max() < 1e-4
 
 
+def test_the_angles_of_a_window_lie_at_its_row_and_column(nets, crops):
+    angles = window_angles(nets["resnet"], crops, SIZE, 2)
+    assert angles.shape == (5, 5, 5, 3)
+    with torch.inference_mode():
+        for dx, dy in ((2, -1), (-1, 2), (0, 1)):
+            direct = nets["resnet"].angles(window(crops, SIZE, dx, dy)).numpy()
+            assert np.abs(angles[dy + 2, dx + 2] - direct).max() < 1e-4
+
+
 def test_windows_beyond_the_margin_are_refused(nets, crops):
     with pytest.raises(ValueError, match="margin of 6"):
         ensemble_probs(nets, crops, SIZE, [LabelSet(NAMES, 7, 7)])

@@ -105,7 +105,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> Results:
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
     network = NetworkResult.of(history, 1.0)
     twin = dataclasses.replace(network, val_mae=8.9)
-    split = Split(16, 14, {"truncated_picture": 1}, {"out_of_range": 1}, (), "0123456789abcdef")
+    split = Split(17, 14, {"truncated_picture": 1}, {"out_of_range": 2}, (), "0123456789abcdef")
     splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)

@@ -11,16 +11,20 @@ from jinja2 import UndefinedError
 
 from hpe_core.datasets.protocols import matches, protocol_named
 from hpe_core.spec.data import DatasetSpec
-from tests.report.fakes import EXPORTED, TESTS, finished_run
+from tests.report.fakes import EXPORTED, NETS, TESTS, finished_run
 from workflows.engine.results import Finalist, Results, Role, Trial, UnderProtocol
 from workflows.engine.stage import StageRun
 from workflows.report.build import SECTIONS, build_report, rendered, whole_page
 from workflows.report.material import Material, Section, read_predictions
-from workflows.report.page import TEMPLATES, Book, Entry, Line, environment, file_name, line, render
+from workflows.report.page import TEMPLATES, Book, Entry, Line, Picture, environment, file_name, line, render
+from workflows.report.sections.accounts import accounts
 from workflows.report.sections.headline import headline, paired_gain
 from workflows.report.sections.papers import papers
+from workflows.report.sections.samples import samples
 from workflows.report.sections.search import SHOWN_TRIALS, search
-from workflows.report.sections.test_sets import WORST
+from workflows.report.sections.soft_labels import soft_labels
+from workflows.report.sections.test_sets import WORST, ResultsTable
+from workflows.report.sections.test_sets import test_sets as scored_sets
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +37,17 @@ def report(stage: StageRun) -> Path:
     return build_report(stage, EXPORTED, {"configuration": stage.spec.name}, stage.folder / "report")
 
 
+class Undrawn(Book):
+    """Charts take seconds to become pixels, which these laws do not look at."""
+
+    def chart(self, name: str, figure: Any) -> Picture:
+        return Picture("chart", name)
+
+
 def material(stage: StageRun, **results: Any) -> Material:
     """What sections are made from, with other results of some stages."""
     known = Results({**stage.results.found, **results})
-    return Material(dataclasses.replace(stage, results=known), EXPORTED, {}, {}, Book(stage.folder))
+    return Material(dataclasses.replace(stage, results=known), EXPORTED, {}, {}, Undrawn(stage.folder))
 
 
 def test_the_report_stands_alone_and_shows_every_figure(report: Path) -> None:
@@ -167,6 +178,54 @@ def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage: StageRun
     nothing = dataclasses.replace(found, trials=(), failed=0)
     (section,) = search(material(stage, search=nothing))
     assert "None: the student was trained as configured." in rendered(section) and "<table" not in rendered(section)
+
+
+def test_the_lowest_of_a_column_is_bold_and_every_row_of_the_test_set_is_there(stage: StageRun) -> None:
+    rows = [row for row in stage.results.evaluate.rows if row.test == TESTS[0]]
+    found = ResultsTable.of(rows)
+    assert [entry.entries[0].text for entry in found.lines] == [row.name for row in rows]
+    assert [entry.ours for entry in found.lines] == [row.role is Role.DISTILLED for row in rows]
+    keys = ("mae", "pitch", "yaw", "roll", "geodesic")
+    for column, key in enumerate(keys, start=1):
+        bold = [entry.entries[column].best for entry in found.lines]
+        lowest = min(row.scores[key] for row in rows)
+        assert bold == [row.scores[key] == lowest for row in rows] and sum(bold) == 1
+    assert not any(entry.best for entries in found.lines for entry in entries.entries[-2:]), "costs are no contest"
+
+
+def test_a_test_set_shows_its_own_rows_and_its_worst_faces_first(stage: StageRun) -> None:
+    predictions = read_predictions(predictions_of(stage))
+    made = dataclasses.replace(material(stage), predictions=predictions)
+    for test, section in zip(TESTS, scored_sets(made), strict=True):
+        assert section.heading == f"Test set {test}"
+        assert len(section.values["results"].lines) == len(section.values["details"]) == len(NETS)
+        errors = predictions[test][Role.DISTILLED].errors
+        off = [face.student_off for face in section.values["worst"]]
+        assert off == sorted(errors, reverse=True)[:WORST]
+
+
+def test_every_face_of_a_split_is_accounted_for(stage: StageRun) -> None:
+    (section,) = accounts(material(stage))
+    _, *counts = section.values["splits"][0].entries
+    assert [entry.text for entry in counts] == ["17", "14", "2", "1", "1 truncated_picture"]
+
+
+def test_pictures_of_people_have_owners_and_rendered_ones_none(stage: StageRun) -> None:
+    data = stage.spec.data
+    photos = {TESTS[1]: DatasetSpec("aflw2000", root="/photos")}
+    mixed = dataclasses.replace(stage.spec, data=dataclasses.replace(data, datasets={**data.datasets, **photos}))
+    (section,) = samples(material(dataclasses.replace(stage, spec=mixed)))
+    assert section.values["owned"] == {TESTS[1]: "research only"}
+    assert [(name, split) for name, split, _ in section.values["sheets"]] == [(TESTS[0], "train"), (TESTS[1], "test")]
+
+
+def test_moved_labels_are_shown_where_there_are_some(stage: StageRun) -> None:
+    (section,) = soft_labels(material(stage))
+    assert "turn, yaw below 60" in rendered(section) and "base-K0-d1" in rendered(section)
+    still = dataclasses.replace(stage.results.evaluate, drift={})
+    online = dataclasses.replace(stage.results.labels, train_mae={})
+    (section,) = soft_labels(material(stage, evaluate=still, labels=online))
+    assert "<table" not in rendered(section) and "None are stored: labels are online." in rendered(section)
 
 
 def test_a_section_is_a_function_and_the_template_of_its_name() -> None:

@@ -44,9 +44,9 @@ def test_a_sweep_that_states_its_cost_says_how_many_settings_it_trains_to_the_en
         assert load([base, str(other), str(path)]).search.finalists != 77, path.name
 
 
-def test_the_header_of_the_photographs_says_what_the_readme_says():
+def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
     header = (REPO / "conf" / "real_tests.yaml").read_text().partition("\ndata:")[0]
-    section = (REPO / "README.md").read_text().partition("## Real photographs\n")[2].partition("\n## ")[0]
+    section = (REPO / "docs" / "results.md").read_text().partition("## Real photographs\n")[2].partition("\n## ")[0]
     figures = re.findall(r"\d+ s\b|\d+\.\d\d", header)
     assert len(figures) == 5 and all(re.search(rf"\b{re.escape(figure)}\b", section) for figure in figures)
 

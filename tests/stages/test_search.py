@@ -58,9 +58,9 @@ def test_trials_that_ended_are_ranked_by_their_smallest_error(ends: list[tuple[f
     ]
     rows = ranked([*results, result(None), result(None, error="never began")], SEARCHED)
     alive = [(mae, i) for i, (mae, failed) in enumerate(ends) if not failed]
-    assert [(row["best_val_mae"], int(row["trial"][1:])) for row in rows] == sorted(alive)
-    assert all(row["changes"] == {"optim.lr": int(row["trial"][1:]) / 100} for row in rows)
-    assert all((row["epochs"], row["seconds"]) == (3, 1.5) for row in rows)
+    assert [(row.best_val_mae, int(row.trial[1:])) for row in rows] == sorted(alive)
+    assert all(row.changes == {"optim.lr": int(row.trial[1:]) / 100} for row in rows)
+    assert all((row.epochs, row.seconds) == (3, 1.5) for row in rows)
 
 
 INSIDE = {"optim.lr": 0.002, "net.bin_widths": [3], "net.backbone": "test_resnet"}
@@ -84,7 +84,7 @@ def test_the_first_trial_is_the_configured_student_where_the_space_holds_it(
 ) -> None:
     made = spec(space, **changes)
     rows = ranked([result(5.0, name="a"), result(4.0, name="b")], made)
-    assert {row["trial"]: row["configured"] for row in rows} == {"a": inside, "b": False}
+    assert {row.trial: row.configured for row in rows} == {"a": inside, "b": False}
     point = first_point(made)
     assert set(point) == (set(SPACE) if inside and space is None else set())
     assert student_with(made.student, decode_changes(point)) == made.student

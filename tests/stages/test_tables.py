@@ -17,13 +17,15 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from tests.faces import CROP, write_heads
+from workflows.engine.results import NetworkResult, Results, Role, StudentResult
+from workflows.report.text import print_table
 from workflows.stages import evaluate
 from workflows.stages.evaluate import (
+    Predictions,
     asked_of,
     heatmap,
     networks_of,
     predict_all,
-    print_table,
     table,
     with_ensembles,
     write_predictions,
@@ -49,17 +51,15 @@ def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
     )
 
 
-def found() -> dict[str, dict[str, Angles]]:
+def found() -> dict[str, Predictions]:
     """What networks may have predicted: no two say the same, and no plain angle is that of the offsets."""
     random = np.random.default_rng(0)
     names = (*TEACHERS, "hard", "distilled")
-    return {
-        name: {
-            kind: {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
-            for kind in ("angles", "offset_angles", "truth")
-        }
-        for name in names
-    }
+
+    def drawn() -> Angles:
+        return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
+
+    return {name: Predictions({}, {}, drawn(), drawn(), drawn(), {}) for name in names}
 
 
 @pytest.mark.parametrize("base", ["", "second"])
@@ -69,10 +69,12 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str)
     assert set(whole) == {*each, *ENSEMBLES}
     for test in TESTS:
         for name, entry in each.items():
-            np.testing.assert_array_equal(whole[name][test], entry["angles"][test])
-        plain, shifted = (sum(each[name][kind][test] for name in TEACHERS) / 3 for kind in ("angles", "offset_angles"))
+            np.testing.assert_array_equal(whole[name][test], entry.angles[test])
+        plain, shifted = (
+            sum(getattr(each[name], kind)[test] for name in TEACHERS) / 3 for kind in ("angles", "offset_angles")
+        )
         np.testing.assert_allclose(whole["teachers' ensemble"][test], plain)
-        np.testing.assert_array_equal(whole["offset ensemble"][test], each[base or "first"]["offset_angles"][test])
+        np.testing.assert_array_equal(whole["offset ensemble"][test], each[base or "first"].offset_angles[test])
         np.testing.assert_allclose(whole["combined ensemble"][test], shifted)
 
 
@@ -88,32 +90,33 @@ def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base: s
 @pytest.mark.parametrize("base", ["", "second"])
 def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base: str) -> None:
     spec, each = pipeline(base), found()
-    whole, truth = with_ensembles(spec, each), each["hard"]["truth"]
+    whole, truth = with_ensembles(spec, each), each["hard"].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
     rows = table(spec, truth, whole, costs, recordings)
     assert len(rows) == len(TESTS) * len(whole)
     first, *others = base or "first", *(name for name in TEACHERS if name != (base or "first"))
     for test in TESTS:
-        mine = {row["name"]: row for row in rows if row["test"] == test}
+        mine = {row.name: row for row in rows if row.test == test}
         assert list(mine) == [first, *others, *ENSEMBLES, "hard", "distilled"]
         for name, row in mine.items():
             angles = whole[name][test]
             scores = PoseSums.of(angles, truth[test]).summary() | aligned_summary(angles, truth[test], recordings[test])
-            assert {key: row[key] for key in scores} == scores, name
-        cost = {name: (row["parameters"], row["latency_ms"]) for name, row in mine.items()}
+            assert row.scores == scores, name
+        cost = {name: (row.parameters, row.latency_ms) for name, row in mine.items()}
         assert {name: cost[name] for name in each} == {name: tuple(entry.values()) for name, entry in costs.items()}
         windows = len(offset_grid(4, 2))
         assert windows == 25 and cost["teachers' ensemble"] == (111, 13)
         assert cost["offset ensemble"] == (costs[first]["parameters"], windows * costs[first]["latency_ms"])
         assert cost["combined ensemble"] == (111, windows * 13)
-        assert "hard labels" in mine["hard"]["role"] and "distilled" in mine["distilled"]["role"]
-        assert mine[first]["role"].startswith("base") and all(mine[o]["role"].startswith("teacher") for o in others)
+        assert "hard labels" in mine["hard"].what and "distilled" in mine["distilled"].what
+        assert mine[first].role is Role.BASE and all(mine[other].role is Role.TEACHER for other in others)
+        assert all(mine[name].role == name for name in (*ENSEMBLES, "hard", "distilled"))
     printed = print_table(rows).splitlines()
     for row in rows:
-        (line,) = [text for text in printed if text.startswith(f"{row['name']} ") and f"{row['mae']:7.2f}" in text]
-        numbers = [f"{row[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic")]
-        assert line.split(row["name"])[1].split()[:5] == numbers
+        (line,) = [text for text in printed if text.startswith(f"{row.name} ") and f"{row.mae:7.2f}" in text]
+        numbers = [f"{row.scores[key]:.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic")]
+        assert line.split(row.name)[1].split()[:5] == numbers
 
 
 @pytest.fixture(scope="module")
@@ -143,27 +146,27 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         truth = np.concatenate([shard.angles for shard in shards])
         with torch.inference_mode():
             seen = {at: net.angles(window(crops, CROP.size, *at)).double().numpy() for at in offset_grid(4, 1)}
-        np.testing.assert_allclose(result["angles"][test], seen[0, 0], atol=1e-3)
+        np.testing.assert_allclose(result.angles[test], seen[0, 0], atol=1e-3)
         np.testing.assert_allclose(
-            result["offset_angles"][test], np.mean([seen[at] for at in offset_grid(4, 2)], 0), atol=1e-3
+            result.offset_angles[test], np.mean([seen[at] for at in offset_grid(4, 2)], 0), atol=1e-3
         )
-        assert np.abs(result["offset_angles"][test] - result["angles"][test]).max() > 0.1
-        assert result["ids"][test] == [name for shard in shards for name in shard.sample_ids]
-        assert result["groups"][test] == [name for shard in shards for name in shard.groups]
-        np.testing.assert_array_equal(result["truth"][test], truth)
-        cells = {(cell["K"], cell["d"]): cell["mae"] for cell in heatmap(result, test)}
+        assert np.abs(result.offset_angles[test] - result.angles[test]).max() > 0.1
+        assert result.ids[test] == [name for shard in shards for name in shard.sample_ids]
+        assert result.groups[test] == [name for shard in shards for name in shard.groups]
+        np.testing.assert_array_equal(result.truth[test], truth)
+        cells = {(cell.K, cell.d): cell.mae for cell in heatmap(result.kd[test])}
         assert set(cells) == {(k, d) for k in range(3) for d in (1, 2)} and len(truth) == count
         for pair, mae in cells.items():
             mean = np.mean([seen[at] for at in offset_grid(*pair)], axis=0)
             assert mae == pytest.approx(PoseSums.of(mean, truth).summary()["mae"], abs=1e-3)
-        np.testing.assert_array_equal(alone["offset_angles"][test], alone["angles"][test])
-        assert heatmap(alone, test) == []
+        np.testing.assert_array_equal(alone.offset_angles[test], alone.angles[test])
+        assert heatmap(alone.kd[test]) == ()
 
 
 def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> None:
     each = found()
     whole = with_ensembles(pipeline(), each)
-    truth = each["hard"]["truth"]
+    truth = each["hard"].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
     write_predictions(tmp_path / "p.parquet", ids, truth, whole)
     rows = read_table(tmp_path / "p.parquet").to_pylist()
@@ -188,7 +191,7 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
     stage: Any = SimpleNamespace(
         spec=pipeline(),
         inputs={"shards": tmp_path, "teachers": Path("/t")},
-        results={"student": {"spec": to_dict(student)}},
+        results=Results({"student": StudentResult(*[NetworkResult(1.0, 1, 1, 1.0, ())] * 2, student)}),
     )
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment))

@@ -58,7 +58,7 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
 def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflows.engine.lease, "SETTLE_S", 2.0)
+    monkeypatch.setattr(workflows.storage.lease, "SETTLE_S", 2.0)
     found_free, inside = threading.Barrier(2), threading.Barrier(2)
     original, has_it = Lease._await_turn, []
 

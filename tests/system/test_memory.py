@@ -10,7 +10,7 @@ from workflows.engine.config import REPO
 LOOP = """
 import resource, sys
 import numpy as np
-from hpe_core.allocator import keep_freed_memory
+from hpe_core.system.memory import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 for _ in range(5):
     [np.ones(1 << 20, np.uint8) for _ in range(8)]

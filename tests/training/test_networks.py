@@ -22,23 +22,15 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import write_json
 from tests.faces import CROP, face_row
+from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed
 from workflows.stages import search as tune
+from workflows.stages.student import hard_twin
 from workflows.tracking.progress import Event, LocalReporter
+from workflows.training import jobs as job_module
 from workflows.training import networks as train
-from workflows.training.networks import (
-    Job,
-    as_plain,
-    from_plain,
-    hard_twin,
-    job_for,
-    online_teachers,
-    open_data,
-    resend,
-    summary_of,
-    train_all,
-    train_one,
-)
+from workflows.training.jobs import Job, as_plain, from_plain, job_for, online_teachers, open_data
+from workflows.training.networks import resend, train_all, train_one
 
 SIZES = {  # no two sums of them are equal
     ("heads", "train"): 24,
@@ -186,7 +178,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
     spec, fit = pipeline(), Fit(monkeypatch)
     config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
     inputs = {name: str(folder) for name, folder in folders.items()}
-    tune.trial(config, to_dict(spec), "search/1", inputs, fit.reporter)
+    tune.trial(config, to_dict(spec), "search/1", str(folders["shards"].parent / "search"), inputs, fit.reporter)
     check_faces(folders, *fit.faces, soft=True)
     changed = student_with(spec.student, {"optim.lr": 0.5, "net.bin_widths": [3.0, 9.0]})
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
@@ -234,9 +226,9 @@ EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 @given(EPOCHS)
 def test_a_network_is_as_good_as_its_best_epoch(errors: list[float]) -> None:
     history = [{"epoch": i, "time_ms": i, "val/mae": mae, "train/loss": -mae} for i, mae in enumerate(errors, start=1)]
-    summary = summary_of(history, 12.5)
-    assert summary["val_mae"] == min(errors) and summary["best_epoch"] == 1 + errors.index(min(errors))
-    assert (summary["epochs"], summary["seconds"], summary["history"]) == (len(errors), 12.5, history)
+    network = NetworkResult.of(history, 12.5)
+    assert network.val_mae == min(errors) and network.best_epoch == 1 + errors.index(min(errors))
+    assert (network.epochs, network.seconds, list(network.history)) == (len(errors), 12.5, history)
 
 
 @given(EPOCHS, st.integers(0, 8))
@@ -311,7 +303,7 @@ def test_weights_and_code_are_part_of_a_networks_name(
     for text in ("one", "two"):
         file.write_text(text)
         found.add(network(folders, student=student))
-    monkeypatch.setattr(train, "code_hashes", lambda module: {"module": "edited"})
+    monkeypatch.setattr(job_module, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
     assert len(found) == 3
 
@@ -356,14 +348,16 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
     asked = Job("s/1/distilled", "distilled", spec.student, spec.data, Path())
     history = [{"epoch": 1, "time_ms": 1, "val/mae": 3.0}]
 
-    def ray_train(job: Job, stage: Any, home: Path) -> dict[str, Any]:
+    network = NetworkResult.of(history, 1.0)
+
+    def ray_train(job: Job, stage: Any, home: Path) -> NetworkResult:
         home.mkdir(parents=True)
         for name in train.KEPT:
             (home / name).write_text(f"{name} of {job.name}")
-        write_json(home / "result.json", summary_of(history, 1.0))
-        return summary_of(history, 1.0)
+        write_json(home / "result.json", to_dict(network))
+        return network
 
-    def dies(job: Job, stage: Any, home: Path) -> dict[str, Any]:
+    def dies(job: Job, stage: Any, home: Path) -> NetworkResult:
         raise RuntimeError("no room")
 
     monkeypatch.setattr(train, "run_ray_train", dies)
@@ -374,7 +368,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
     first = train_one(asked, stage)  # type: ignore[arg-type]
     monkeypatch.setattr(train, "run_ray_train", dies)
     events.clear()
-    assert train_one(asked, stage) == first == summary_of(history, 1.0)  # type: ignore[arg-type]
+    assert train_one(asked, stage) == first == network  # type: ignore[arg-type]
     assert [body[:3] for kind, body in events if kind == "metrics"] == [("s/1/distilled", {"val/mae": 3.0}, 1)]
     assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
     kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}

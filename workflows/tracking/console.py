@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 LOG_EVERY_S = 5.0
 DRAW_EVERY_S = 0.5
-LINE = "{desc}: {n:,.0f} of {total:,.0f} {unit} ({percentage:.0f} %), {rate_fmt}, {remaining} left{postfix}"
+FIRST = "{desc}: {n:,.0f} of {total:,.0f} {unit} ({percentage:.0f} %)"
+NEXT, LAST = FIRST + ", {rate_fmt}, {remaining} left{postfix}", FIRST + " in {elapsed}{postfix}"
 
 
 class _Bar(tqdm):
@@ -65,6 +66,7 @@ class Console:
                 self._bars[task] = self._begin(task, done, total, unit)
             bar = self._bars[task]
             bar.total = max(total, done)
+            bar.bar_format = NEXT if done < total else LAST
             bar.set_postfix_str(more, refresh=False)
             if done < total:
                 bar.update(done - bar.n)
@@ -79,7 +81,7 @@ class Console:
             initial=done,
             total=total,
             unit=unit,
-            bar_format=LINE,
+            bar_format=FIRST,
             file=self._stream,
             gui=not self._live,
             mininterval=DRAW_EVERY_S if self._live else LOG_EVERY_S,
