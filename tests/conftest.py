@@ -32,7 +32,7 @@ RAY_FILES = ("tests/test_pipeline.py", "tests/stages/test_shards.py", "tests/tra
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray are marked so and begin first; of them those that share a cluster come last, for it stays."""
+    """Tests that start Ray are marked so and begin first; those that share a cluster come last of them."""
     turns = {}
     for item in items:
         asked = STARTS_RAY.keys() & set(getattr(item, "fixturenames", ()))
