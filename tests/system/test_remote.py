@@ -312,7 +312,7 @@ def test_room_for_a_remote_archive_is_asked_for_before_it_is_fetched(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As much as is not here yet: once the shards are cut, nothing."""
-    data = pointing(tmp_path / "archive")
+    data = pointing(tmp_path / "archive", rows_per_shard=100)
     upload(tmp_path / "archive", f"{bucket}/heads")
     there = dataclasses.replace(
         data, datasets={"heads": dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")}
