@@ -439,7 +439,7 @@ def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encodi
 class Posed:
     """A source whose faces have the poses that it is made with; a face without one is rejected."""
 
-    risky = False
+    reader = SimpleNamespace(risky=False)
     spec = DatasetSpec(reader="aflw2000", root="nowhere")
 
     def __init__(self, poses: Sequence[tuple[float, float, float] | None]) -> None:
