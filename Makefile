@@ -1,6 +1,7 @@
 # make demo        set up, then run the whole road on rendered heads, offline
 # make test        set up, then lint, types, all laws and one small run that is killed and goes on
 # make test-all    the second tier: whole runs, recipes, servers, an installed wheel
+# make mutants     how many changes of the code the tests notice (on demand, a quarter of an hour)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ demo: setup
 	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not longer and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not longer and not slow and not gpu" $(ARGS)
 
 test-all: setup
 	$(BIN)/python -m pytest -m "longer and not slow and not gpu" $(ARGS)
@@ -44,8 +45,11 @@ benchmark: setup
 doctor: setup
 	$(BIN)/hpe doctor -c $(CONFIG) $(ARGS)
 
+mutants: setup
+	$(BIN)/python tests/mutants.py $(ARGS)
+
 slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build *.egg-info mutants .mypy_cache .ruff_cache .pytest_cache

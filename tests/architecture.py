@@ -69,15 +69,14 @@ class House:
             if module in self.files and module != name and self.files[module].name != "__init__.py":
                 yield Import(module, found.line, found.inside)
 
-    def is_heavy(self, name: str, seen: frozenset[str] = frozenset()) -> bool:
-        """Whether importing a module loads what takes seconds."""
-        if name in seen:
-            return False
-        top = [found for found in self.imports[name] if not found.inside]
-        if any(found.module.split(".")[0] in HEAVY for found in top):
-            return True
-        below = [found.module for found in self.project(name) if not found.inside]
-        return any(self.is_heavy(module, seen | {name}) for module in below)
+    def heavy(self) -> set[str]:
+        """The modules whose import loads what takes seconds, or imports one that does."""
+        top = {name: [found for found in self.imports[name] if not found.inside] for name in self.files}
+        found = {name for name in top if any(entry.module.split(".")[0] in HEAVY for entry in top[name])}
+        below = {name: {entry.module for entry in self.project(name) if not entry.inside} for name in self.files}
+        while more := {name for name in self.files if below[name] & found} - found:
+            found |= more
+        return found
 
 
 def name_of(path: Path, root: Path) -> str:
@@ -177,9 +176,10 @@ def foreign(house: House) -> Iterator[str]:
 
 def hidden(house: House) -> Iterator[str]:
     """A project import that does not stand at the top has one excuse: it loads what takes seconds."""
+    heavy = house.heavy()
     for name in house.files:
         for found in house.project(name):
-            if found.inside and not house.is_heavy(found.module):
+            if found.inside and found.module not in heavy:
                 yield f"{name}:{found.line} imports {found.module} in a function or for types, and it is light"
 
 

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from workflows.engine.exported import TracedNetwork
 
 import hpe_core  # noqa: F401  # the switches of hpe_core/system/quiet.py, before Ray is imported
 
@@ -19,16 +23,39 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-RAY_FIXTURES = {"ray_cluster"}
+# Who asks for these fixtures starts Ray, and runs in which tier.
+STARTS_RAY = {"ray_cluster": "ray", "head": "longer", "calm": "longer", "nodes": "slow"}
+
+
+# Files whose tests start Ray: `make test` runs them one after the other, beside all others.
+RAY_FILES = ("tests/test_pipeline.py", "tests/stages/test_shards.py", "tests/training/test_stream.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, and all that start Ray are one row, which begins first: one Ray at a time."""
+    """Tests that start Ray are marked so and begin first; those that share a cluster come last of them."""
+    turns = {}
     for item in items:
-        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+        asked = STARTS_RAY.keys() & set(getattr(item, "fixturenames", ()))
+        for mark in {"ray", *(STARTS_RAY[name] for name in asked)} if asked else ():
+            item.add_marker(mark)
+        ray = item.get_closest_marker("ray") is not None
+        turns[item] = int("ray_cluster" in asked) if ray else 2
+    items.sort(key=turns.__getitem__)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay in one process, and all files that start Ray in the same one.
+
+    (`--dist loadgroup` does not work with pytest 9.2: it renames tests by an attribute that is gone.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "ray" if file in RAY_FILES else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -104,24 +131,31 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def exported_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an untrained network whose answers differ from face to face, with its ONNX and .pt2 file."""
-    import torch
-
-    from hpe_core.learning.checkpoint import save_net
-    from hpe_core.learning.models import PoseNet
-    from hpe_core.spec.network import NetSpec
-    from tests.faces import CROP, windows
+def exported(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, TracedNetwork]":
+    """Folder of an untrained network with its ONNX and .pt2 file, and what the export said: tracing takes seconds."""
+    from tests.faces import NET_CROP, noise, save_untrained
     from workflows.export.onnx_file import export_network
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("exported")
-    net = PoseNet(NetSpec("test_resnet"), CROP.size)
-    net.train()(torch.from_numpy(windows(24)))
-    torch.nn.init.normal_(next(net.heads[0].parameters()), std=0.3)
-    save_net(folder, net.eval(), CROP, {})
-    export_network(folder, folder / "student.onnx", folder / "student.pt2")
-    return folder
+    folder = save_untrained(tmp_path_factory.mktemp("exported"))
+    found = export_network(folder, folder / "student.onnx", folder / "student.pt2", noise(35, NET_CROP.size))
+    return folder, found
+
+
+@pytest.fixture(scope="session")
+def exported_net(exported: "tuple[Path, TracedNetwork]") -> Path:
+    return exported[0]
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, to be copied: its schema takes seconds."""
+    from tests.tracking.places import uri_of
+    from workflows.tracking.server import make_database, prepare
+
+    folder = tmp_path_factory.mktemp("schema")
+    prepare()
+    make_database(uri_of(folder))
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

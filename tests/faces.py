@@ -1,5 +1,6 @@
 """Rendered faces as shards, without Ray: the smallest real input for tests of the library and the stages."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import numpy as np
 
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.base import FaceRow
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of
+from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
+from hpe_core.spec.serde import to_dict
 
 CROP = CropSpec(size=32, margin_px=6)
+NET_CROP = CropSpec(size=32, margin_px=6, box_scale=1.1)  # of `save_untrained`
+FIT = DetectorFit(1.4, 1.2, 0.1)
 
 
 @cache
@@ -61,3 +66,25 @@ def write_onnx(path: Path) -> Path:
     helper.set_model_props(model, contract_of(CROP, CONVENTION))
     onnx.save(model, path)
     return path
+
+
+def noise(count: int, size: int = CROP.size, seed: int = 1) -> Image:
+    """(count, size, size, 3) uint8 that shows nothing."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def save_untrained(folder: Path, backbone: str = "test_resnet", notes: Mapping[str, object] | None = None) -> Path:
+    """Save a network whose answers differ from face to face, though it has learnt nothing; returns its folder."""
+    import torch
+
+    from hpe_core.learning.checkpoint import save_net
+    from hpe_core.learning.models import PoseNet
+    from hpe_core.spec.network import NetSpec
+
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec(backbone, bin_widths=(3.0, 9.0)), NET_CROP.size)
+    net.train()(torch.from_numpy(windows(24)))  # statistics of faces
+    for head in net.heads:
+        torch.nn.init.normal_(next(head.parameters()))
+    save_net(folder, net.eval(), NET_CROP, {FIT_NOTE: to_dict(FIT)} if notes is None else notes)
+    return folder

@@ -174,7 +174,7 @@ def left_in(home: Path) -> list[psutil.Process]:
 
 def submit(head: Head, store: Path, *more: str) -> Done:
     """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
-    entry = ["python", *words("full_pipeline.py", store, *more)[1:]]
+    entry = ["python", *words("run", store, *more)[1:]]
     options = ["--address", head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
     return call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
 
@@ -184,9 +184,9 @@ def joined(done: Done, head: Head) -> None:
     assert head.joined.search(done.err), tail(done)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: Head, tmp_path: Path):
-    done = run("shards.py", tmp_path / "store", env=head.strangers)
+    done = run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]
     assert done.code == 2, tail(done)
     assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, tail(done)
@@ -205,17 +205,17 @@ def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Path):
+def test_every_stage_is_a_verb_and_the_rest_is_a_job(head: Head, tmp_path: Path):
     """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
     Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
     manifest lists them as they are: else the store would find them damaged and have them made again.
     """
     store = tmp_path / "store"
-    early = run("labels.py", store, env=head.env)
+    early = run("labels", store, env=head.env)
     assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, tail(early)
 
-    joined(run("shards.py", store, env=head.env), head)  # address auto: found by the note of `ray start`
+    joined(run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
     tests = {path: path.read_bytes() for path in stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
     assert tests
     replace_files(stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
@@ -223,10 +223,10 @@ def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Pa
         with pytest.raises(ShardError):
             read_shard(path)
     by_address = {**head.env, "RAY_ADDRESS": head.address}
-    joined(run("train.py teachers", store, env=by_address), head)
-    joined(run("labels.py", store, env=head.env), head)
-    joined(run("tune.py", store, env=by_address), head)
-    again = run("tune.py", store, env=head.env)
+    joined(run("teachers", store, env=by_address), head)
+    joined(run("labels", store, env=head.env), head)
+    joined(run("search", store, env=by_address), head)
+    again = run("search", store, env=head.env)
     assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, tail(again)
 
     broken = submit(head, store)
@@ -247,10 +247,10 @@ def test_every_stage_is_a_command_and_the_rest_is_a_job(head: Head, tmp_path: Pa
     rows = {row["name"]: row for row in result_of(store, "evaluate")["rows"]}
     assert rows["distilled"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
 
-    # The last two commands, for a changed key; the cluster is only left by all of them, never stopped.
+    # The last two verbs, for a changed key; the cluster is only left by all of them, never stopped.
     changed = "evaluate.heatmap_radius=1"
-    joined(run("evaluate.py", store, changed, env=head.env), head)
-    joined(run("publish.py", store, changed, env=head.env), head)
+    joined(run("evaluate", store, changed, env=head.env), head)
+    joined(run("publish", store, changed, env=head.env), head)
     assert listens(head.port)
 
 

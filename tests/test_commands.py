@@ -8,7 +8,8 @@ import time
 import pytest
 
 from workflows.engine.commandline import EXIT_STOPPED
-from workflows.engine.config import REPO
+from workflows.engine.config import EXIT_BAD_INPUT, REPO, guarded
+from workflows.full_pipeline import main
 
 COMMANDS = sorted(p.stem for p in (REPO / "workflows").glob("*.py") if '__name__ == "__main__"' in p.read_text())
 
@@ -46,19 +47,24 @@ def test_help_needs_no_heavy_import(command):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "said"),
     [
-        (["plna"], 2, "did you mean 'plan'"),
-        (["student.optim.lrr=3"], 2, "did you mean 'lr'"),
-        (["-c", "conf/nothing.yaml"], 2, "no configuration file"),
-        (["plan", "data.datasets.heads.reader=biwii"], 2, "allowed:"),
-        (["--jsno"], 2, "did you mean '--json'"),
-        (["techers"], 2, "did you mean 'teachers'"),
-        (["--store", "runs"], 2, "a key is written store=VALUE"),
+        (["plna"], "did you mean 'plan'"),
+        (["student.optim.lrr=3"], "did you mean 'lr'"),
+        (["-c", "conf/nothing.yaml"], "no configuration file"),
+        (["plan", "data.datasets.heads.reader=biwii"], "allowed:"),
+        (["--jsno"], "did you mean '--json'"),
+        (["techers"], "did you mean 'teachers'"),
+        (["--store", "runs"], "a key is written store=VALUE"),
     ],
 )
-def test_a_typo_ends_with_one_sentence_and_code_2(words, code, said):
-    done = subprocess.run(
-        [sys.executable, "workflows/full_pipeline.py", *words], capture_output=True, text=True, cwd=REPO
-    )
-    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+def test_a_typo_ends_with_one_sentence_and_code_2(words, said, capsys):
+    assert guarded(lambda: main(words)) == EXIT_BAD_INPUT == 2
+    told = capsys.readouterr()
+    assert said in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
+def test_the_script_ends_as_its_main_does():
+    command = [sys.executable, "workflows/full_pipeline.py", "plna"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 2 and "did you mean 'plan'" in done.stderr and "Traceback" not in done.stderr

@@ -17,7 +17,6 @@ from tests.test_pipeline import (
     NAMES,
     PATIENCE_S,
     Done,
-    Finished,
     environment,
     has_checkpoint,
     has_label,
@@ -30,7 +29,9 @@ from tests.test_pipeline import (
     whole_tree,
     words,
 )
+from tests.test_pipeline import calm as calm
 
+pytestmark = pytest.mark.timeout(1800)
 CPUS = 2  # of each node: two networks are trained at once, so every node has work to lose
 
 
@@ -61,26 +62,13 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
         cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The same run on one node."""
-    store = tmp_path_factory.mktemp("alone") / "store"
-    done = run("full_pipeline.py", store)
-    assert done.code == 0, tail(done)
-    return Finished(store, done)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(
-    nodes: Nodes, alone: Finished, tmp_path: Path, seed: int
-):
+def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes: Nodes, calm: Path, tmp_path: Path, seed: int):
     """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
     with open(log, "w") as stream, whole_tree() as started:
-        command = words("full_pipeline.py", store, f"cluster.address={nodes.cluster.address}")
+        command = words("run", store, f"cluster.address={nodes.cluster.address}")
         process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
         deadline = time.monotonic() + PATIENCE_S
         for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
@@ -95,22 +83,20 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(
     assert "teachers" in lost, "a node was lost while the teachers were trained"
     for name in NAMES:
         assert (stage_folder(store, name) / "manifest.json").is_file(), name
-    same_result(store, alone)
+    same_result(store, calm)
     rows = result_of(store, "shards")
     assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_two_data_parallel_workers_through_ray(nodes: Nodes, alone: Finished, tmp_path: Path):
+def test_two_data_parallel_workers_through_ray(nodes: Nodes, calm: Path, tmp_path: Path):
     """`cluster.workers=2`: every network by two workers that may lie on two nodes; it learns what one worker learns.
 
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    done: Done = run("full_pipeline.py", store, address, "cluster.workers=2", env=environment())
+    done: Done = run("run", store, address, "cluster.workers=2", env=environment())
     assert done.code == 0, tail(done)
-    ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, alone.store))
+    ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():
         assert summary["epochs"] == 8
         assert summary["val_mae"] == pytest.approx(theirs[name]["val_mae"], abs=1.5), name

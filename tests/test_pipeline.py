@@ -1,13 +1,16 @@
-"""The whole road for real: one run, a second run that skips it all, and a run that is killed again and again.
+"""The whole road for real: a run that is killed and continued, and a second run that skips it all.
 
-Every run is the command that a user types, in a process of its own with a Ray of its own. All the laws are read off
-one finished run and off one run that was cut down in three stages; a start of Ray costs more than these networks do.
+Every run is the command that a user types, in a process of its own with a Ray of its own. All laws are read off one
+finished run, for a start of Ray costs more than these networks do. It was killed whole among its teachers and continued
+by the same command. The longer tier cuts another one down in three stages, and compares its bytes with those of a run
+that nobody stopped.
 """
 
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +34,7 @@ from workflows.full_pipeline import STAGES
 CONFIG = "tests/tiny.yaml"
 NAMES = [stage.name for stage in STAGES]
 PATIENCE_S = 600  # for one command on a machine that is busy with other things
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 
 # ---------------------------------------------------------------- running commands
@@ -44,10 +48,9 @@ def environment(**changes: str) -> dict[str, str]:
     return {**ours, **fixed, **changes}
 
 
-def words(script: str, store: Path | str, *more: str) -> list[str]:
-    """`python workflows/<script> ... -c tests/tiny.yaml store=...`; `script` may carry a verb."""
-    name, *verb = script.split()
-    return [sys.executable, f"workflows/{name}", *verb, f"store={store}", *more, "-c", CONFIG]
+def words(verb: str, store: Path | str, *more: str) -> list[str]:
+    """`python workflows/full_pipeline.py <verb> ... -c tests/tiny.yaml store=...`"""
+    return [sys.executable, "workflows/full_pipeline.py", verb, f"store={store}", *more, "-c", CONFIG]
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,10 @@ class Done:
     seconds: float
 
 
-def run(script: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
-    """Run a command to its end. On a cluster of its own, whatever else is running on this machine."""
+def run(verb: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
+    """Run a verb to its end. On a cluster of its own, whatever else is running on this machine."""
     local = () if env else ("cluster.address=local",)
-    return call(words(script, store, *local, *more), env or environment())
+    return call(words(verb, store, *local, *more), env or environment())
 
 
 def call(command: Sequence[str], env: dict[str, str]) -> Done:
@@ -131,7 +134,7 @@ def killed_when(
     with open(log, "w") as stream, whole_tree() as started:
         process = started(
             subprocess.Popen(
-                words("full_pipeline.py", store, "cluster.address=local"),
+                words("run", store, "cluster.address=local"),
                 cwd=REPO,
                 env=environment(),
                 stdout=stream,
@@ -177,18 +180,36 @@ def tail(done: Done) -> str:
 @dataclass(frozen=True)
 class Finished:
     store: Path
-    done: Done
+    done: Done  # the command that ended it
+    cut: str  # what the killed command had said
+    kept: dict[Path, int]  # what it had finished, and when
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    store = tmp_path_factory.mktemp("finished") / "store"
-    done = run("full_pipeline.py", store)
+    """A run that was killed whole as soon as a teacher had a checkpoint, and continued by the same command."""
+    home = tmp_path_factory.mktemp("finished")
+    store, log = home / "store", home / "log"
+    assert killed_when(has_checkpoint, store, log, everything=True), log.read_text()
+    kept = kept_state(store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
-    return Finished(store, done)
+    return Finished(store, done, log.read_text(), kept)
 
 
-@pytest.mark.timeout(900)
+def test_a_killed_run_is_continued_by_the_same_command(finished: Finished):
+    """What was finished stays as it is, a teacher goes on from its checkpoint, and nothing is left lying about."""
+    assert "shards: done in" in finished.cut and "teachers: done in" not in finished.cut
+    assert len(finished.kept) > len(NAMES), "the shards with their receipts"
+    untouched(finished.kept)
+    assert [line.split()[1] for line in finished.done.err.splitlines()[: len(NAMES)]] == [
+        "skip",
+        "continue",
+        *["run"] * 5,
+    ]
+    nothing_left(finished.store)
+
+
 def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished: Finished):
     for name in NAMES:
         assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
@@ -208,7 +229,6 @@ def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished:
     assert Path(report).is_file() and time_line.endswith(" s")
 
 
-@pytest.mark.timeout(900)
 def test_every_face_is_accounted_for(finished: Finished):
     result = result_of(finished.store, "shards")
     assert result["filtered"] > 0, "the configuration is made so that something is filtered"
@@ -221,7 +241,6 @@ def test_every_face_is_accounted_for(finished: Finished):
     assert len(set(seen)) == len(seen) == result["kept"], "nobody is in two splits"
 
 
-@pytest.mark.timeout(900)
 def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Finished):
     import torch
 
@@ -254,7 +273,6 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Fin
         np.testing.assert_allclose(found.astype(float), np.log(total / count), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.timeout(900)
 def test_the_onnx_file_gives_the_degrees_that_were_scored(finished: Finished):
     import onnxruntime
 
@@ -317,15 +335,21 @@ def check_tracking(store: Path) -> None:
     assert client.list_artifacts(champion.run_id, "model"), "the version's files are there"
 
 
-@pytest.mark.timeout(900)
 def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: Finished):
+    """And all of it lies in the store: an MLflow that has lost everything is brought up to it."""
+    check_tracking(finished.store)
+    told = run("sync", finished.store)
+    assert (told.code, told.out) == (0, "MLflow has all that the store says\n"), tail(told)
+    (finished.store / "mlflow.db").unlink()
+    shutil.rmtree(finished.store / "mlartifacts")
+    told = run("sync", finished.store)
+    assert told.code == 0 and told.out.startswith("sent to MLflow: "), tail(told)
     check_tracking(finished.store)
 
 
 # ---------------------------------------------------------------- the second run, and plan
 
 
-@pytest.mark.timeout(900)
 def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
     script = (
         "import sys; from workflows.full_pipeline import main; code = main(sys.argv[1:])\n"
@@ -333,7 +357,7 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     before = {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")}
-    again = call([sys.executable, "-c", script, *words("x", finished.store)[2:]], environment())
+    again = call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment())
     assert again.code == 0, tail(again)
     lines = again.err.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
@@ -345,7 +369,6 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
     assert again.seconds < 15 or os.getloadavg()[0] > 3, f"{again.seconds:.0f} s"
 
 
-@pytest.mark.timeout(900)
 def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
     def reasons(*overrides: str) -> dict[str, str]:
         entries = plan(STAGES, load([CONFIG], [f"store={finished.store}", *overrides]))
@@ -364,22 +387,9 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
     }
     assert list(reasons("teachers.resnet.seed=3")) == NAMES[1:]
     assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
-    typed = call(words("full_pipeline.py plan", finished.store, "data.limit_deg=71"), environment())
+    typed = call(words("plan", finished.store, "data.limit_deg=71"), environment())
     assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
     assert [line.split()[1] for line in typed.out.splitlines()] == ["run"] * len(NAMES)
-
-
-@pytest.mark.timeout(900)
-def test_a_changed_teacher_alone_is_trained_anew(finished: Finished):
-    """A network's folder is named by what it depends on: of two teachers, the changed one gets a new one."""
-    from workflows.training.jobs import Job
-
-    def network(name: str, *overrides: str) -> str:
-        spec = load([CONFIG], [f"store={finished.store}", *overrides])
-        return Job("", name, spec.teachers[name], spec.data, Path(), None).hash
-
-    assert network("resnet", "teachers.resnet.seed=3") != network("resnet")
-    assert network("byobnet", "teachers.resnet.seed=3") == network("byobnet")
 
 
 # ---------------------------------------------------------------- killed, and continued by the same command
@@ -449,24 +459,36 @@ def is_train_worker(process: psutil.Process) -> bool:
     return False
 
 
-def same_result(store: Path, finished: Finished) -> None:
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nobody stopped."""
+    store = tmp_path_factory.mktemp("calm") / "store"
+    done = run("run", store)
+    assert done.code == 0, tail(done)
+    return store
+
+
+def same_result(store: Path, calm: Path) -> None:
     """A run that was killed made the bytes of the run that was not."""
-    ours, theirs = stage_folder(store, "shards"), stage_folder(finished.store, "shards")
+    ours, theirs = stage_folder(store, "shards"), stage_folder(calm, "shards")
     shards = sorted(path.relative_to(theirs) for path in theirs.glob("*/part-*.parquet"))
     assert shards == sorted(path.relative_to(ours) for path in ours.glob("*/part-*.parquet"))
     for path in shards:
         assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
     for name in ("byobnet", "resnet"):
-        weights = [stage_folder(place, "teachers") / name / "model.safetensors" for place in (store, finished.store)]
+        weights = [stage_folder(place, "teachers") / name / "model.safetensors" for place in (store, calm)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), f"teacher {name} has other weights"
-    labels = [result_of(place, "labels")["fingerprint"] for place in (store, finished.store)]
+    labels = [result_of(place, "labels")["fingerprint"] for place in (store, calm)]
     assert labels[0] == labels[1]
+    nothing_left(store)
+
+
+def nothing_left(store: Path) -> None:
     leftovers = [*store.glob("networks/*/ray-train"), *store.glob("shards/*/*/.part-*")]
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
-@pytest.mark.timeout(1500)
-def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(finished: Finished, tmp_path: Path):
+def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm: Path, tmp_path: Path):
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
     store, log = tmp_path / "store", tmp_path / "log"
     assert killed_when(has_shard, store, log, everything=False), log.read_text()
@@ -483,18 +505,18 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(f
     untouched(second)
     third = kept_state(store)
     assert (stage_folder(store, "labels") / "manifest.json").exists() and not list(store.glob("search/*/manifest.json"))
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
     assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
     untouched(third)
-    same_result(store, finished)
+    same_result(store, calm)
     check_tracking(store)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(4))
-def test_soak(finished: Finished, tmp_path: Path, seed: int):
+def test_soak(calm: Path, tmp_path: Path, seed: int):
     """Killed at many moments, drawn at random, driver or everything, until a run gets to its end."""
     dice = random.Random(seed)
     store, log = tmp_path / "store", tmp_path / "log"
@@ -511,9 +533,9 @@ def test_soak(finished: Finished, tmp_path: Path, seed: int):
         untouched(before)
         if ended:
             break
-    done = run("full_pipeline.py", store)
+    done = run("run", store)
     assert done.code == 0, tail(done)
-    same_result(store, finished)
+    same_result(store, calm)
 
 
 def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
@@ -551,13 +573,14 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
             assert restorable(folder) == (name is None)
 
 
+@pytest.mark.longer
 def test_signals_end_a_run_with_one_sentence(tmp_path: Path):
     """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
     store = tmp_path / "store"
     with whole_tree() as started:
         process = started(
             subprocess.Popen(
-                words("full_pipeline.py", store, "cluster.address=local"),
+                words("run", store, "cluster.address=local"),
                 cwd=REPO,
                 env=environment(),
                 stdout=subprocess.DEVNULL,

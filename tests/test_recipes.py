@@ -11,6 +11,8 @@ from tests.test_pipeline import call, environment, tail
 from workflows.engine.config import load
 
 
+@pytest.mark.ray
+@pytest.mark.longer
 @pytest.mark.timeout(1500)
 def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]

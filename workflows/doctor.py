@@ -23,7 +23,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hpe_core.datasets.plan import used_datasets
 from hpe_core.datasets.registry import reader_of
@@ -35,6 +34,7 @@ from workflows.checks.data import Examined, examine, in_lines, write_pictures
 from workflows.checks.findings import Look
 from workflows.checks.machine import examine_machine, look_at_packages
 from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
+from workflows.engine.overrides import typed_overrides
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
@@ -112,15 +112,7 @@ def check_keys(words: Sequence[str]) -> bool:
 
 def dataset_alone(words: Sequence[str]) -> DataSpec:
     """`reader=... root=...` -> data with that one dataset, named like its reader. Raises SpecError."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise SpecError(f"the dataset's keys cannot be read: {' '.join(str(error).split())}") from None
-    spec = build(DatasetSpec, values)
+    spec = build(DatasetSpec, typed_overrides(DatasetSpec, words))
     here = Path.cwd()
     spec = dataclasses.replace(spec, root=absolute(spec.root, here), boxes=absolute(spec.boxes, here))
     reader_of(spec)

@@ -9,7 +9,7 @@ Pixels come back through memory that both processes map, one place for each refe
 the rest of the row.
 
 The child limits its address space against decompression bombs. An alarm whose default action ends it even inside C
-code sees to it that it does not outlive a parent that was killed. Why not pebble: docs/notes-libraries.md.
+code sees to it that it does not outlive a parent that was killed. Why not pebble: docs/libraries.md.
 """
 
 import math

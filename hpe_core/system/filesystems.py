@@ -1,4 +1,4 @@
-"""Opens the filesystem of an address: s3://, gs://, file:// and hdfs:// by pyarrow, any other scheme by fsspec.
+"""Opens the filesystem of an address: s3:// and gs:// by pyarrow, any other scheme by fsspec.
 
 Credentials and servers are named as the filesystems' own tools name them: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION,
 and AWS_ENDPOINT_URL for a server that speaks S3 but is not Amazon's; GOOGLE_APPLICATION_CREDENTIALS, and
@@ -6,7 +6,7 @@ STORAGE_EMULATOR_HOST for a server that speaks like Google's and is asked withou
 is written: '%20' is three characters of a name, and '#' and a space are one.
 
 A server that fails, is silent or drops the line is asked again for about half a minute. The clients' own patience is
-too short on S3 and too long on Google's (docs/notes-filesystems.md).
+too short on S3 and too long on Google's (docs/filesystems.md).
 """
 
 import os
@@ -14,7 +14,6 @@ import re
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from hpe_core.errors import SpecError
 
@@ -80,13 +79,6 @@ def _bucket(path: str) -> str:
     return bucket
 
 
-def _open_arrows(scheme: str, path: str) -> "tuple[FileSystem, str]":
-    from pyarrow.fs import FileSystem
-
-    filesystem, base = FileSystem.from_uri(f"{scheme}://{quote(path)}")
-    return filesystem, base
-
-
 def _open_fsspecs(scheme: str, path: str) -> "tuple[FileSystem, str]":
     from fsspec.core import url_to_fs
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -98,4 +90,4 @@ def _open_fsspecs(scheme: str, path: str) -> "tuple[FileSystem, str]":
     return PyFileSystem(FSSpecHandler(filesystem)), base
 
 
-OPENERS = {"s3": _open_s3, "gs": _open_google, "gcs": _open_google, "file": _open_arrows, "hdfs": _open_arrows}
+OPENERS = {"s3": _open_s3, "gs": _open_google, "gcs": _open_google}

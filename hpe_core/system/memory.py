@@ -1,8 +1,8 @@
-"""Freed memory is kept, not given back to the system for the next picture to ask for it again.
+"""Keeps freed memory for the next picture instead of giving it back to the system.
 
 glibc maps every block of more than 128 kB anew and trims the end of its heap. A loop over pictures or training steps
-then meets fresh, zeroed pages in every round, and each first touch is a page fault: 270 of them, two fifths of the
-time, for decoding one 450 x 450 JPEG, and 2,000 to 25,000 for a training step of the demo's networks.
+then meets fresh, zeroed pages in every round, and each first touch is a page fault. That takes half the time of
+decoding a picture (docs/libraries.md).
 """
 
 import ctypes
@@ -14,7 +14,7 @@ MOST_KEPT = 512 << 20  # of freed memory at the end of the heap; what lies betwe
 
 
 def keep_freed_memory() -> bool:
-    """For this process from now on; whether its C library is glibc. Elsewhere nothing happens."""
+    """Does so in this process from now on. Returns whether it could: it takes glibc."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -6,7 +6,7 @@ files are copied there when they are asked for. That takes disk: delete the fold
 while its size and time are those of the original. (S3 keeps whole seconds: if a file is replaced twice within one, by
 as many bytes, the second change is not seen.)
 
-Why not fsspec's own get, put and find: docs/notes-libraries.md.
+Why not fsspec's own get, put and find: docs/libraries.md.
 """
 
 import os

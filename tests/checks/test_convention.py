@@ -192,7 +192,7 @@ def crowd(count: int, *, spread=(15.0, 35.0, 12.0), noise: float = 3.0, seed: in
 
 @pytest.fixture(scope="module")
 def people():
-    return crowd(80)
+    return crowd(32)
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,9 @@ import contextlib, dataclasses, io, json, pathlib, sys
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.protocols import Boxes, FaceSet, matches, protocol_named
 from hpe_core.datasets.registry import fit_to, open_source
-from hpe_core.spec.serde import to_dict
 from workflows import doctor, full_pipeline
 from workflows.engine.config import load
-from workflows.engine.code import code_hashes
+from workflows.storage import code
 from workflows.report.card import weight_terms
 from workflows.stages.evaluate import drawn_by
 from workflows.stages.shards import with_code
@@ -81,7 +80,7 @@ protocol = dataclasses.replace(
 )
 
 def hashes():
-    code_hashes.cache_clear()
+    code._read.cache_clear()
     data = spec.data
     return {
         name: [with_code(job, dataset.reader).hash for job in plan_dataset(name, open_source(dataset), data).jobs]
@@ -100,7 +99,7 @@ print(json.dumps({
     "boxes": drawn_by(source),
     "fit": dataclasses.astuple(fit_to(toys)),
     "deviations": matches(protocol, spec.data),
-    "terms": weight_terms(spec, to_dict(spec.student)),
+    "terms": weight_terms(spec, spec.student),
     "hashes": [before, commented, hashes()],
 }))
 """

@@ -18,6 +18,8 @@ from hpe_core.data.augment import Augment
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.plan import plan_dataset
+from hpe_core.datasets.readers.biwi import Biwi
+from hpe_core.datasets.registry import reader_modules
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import canonical_crop, window
@@ -33,11 +35,12 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
 from workflows.checks.convention import check_labels
-from workflows.engine import store as stages
-from workflows.engine.code import code_hashes
+from workflows.engine import plan as planning
 from workflows.engine.plan import plan
 from workflows.export.onnx_file import export_network
 from workflows.full_pipeline import STAGES
+from workflows.stages import shards
+from workflows.storage.code import code_hashes
 
 NAMES = ("shards", "teachers", "labels", "search", "student", "evaluate", "publish")
 ALL, TAUGHT, LABELS, SEARCH, STUDENT, EVALUATE, PUBLISH = (NAMES[start:] for start in range(len(NAMES)))
@@ -422,16 +425,30 @@ def test_what_moved_is_the_same(house: House, base: dict[str, str], tmp_path: Pa
 def test_the_code_of_a_stage_counts_from_there_on(
     house: House, base: dict[str, str], stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = stage.entry.split(":")[0]
+    module = stage.run.__module__
     other = {module: "edited"}
-    monkeypatch.setattr(stages, "code_hashes", lambda name: code_hashes(name) | (other if name == module else {}))
-    start = min(NAMES.index(each.name) for each in STAGES if each.entry.split(":")[0] == module)
-    assert changed(base, house.tree()) == NAMES[start:]
+    monkeypatch.setattr(planning, "code_hashes", lambda name: code_hashes(name) | (other if name == module else {}))
+    assert changed(base, house.tree()) == NAMES[NAMES.index(stage.name) :]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_code_of_a_reader_counts_where_its_datasets_are_used(
+    house: House, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No import statement leads to a reader: the shards ask for its code, and for that of what it imports."""
+    tree = house.tree()
+    for part in ("train", "test"):
+        tree["data"][part] = [name for name in tree["data"][part] if "frames" not in name or role in name]
+    before, edited = hashes(tree), Biwi.__module__
+    monkeypatch.setattr(
+        shards, "code_hashes", lambda *names: code_hashes(*names) | ({edited: "edited"} if edited in names else {})
+    )
+    assert changed(before, tree) == ROLES[role]
 
 
 # What decides a stage's result, by the things themselves, wherever they are written.
 DECIDES: dict[str, tuple[Callable[..., Any], ...]] = {
-    "shards": (canonical_crop, write_shard, plan_dataset, render_head, euler_to_matrix),
+    "shards": (canonical_crop, write_shard, plan_dataset, euler_to_matrix),
     "teachers": (fit, FaceData, Augment, make_task, ehpnet_loss, PoseNet, AngleBins, PoseSums, window),
     "labels": (ensemble_probs, PoseNet, AngleBins, window),
     "search": (fit, FaceData, Augment, make_task, ehpnet_loss, PoseNet, ensemble_probs),
@@ -445,3 +462,4 @@ def test_the_code_that_decides_a_result_is_counted(house: House, name: str) -> N
     (entry,) = [entry for entry in plan(STAGES, build(PipelineSpec, house.tree())) if entry.stage.name == name]
     assert {thing.__module__ for thing in DECIDES[name]} <= set(entry.code)
     assert check_labels.__module__ not in entry.code, "the doctor decides nothing"
+    assert render_head.__module__ in code_hashes(*reader_modules(["synthetic"])), "a reader's code is more than itself"

@@ -1,19 +1,30 @@
 """What a run does with the stages, without Ray and MLflow: in order, only what is not finished, and nothing in vain."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from tests.engine.test_store import TOY, spec_in
+from tests.engine.test_store import TOY, Counted, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
+from workflows.engine.results import (
+    NetworkResult,
+    SearchResult,
+    ShardsResult,
+    Split,
+    StageResult,
+    StudentResult,
+    Trial,
+)
 from workflows.engine.runner import execute
 from workflows.engine.store import Plan, Store
 from workflows.tracking.progress import Reporter
@@ -62,14 +73,44 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
     driven.dies = ""
     results = run(TOY, spec)
     assert driven.ran == ["first", "second", "third"] and (driven.opened, driven.asked) == (2, 2)
-    saw = {name: result.saw for name, result in results.found.items()}
-    assert saw == {"first": (), "second": ("first",), "third": ("second",)}
+    lr = spec.student.optim.lr
+    assert results.found == {
+        "first": Counted(lr, ()),
+        "second": Counted(lr, ("first",)),
+        "third": Counted(lr, ("second",)),
+    }
     assert run(TOY, spec) == results
     assert len(driven.ran) == 3 and (driven.opened, driven.asked) == (2, 2), "neither Ray nor timm is loaded in vain"
     (plan(TOY, spec)[1].folder / "count").unlink()
     assert run(TOY, spec) == results and driven.ran[3:] == ["second"]
     changed = spec_in(tmp_path, "student.optim.lr=0.5")
-    assert run(TOY, changed).found["second"].value == 0.5 and driven.ran[4:] == ["second", "third"]
+    assert run(TOY, changed).found["second"] == Counted(0.5, ("first",)) and driven.ran[4:] == ["second", "third"]
+
+
+def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage that comes first in a sentence says what to do; what it made is printed, in words or as JSON."""
+    driven, spec = Driven(monkeypatch), spec_in(tmp_path)
+
+    def alone(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(run_alone(TOY, spec, name, as_json=True))
+        return found
+
+    with pytest.raises(SpecError, match=f"second needs first, not finished for .* in {tmp_path}: run first"):
+        alone("second")
+    assert (driven.ran, driven.opened) == ([], 0)
+    for name, saw in (("first", []), ("second", ["first"])):
+        assert alone(name) == {"value": spec.student.optim.lr, "saw": saw}
+    assert driven.ran == ["first", "second"] and (driven.opened, driven.asked) == (2, 2)
+    folders = {entry.stage.name: entry.folder for entry in plan(TOY, spec)}
+    assert run_alone(TOY, spec, "first", as_json=False) == f"first: {folders['first']}", "it has no headline"
+    assert (driven.opened, driven.asked) == (2, 2), "neither Ray nor timm is loaded in vain"
+    (folders["second"] / "count").unlink()
+    with pytest.raises(SpecError, match=r"third needs second, .*\(.*count.*\): run second"):
+        alone("third")
+    (folders["first"] / "count").write_text("7")
+    with pytest.raises(SpecError, match="second needs first"):
+        alone("second")  # its size is right, so this is found when the stage is about to read it
+    assert driven.ran == ["first", "second"]
 
 
 def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
@@ -87,14 +128,35 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
             check_backbones(spec)
 
 
-def test_a_stage_alone_runs_where_those_that_it_reads_are_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+NETWORK = NetworkResult(4.25, 1, 1, 1.0, ())
+WORSE = dataclasses.replace(NETWORK, val_mae=5.5)
+STUDENT = load(["tests/tiny.yaml"]).student
+FOUND = Trial("a", {"optim.lr": 0.0123456}, False, 3.0, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "metrics", "headline"),
+    [
+        (
+            StudentResult(NETWORK, WORSE, STUDENT),
+            {"distilled/val_mae": 4.25, "hard/val_mae": 5.5},
+            "validation MAE distilled 4.25, hard 5.50",
+        ),
+        (
+            SearchResult((FOUND, dataclasses.replace(FOUND, best_val_mae=9.0)), failed=1),
+            {"trials": 2, "best_val_mae": 3.0},
+            "best of 2 trials (1 failed) 3.00 with lr=0.0123",
+        ),
+        (SearchResult(), {"trials": 0}, "left out (search.trials=0)"),
+        (
+            ShardsResult({"heads.val": Split(5, 3, {}, {}, (), "")}, 5, 3, 1, 1, {}, {}, ""),
+            {"heads.val/kept": 3, "heads.val/input": 5},
+            "heads.val 3 of 5",
+        ),
+    ],
+)
+def test_numbers_of_a_stage_are_those_of_its_result(
+    result: StageResult, metrics: dict[str, float], headline: str
 ) -> None:
-    driven, spec = Driven(monkeypatch), spec_in(tmp_path)
-    with pytest.raises(SpecError, match="stage second needs first, not finished .*: run first, or the whole pipeline"):
-        run_alone(TOY, spec, "second", as_json=False)
-    assert run_alone(TOY, spec, "first", as_json=False) == f"first: {plan(TOY, spec)[0].folder}"
-    said = json.loads(run_alone(TOY, spec, "second", as_json=True))
-    assert said == {"value": spec.student.optim.lr, "saw": ["first"]}
-    run_alone(TOY, spec, "second", as_json=True)
-    assert driven.ran == ["first", "second"]
+    """Told to MLflow, and in the line that ends the stage."""
+    assert (result.metrics(), result.headline()) == (metrics, headline)

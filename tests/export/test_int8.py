@@ -16,7 +16,7 @@ from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
-from tests.faces import CROP, face_row, windows
+from tests.faces import NET_CROP, face_row, windows
 from workflows.export.int8 import head_and_decoder, quantize_onnx, score_int8
 from workflows.export.onnx_file import export_network
 
@@ -31,7 +31,7 @@ def files(exported_net: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_the_predictor_loads_the_int8_file_as_the_float_one(files: tuple[Path, Path]) -> None:
     plain, small = (HeadPosePredictor.load(file) for file in files)
-    assert small.crop == plain.crop == CROP and small.convention == plain.convention
+    assert small.crop == plain.crop == NET_CROP and small.convention == plain.convention
     faces = windows(9, first=24)
     before, after = plain.predict_windows(faces).angles, small.predict_windows(faces).angles
     spread_of_faces = before.std(0).mean()

@@ -1,8 +1,6 @@
 """Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch size."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +12,16 @@ from hpe_core.datasets.base import FaceRow
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
-from hpe_core.spec.data import CropSpec
-from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import to_dict
+from tests.faces import NET_CROP, noise
 from workflows.engine.exported import TracedNetwork
 from workflows.export import onnx_file as export
 from workflows.export import parity
 
-CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)
 REPO = Path(__file__).resolve().parents[2]
-
-
-def saved_net(folder: Path, backbone: str) -> Path:
-    """An untrained network whose answers differ from face to face: large heads, used normalisation."""
-    torch.manual_seed(0)
-    net = PoseNet(NetSpec(backbone=backbone, bin_widths=(3.0, 9.0)), CROP.size)
-    net.train()
-    with torch.no_grad():
-        for _ in range(3):
-            net(torch.randint(0, 256, (8, CROP.size, CROP.size, 3), dtype=torch.uint8))
-    for head in net.heads:
-        torch.nn.init.normal_(next(head.parameters()), std=0.3)
-    save_net(folder, net.eval(), CROP, {})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TracedNetwork]:
-    """A saved network with its ONNX file, made once: tracing takes seconds."""
-    place = saved_net(tmp_path_factory.mktemp("net"), "mobilenetv3_small_050")
-    return place, export.export_network(place, place / "student.onnx", place / "student.pt2", noise(35))
-
-
-@pytest.fixture(scope="module")
-def folder(exported: tuple[Path, TracedNetwork]) -> Path:
-    return exported[0]
-
-
-def noise(count: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, CROP.size, CROP.size, 3), dtype=np.uint8)
 
 
 def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
@@ -80,35 +45,35 @@ def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_no_file(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnx
 
-    traced = torch.export.load(folder / "student.pt2")
+    traced = torch.export.load(exported_net / "student.pt2")
     monkeypatch.setattr(export, "_traced", lambda network, size: traced)
-    monkeypatch.setattr(export, "_graph", lambda program: onnx.load(folder / "student.onnx"))
+    monkeypatch.setattr(export, "_graph", lambda program: onnx.load(exported_net / "student.onnx"))
     monkeypatch.setattr(parity, "PARITY_DEG", -1.0)
     with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
-        export.export_network(folder, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
+        export.export_network(exported_net, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_carries_its_contract_and_nothing_of_this_machine(folder: Path) -> None:
+def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net: Path) -> None:
     import onnx
 
-    model = onnx.load(folder / "student.onnx")
+    model = onnx.load(exported_net / "student.onnx")
     contract = json.loads({entry.key: entry.value for entry in model.metadata_props}[CONTRACT_KEY])
-    assert contract["convention"] == CONVENTION and contract["crop"] == to_dict(CROP)
+    assert contract["convention"] == CONVENTION and contract["crop"] == to_dict(NET_CROP)
     for name in ("student.onnx", "student.pt2"):
-        content = (folder / name).read_bytes()
+        content = (exported_net / name).read_bytes()
         assert str(REPO).encode() not in content and b"site-packages" not in content, name
 
 
-def test_torch_and_onnx_predictors_agree(folder: Path) -> None:
+def test_torch_and_onnx_predictors_agree(exported_net: Path) -> None:
     head = render_head(0, 3, size=160)
     boxes = [head.box, head.box.moved(3.3, -2.7), Box(-20.5, 10.0, 70.25, 130.0)]
-    by_torch, by_onnx = (HeadPosePredictor.load(path) for path in (folder, folder / "student.onnx"))
-    assert by_torch.crop == by_onnx.crop == CROP and by_torch.convention == by_onnx.convention == CONVENTION
+    by_torch, by_onnx = (HeadPosePredictor.load(path) for path in (exported_net, exported_net / "student.onnx"))
+    assert by_torch.crop == by_onnx.crop == NET_CROP and by_torch.convention == by_onnx.convention == CONVENTION
     first, second = by_torch.predict(head.image, boxes), by_onnx.predict(head.image, boxes)
     np.testing.assert_allclose(first.angles, second.angles, atol=1e-3)
     np.testing.assert_allclose(first.spread, second.spread, atol=1e-3)
@@ -117,34 +82,19 @@ def test_torch_and_onnx_predictors_agree(folder: Path) -> None:
     assert by_onnx.predict(head.image, []).angles.shape == (0, 3)
 
 
-def test_predicting_on_a_picture_is_predicting_on_its_shard_row(folder: Path, tmp_path: Path) -> None:
+def test_predicting_on_a_picture_is_predicting_on_its_shard_row(exported_net: Path, tmp_path: Path) -> None:
     head = render_head(0, 5, size=200)
-    row = FaceRow(head.sample_id, head.group, "", head.pose, canonical_crop(head.image, head.box, CROP))
-    write_shard(tmp_path / "part-00000.parquet", [row], CROP, "raw")
+    row = FaceRow(head.sample_id, head.group, "", head.pose, canonical_crop(head.image, head.box, NET_CROP))
+    write_shard(tmp_path / "part-00000.parquet", [row], NET_CROP, "raw")
     stored = torch.from_numpy(read_shard(tmp_path / "part-00000.parquet").images.copy())
     with torch.inference_mode():
-        expected = load_net(folder).net.angles(window(stored, CROP.size)).numpy()
-    found = HeadPosePredictor.load(folder).predict(head.image, [head.box]).angles
+        expected = load_net(exported_net).net.angles(window(stored, NET_CROP.size)).numpy()
+    found = HeadPosePredictor.load(exported_net).predict(head.image, [head.box]).angles
     np.testing.assert_array_equal(found, expected)
 
 
-def test_the_onnx_path_needs_neither_torch_nor_parquet(folder: Path) -> None:
-    code = (
-        "import sys, numpy as np\n"
-        "from hpe_core.predictor import HeadPosePredictor\n"
-        "image = np.zeros((90, 90, 3), np.uint8)\n"
-        "poses = HeadPosePredictor.load(sys.argv[1]).predict(image, [(10, 10, 60, 60)])\n"
-        "assert poses.angles.shape == poses.spread.shape == (1, 3)\n"
-        "loaded = {name.split('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'torch', 'timm', 'pyarrow', 'ray', 'mlflow'}))"
-    )
-    command = [sys.executable, "-c", code, str(folder / "student.onnx")]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
-    predictor = HeadPosePredictor.load(folder / "student.onnx")
+def test_wrong_input_is_named(exported_net: Path, tmp_path: Path) -> None:
+    predictor = HeadPosePredictor.load(exported_net / "student.onnx")
     with pytest.raises(ValueError, match="uint8 RGB"):
         predictor.predict(np.zeros((9, 9), np.uint8), [(0, 0, 5, 5)])
     with pytest.raises(ValueError, match="boxes must be"):

@@ -15,8 +15,20 @@ def random_probs(seed: int, bins: AngleBins) -> torch.Tensor:
     return torch.randn(4, 3, bins.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).softmax(-1)
 
 
-def test_the_papers_grids():
-    assert [(grid.count, grid.limit) for grid in GRIDS] == [(62, 93), (198, 99), (99, 99), (66, 99), (50, 100)]
+@pytest.mark.parametrize(
+    ("limit", "width", "count", "reach"),
+    [(93, 3, 62, 93), (99, 1, 198, 99), (99, 2, 99, 99), (99, 3, 66, 99), (99, 4, 50, 100), (180, 180, 2, 180)],
+)
+def test_the_papers_grids_cover_their_range(limit, width, count, reach):
+    grid = AngleBins.covering(limit, width)
+    assert (grid.count, grid.limit) == (count, reach)
+    assert AngleBins.covering(1.05, 0.3).count == 7, "though 2 * 1.05 / 0.3 is more than 7 in floating point"
+
+
+@pytest.mark.parametrize(("limit", "width"), [(99, 0), (99, -3), (2, 3), (181, 3)])
+def test_an_impossible_grid_is_refused(limit, width):
+    with pytest.raises(ValueError, match="0 < width <= limit"):
+        AngleBins.covering(limit, width)
 
 
 @pytest.mark.parametrize("bins", GRIDS)
@@ -63,15 +75,15 @@ def test_shift_moves_the_mean_and_keeps_the_mass(by, center):
     assert -1e-3 <= grown <= bins.width**2 / 4 + 1e-3
 
 
-def test_shift_off_the_grid_stays_a_distribution():
+@given(index=st.integers(0, 65), by=st.floats(-250, 250))
+def test_a_shift_is_a_linear_interpolation_and_what_leaves_the_grid_stays_in_its_outermost_bin(index, by):
     bins = AngleBins.covering(99, 3)
-    moved = bins.shift(random_probs(0, bins), torch.full((4, 3), 500.0, dtype=torch.float64))
-    assert torch.allclose(moved[..., -1], torch.ones(4, 3, dtype=torch.float64))
-
-
-def test_an_impossible_grid_is_refused():
-    with pytest.raises(ValueError, match="0 < width <= limit"):
-        AngleBins.covering(99, 0)
+    at = np.clip(index + by / 3, 0, 65)
+    by_hand = np.clip(1 - np.abs(np.arange(66) - at), 0, 1)
+    sharp = torch.nn.functional.one_hot(torch.tensor([[0, index]]), 66).double()
+    moved = bins.shift(sharp, torch.tensor([[0.0, by]], dtype=torch.float64))
+    assert torch.equal(moved[0, 0], sharp[0, 0])
+    np.testing.assert_allclose(moved[0, 1].numpy(), by_hand, atol=1e-9)
 
 
 @pytest.mark.parametrize("index", [0, 33, 65])
@@ -80,3 +92,6 @@ def test_spread_of_a_sharp_distribution_keeps_its_digits(index):
     probs = torch.full((1, 3, bins.count), 1e-8, dtype=torch.float64)
     probs[..., index] = 1 - 1e-8 * (bins.count - 1)
     assert torch.allclose(bins.spread(probs.float()).double(), bins.spread(probs), atol=2e-3)
+    away = bins.centers - bins.centers[index]
+    by_hand = np.sqrt((probs[0, 0].numpy() * away**2).sum())
+    np.testing.assert_allclose(bins.spread(probs).numpy(), np.full((1, 3), by_hand), rtol=1e-3)

@@ -69,20 +69,37 @@ def train(rank: int, world: int, spec: TrainSpec, folder: Path, out: Path, own: 
         dist.destroy_process_group()
 
 
+CASES = {"halves": (1, False), "halves-in-parts": (2, False), "own-rows": (1, True)}  # (accumulate, own)
+
+
+def train_pair(rank: int, folder: Path) -> None:
+    """One of two workers, through all cases: a process takes longer to start than to train."""
+    for name, (accumulate, own) in CASES.items():
+        spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, accumulate=accumulate))
+        train(rank, 2, spec, folder, folder / name, own)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards; networks that one worker made, and below each case's name those of two."""
+    made = tmp_path_factory.mktemp("parallel")
+    write_heads(made, 72)
+    write_heads(made, 24, split="val", first=72)
+    for name in ("alone-False", "alone-True", *CASES):
+        (made / name).mkdir()
+    for own in (False, True):
+        train(0, 1, SPEC, made, made / f"alone-{own}", own)
+    processes.spawn(train_pair, args=(made,), nprocs=2)
+    return made
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("accumulate", "own"), [(1, False), (2, False), (1, True)])
-def test_two_workers_make_what_one_makes(tmp_path: Path, accumulate: int, own: bool) -> None:
-    """Each takes half of every batch, or each has rows of its own (`own`)."""
-    write_heads(tmp_path, 72)
-    write_heads(tmp_path, 24, split="val", first=72)
-    alone, together = tmp_path / "one", tmp_path / "two"
-    alone.mkdir()
-    together.mkdir()
-    train(0, 1, SPEC, tmp_path, alone, own)
-    spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, accumulate=accumulate))
-    processes.spawn(train, args=(2, spec, tmp_path, together, own), nprocs=2)
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_make_what_one_makes(folder: Path, case: str) -> None:
+    """Each takes half of every batch, or each has rows of its own."""
+    alone, together = folder / f"alone-{CASES[case][1]}", folder / case
     first, second = load_net(alone).net.state_dict(), load_net(together).net.state_dict()
     for name, value in first.items():
         assert torch.allclose(value, second[name], atol=2e-4), name
-    errors = [float((folder / "mae").read_text()) for folder in (alone, together)]
+    errors = [float((place / "mae").read_text()) for place in (alone, together)]
     assert errors[0] == pytest.approx(errors[1], abs=0.02)

@@ -33,7 +33,7 @@ from workflows.stages.evaluate import (
 
 TESTS = {"heads": 5, "others": 8}
 TEACHERS = ("first", "second", "third")
-ENSEMBLES = ("teachers' ensemble", "offset ensemble", "combined ensemble")
+ENSEMBLES = (Role.TEACHERS, Role.OFFSETS, Role.COMBINED)
 Angles = dict[str, np.ndarray]
 
 
@@ -54,12 +54,11 @@ def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
 def found() -> dict[str, Predictions]:
     """What networks may have predicted: no two say the same, and no plain angle is that of the offsets."""
     random = np.random.default_rng(0)
-    names = (*TEACHERS, "hard", "distilled")
 
     def drawn() -> Angles:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
-    return {name: Predictions({}, {}, drawn(), drawn(), drawn(), {}) for name in names}
+    return {name: Predictions({}, {}, drawn(), drawn(), drawn(), {}) for name in (*TEACHERS, Role.HARD, Role.DISTILLED)}
 
 
 @pytest.mark.parametrize("base", ["", "second"])
@@ -70,12 +69,10 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str)
     for test in TESTS:
         for name, entry in each.items():
             np.testing.assert_array_equal(whole[name][test], entry.angles[test])
-        plain, shifted = (
-            sum(getattr(each[name], kind)[test] for name in TEACHERS) / 3 for kind in ("angles", "offset_angles")
-        )
-        np.testing.assert_allclose(whole["teachers' ensemble"][test], plain)
-        np.testing.assert_array_equal(whole["offset ensemble"][test], each[base or "first"].offset_angles[test])
-        np.testing.assert_allclose(whole["combined ensemble"][test], shifted)
+        np.testing.assert_allclose(whole[Role.TEACHERS][test], sum(each[name].angles[test] for name in TEACHERS) / 3)
+        np.testing.assert_array_equal(whole[Role.OFFSETS][test], each[base or "first"].offset_angles[test])
+        shifted = sum(each[name].offset_angles[test] for name in TEACHERS) / 3
+        np.testing.assert_allclose(whole[Role.COMBINED][test], shifted)
 
 
 @pytest.mark.parametrize("base", ["", "second"])
@@ -90,7 +87,7 @@ def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base: s
 @pytest.mark.parametrize("base", ["", "second"])
 def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base: str) -> None:
     spec, each = pipeline(base), found()
-    whole, truth = with_ensembles(spec, each), each["hard"].truth
+    whole, truth = with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
     rows = table(spec, truth, whole, costs, recordings)
@@ -99,19 +96,21 @@ def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members
     for test in TESTS:
         mine = {row.name: row for row in rows if row.test == test}
         assert list(mine) == [first, *others, *ENSEMBLES, "hard", "distilled"]
+        roles = [Role.BASE, *[Role.TEACHER for _ in others], *ENSEMBLES, Role.HARD, Role.DISTILLED]
+        assert [row.role for row in mine.values()] == roles
         for name, row in mine.items():
             angles = whole[name][test]
             scores = PoseSums.of(angles, truth[test]).summary() | aligned_summary(angles, truth[test], recordings[test])
-            assert row.scores == scores, name
+            assert row.scores == scores and row.mae == scores["mae"], name
+            assert scores.items() | {("test", test), ("name", name)} <= row.as_json().items()
         cost = {name: (row.parameters, row.latency_ms) for name, row in mine.items()}
         assert {name: cost[name] for name in each} == {name: tuple(entry.values()) for name, entry in costs.items()}
         windows = len(offset_grid(4, 2))
-        assert windows == 25 and cost["teachers' ensemble"] == (111, 13)
-        assert cost["offset ensemble"] == (costs[first]["parameters"], windows * costs[first]["latency_ms"])
-        assert cost["combined ensemble"] == (111, windows * 13)
+        assert windows == 25 and cost[Role.TEACHERS] == (111, 13)
+        assert cost[Role.OFFSETS] == (costs[first]["parameters"], windows * costs[first]["latency_ms"])
+        assert cost[Role.COMBINED] == (111, windows * 13)
         assert "hard labels" in mine["hard"].what and "distilled" in mine["distilled"].what
-        assert mine[first].role is Role.BASE and all(mine[other].role is Role.TEACHER for other in others)
-        assert all(mine[name].role == name for name in (*ENSEMBLES, "hard", "distilled"))
+        assert mine[first].what.startswith("base") and all(mine[o].what.startswith("teacher") for o in others)
     printed = print_table(rows).splitlines()
     for row in rows:
         (line,) = [text for text in printed if text.startswith(f"{row.name} ") and f"{row.mae:7.2f}" in text]
@@ -166,7 +165,7 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
 def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> None:
     each = found()
     whole = with_ensembles(pipeline(), each)
-    truth = each["hard"].truth
+    truth = each[Role.HARD].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
     write_predictions(tmp_path / "p.parquet", ids, truth, whole)
     rows = read_table(tmp_path / "p.parquet").to_pylist()
@@ -183,6 +182,7 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
 ) -> None:
     import ray
 
+    network = NetworkResult(1.0, 1, 1, 1.0, ())
     student = student_with(pipeline().student, {"distill.teachers": ["second"], "augment.turn_deg": 7})
     for split in ("train", "val", "test"):
         (tmp_path / f"drawn.{split}").mkdir()
@@ -191,7 +191,7 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
     stage: Any = SimpleNamespace(
         spec=pipeline(),
         inputs={"shards": tmp_path, "teachers": Path("/t")},
-        results=Results({"student": StudentResult(*[NetworkResult(1.0, 1, 1, 1.0, ())] * 2, student)}),
+        results=Results({"student": StudentResult(network, network, student)}),
     )
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment))

@@ -116,6 +116,7 @@ def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.
     assert seen(spec) == ["skip", "skip"]
     with held(spec) as mirror:
         mirror.push(folder, made=False)
+    assert Remote(store).read(f"first/{folder.name}/part/b.parquet") == b"b" * 1000
     run_toy(here(store, "student.optim.lr=0.4"))
     assert Remote(store).read("networks/trained/model.safetensors") == b"weights of a network."
     elsewhere(monkeypatch, tmp_path)
@@ -180,6 +181,13 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     run_toy(here(store))
     assert (here(store).folder / "mlflow.db").read_bytes() == b"runs"
     assert (here(store).folder / "mlartifacts" / "deep" / "card.md").read_bytes() == b"card"
+    time.sleep(1.1)  # S3 keeps whole seconds
+    (here(store).folder / "mlflow.db").write_bytes(b"more runs")
+    run_toy(here(store))
+    elsewhere(monkeypatch, tmp_path, "cache")
+    assert here(store).folder == spec.folder
+    run_toy(here(store))
+    assert (spec.folder / "mlflow.db").read_bytes() == b"more runs", "what is newer there replaces ours"
 
 
 def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
@@ -252,12 +260,13 @@ def test_too_little_room_for_what_is_fetched_is_said_before(
 # ---------------------------------------------------------------- the whole road
 
 
-@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.longer
 @pytest.mark.timeout(1800)
 def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
     """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
-    first = call(words("full_pipeline.py", store, "cluster.address=local"), environment())
+    first = call(words("run", store, "cluster.address=local"), environment())
     assert first.code == 0, tail(first)
     index = Remote(store).index()
     for stage in STAGES:
@@ -265,11 +274,11 @@ def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str,
     assert {"mlflow.db"} <= set(index) and "lease.json" not in index
     assert f"report   {store}/publish/" in first.out and any(name.endswith("report/report.html") for name in index)
     other = environment(HPE_CACHE=str(tmp_path / "other"))
-    again = call(words("full_pipeline.py", store), other)
+    again = call(words("run", store), other)
     assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
     assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
     assert not list((tmp_path / "other").rglob("*.parquet"))
-    scored = call(words("full_pipeline.py", store, "evaluate.offset_step=1", "cluster.address=local"), other)
+    scored = call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other)
     assert scored.code == 0, tail(scored)
     assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
-    assert call(words("full_pipeline.py verify", store), other).code == 0
+    assert call(words("verify", store), other).code == 0

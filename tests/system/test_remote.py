@@ -17,7 +17,7 @@ from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.system.filesystems import open_filesystem
-from hpe_core.system.remote import Remote, RemoteError, can_lie_here
+from hpe_core.system.remote import NO_TIME, Remote, RemoteError, can_lie_here
 from tests.archives import write_manifest
 from tests.datasets.reading import ROW
 from tests.datasets.test_plan import READERS
@@ -68,12 +68,16 @@ def test_files_come_here_once_and_again_when_they_change(bucket: str) -> None:
     assert pickle.loads(pickle.dumps(remote)) == remote
 
 
-def test_any_filesystem_of_fsspec_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPE_CACHE", str(tmp_path))
-    remote = Remote("memory://somewhere/else")
+@pytest.mark.parametrize("address", ("memory://somewhere/else", "file://{}/a b#1 100% %20+ü 😀/else"))
+def test_any_filesystem_of_fsspec_will_do(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    remote = Remote(address.format(tmp_path))
     remote.write("deep/a.txt", b"content")
     assert {name: entry.size for name, entry in remote.index().items()} == {"deep/a.txt": 7}
     assert remote.fetch(["deep/a.txt"]) == 7 and (remote.folder / "deep/a.txt").read_bytes() == b"content"
+    assert remote.fetch(["deep/a.txt"]) == 0 and remote.read("deep/a.txt") == b"content"
+    remote.write("deep/a.txt", b"changed")
+    assert (remote.fetch(["deep/a.txt"]) == 7) is (remote.index()["deep/a.txt"].changed_ns != NO_TIME)
     remote.delete("deep/a.txt")
     assert remote.index() == {} and remote.read("deep/a.txt") is None
 
@@ -308,7 +312,7 @@ def test_room_for_a_remote_archive_is_asked_for_before_it_is_fetched(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As much as is not here yet: once the shards are cut, nothing."""
-    data = pointing(tmp_path / "archive")
+    data = pointing(tmp_path / "archive", rows_per_shard=100)
     upload(tmp_path / "archive", f"{bucket}/heads")
     there = dataclasses.replace(
         data, datasets={"heads": dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")}

@@ -5,17 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.places import uri_of
-from workflows.tracking.server import make_database, prepare
-
-
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("schema")
-    prepare()
-    make_database(uri_of(folder))
-    return folder / "mlflow.db"
-
 
 @pytest.fixture
 def store(tmp_path: Path, fresh_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

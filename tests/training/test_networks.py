@@ -24,10 +24,11 @@ from hpe_core.system.files import write_json
 from tests.faces import CROP, face_row
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed
+from workflows.engine.told import trial_file
 from workflows.stages import search as tune
 from workflows.stages.student import hard_twin
 from workflows.tracking.progress import Event, LocalReporter
-from workflows.training import jobs as job_module
+from workflows.training import jobs
 from workflows.training import networks as train
 from workflows.training.jobs import Job, as_plain, from_plain, job_for, online_teachers, open_data
 from workflows.training.networks import resend, train_all, train_one
@@ -173,12 +174,13 @@ class Fit:
 
 
 def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """And every epoch lies in the stage's folder with the time that was told, so that it counts once."""
     spec, fit = pipeline(), Fit(monkeypatch)
     config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
     inputs = {name: str(folder) for name, folder in folders.items()}
-    tune.trial(config, to_dict(spec), "search/1", str(folders["shards"].parent / "search"), inputs, fit.reporter)
+    tune.trial(config, to_dict(spec), "search/1", str(tmp_path), inputs, fit.reporter)
     check_faces(folders, *fit.faces, soft=True)
     changed = student_with(spec.student, {"optim.lr": 0.5, "net.bin_widths": [3.0, 9.0]})
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
@@ -189,6 +191,18 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
         ("search/1/t1", {"val/mae": 7.0}, 2),
     ]
     assert fit.told("ended") == [("search/1/t1", "FINISHED")]
+    kept = json.loads(trial_file(tmp_path, "t1").read_text())
+    history = kept["history"]
+    assert fit.told("started") == [("search/1/t1", "trial t1", "search/1", kept["params"])]
+    assert [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history] == fit.told(
+        "metrics"
+    )
+    assert fit.files[-1]["history.json"] == history
+
+    write_json(tmp_path / "history.json", history[:1])
+    again = Fit(monkeypatch, resume=tmp_path)
+    tune.trial(config, to_dict(spec), "search/1", str(tmp_path / "again"), inputs, again.reporter)
+    assert again.files[0]["history.json"][0] == history[0], "what came before a kill is kept"
 
 
 def test_a_worker_trains_its_job_and_tells_each_epoch_once(
@@ -226,9 +240,8 @@ EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 @given(EPOCHS)
 def test_a_network_is_as_good_as_its_best_epoch(errors: list[float]) -> None:
     history = [{"epoch": i, "time_ms": i, "val/mae": mae, "train/loss": -mae} for i, mae in enumerate(errors, start=1)]
-    network = NetworkResult.of(history, 12.5)
-    assert network.val_mae == min(errors) and network.best_epoch == 1 + errors.index(min(errors))
-    assert (network.epochs, network.seconds, list(network.history)) == (len(errors), 12.5, history)
+    found = NetworkResult.of(history, 12.5)
+    assert found == NetworkResult(min(errors), 1 + errors.index(min(errors)), len(errors), 12.5, tuple(history))
 
 
 @given(EPOCHS, st.integers(0, 8))
@@ -286,6 +299,7 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"data": {"ingest": "own_shards"}}, stored, True),
         ({"data": {"max_bad_share": 0.9, "stream_shards": 3}}, stored, False),
         ({"search": {"trials": 9, "epochs": 9, "finalists": 9}}, stored, False),
+        ({"teachers": {"second": {"net": NET, "seed": 3}}}, stored, False),  # of two, the changed one is trained anew
         ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),
     ],
 )
@@ -303,7 +317,7 @@ def test_weights_and_code_are_part_of_a_networks_name(
     for text in ("one", "two"):
         file.write_text(text)
         found.add(network(folders, student=student))
-    monkeypatch.setattr(job_module, "code_hashes", lambda module: {"module": "edited"})
+    monkeypatch.setattr(jobs, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
     assert len(found) == 3
 
@@ -346,16 +360,14 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
         spec=spec, key="s/1", name="student", folder=tmp_path / "student" / "1", reporter=LocalReporter(events.append)
     )
     asked = Job("s/1/distilled", "distilled", spec.student, spec.data, Path())
-    history = [{"epoch": 1, "time_ms": 1, "val/mae": 3.0}]
-
-    network = NetworkResult.of(history, 1.0)
+    trained = NetworkResult.of([{"epoch": 1, "time_ms": 1, "val/mae": 3.0}], 1.0)
 
     def ray_train(job: Job, stage: Any, home: Path) -> NetworkResult:
         home.mkdir(parents=True)
         for name in train.KEPT:
             (home / name).write_text(f"{name} of {job.name}")
-        write_json(home / "result.json", to_dict(network))
-        return network
+        write_json(home / "result.json", to_dict(trained))
+        return trained
 
     def dies(job: Job, stage: Any, home: Path) -> NetworkResult:
         raise RuntimeError("no room")
@@ -368,7 +380,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
     first = train_one(asked, stage)  # type: ignore[arg-type]
     monkeypatch.setattr(train, "run_ray_train", dies)
     events.clear()
-    assert train_one(asked, stage) == first == network  # type: ignore[arg-type]
+    assert train_one(asked, stage) == first == trained  # type: ignore[arg-type]
     assert [body[:3] for kind, body in events if kind == "metrics"] == [("s/1/distilled", {"val/mae": 3.0}, 1)]
     assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
     kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}
@@ -379,7 +391,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
 def test_all_are_trained_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     spec = pipeline()
     stage: Any = SimpleNamespace(spec=spec, name="teachers")
-    jobs = [Job("", name, spec.student, spec.data, Path()) for name in ("a", "b", "c")]
+    asked = [Job("", name, spec.student, spec.data, Path()) for name in ("a", "b", "c")]
     begun = []
 
     def one(bad: str) -> Callable[..., Any]:
@@ -393,14 +405,9 @@ def test_all_are_trained_and_those_that_fail_are_named(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(train, "slots", lambda *_, **__: room)
     monkeypatch.setattr(train, "train_one", one("nobody"))
-    assert train_all(jobs, stage) == {name: f"result of {name}" for name in "abc"}
+    assert train_all(asked, stage) == {name: f"result of {name}" for name in "abc"}
     begun.clear()
     monkeypatch.setattr(train, "train_one", one("b"))
     with pytest.raises(StageFailed, match=r"stage teachers: b: b broke \(finished networks are kept"):
-        train_all(jobs, stage)
+        train_all(asked, stage)
     assert sorted(begun) == ["a", "b", "c"], "one that fails stops no other"
-
-
-def test_the_twin_differs_by_the_teachers_alone() -> None:
-    student = pipeline().student
-    assert to_dict(hard_twin(student)) == to_dict(student) | {"distill": None}

@@ -163,19 +163,20 @@ def is_reader(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.longer
 @pytest.mark.timeout(1800)
 def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
     """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
-    done = run("shards.py", calm)
+    done = run("shards", calm)
     assert done.code == 0, tail(done)
     shutil.copytree(calm, store)
-    done = run("train.py teachers", calm, *STREAM)
+    done = run("teachers", calm, *STREAM)
     assert done.code == 0, tail(done)
     killed: set[str] = set()
     with open(log, "w") as stream, whole_tree() as started:
-        command = words("train.py teachers", store, *STREAM)
+        command = words("teachers", store, *STREAM)
         process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:

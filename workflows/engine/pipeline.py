@@ -9,11 +9,11 @@ from hpe_core.errors import SpecError, UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.packages import check_extra
-from workflows.engine.code import ROOT
 from workflows.engine.results import Results
 from workflows.engine.runner import Runner, tracking_uri
 from workflows.engine.stage import Stage, StageFailed
 from workflows.engine.store import Plan, Store, result_of
+from workflows.storage.code import ROOT
 from workflows.storage.lock import StoreHeld
 from workflows.tracking.projection import facts_of
 from workflows.tracking.server import public
@@ -107,12 +107,20 @@ def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
     """Bring MLflow up to the store; a sentence about what was sent. Raises StageFailed if MLflow does not answer."""
     check_extra()
     store, uri = Store.open(stages, spec), tracking_uri(spec)
+
+    def bring(held: bool) -> str:
+        done = sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder, held=held))
+        if done.refused:
+            raise StageFailed(done.sentence())
+        return done.sentence()
+
     try:
-        with store.held():
-            return sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder)).sentence()
-    except StoreHeld:  # its run is told as running
-        return sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder, held=True)).sentence()
-    except (UserError, ValueError):
+        try:
+            with store.held():
+                return bring(held=False)
+        except StoreHeld:  # its run is told as running
+            return bring(held=True)
+    except (UserError, ValueError, StageFailed):
         raise
     except Exception as error:  # MLflow, its client and its database raise what they like
         raise StageFailed(f"MLflow at {public(uri)} does not answer: {cause(error)}; the store has it all") from error

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError, check
+from hpe_core.errors import check
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import Remote, is_remote
 from workflows.engine.config import flatten, lasting_folder
+from workflows.engine.overrides import typed_overrides
 
 WHOLE = "whole"
 
@@ -63,22 +64,8 @@ class PredictSpec:
 
 
 def spec_of(words: Sequence[str]) -> PredictSpec:
-    """key=value words -> the keys. Raises SpecError that names the key.
-
-    The text of a str key is taken as it is written: YAML would read the run 0123... as a number.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise SpecError(f"the keys cannot be read: {' '.join(str(error).split())}") from None
-    assert isinstance(tree, dict)
-    texts = {one.name for one in dataclasses.fields(PredictSpec) if one.type is str}
-    tree |= {name: value for name, _, value in (word.partition("=") for word in words) if name in texts}
-    return build(PredictSpec, tree)
+    """key=value words -> the keys. Raises SpecError that names the key."""
+    return build(PredictSpec, typed_overrides(PredictSpec, words))
 
 
 def key_lines() -> str:

@@ -6,7 +6,7 @@ it over at once, because its lock of the working folder is free. No run is taken
 `STALE_S` allows for a beat whose read and write are both repeated for as long as may be, and a beat that hangs longer
 does not delay the next. If two take a lease in the same moment, both read it again after `SETTLE_S`: the last to write
 has it. A holder that was cut off for so long that another run took over notices at its next beat and sends nothing
-more. Why no exclusive create: docs/notes-libraries.md.
+more. Why no exclusive create: docs/libraries.md.
 """
 
 import json

@@ -3,7 +3,7 @@
 Stages, Ray, SQLite and MLflow work in the counterpart of the address on this machine (`system/remote.py`), as in any
 store. A finished stage's files go there, its manifest last: so it is finished there, too, or not at all. The networks
 that it trained go with it, and MLflow's files when the run ends. A run elsewhere reads the manifests, skips what is
-finished, and copies here the files that the stages to be run will read. What that costs: docs/notes-filesystems.md.
+finished, and copies here the files that the stages to be run will read. What that costs: docs/filesystems.md.
 """
 
 import os

@@ -1,0 +1,131 @@
+"""key=value words: text is taken as it is written, everything else is read by the type of its key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpe_core.errors import SpecError
+from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build
+from workflows.doctor import dataset_alone
+from workflows.engine.config import as_yaml, load
+from workflows.engine.overrides import typed_overrides
+from workflows.prediction.keys import spec_of
+
+PRINTABLE = st.text(min_size=1).filter(str.isprintable)
+NASTY = st.text(alphabet="\\${}?:#[]()'\"!&*|>-%@` ,a0\t", min_size=1)
+TEXTS = [
+    "/data/my runs #2",
+    "0123",
+    "on",
+    "null",
+    "1e5",
+    "1_000",
+    "/data/x: y",
+    "???",
+    "${nobody}",
+    "${",
+    "a=b",
+    "[a",
+    "~",
+]
+
+
+def one_key(text: str) -> Any:
+    return typed_overrides(PipelineSpec, [f"mlflow.experiment={text}"])["mlflow"]["experiment"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(PRINTABLE, NASTY, st.sampled_from(TEXTS)))
+def test_any_text_of_a_text_key_is_that_text(text: str) -> None:
+    assert one_key(text) == text
+    assert spec_of([f"model={text}", "boxes=whole"]).model == text
+    assert build(DatasetSpec, typed_overrides(DatasetSpec, ["reader=aflw", f"root={text}"])).root == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text: str, tmp_path: Path) -> None:
+    spec = load(["demo"], [f"name={text}", f"mlflow.experiment={text}"])
+    assert (spec.name, spec.mlflow.experiment) == (text, text)
+    (tmp_path / "again.yaml").write_text(as_yaml(spec))
+    assert load([str(tmp_path / "again.yaml")]) == spec
+
+
+@pytest.mark.parametrize("text", ["/data/my runs #2", "/data/0123", "/data/x: y", "/data/[a]", "/data/on"])
+def test_a_path_is_taken_as_it_is_written(text: str) -> None:
+    assert load(["demo"], [f"store={text}"]).store == text
+    assert (
+        load(["demo"], ["data.datasets.heads.reader=manifest", f"data.datasets.heads.root={text}"])
+        .data.datasets["heads"]
+        .root
+        == text
+    )
+    assert dataset_alone(["reader=manifest", f"root={text}"]).datasets["manifest"].root == text
+
+
+def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_text("mlflow: {experiment: '${name} at ${student.optim.epochs}'}\n")
+    spec = load(["demo", str(tmp_path / "over.yaml")], ["name=${x} #1", "student.optim.epochs=7"])
+    assert spec.mlflow.experiment == "${x} #1 at 7"
+
+
+@pytest.mark.parametrize(
+    ("word", "path", "value"),
+    [
+        ("student.optim.epochs=012", "student optim epochs", 12),
+        ("student.optim.epochs=1_0", "student optim epochs", 10),
+        ("student.optim.lr=1e-3", "student optim lr", 1e-3),
+        ("student.optim.lr=1", "student optim lr", 1),
+        ("student.optim.amp=true", "student optim amp", True),
+        ("student.optim.amp=off", "student optim amp", False),
+        ("student.optim.schedule=constant", "student optim schedule", "constant"),
+        ("student.optim.epochs=soon", "student optim epochs", "soon"),
+        ("student.distill=null", "student distill", None),
+        ("student.distill.teachers=[01, on, null]", "student distill teachers", ["01", "on", "null"]),
+        ("student.distill.teachers=a, b", "student distill teachers", ["a, b"]),
+        ("student.net.bin_widths=[1, 2.5]", "student net bin_widths", [1, 2.5]),
+        ("data.datasets.heads.convention.yaw_sign=-1", "data datasets heads convention yaw_sign", -1),
+        ("search.space.optim.lr={low: 1e-4, high: 1e-2}", "search space optim lr", {"low": 1e-4, "high": 1e-2}),
+        ("search.space.optim.lr.choice=[1e-3, 2e-3]", "search space optim lr choice", [1e-3, 2e-3]),
+        ("search.space=null", "search space", None),
+        ("student.optim.lr=${teachers.a.optim.lr}", "student optim lr", 0.5),
+    ],
+)
+def test_other_keys_are_read_by_their_type(word: str, path: str, value: Any) -> None:
+    found: Any = typed_overrides(PipelineSpec, ["teachers.a.optim.lr=0.5", word])
+    for name in path.split():
+        found = found[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_of_two_words_the_last_counts_and_mappings_are_merged() -> None:
+    words = ["name=a", "name=b", "student.distill={scale: 2, temperature: 3}", "student.distill.scale=4"]
+    assert typed_overrides(PipelineSpec, words) == {"name": "b", "student": {"distill": {"scale": 4, "temperature": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("student.net.bin_widths=[1", "student.net.bin_widths=[1 cannot be read: "),
+        ("student.optim.lr=${nobody}", "student.optim.lr cannot be resolved: "),
+        ("noequals", "'noequals' is no override"),
+        ("=3", "'=3' is no override"),
+    ],
+)
+def test_a_word_that_cannot_be_read_is_one_sentence(word: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        typed_overrides(PipelineSpec, [word])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(PRINTABLE, NASTY), st.one_of(PRINTABLE, NASTY))
+def test_no_word_does_anything_but_be_read_or_refused(key: str, text: str) -> None:
+    try:
+        typed_overrides(PipelineSpec, [f"{key}={text}"])
+    except SpecError as error:
+        assert "\n" not in str(error)
