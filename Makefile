@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not longer and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not longer and not slow and not gpu" $(ARGS)
 
 test-all: setup
 	$(BIN)/python -m pytest -m "longer and not slow and not gpu" $(ARGS)

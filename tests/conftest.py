@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -27,11 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STARTS_RAY = {"ray_cluster": "ray", "head": "longer", "calm": "longer", "nodes": "slow"}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file's tests stay together. All that start Ray are one row, which begins first: one Ray at a time.
+# Files whose tests start Ray: `make test` runs them one after the other, beside all others.
+RAY_FILES = ("tests/test_pipeline.py", "tests/stages/test_shards.py", "tests/training/test_stream.py")
 
-    In that row those that share a cluster come last, for it stays until the session ends.
-    """
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray are marked so and begin first; those that share a cluster come last of them."""
     turns = {}
     for item in items:
         asked = STARTS_RAY.keys() & set(getattr(item, "fixturenames", ()))
@@ -39,9 +40,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(mark)
         ray = item.get_closest_marker("ray") is not None
         turns[item] = int("ray_cluster" in asked) if ray else 2
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
     items.sort(key=turns.__getitem__)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay in one process, and all files that start Ray in the same one.
+
+    (`--dist loadgroup` does not work with pytest 9.2: it renames tests by an attribute that is gone.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "ray" if file in RAY_FILES else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -33,16 +33,8 @@ from hpe_core.spec.serde import build
 from workflows.checks.data import Examined, examine, in_lines, write_pictures
 from workflows.checks.findings import Look
 from workflows.checks.machine import examine_machine, look_at_packages
-from workflows.engine.config import (
-    DEFAULT_CONFIG,
-    EXIT_BAD_INPUT,
-    absolute,
-    arguments,
-    guarded,
-    load,
-    tell,
-    typed_words,
-)
+from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
+from workflows.engine.overrides import typed_overrides
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")
@@ -120,9 +112,7 @@ def check_keys(words: Sequence[str]) -> bool:
 
 def dataset_alone(words: Sequence[str]) -> DataSpec:
     """`reader=... root=...` -> data with that one dataset, named like its reader. Raises SpecError."""
-    from omegaconf import OmegaConf
-
-    spec = build(DatasetSpec, OmegaConf.to_container(typed_words(DatasetSpec, words), resolve=True))
+    spec = build(DatasetSpec, typed_overrides(DatasetSpec, words))
     here = Path.cwd()
     spec = dataclasses.replace(spec, root=absolute(spec.root, here), boxes=absolute(spec.boxes, here))
     reader_of(spec)

@@ -13,6 +13,8 @@ from hpe_core.spec.serde import Count, Natural, Text, build, checked, to_dict
 from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_offsets
 from hpe_core.system.remote import Remote, is_remote
 
+TAKEN = ("hard", "distilled", "offset ensemble", "combined ensemble")  # names of other rows in the tables
+
 
 @checked
 class SearchSpace:
@@ -118,8 +120,9 @@ class PipelineSpec:
             self._check_batch(spec.optim, f"{who}.optim")
         for name in self.teachers:
             check(
-                is_name(name) and "+" not in name and name not in ("hard", "distilled"),
-                f"teachers.{name}: a name has no slash or plus, does not begin with a dot, is not hard or distilled",
+                is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None and name not in TAKEN,
+                f"teachers.{name}: a name is made of letters, digits, spaces and .:@=,-_ (100 at most), does not begin "
+                f"with a dot, and is none of {', '.join(TAKEN)}",
             )
         self._check_search()
         base = self.evaluate.base

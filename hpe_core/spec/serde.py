@@ -1,7 +1,7 @@
 """Frozen dataclasses whose annotations say what a value may be, and plain mappings <-> such dataclasses.
 
 A wrong value becomes one sentence that names the full key; a wrong key names the nearest right one. This module knows
-no spec by name. Why pydantic does not do this: docs/design.md.
+no spec by name. Why pydantic does not do this: docs/libraries.md.
 """
 
 import dataclasses

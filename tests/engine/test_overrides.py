@@ -1,63 +1,131 @@
-"""key=value words are read by the type of their key; the text of a str key is taken as it is written."""
+"""key=value words: text is taken as it is written, everything else is read by the type of its key."""
 
-import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.data import DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build
 from workflows.doctor import dataset_alone
-from workflows.engine.config import load, typed_words
+from workflows.engine.config import as_yaml, load
+from workflows.engine.overrides import typed_overrides
 from workflows.prediction.keys import spec_of
 
-TEXT = st.text(st.characters(exclude_categories=("C",)), min_size=1)
-TEXTS = ("/data/my runs #2", "0123", "on", "1e5", "1_000", "/data/x: y", "null", "~", "${oc.env:HOME}", "a=b", "'x'")
-TEXTS += ("\\${a}", "\\\\${a", "\\")
-KEYS = ("store", "name", "student.net.backbone", "data.datasets.my data.root", "data.datasets.x.detector.model")
+PRINTABLE = st.text(min_size=1).filter(str.isprintable)
+NASTY = st.text(alphabet="\\${}?:#[]()'\"!&*|>-%@` ,a0\t", min_size=1)
+TEXTS = [
+    "/data/my runs #2",
+    "0123",
+    "on",
+    "null",
+    "1e5",
+    "1_000",
+    "/data/x: y",
+    "???",
+    "${nobody}",
+    "${",
+    "a=b",
+    "[a",
+    "~",
+]
 
 
-def read(word: str, kind: type = PipelineSpec) -> object:
-    tree = OmegaConf.to_container(typed_words(kind, [word]), resolve=True)
-    for part in word.partition("=")[0].split("."):
-        tree = tree[part]  # type: ignore[index, call-overload]
-    return tree
+def one_key(text: str) -> Any:
+    return typed_overrides(PipelineSpec, [f"mlflow.experiment={text}"])["mlflow"]["experiment"]
 
 
-@given(TEXT)
-@example(TEXTS[0])
-def test_any_text_survives_a_text_key(text: str) -> None:
-    for key in KEYS:
-        assert read(f"{key}={text}") == text
-    assert read(f"root={text}", DatasetSpec) == text
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(PRINTABLE, NASTY, st.sampled_from(TEXTS)))
+def test_any_text_of_a_text_key_is_that_text(text: str) -> None:
+    assert one_key(text) == text
+    assert spec_of([f"model={text}", "boxes=whole"]).model == text
+    assert build(DatasetSpec, typed_overrides(DatasetSpec, ["reader=aflw", f"root={text}"])).root == text
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_words_that_yaml_would_change_are_what_they_are(text: str) -> None:
-    assert read(f"store={text}") == text and read(f"data.datasets.x.test_groups=[a, {json.dumps(text)}]") == ["a", text]
-    assert spec_of([f"model={text}", "boxes=whole"]).model == text
-    assert load(["demo"], [f"name={text}"]).name == text
+def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text: str, tmp_path: Path) -> None:
+    spec = load(["demo"], [f"name={text}", f"mlflow.experiment={text}"])
+    assert (spec.name, spec.mlflow.experiment) == (text, text)
+    (tmp_path / "again.yaml").write_text(as_yaml(spec))
+    assert load([str(tmp_path / "again.yaml")]) == spec
 
 
-def test_a_store_is_the_very_folder_and_so_is_a_dataset(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    place = str(tmp_path / "my runs #2")
-    assert load(["demo"], [f"store={place}"]).store == place
-    assert dataset_alone(["reader=aflw2000", f"root={place}"]).datasets["aflw2000"].root == place
+@pytest.mark.parametrize("text", ["/data/my runs #2", "/data/0123", "/data/x: y", "/data/[a]", "/data/on"])
+def test_a_path_is_taken_as_it_is_written(text: str) -> None:
+    assert load(["demo"], [f"store={text}"]).store == text
+    assert (
+        load(["demo"], ["data.datasets.heads.reader=manifest", f"data.datasets.heads.root={text}"])
+        .data.datasets["heads"]
+        .root
+        == text
+    )
+    assert dataset_alone(["reader=manifest", f"root={text}"]).datasets["manifest"].root == text
 
 
-def test_other_keys_are_read_as_their_types() -> None:
-    spec = load(["demo"], ["student.optim.lr=1e-3", "search.trials=0", "student.optim.amp=true", "search.space=null"])
-    assert (spec.student.optim.lr, spec.search.trials, spec.student.optim.amp) == (0.001, 0, True)
-    assert spec.search.space == {} and read("data.datasets.x.val_groups=0123") == ["0123"]
-    space = load(["demo"], ["search.space.optim.epochs={choice: [2, 3]}"]).search.space
-    assert space["optim.epochs"].choice == (2, 3)
+def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_text("mlflow: {experiment: '${name} at ${student.optim.epochs}'}\n")
+    spec = load(["demo", str(tmp_path / "over.yaml")], ["name=${x} #1", "student.optim.epochs=7"])
+    assert spec.mlflow.experiment == "${x} #1 at 7"
 
 
-@pytest.mark.parametrize("word", ["search.trials=[", "student.optim.lr={a"])
-def test_a_word_that_cannot_be_read_is_named(word: str) -> None:
-    with pytest.raises(SpecError, match="^'") as error:
-        load(["demo"], [word])
-    assert word in str(error.value)
+@pytest.mark.parametrize(
+    ("word", "path", "value"),
+    [
+        ("student.optim.epochs=012", "student optim epochs", 12),
+        ("student.optim.epochs=1_0", "student optim epochs", 10),
+        ("student.optim.lr=1e-3", "student optim lr", 1e-3),
+        ("student.optim.lr=1", "student optim lr", 1),
+        ("student.optim.amp=true", "student optim amp", True),
+        ("student.optim.amp=off", "student optim amp", False),
+        ("student.optim.schedule=constant", "student optim schedule", "constant"),
+        ("student.optim.epochs=soon", "student optim epochs", "soon"),
+        ("student.distill=null", "student distill", None),
+        ("student.distill.teachers=[01, on, null]", "student distill teachers", ["01", "on", "null"]),
+        ("student.distill.teachers=a, b", "student distill teachers", ["a, b"]),
+        ("student.net.bin_widths=[1, 2.5]", "student net bin_widths", [1, 2.5]),
+        ("data.datasets.heads.convention.yaw_sign=-1", "data datasets heads convention yaw_sign", -1),
+        ("search.space.optim.lr={low: 1e-4, high: 1e-2}", "search space optim lr", {"low": 1e-4, "high": 1e-2}),
+        ("search.space.optim.lr.choice=[1e-3, 2e-3]", "search space optim lr choice", [1e-3, 2e-3]),
+        ("search.space=null", "search space", None),
+        ("student.optim.lr=${teachers.a.optim.lr}", "student optim lr", 0.5),
+    ],
+)
+def test_other_keys_are_read_by_their_type(word: str, path: str, value: Any) -> None:
+    found: Any = typed_overrides(PipelineSpec, ["teachers.a.optim.lr=0.5", word])
+    for name in path.split():
+        found = found[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_of_two_words_the_last_counts_and_mappings_are_merged() -> None:
+    words = ["name=a", "name=b", "student.distill={scale: 2, temperature: 3}", "student.distill.scale=4"]
+    assert typed_overrides(PipelineSpec, words) == {"name": "b", "student": {"distill": {"scale": 4, "temperature": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("student.net.bin_widths=[1", "student.net.bin_widths=[1 cannot be read: "),
+        ("student.optim.lr=${nobody}", "student.optim.lr cannot be resolved: "),
+        ("noequals", "'noequals' is no override"),
+        ("=3", "'=3' is no override"),
+    ],
+)
+def test_a_word_that_cannot_be_read_is_one_sentence(word: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        typed_overrides(PipelineSpec, [word])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(PRINTABLE, NASTY), st.one_of(PRINTABLE, NASTY))
+def test_no_word_does_anything_but_be_read_or_refused(key: str, text: str) -> None:
+    try:
+        typed_overrides(PipelineSpec, [f"{key}={text}"])
+    except SpecError as error:
+        assert "\n" not in str(error)

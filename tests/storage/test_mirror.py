@@ -116,6 +116,7 @@ def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.
     assert seen(spec) == ["skip", "skip"]
     with held(spec) as mirror:
         mirror.push(folder, made=False)
+    assert Remote(store).read(f"first/{folder.name}/part/b.parquet") == b"b" * 1000
     run_toy(here(store, "student.optim.lr=0.4"))
     assert Remote(store).read("networks/trained/model.safetensors") == b"weights of a network."
     elsewhere(monkeypatch, tmp_path)
@@ -180,6 +181,13 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     run_toy(here(store))
     assert (here(store).folder / "mlflow.db").read_bytes() == b"runs"
     assert (here(store).folder / "mlartifacts" / "deep" / "card.md").read_bytes() == b"card"
+    time.sleep(1.1)  # S3 keeps whole seconds
+    (here(store).folder / "mlflow.db").write_bytes(b"more runs")
+    run_toy(here(store))
+    elsewhere(monkeypatch, tmp_path, "cache")
+    assert here(store).folder == spec.folder
+    run_toy(here(store))
+    assert (spec.folder / "mlflow.db").read_bytes() == b"more runs", "what is newer there replaces ours"
 
 
 def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(

@@ -24,6 +24,7 @@ from hpe_core.system.files import write_json
 from tests.faces import CROP, face_row
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed
+from workflows.engine.told import trial_file
 from workflows.stages import search as tune
 from workflows.stages.student import hard_twin
 from workflows.tracking.progress import Event, LocalReporter
@@ -190,7 +191,9 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
         ("search/1/t1", {"val/mae": 7.0}, 2),
     ]
     assert fit.told("ended") == [("search/1/t1", "FINISHED")]
-    history = json.loads(tune.history_file(tmp_path, "t1").read_text())
+    kept = json.loads(trial_file(tmp_path, "t1").read_text())
+    history = kept["history"]
+    assert fit.told("started") == [("search/1/t1", "trial t1", "search/1", kept["params"])]
     assert [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history] == fit.told(
         "metrics"
     )

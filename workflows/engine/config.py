@@ -6,7 +6,6 @@ differently, what the stage store and Ray Tune do. Everything is checked here, b
 
 import dataclasses
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,11 @@ from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import build, hint_at, to_dict
+from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.packages import missing
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
+from workflows.engine.overrides import literal, typed_overrides
 from workflows.engine.stage import StageFailed
 from workflows.storage.disk import disk_is_full
 from workflows.storage.lock import StoreHeld
@@ -48,83 +48,20 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     A file that says `include: [other.yaml]` (beside itself) stands on those files.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
-    from yaml import YAMLError
 
     merged = OmegaConf.create({})
     seen: list[Path] = []
     for name in files:
         for layer in _layers(find_config(name), seen):
             merged = OmegaConf.merge(merged, layer)
-    _check_overrides(OmegaConf.to_container(merged), overrides)
-    words = typed_words(PipelineSpec, overrides)
-    try:
-        merged = OmegaConf.merge(merged, words)
-        tree = OmegaConf.to_container(merged, resolve=True)
-    except InterpolationResolutionError as error:
-        raise SpecError(_unresolved(error.full_key, str(error))) from None
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise SpecError(f"the configuration cannot be merged: {' '.join(str(error).split())}") from None
-    assert isinstance(tree, dict)
-    spec = build(PipelineSpec, _tidied(tree))
+    _check_names(OmegaConf.to_container(merged), overrides)
+    spec = build(PipelineSpec, _tidied(typed_overrides(PipelineSpec, overrides, merged)))
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
     if spec.evaluate.protocol:
         protocol_named(spec.evaluate.protocol)
     spec = resolve_paths(spec)
     check_datasets(spec.data)
     return spec
-
-
-def typed_words(kind: type, words: Sequence[str]) -> Any:
-    """key=value words as an OmegaConf tree, each read by the type that its key has in the dataclass `kind`.
-
-    The text of a str key is taken as it is written, so `store=/data/my runs #2` is that folder and `name=on` that name.
-    Every other text is YAML; in lists of str, `[a, 0123]`, each word is taken as written. Raises SpecError that names
-    the word.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import BaseLoader, YAMLError
-    from yaml import load as yaml_load
-
-    tree = OmegaConf.create({})
-    for word in words:
-        key, _, text = word.partition("=")
-        hint = hint_at(kind, key.split("."))
-        try:
-            if hint is str:
-                layer = _nested(key, text)
-            elif hint == tuple[str, ...] and text not in ("", "null"):
-                layer = _nested(key, yaml_load(text, BaseLoader) if text.startswith("[") else [text])
-            else:
-                layer = OmegaConf.from_dotlist([word])
-            tree = OmegaConf.merge(tree, layer)
-        except (OmegaConfBaseException, YAMLError, ValueError) as error:
-            raise SpecError(f"'{word}' cannot be read: {' '.join(str(error).split())}") from None
-    return tree
-
-
-def _nested(key: str, value: Any) -> Any:
-    """A tree with one value, in which OmegaConf interpolates nothing."""
-    from omegaconf import OmegaConf
-
-    def escaped(text: Any) -> Any:
-        if isinstance(text, list):
-            return [escaped(each) for each in text]
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(text))  # OmegaConf halves the backslashes before a `${`
-
-    tree: Any = escaped(value)
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return OmegaConf.create(tree)
-
-
-def _unresolved(key: str, said: str) -> str:
-    """The sentence about a `${...}` that leads nowhere."""
-    unset = re.search(r"Environment variable '(\w+)' not found", said)
-    if unset:
-        return f"{key} needs the environment variable {unset[1]}, which is not set: export {unset[1]}=/folder"
-    return f"{key} cannot be resolved: {said.splitlines()[0]}"
 
 
 def _layers(path: Path, seen: list[Path]) -> list[Any]:
@@ -165,11 +102,9 @@ def find_config(name: str) -> Path:
     raise SpecError(f"there is no configuration file {name}{nearest(short, known)}")
 
 
-def _check_overrides(tree: Any, overrides: Sequence[str]) -> None:
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not equals or not key:
-            raise SpecError(f"'{text}' is no override; write key=value, for example student.optim.lr=0.001")
+def _check_names(tree: Any, overrides: Sequence[str]) -> None:
+    """Raises SpecError for an override of a dataset or teacher that the files do not name."""
+    for key in (word.partition("=")[0] for word in overrides):
         for table in NAMED_TABLES:
             if table == "search.space" or not key.startswith(table + "."):
                 continue
@@ -345,4 +280,4 @@ def as_yaml(spec: PipelineSpec) -> str:
     """The whole configuration as YAML that `load` takes back."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(spec)))
+    return OmegaConf.to_yaml(OmegaConf.create(literal(to_dict(spec))))

@@ -186,7 +186,6 @@ class Trial:
     seconds: float
     parameters: float = 0.0
     latency_ms: float = 0.0
-    history: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True)

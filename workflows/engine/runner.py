@@ -7,9 +7,8 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hpe_core.errors import UserError
@@ -22,12 +21,12 @@ from workflows.engine.config import as_yaml
 from workflows.engine.plan import Planned
 from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun
-from workflows.engine.store import Plan, Store
+from workflows.engine.store import Plan, Store, result_of
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
 from workflows.storage.disk import disk_is_full, size
-from workflows.storage.manifest import now
+from workflows.storage.manifest import finished, now
 from workflows.tracking.console import Console
-from workflows.tracking.facts import Artifact, Point, RunFacts, Status, git_commit
+from workflows.tracking.facts import Artifact, RunFacts, Status, git_commit
 from workflows.tracking.live import Live
 from workflows.tracking.progress import Pump, Reporter, now_ms, start_board
 from workflows.tracking.projection import facts_of
@@ -61,6 +60,9 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
     def __enter__(self) -> "Runner":
         self.console = Console()
         write_atomic(self.home / "config.yaml", as_yaml(self.spec))
+        for entry in self.planned.values():
+            if entry.action == "skip":
+                self.learn(entry)
         self.tell()
         with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
             self.live = Live(
@@ -89,17 +91,16 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         if behind := self.live.close():
             self.console.say(behind)
 
-    def tell(
-        self, status: Status = "RUNNING", points: Sequence[Point] = (), tags: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def learn(self, entry: Planned) -> None:
+        """What a finished stage says of the whole run; by whichever run it is said again, it has the same time."""
+        result, time_ms = result_of(entry.stage, entry.folder), finished(entry.folder)["told"]["ended_ms"]
+        points, tags = run_points(result, time_ms), {**self.run_facts.tags, **run_tags(result)}
+        self.run_facts = dataclasses.replace(self.run_facts, points=(*self.run_facts.points, *points), tags=tags)
+
+    def tell(self, status: Status = "RUNNING") -> None:
         """Write down how the whole run stands."""
-        self.run_facts = dataclasses.replace(
-            self.run_facts,
-            status=status,
-            ended_ms=None if status == "RUNNING" else now_ms(),
-            points=(*self.run_facts.points, *points),
-            tags={**self.run_facts.tags, **tags},
-        )
+        ended_ms = None if status == "RUNNING" else now_ms()
+        self.run_facts = dataclasses.replace(self.run_facts, status=status, ended_ms=ended_ms)
         named = dataclasses.replace(self.run_facts, name=run_name(self.spec, self.run_facts.tags))
         keys = {entry.key: entry.action for entry in self.planned.values()}
         tree = {
@@ -133,7 +134,8 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
             reason = explained(error, entry)
             write_json(entry.folder / FAILED, {"error": str(reason), "time_ms": now_ms(), "told": told})
             raise reason from (None if is_explained(error) else error)
-        self.tell(points=run_points(result, now_ms()), tags=run_tags(result))
+        self.learn(entry)
+        self.tell()
         self.live.sync()
         for sentence in changed:
             self.console.say(sentence)

@@ -86,34 +86,21 @@ def _children(entry: Planned, result: StageResult, spec: PipelineSpec) -> Iterat
             yield _network(entry, Role.DISTILLED, result.student, to_dict(result.spec))
         yield _network(entry, Role.HARD, result.twin, {**to_dict(result.spec), "distill": None})
     elif isinstance(result, SearchResult):
-        for trial in result.trials:
-            costs = {"parameters": trial.parameters, "latency_ms": trial.latency_ms}
-            yield _trial(entry, spec, trial.trial, trial.changes, trial.history, "FINISHED", costs)
-        known = {trial.trial for trial in result.trials}
-        for file in sorted((entry.folder / "trials").glob("*.json")):
-            if file.stem not in known:
-                yield _trial(entry, spec, file.stem, {}, _epochs(file), "FAILED", {})
+        ended = {trial.trial: trial for trial in result.trials}
+        for file in sorted(trial_file(entry.folder, "*").parent.glob("*.json")):
+            told, trial, name = read_json(file) or {}, ended.get(file.stem), f"trial {file.stem}"
+            costs = {"parameters": trial.parameters, "latency_ms": trial.latency_ms} if trial else {}
+            status: Status = "FINISHED" if trial else "FAILED"
+            yield _member(entry, file.stem, name, told["params"], told["history"], status, costs)
 
 
-def _epochs(file: Path) -> Sequence[Epoch]:
-    return read_json(file) or ()
+def trial_file(folder: Path, trial: str) -> Path:
+    """Where a trial keeps its `params` and the `history` of its epochs, below the search's folder."""
+    return folder / "trials" / f"{trial}.json"
 
 
 def _network(entry: Planned, name: str, network: NetworkResult, params: dict[str, Any]) -> RunFacts:
     return _member(entry, name, f"{entry.stage.name}: {name}", params, network.history, "FINISHED", {})
-
-
-def _trial(
-    entry: Planned,
-    spec: PipelineSpec,
-    name: str,
-    changes: dict[str, Any],
-    history: Sequence[Epoch],
-    status: Status,
-    costs: Mapping[str, float],
-) -> RunFacts:
-    params = {**changes, "student": to_dict(student_with(spec.student, changes))}
-    return _member(entry, name, f"trial {name}", params, history, status, costs)
 
 
 def _member(

@@ -10,7 +10,8 @@ from typing import Any
 from hpe_core.errors import check
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import Remote, is_remote
-from workflows.engine.config import flatten, lasting_folder, typed_words
+from workflows.engine.config import flatten, lasting_folder
+from workflows.engine.overrides import typed_overrides
 
 WHOLE = "whole"
 
@@ -64,9 +65,7 @@ class PredictSpec:
 
 def spec_of(words: Sequence[str]) -> PredictSpec:
     """key=value words -> the keys. Raises SpecError that names the key."""
-    from omegaconf import OmegaConf
-
-    return build(PredictSpec, OmegaConf.to_container(typed_words(PredictSpec, words), resolve=True))
+    return build(PredictSpec, typed_overrides(PredictSpec, words))
 
 
 def key_lines() -> str:

@@ -22,6 +22,7 @@ from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun
+from workflows.engine.told import trial_file
 from workflows.tracking.progress import Reporter, now_ms
 from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
 from workflows.training.networks import HISTORY, readers_of, resend, resources, slots
@@ -85,12 +86,7 @@ def run(stage: StageRun) -> SearchResult:
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
     costs = costs_of([trial.changes for trial in ended], stage.spec)
     trials = [
-        dataclasses.replace(
-            trial,
-            parameters=cost["parameters"],
-            latency_ms=cost["latency_ms"],
-            history=tuple(read_json(history_file(stage.folder, trial.trial)) or ()),
-        )
+        dataclasses.replace(trial, parameters=cost["parameters"], latency_ms=cost["latency_ms"])
         for trial, cost in zip(ended, costs, strict=True)
     ]
     return SearchResult(tuple(trials), len(results) - len(trials))
@@ -132,11 +128,6 @@ def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[Trial]:
                 )
             )
     return sorted(trials, key=lambda trial: (trial.best_val_mae, trial.trial))
-
-
-def history_file(folder: Path, trial: str) -> Path:
-    """Where a trial keeps its epochs, below the stage's folder."""
-    return folder / "trials" / f"{trial}.json"
 
 
 def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
@@ -269,7 +260,8 @@ def trial(
     folders = {stage: Path(place) for stage, place in inputs.items()}
     labels, online, _ = soft_labels(pipeline, student, folders)
     job = Job(run_key, name, student, pipeline.data, folders["shards"], labels, online)
-    reporter.started(run_key, name, key, {**changes, "student": to_dict(student)})
+    params = {**changes, "student": to_dict(student)}
+    reporter.started(run_key, name, key, params)
     train, val = open_data(job, pipeline.cluster.readers_per_worker)
     checkpoint = tune.get_checkpoint()
     place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -282,7 +274,7 @@ def trial(
 
         def on_epoch(end: EpochEnd) -> None:
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
-            write_json(history_file(Path(folder), trial_id), history)
+            write_json(trial_file(Path(folder), trial_id), {"params": params, "history": history})
             resend(reporter, run_key, history[-1:])
             reporter.progress(
                 name, end.epoch, student.optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}"
