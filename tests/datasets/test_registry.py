@@ -60,7 +60,7 @@ from hpe_core.datasets.protocols import Boxes, FaceSet, matches, protocol_named
 from hpe_core.datasets.registry import fit_to, open_source
 from workflows import doctor, full_pipeline
 from workflows.engine.config import load
-from workflows.engine import code
+from workflows.storage import code
 from workflows.report.card import weight_terms
 from workflows.stages.evaluate import drawn_by
 from workflows.stages.shards import with_code

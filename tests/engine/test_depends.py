@@ -36,11 +36,11 @@ from hpe_core.spec.serde import build
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
 from workflows.checks.convention import check_labels
 from workflows.engine import plan as planning
-from workflows.engine.code import code_hashes
 from workflows.engine.plan import plan
 from workflows.export.onnx_file import export_network
 from workflows.full_pipeline import STAGES
 from workflows.stages import shards
+from workflows.storage.code import code_hashes
 
 NAMES = ("shards", "teachers", "labels", "search", "student", "evaluate", "publish")
 ALL, TAUGHT, LABELS, SEARCH, STUDENT, EVALUATE, PUBLISH = (NAMES[start:] for start in range(len(NAMES)))

@@ -13,15 +13,14 @@ import sys
 import pytest
 
 from hpe_core.errors import SpecError
-from workflows.engine import code
-from workflows.engine.code import code_hashes
 from workflows.engine.config import EXIT_FAILED, REPO, guarded, load
 from workflows.engine.plan import plan
 from workflows.engine.results import StageResult
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage, StageRun
 from workflows.engine.store import Store
-from workflows.storage import lock
+from workflows.storage import code, lock
+from workflows.storage.code import code_hashes
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest
 from workflows.tracking.progress import Reporter

@@ -9,11 +9,11 @@ from hpe_core.errors import SpecError, UserError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.packages import check_extra
-from workflows.engine.code import ROOT
 from workflows.engine.results import Results
 from workflows.engine.runner import Runner, tracking_uri
 from workflows.engine.stage import Stage, StageFailed
 from workflows.engine.store import Plan, Store, result_of
+from workflows.storage.code import ROOT
 from workflows.storage.lock import StoreHeld
 from workflows.tracking.projection import facts_of
 from workflows.tracking.server import public

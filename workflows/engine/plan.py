@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from workflows.engine.code import code_hashes
 from workflows.engine.config import flatten
 from workflows.engine.stage import Leaves, Stage
+from workflows.storage.code import code_hashes
 from workflows.storage.contents import Elsewhere, misfits, nowhere
 from workflows.storage.manifest import read_manifest
 

@@ -23,9 +23,9 @@ from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
-from workflows.engine.code import code_hashes
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
+from workflows.storage.code import code_hashes
 from workflows.storage.disk import check_room
 from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 

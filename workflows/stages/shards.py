@@ -31,12 +31,12 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity
-from workflows.engine.code import code_hashes
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import ShardsResult
 from workflows.engine.stage import StageRun
 from workflows.sharding.accounts import QUARANTINE, broken_faces, check_usable, summarise, write_quarantine
 from workflows.sharding.quarantine import TABLE, show_quarantine
+from workflows.storage.code import code_hashes
 from workflows.storage.disk import check_room
 from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.tracking.progress import Reporter

@@ -15,8 +15,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import file_sha256
-from workflows.engine.code import code_hashes
 from workflows.engine.stage import StageRun
+from workflows.storage.code import code_hashes
 from workflows.training.stream import StreamedFaces
 
 if TYPE_CHECKING:

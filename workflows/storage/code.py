@@ -18,6 +18,7 @@ CARRIERS = (
     "hpe_core.spec",
     "hpe_core.system",
     "workflows.engine",
+    "workflows.storage",
     "workflows.tracking",
     "workflows.sharding.quarantine",
     "workflows.full_pipeline",
