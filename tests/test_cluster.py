@@ -245,7 +245,7 @@ def test_every_stage_is_a_verb_and_the_rest_is_a_job(head: Head, tmp_path: Path)
     for name in NAMES:
         assert (stage_folder(store, name) / "manifest.json").is_file(), name
     rows = {row["name"]: row for row in result_of(store, "evaluate")["rows"]}
-    assert rows["distilled"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
+    assert rows["distilled"]["scores"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
 
     # The last two verbs, for a changed key; the cluster is only left by all of them, never stopped.
     changed = "evaluate.heatmap_radius=1"

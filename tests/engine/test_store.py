@@ -269,14 +269,6 @@ def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
         guarded(lambda: write(errno.EIO))
 
 
-def test_a_result_comes_back_from_its_manifest_as_it_was(tmp_path):
-    spec = spec_in(tmp_path)
-    planned = run_toy(spec)
-    manifest = json.loads((planned["third"].folder / "manifest.json").read_text())
-    assert {"schema", "leaves", "inputs", "code", "finished", "seconds"} <= set(manifest)
-    assert Store.open(TOY, spec).results(planned).found["third"] == Counted(spec.student.optim.lr, ("second",))
-
-
 @pytest.mark.parametrize("noted", [None, 1, 3])
 def test_a_store_of_another_version_is_named_and_left_as_it_is(tmp_path, noted):
     spec = spec_in(tmp_path)
