@@ -386,7 +386,9 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
     assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
     typed = call(words("plan", finished.store, "data.limit_deg=71"), environment())
     assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
-    assert [line.split()[1] for line in typed.out.splitlines()] == ["run"] * len(NAMES)
+    *stages, whole = typed.out.splitlines()
+    assert [line.split()[1] for line in stages] == ["run"] * len(NAMES) and all("; took " in line for line in stages)
+    assert re.fullmatch(r"to run +7 stages; 7 of them took \d+ s when they last ran in this store", whole)
 
 
 # ---------------------------------------------------------------- killed, and continued by the same command
