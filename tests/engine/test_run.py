@@ -160,3 +160,20 @@ def test_numbers_of_a_stage_are_those_of_its_result(
 ) -> None:
     """Told to MLflow, and in the line that ends the stage."""
     assert (result.metrics(), result.headline()) == (metrics, headline)
+
+
+def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others will read may lie far away, and large."""
+    Driven(monkeypatch)
+    spec = spec_in(tmp_path)
+    run(TOY, spec)
+    store = Store.open(TOY, spec)
+    folders = {name: entry.folder for name, entry in store.plan().items()}
+    (folders["third"] / "manifest.json").unlink()
+    (folders["second"] / "count").write_text("7")  # the size is right
+    (folders["first"] / "count").unlink()
+    with store.held():
+        assert store.checkout(["first"])["second"].action == "skip"
+        assert store.checkout()["second"].action == "repair"
