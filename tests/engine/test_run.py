@@ -11,7 +11,7 @@ import pytest
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from tests.engine.test_store import TOY, Counted, spec_in
+from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
@@ -26,7 +26,9 @@ from workflows.engine.results import (
     Trial,
 )
 from workflows.engine.runner import execute
+from workflows.engine.stage import Stage
 from workflows.engine.store import Plan, Store
+from workflows.storage.mirror import Mirror
 from workflows.tracking.progress import Reporter
 
 
@@ -177,3 +179,18 @@ def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
     with store.held():
         assert store.checkout(["first"])["second"].action == "skip"
         assert store.checkout()["second"].action == "repair"
+
+
+@pytest.mark.parametrize(("name", "trains"), [("teachers", True), ("student", True), ("labels", False)])
+def test_networks_are_brought_before_any_is_trained_and_not_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trains: bool
+) -> None:
+    brought: list[Mirror] = []
+    monkeypatch.setattr(Mirror, "bring_networks", lambda mirror: brought.append(mirror))
+    store = Store.open((Stage(name, counting, (), lambda spec: {}),), spec_in(tmp_path))
+    with store.held():
+        planned = store.checkout()
+        assert brought == ([store.mirror] if trains else [])
+        execute(store, planned, planned[name], Reporter())
+        brought.clear()
+        assert store.checkout()[name].action == "skip" and brought == []
