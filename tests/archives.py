@@ -16,6 +16,7 @@ import scipy.io
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.render.headmesh import landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
 Pose = tuple[float, float, float]
@@ -46,6 +47,13 @@ def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, see
     variables |= change
     scipy.io.savemat(root / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
     return root / f"{name}.jpg"
+
+
+def write_average_heads(root: Path, poses: np.ndarray, labels: np.ndarray) -> None:
+    """An AFLW2000 whose landmarks are those of the average head at `poses`, labelled as said."""
+    for i, (pose, label) in enumerate(zip(poses, labels, strict=True)):
+        points = (0.5 * landmark_targets() @ euler_to_matrix(pose).T + [60, 50, 0]).T
+        write_aflw2000(root, f"image{i:05d}", tuple(label), seed=i, pt3d_68=points)
 
 
 def write_pointing04(root: Path, person: int, number: int, tilt: int, pan: int, text: str = "") -> Path:

@@ -33,8 +33,8 @@ from hpe_core.spec.serde import build
 from workflows.checks.data import Examined, examine, in_lines, write_pictures
 from workflows.checks.findings import Look
 from workflows.checks.machine import examine_machine, look_at_packages
+from workflows.engine.commandline import typed_overrides
 from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
-from workflows.engine.overrides import typed_overrides
 
 FACES = 300  # decoded of each dataset where nothing else is said
 OWN = ("faces", "out")

@@ -1,16 +1,15 @@
 """Published boxes for any archive's reader: a JSON file `{file: [{"bbox": [x1, y1, x2, y2], "type": "train|test"}]}`.
 
-Errors of pose depend on the boxes, so papers are comparable on one detector's only, and some publish theirs. A face
-keeps its reader's pose, person and landmarks, and gets the published box; one without an entry is rejected as no_box.
-Of several boxes it gets the one that overlaps the reader's own most, by intersection over union. One that overlaps none
-of them is another face of the picture and is rejected, too. Where the reader has no box of its own (300W-LP without
-landmarks/, BIWI without rgb.cal, Pointing'04 without its texts) a picture's only box is the face's. A face that the
-reader itself rejects stays rejected.
-`type` says how the publisher split; it is not used: persons, and who is tested on, are the dataset's own keys.
+An error of pose depends on the boxes, so papers are comparable on one detector's only, and some publish theirs. A face
+keeps its reader's pose, person and landmarks and gets the published box. One without an entry is rejected as no_box. Of
+several boxes it gets the one that overlaps the reader's own most, by intersection over union. If none overlaps, the
+boxes are other faces' and it is rejected, too. Where the reader has no box of its own (300W-LP without landmarks/, BIWI
+without rgb.cal, Pointing'04 without its texts) a picture's only box is the face's. A face that the reader rejects stays
+rejected. `type` says how the publisher split; it is not used, since the dataset's own keys say who is tested on.
 
-An entry belongs to a picture when their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
+An entry belongs to a picture if their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
 `hpdb/01/frame_00003_rgb.png`, and a bare name fits any folder. It must fit one picture only: BIWI repeats its names in
-every sequence and 300W-LP in every mirror, so a bare name would put a box onto other faces; that dataset is refused.
+every sequence and 300W-LP in every mirror, so a bare name would put a box onto other faces. Such a file is refused.
 """
 
 import json

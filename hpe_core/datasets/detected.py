@@ -1,16 +1,13 @@
 """A face detector's boxes for any reader: what a network meets in use, in place of boxes drawn by hand or landmarks.
 
-A face keeps its reader's pose, person and landmarks, and gets the detection that overlaps the reader's own box most,
-by intersection over union. Where that is less than `MIN_OVERLAP` the detector has not found this face and it is
-rejected as no_box: a neighbour's box would teach a wrong pose. Where the reader has no box of its own, a picture's only
-detection is the face, and one of several is nobody's. Detection runs where the picture is decoded, for
-archives in the sandbox's child, so a file that ends the detector costs itself only.
+A face keeps its reader's pose, person and landmarks. It gets the detection that overlaps the reader's own box most, by
+intersection over union. Below `MIN_OVERLAP` the detector has not found this face, and it is rejected as no_box: a
+neighbour's box would teach a wrong pose. Where the reader has no box of its own, a picture's only detection is the
+face, and one of several is nobody's. The detector runs where the picture is decoded, for archives in the sandbox's
+child, so a file that ends the detector costs that file only.
 
-The least overlap is low because readers' boxes differ from a detector's in what they mean, not only in where they lie:
-Pointing'04's are 1.17 times narrower and 1.53 times lower than YuNet's. Measured with yunet_n_dynamic.onnx and default
-settings, the median overlap and the faces that are kept: AFLW2000's sample 0.63, 39 of 39; ten people of Pointing'04
-0.50, 1,846 of 1,860; rendered heads 0.70, 262 of 300. No picture of these got a second detection; the smallest overlap
-that was kept was 0.24, the largest that was not 0.19.
+The least overlap is low, because readers' boxes differ from a detector's in what they mean, not only in where they lie
+(docs/datasets.md has figures).
 """
 
 import json

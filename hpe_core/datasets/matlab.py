@@ -1,12 +1,10 @@
 """MATLAB 5 files as the 300W-LP family stores them: named real numbers, or a `Rejected` that says why not.
 
-A reader of our own, though scipy has one: scipy stops at the last variable that it was asked for and compares no
-checksum, so a file with bytes missing can give numbers that nobody wrote; it can take the process down on a damaged
-one; and a file that is checked first is unpacked twice. Here every element is read to its end: elements must follow
-each other up to the last byte, and a compressed one must inflate to one whole variable under zlib's Adler-32. All 43
-.mat files of the samples are compressed. Of 600 mutations of such a file nothing wrong passes; uncompressed, 137 of 600
-pass with overwritten numbers, which the format has no means to show (`tests/test_fuzz.py`). Tests hold this reader
-against scipy's. Format: MAT-File Format, The MathWorks, version 5, chapter 1; scipy's files and MATLAB's agree with it.
+Why not scipy's reader: it stops at the last variable that it was asked for and compares no checksum, so a file with
+bytes missing can give numbers that nobody wrote, and a damaged one can end the process. Here every element is read to
+its end: elements must follow each other up to the last byte, and a compressed one must inflate to one whole variable
+under zlib's Adler-32 (how much passes: docs/datasets.md). Tests hold this reader against scipy's. Format: MAT-File
+Format, The MathWorks, version 5, chapter 1.
 """
 
 import struct

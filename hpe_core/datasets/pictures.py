@@ -1,17 +1,13 @@
 """Strict picture decoding: the whole picture as the file stores it, or a `Rejected` that says why not.
 
-What a lenient decoder does with a damaged JPEG is to invent the rest: cv2 returns half a picture, PIL's
-`open` and `verify` pass it, and even PIL's full load is silent about corrupt data inside. libjpeg notices
-and complains on stderr, so its complaints are collected there and count as damage. Measured with 600 mutated
-files of AFLW2000: PIL raised on 140 and let 455 wrong pictures pass; the complaints caught 211 of those, and
-what is left changed pixels in ways that a JPEG has no checksum to show: Huffman codes fall back into step
-after a few symbols, and the file is a flawless JPEG of another picture (`tests/test_fuzz.py`). Of 1,903
-sound archive files none draws a complaint. cv2 and PIL decode them to equal pixels, cv2 in a quarter of the
-time, so cv2 decodes plain JPEGs and PIL the rest.
+A lenient decoder invents what a damaged JPEG lacks: cv2 returns half a picture, PIL's `open` and `verify` pass it, and
+PIL's full load says nothing of corrupt data inside. libjpeg complains on stderr. Its complaints are collected there
+and count as damage. What then still passes is a flawless JPEG of another picture: a JPEG has no checksum (how many:
+docs/datasets.md). cv2 and PIL decode plain JPEGs to equal pixels and cv2 is faster, so cv2 decodes those and PIL the
+rest.
 
-One rule for orientation: the pixels as stored. Published boxes and landmarks refer to those, so an EXIF
-orientation is ignored, by every reader. Alpha is dropped, gray is repeated, 16 bits are scaled to 8 by 1 /
-257.
+One rule for orientation: the pixels as stored. Published boxes and landmarks refer to those, so every reader ignores
+an EXIF orientation. Alpha is dropped, gray is repeated, 16 bits are scaled to 8 by 1 / 257.
 """
 
 import io

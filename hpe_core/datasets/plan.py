@@ -2,15 +2,15 @@
 
 No picture is opened. The result does not depend on the order in which the disk lists its files.
 
-A dataset that grows keeps its shards. A job's hash covers its own faces and what decides them, and where a shard ends
-is decided by the names of the faces around that place (`cut`), so faces that are added, removed or changed alter the
-shards that they lie in and now and then the next ones. Of 52 shards of 20,000 names, 100 new neighbours change 2 (the
-median over 200 places; 6 at most). The price is that a shard holds three quarters of `rows_per_shard` on average.
+A dataset that grows keeps its shards. A job's hash covers its own faces and what decides them. Where a shard ends is
+decided by the names of the faces around that place (`cut`), so faces that are added, removed or changed alter the
+shards that they lie in, and now and then the next ones. The price: a shard holds three quarters of `rows_per_shard` on
+average.
 
 A dataset may say itself who is tested on (`FaceRef.split`, from a manifest). That decides, for whole groups: a group on
-two sides is an error, not a choice. Only val is then still drawn, from the train groups, where the dataset names none:
-published splits know train and test, and checkpoints must be chosen on neither. A dataset that is only tested on
-contributes what it calls test.
+two sides is an error. Only val is then still drawn, from the train groups, where the dataset names none: published
+splits know train and test, and neither may choose a checkpoint. A dataset that is only tested on contributes what it
+calls test.
 """
 
 import hashlib

@@ -76,7 +76,7 @@ def boxes_of(spec: DatasetSpec) -> str | None:
 
 
 def fit_to(spec: DatasetSpec) -> DetectorFit | None:
-    """What makes YuNet's boxes like those of a dataset; None where nobody has measured it."""
+    """What makes YuNet's boxes like those of a dataset; None if nobody has measured it."""
     if spec.detector is not None:
         return DetectorFit()
     return None if spec.boxes else reader_of(spec).detector_fit

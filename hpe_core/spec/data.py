@@ -114,7 +114,7 @@ class DataSpec:
     ray_data    workers keep nothing: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
                 each worker), read, check, decode and shuffle, `stream_shards` shards at a time. For more rows than fit
                 into memory, or where the machines with the GPUs have too few CPUs to decode. Slower than the others
-                while rows fit (README, "Measured").
+                while rows fit (docs/benchmarks.md).
     """
 
     datasets: dict[str, DatasetSpec]

@@ -23,7 +23,7 @@ from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.headmesh import landmark_targets
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
-from tests.archives import as_stored, picture, write_aflw, write_aflw2000
+from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
 from workflows import doctor
 from workflows.checks import services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
@@ -43,9 +43,7 @@ POSES = np.clip(np.random.default_rng(5).normal(0, 1, (12, 3)) * [15, 35, 12], -
 
 def write_faces(root: Path, convention: ConventionSpec) -> None:
     """An AFLW2000 of average heads whose labels are in another convention."""
-    for i, (pose, label) in enumerate(zip(POSES, as_stored(POSES, convention), strict=True)):
-        points = (0.5 * HEAD @ euler_to_matrix(pose).T + [60, 50, 0]).T
-        write_aflw2000(root, f"image{i:05d}", tuple(label), seed=i, pt3d_68=points)
+    write_average_heads(root, POSES, as_stored(POSES, convention))
 
 
 def looked_at(root: Path, capsys: pytest.CaptureFixture[str], *words: str, reader: str = "aflw2000") -> dict[str, Any]:

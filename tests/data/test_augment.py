@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,15 @@ from tests.faces import CROP, head
 
 BINS = AngleBins.covering(99, 3)
 NO, NOTHING = np.zeros(4, bool), np.zeros((4, 2), int)
+STRETCHED = CropSpec(size=32, margin_px=6, shape="stretch")
+
+
+def four(values: st.SearchStrategy[Any]) -> st.SearchStrategy[np.ndarray]:
+    return st.lists(values, min_size=4, max_size=4).map(np.array)
+
+
+FLIPS, TURNS = four(st.booleans()), four(st.floats(-25, 25))
+JITTERS = four(st.tuples(st.integers(-6, 6), st.integers(-6, 6)))
 
 
 @cache
@@ -38,27 +48,16 @@ def batch_of(crop: CropSpec = CROP, soft: bool = False) -> PoseBatch:
     )
 
 
-def test_nothing_is_the_central_window():
+@given(FLIPS, JITTERS)
+def test_without_a_turn_pixels_and_labels_are_moved_and_mirrored_exactly(flips, jitter):
     batch = batch_of(soft=True)
-    out = move(batch, CROP.size, BINS, NO, np.zeros(4), NOTHING)
-    assert torch.equal(out.images_BHWC, window(batch.images_BHWC, CROP.size))
-    assert torch.equal(out.angles_B3, batch.angles_B3) and torch.equal(out.soft_B3N, batch.soft_B3N)
-
-
-def test_flip_mirrors_pixels_labels_and_soft_labels_exactly():
-    batch = batch_of(soft=True)
-    out = move(batch, CROP.size, BINS, ~NO, np.zeros(4), NOTHING)
-    assert torch.equal(out.images_BHWC.flip(2), window(batch.images_BHWC, CROP.size))
-    assert np.array_equal(out.angles_B3.numpy(), rotation.mirror(batch.angles_B3.numpy()).astype(np.float32))
-    assert torch.equal(out.soft_B3N, BINS.mirror(batch.soft_B3N))
-
-
-def test_jitter_is_a_window():
-    batch = batch_of()
-    jitter = np.array([[6, -6], [0, 3], [-5, 0], [1, 1]])
-    out = move(batch, CROP.size, BINS, NO, np.zeros(4), jitter)
+    out = move(batch, CROP.size, BINS, flips, np.zeros(4), jitter)
+    mirrored = rotation.mirror(batch.angles_B3.numpy()).astype(np.float32)
+    assert np.array_equal(out.angles_B3.numpy(), np.where(flips[:, None], mirrored, batch.angles_B3.numpy()))
     for i, (dx, dy) in enumerate(jitter):
-        assert torch.equal(out.images_BHWC[i], window(batch.images_BHWC[i], CROP.size, dx, dy))
+        picture = batch.images_BHWC[i].flip(1) if flips[i] else batch.images_BHWC[i]
+        assert torch.equal(out.images_BHWC[i], window(picture, CROP.size, dx, dy))
+        assert torch.equal(out.soft_B3N[i], (BINS.mirror(batch.soft_B3N) if flips[i] else batch.soft_B3N)[i])
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -135,17 +134,8 @@ def test_soft_labels_follow_a_flip_and_a_turn(flip):
     assert ((decoded - out.angles_B3 - before)[inside].abs() < 0.3).all()
 
 
-stretched = CropSpec(size=32, margin_px=6, shape="stretch")
-four_turns = st.lists(st.floats(-25, 25), min_size=4, max_size=4).map(np.array)
-
-
 @settings(max_examples=20)
-@given(
-    turns=four_turns,
-    jitter=st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=4, max_size=4).map(np.array),
-    flips=st.lists(st.booleans(), min_size=4, max_size=4).map(np.array),
-    crop=st.sampled_from([CROP, stretched]),
-)
+@given(TURNS, JITTERS, FLIPS, st.sampled_from([CROP, STRETCHED]))
 def test_the_flip_is_before_the_turn_and_the_window_after_it(turns, jitter, flips, crop):
     """Three moves after each other are one move: of the pixels, the angles and the soft labels."""
     batch = batch_of(crop, soft=True)
@@ -162,8 +152,8 @@ def test_the_flip_is_before_the_turn_and_the_window_after_it(turns, jitter, flip
 
 @settings(max_examples=40)
 @given(
-    poses=st.lists(st.tuples(*[st.floats(-98, 98)] * 3), min_size=4, max_size=4).map(np.array),
-    turns=four_turns,
+    poses=four(st.tuples(*[st.floats(-98, 98)] * 3)),
+    turns=TURNS,
     flip=st.booleans(),
     gain=st.sampled_from([0.0, 1.0, 1.5, 2.0]),
 )
@@ -225,6 +215,9 @@ def test_every_face_gets_recolouring_of_its_own_as_often_as_strength_says(name):
     out, one = drawn(AugmentSpec(flip=0, photometric=name))
     assert len({view.numpy().tobytes() for view in out.images_BHWC}) > 100
     plain = window(one.images_BHWC, CROP.size)
+    again, _ = drawn(AugmentSpec(flip=0, photometric=name))
+    assert torch.equal(out.images_BHWC, again.images_BHWC) and out.images_BHWC.dtype == torch.uint8
+    assert torch.equal(out.angles_B3, one.angles_B3), "colours say nothing of the pose"
     kept = {}
     for strength in (0.0, 0.3, 1.0):
         out, _ = drawn(AugmentSpec(flip=0, photometric=name, strength=strength))
@@ -252,17 +245,3 @@ def test_a_face_near_the_lock_stays_and_others_turn():
         assert torch.equal(out.angles_B3[i], angles[i])
         assert (out.images_BHWC[i].int() - still.images_BHWC[i].int()).abs().max() <= 1
         assert torch.allclose(out.soft_B3N[i].float().exp(), batch.soft_B3N[i].float().exp(), atol=1e-3)
-
-
-@pytest.mark.parametrize("chain", ["light", "ehpnet", "offsets"])
-def test_chains_change_pixels_reproducibly_and_never_labels(chain):
-    batch = batch_of()
-    augment = Augment(AugmentSpec(flip=0, photometric=chain), CROP.size, BINS)
-    changed = 0
-    for seed in range(4):
-        out = augment(batch, np.random.default_rng(seed))
-        again = augment(batch, np.random.default_rng(seed))
-        assert torch.equal(out.images_BHWC, again.images_BHWC) and torch.equal(out.angles_B3, batch.angles_B3)
-        assert out.images_BHWC.shape == (4, CROP.size, CROP.size, 3) and out.images_BHWC.dtype == torch.uint8
-        changed += int((out.images_BHWC != window(batch.images_BHWC, CROP.size)).any())
-    assert changed >= 2

@@ -179,7 +179,7 @@ def test_any_name_becomes_one_line_of_text(tmp_path: Path, name: bytes) -> None:
     assert isinstance(answer, Rejected) and answer.detail.isprintable() and answer.reason == "not_a_picture"
 
 
-@pytest.mark.parametrize("reader", ["aflw2000", "pointing04"])
+@pytest.mark.parametrize("reader", ["aflw2000", "pointing04", "biwi", "aflw"])
 def test_absent_root_is_a_sentence(tmp_path: Path, reader: str) -> None:
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         list(source(reader, tmp_path / "nowhere").refs())

@@ -13,6 +13,11 @@ from workflows.engine.config import load
 EVERY = list(protocols().values())
 
 
+@pytest.fixture(autouse=True)
+def _archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_DATA", "/archives")  # of the configurations for photographs; nothing is opened
+
+
 def data_of(protocol: Protocol) -> DataSpec:
     """The configuration that a protocol describes, with datasets named as their readers."""
     trained = {part.reader for part in protocol.train}

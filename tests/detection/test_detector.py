@@ -220,18 +220,6 @@ def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet: Detecto
         assert set(lost) <= {"no_box"} and 1 - len(lost) / len(faces) >= wanted
 
 
-def test_a_damaged_picture_costs_only_itself(yunet: DetectorSpec, real_data: Path, tmp_path: Path) -> None:
-    for path in sorted((real_data / "aflw2000").glob("*"))[:6]:
-        shutil.copyfile(path, tmp_path / path.name)
-    first, second, third = sorted(tmp_path.glob("*.jpg"))
-    second.write_bytes(second.read_bytes()[:4000])
-    source = open_source(DatasetSpec("aflw2000", root=str(tmp_path), detector=yunet))
-    with Sandbox(source, CROP) as sandbox:
-        faces = {face if isinstance(face, Rejected) else face.path for face in sandbox.load_many(sorted(source.refs()))}
-    (lost,) = [face for face in faces if isinstance(face, Rejected)]
-    assert lost.reason == "truncated_picture" and faces - {lost} == {first.name, third.name}
-
-
 def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: Path) -> None:
     dataset, spec = archive(tmp_path / "a"), load(["demo"])
 

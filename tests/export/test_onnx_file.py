@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpe_core.data.rows import read_shard, write_shard
-from hpe_core.datasets.base import FaceRow
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box, canonical_crop, window
+from hpe_core.geometry.crop import Box
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
@@ -80,17 +78,6 @@ def test_torch_and_onnx_predictors_agree(exported_net: Path) -> None:
     corners = np.array([[box.x1, box.y1, box.x2, box.y2] for box in boxes])
     np.testing.assert_array_equal(by_onnx.predict(head.image, corners).angles, second.angles)
     assert by_onnx.predict(head.image, []).angles.shape == (0, 3)
-
-
-def test_predicting_on_a_picture_is_predicting_on_its_shard_row(exported_net: Path, tmp_path: Path) -> None:
-    head = render_head(0, 5, size=200)
-    row = FaceRow(head.sample_id, head.group, "", head.pose, canonical_crop(head.image, head.box, NET_CROP))
-    write_shard(tmp_path / "part-00000.parquet", [row], NET_CROP, "raw")
-    stored = torch.from_numpy(read_shard(tmp_path / "part-00000.parquet").images.copy())
-    with torch.inference_mode():
-        expected = load_net(exported_net).net.angles(window(stored, NET_CROP.size)).numpy()
-    found = HeadPosePredictor.load(exported_net).predict(head.image, [head.box]).angles
-    np.testing.assert_array_equal(found, expected)
 
 
 def test_wrong_input_is_named(exported_net: Path, tmp_path: Path) -> None:

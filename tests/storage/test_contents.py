@@ -117,14 +117,6 @@ def test_a_repair_that_makes_other_bytes_says_so(tmp_path: Path) -> None:
     assert "part/a.parquet came out with other bytes" in said
 
 
-def test_a_damaged_manifest_finishes_nothing(tmp_path: Path) -> None:
-    folder = run_toy(spec_in(tmp_path))["first"].folder
-    tear(folder / "manifest.json")
-    assert actions(plan(TOY, spec_in(tmp_path))) == ["continue", "skip"]
-    run_toy(spec_in(tmp_path))
-    assert finished(folder)["result"] == {"made": []}
-
-
 def test_verify_names_what_is_damaged_and_the_next_run_repairs_it(tmp_path: Path) -> None:
     spec = spec_in(tmp_path)
     assert verify(TOY, spec, as_json=False) == ("nothing is finished yet for this configuration", True)

@@ -289,14 +289,21 @@ def test_an_archive_that_is_not_there_is_one_sentence(tmp_path: Path, bucket: st
 def test_shards_of_a_remote_archive_are_those_of_a_local_one(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoding happens in the sandbox, which asks no server; a server that fails puts no face into quarantine."""
+    """Decoding happens in the sandbox, which asks no server; a server that fails puts no face into quarantine.
+
+    Room is asked for as much as is not here yet: once the shards are cut, nothing.
+    """
     data = pointing(tmp_path / "archive", rows_per_shard=100)
     upload(tmp_path / "archive", f"{bucket}/heads")
     remote = dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")
     there: DataSpec = dataclasses.replace(data, datasets={"heads": remote})
+    asked: dict[str, int] = {}
+    monkeypatch.setattr(shards, "check_room", lambda folder, needed, what: asked.__setitem__(what, needed))
     ours = build(there, tmp_path / "b")
+    assert asked["files of dataset 'heads'"] == sum(e.size for e in Remote(f"{bucket}/heads").index().values())
     check_law(ours, tmp_path / "b")
-    assert ours == build(data, tmp_path / "a")
+    assert ours == build(data, tmp_path / "a") == build(there, tmp_path / "again")
+    assert asked["files of dataset 'heads'"] == 0
 
     def fail(*ignored: object) -> None:
         raise RemoteError("the network is down")
@@ -305,21 +312,3 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(
     with pytest.raises(RemoteError):
         build_shards(there, tmp_path / "apart" / "c", Progress())  # type: ignore[arg-type]
     assert list((tmp_path / "apart" / "c").iterdir()) == []
-
-
-@pytest.mark.usefixtures("without_ray")
-def test_room_for_a_remote_archive_is_asked_for_before_it_is_fetched(
-    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As much as is not here yet: once the shards are cut, nothing."""
-    data = pointing(tmp_path / "archive", rows_per_shard=100)
-    upload(tmp_path / "archive", f"{bucket}/heads")
-    there = dataclasses.replace(
-        data, datasets={"heads": dataclasses.replace(data.datasets["heads"], root=f"{bucket}/heads")}
-    )
-    asked: dict[str, int] = {}
-    monkeypatch.setattr(shards, "check_room", lambda folder, needed, what: asked.__setitem__(what, needed))
-    build(there, tmp_path / "a")
-    assert asked["files of dataset 'heads'"] == sum(e.size for e in Remote(f"{bucket}/heads").index().values())
-    build(there, tmp_path / "b")
-    assert asked["files of dataset 'heads'"] == 0

@@ -20,8 +20,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.packages import missing
 from hpe_core.system.remote import RemoteError
-from workflows.engine.commandline import EXIT_STOPPED, CommandParser
-from workflows.engine.overrides import literal, typed_overrides
+from workflows.engine.commandline import EXIT_STOPPED, CommandParser, literal, typed_overrides
 from workflows.engine.stage import StageFailed
 from workflows.storage.disk import disk_is_full
 from workflows.storage.lock import StoreHeld

@@ -10,8 +10,8 @@ from typing import Any
 from hpe_core.errors import check
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import Remote, is_remote
+from workflows.engine.commandline import typed_overrides
 from workflows.engine.config import flatten, lasting_folder
-from workflows.engine.overrides import typed_overrides
 
 WHOLE = "whole"
 

@@ -10,20 +10,19 @@ and get (-41.50, -62.06, -12.80). The colour camera is turned by 1.0 degrees aga
 published labels ignore that, and so do we.
 
 rgb.cal is, in numbers: intrinsics (9), distortion (4, zero), R (9) and T (3, mm) with x_rgb = R x_depth + T, width and
-height. Read so, the sample's centre falls within 2 pixels of the nose tip that YuNet finds; without R and T it is 14
-pixels off, with the inverse 28.
+height (checked against a detector: docs/datasets.md).
 
 There are no boxes. Ours is a square of `BOX_MM` about the projected centre, at its depth: a head is some 150 mm wide
-and 190 deep, a face some 190 high, so 200 mm hold the face from any side, with little around it. It is
-made of the annotation, which no detector has; import a file of published `boxes` for the papers' tables. Without
-rgb.cal, which some copies lack, there is none, and published boxes or a detector are needed.
+and 190 deep, a face some 190 high, so 200 mm hold the face from any side, with little around it. It comes from the
+annotation, which no detector has: for the papers' tables import a file of published `boxes`. Some copies lack rgb.cal.
+Then there is no box, and published boxes or a detector are needed.
 
 15,678 frames; the papers have 15,677, without 01/frame_00003. Four people were recorded twice: 15 = 03, 18 = 05,
 21 = 02, 22 = 07. So there are two ways to split, and `group_by` says which. `person` keeps a person's sequences
-together as person03. `sequence` does not: it is for protocol 3, whose split puts sequences of one person on both sides,
-which no list of persons can say. 1,902 of its 5,065 test frames (15, 18, 21) show people that are trained on. The
-leak-free test set is the rest of it: 3,163 frames of 06, 07, 10, 13 and 22. Groups are words because YAML reads a plain
-06 as the number 6.
+together, as person03. `sequence` does not. It is for protocol 3, whose split puts sequences of one person on both
+sides: 1,902 of its 5,065 test frames (15, 18, 21) show people that are trained on. The leak-free test set is the rest
+of it, 3,163 frames of 06, 07, 10, 13 and 22: test_groups person06, person07, person10 and person13. Groups are words
+because YAML reads a plain 06 as the number 6.
 """
 
 import os

@@ -7,16 +7,14 @@
 
 `Pose_Para` is (pitch, yaw, roll) in radians, our convention as it is; wild labels pass and are filtered later.
 
-The trap is `pt2d` of the .mat beside a picture: in every variant it holds the landmarks of variant 0 (in our sample to
-the last bit), so a box from it misses the turned face. Boxes therefore come from landmarks/, grown by
-`landmark_box_scale`. Where that file is missing only variant 0 has a box, from its own `pt2d`, and landmarks.
+The trap is `pt2d` of the .mat beside a picture: every variant holds the landmarks of variant 0, so a box from it misses
+the turned face. Boxes therefore come from landmarks/, grown by `landmark_box_scale`. Where that file is missing only
+variant 0 has a box and landmarks, from its own `pt2d`.
 
-A mirror uses the file of its original, mirrored by the width of the picture. That is right for all variants, though the
-mirrors were fitted anew: in the sample the pictures are mirror images to 2 grey levels, and any shift by a pixel makes
-it 4; only the labels differ (20.7, 7.9 and 2.5 degrees against 19.5, 8.0 and 2.9: so good are they). Coordinates are
-MATLAB's, the first pixel's centre at 1: in the sample x and its mirror add up to 451. Half a pixel is taken off, which
-makes the mirror exact. The published mirrored `pt2d` keeps the numbering of the original, so that its point 0 lies on
-the other cheek; here left and right are renumbered.
+A mirror uses the landmarks of its original, mirrored by the width of the picture: the mirrors were fitted anew, but the
+pictures are exact mirror images (docs/datasets.md). Coordinates are MATLAB's, the first pixel's centre at 1. Half a
+pixel is taken off, which makes the mirror exact. The published mirrored `pt2d` keeps the numbering of the original, so
+that its point 0 lies on the other cheek; here left and right are renumbered.
 
 The person is the base name without variant and flip, so that neither variants nor mirrors leak into another split.
 300W-LPA (Hsu et al. 2019) is read by this reader where it is laid out like this, else by `manifest`.

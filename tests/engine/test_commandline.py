@@ -12,37 +12,29 @@ from hpe_core.spec.data import DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
 from workflows.doctor import dataset_alone
+from workflows.engine.commandline import typed_overrides
 from workflows.engine.config import as_yaml, load
-from workflows.engine.overrides import typed_overrides
 from workflows.prediction.keys import spec_of
 
 PRINTABLE = st.text(min_size=1).filter(str.isprintable)
 NASTY = st.text(alphabet="\\${}?:#[]()'\"!&*|>-%@` ,a0\t", min_size=1)
-TEXTS = [
-    "/data/my runs #2",
-    "0123",
-    "on",
-    "null",
-    "1e5",
-    "1_000",
-    "/data/x: y",
-    "???",
-    "${nobody}",
-    "${",
-    "a=b",
-    "[a",
-    "~",
-]
+TEXTS = ["/data/my runs #2", "0123", "on", "null", "~", "1e5", "1_000", "/data/x: y", "a=b", "[a", "'x'", "???"]
+TEXTS += ["${nobody}", "${oc.env:HOME}", "${", "\\${a}", "\\\\${a", "\\"]
+KEYS = ("store", "student.net.backbone", "data.datasets.my data.root", "data.datasets.x.detector.model")
 
 
-def one_key(text: str) -> Any:
-    return typed_overrides(PipelineSpec, [f"mlflow.experiment={text}"])["mlflow"]["experiment"]
+def read(*words: str) -> Any:
+    """What the last word gives its key."""
+    found: Any = typed_overrides(PipelineSpec, words)
+    for name in words[-1].partition("=")[0].split("."):
+        found = found[name]
+    return found
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(PRINTABLE, NASTY, st.sampled_from(TEXTS)))
 def test_any_text_of_a_text_key_is_that_text(text: str) -> None:
-    assert one_key(text) == text
+    assert [read(f"{key}={text}") for key in KEYS] == [text] * len(KEYS)
     assert spec_of([f"model={text}", "boxes=whole"]).model == text
     assert build(DatasetSpec, typed_overrides(DatasetSpec, ["reader=aflw", f"root={text}"])).root == text
 
@@ -58,12 +50,8 @@ def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text:
 @pytest.mark.parametrize("text", ["/data/my runs #2", "/data/0123", "/data/x: y", "/data/[a]", "/data/on"])
 def test_a_path_is_taken_as_it_is_written(text: str) -> None:
     assert load(["demo"], [f"store={text}"]).store == text
-    assert (
-        load(["demo"], ["data.datasets.heads.reader=manifest", f"data.datasets.heads.root={text}"])
-        .data.datasets["heads"]
-        .root
-        == text
-    )
+    heads = load(["demo"], ["data.datasets.heads.reader=manifest", f"data.datasets.heads.root={text}"])
+    assert heads.data.datasets["heads"].root == text
     assert dataset_alone(["reader=manifest", f"root={text}"]).datasets["manifest"].root == text
 
 
@@ -74,31 +62,29 @@ def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "path", "value"),
+    ("word", "value"),
     [
-        ("student.optim.epochs=012", "student optim epochs", 12),
-        ("student.optim.epochs=1_0", "student optim epochs", 10),
-        ("student.optim.lr=1e-3", "student optim lr", 1e-3),
-        ("student.optim.lr=1", "student optim lr", 1),
-        ("student.optim.amp=true", "student optim amp", True),
-        ("student.optim.amp=off", "student optim amp", False),
-        ("student.optim.schedule=constant", "student optim schedule", "constant"),
-        ("student.optim.epochs=soon", "student optim epochs", "soon"),
-        ("student.distill=null", "student distill", None),
-        ("student.distill.teachers=[01, on, null]", "student distill teachers", ["01", "on", "null"]),
-        ("student.distill.teachers=a, b", "student distill teachers", ["a, b"]),
-        ("student.net.bin_widths=[1, 2.5]", "student net bin_widths", [1, 2.5]),
-        ("data.datasets.heads.convention.yaw_sign=-1", "data datasets heads convention yaw_sign", -1),
-        ("search.space.optim.lr={low: 1e-4, high: 1e-2}", "search space optim lr", {"low": 1e-4, "high": 1e-2}),
-        ("search.space.optim.lr.choice=[1e-3, 2e-3]", "search space optim lr choice", [1e-3, 2e-3]),
-        ("search.space=null", "search space", None),
-        ("student.optim.lr=${teachers.a.optim.lr}", "student optim lr", 0.5),
+        ("student.optim.epochs=012", 12),
+        ("student.optim.epochs=1_0", 10),
+        ("student.optim.lr=1e-3", 1e-3),
+        ("student.optim.lr=1", 1),
+        ("student.optim.amp=true", True),
+        ("student.optim.amp=off", False),
+        ("student.optim.schedule=constant", "constant"),
+        ("student.optim.epochs=soon", "soon"),
+        ("student.distill=null", None),
+        ("student.distill.teachers=[01, on, null]", ["01", "on", "null"]),
+        ("student.distill.teachers=a, b", ["a, b"]),
+        ("student.net.bin_widths=[1, 2.5]", [1, 2.5]),
+        ("data.datasets.heads.convention.yaw_sign=-1", -1),
+        ("search.space.optim.lr={low: 1e-4, high: 1e-2}", {"low": 1e-4, "high": 1e-2}),
+        ("search.space.optim.lr.choice=[1e-3, 2e-3]", [1e-3, 2e-3]),
+        ("search.space=null", None),
+        ("student.optim.lr=${teachers.a.optim.lr}", 0.5),
     ],
 )
-def test_other_keys_are_read_by_their_type(word: str, path: str, value: Any) -> None:
-    found: Any = typed_overrides(PipelineSpec, ["teachers.a.optim.lr=0.5", word])
-    for name in path.split():
-        found = found[name]
+def test_other_keys_are_read_by_their_type(word: str, value: Any) -> None:
+    found = read("teachers.a.optim.lr=0.5", word)
     assert found == value and type(found) is type(value)
 
 
@@ -110,7 +96,7 @@ def test_of_two_words_the_last_counts_and_mappings_are_merged() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("student.net.bin_widths=[1", "student.net.bin_widths=[1 cannot be read: "),
+        ("student.net.bin_widths=[1", "'student.net.bin_widths=[1' cannot be read: "),
         ("student.optim.lr=${nobody}", "student.optim.lr cannot be resolved: "),
         ("noequals", "'noequals' is no override"),
         ("=3", "'=3' is no override"),
