@@ -11,7 +11,7 @@ import pytest
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
-from tests.engine.test_store import TOY, Counted, spec_in
+from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
@@ -26,7 +26,9 @@ from workflows.engine.results import (
     Trial,
 )
 from workflows.engine.runner import execute
+from workflows.engine.stage import Stage
 from workflows.engine.store import Plan, Store
+from workflows.storage.mirror import Mirror
 from workflows.tracking.progress import Reporter
 
 
@@ -160,3 +162,35 @@ def test_numbers_of_a_stage_are_those_of_its_result(
 ) -> None:
     """Told to MLflow, and in the line that ends the stage."""
     assert (result.metrics(), result.headline()) == (metrics, headline)
+
+
+def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others will read may lie far away, and large."""
+    Driven(monkeypatch)
+    spec = spec_in(tmp_path)
+    run(TOY, spec)
+    store = Store.open(TOY, spec)
+    folders = {name: entry.folder for name, entry in store.plan().items()}
+    (folders["third"] / "manifest.json").unlink()
+    (folders["second"] / "count").write_text("7")  # the size is right
+    (folders["first"] / "count").unlink()
+    with store.held():
+        assert store.checkout(["first"])["second"].action == "skip"
+        assert store.checkout()["second"].action == "repair"
+
+
+@pytest.mark.parametrize(("name", "trains"), [("teachers", True), ("student", True), ("labels", False)])
+def test_networks_are_brought_before_any_is_trained_and_not_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trains: bool
+) -> None:
+    brought: list[Mirror] = []
+    monkeypatch.setattr(Mirror, "bring_networks", lambda mirror: brought.append(mirror))
+    store = Store.open((Stage(name, counting, (), lambda spec: {}),), spec_in(tmp_path))
+    with store.held():
+        planned = store.checkout()
+        assert brought == ([store.mirror] if trains else [])
+        execute(store, planned, planned[name], Reporter())
+        brought.clear()
+        assert store.checkout()[name].action == "skip" and brought == []
