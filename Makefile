@@ -19,7 +19,7 @@ test: setup lint types
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not longer and not slow and not gpu" $(ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest -m "longer and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "longer and not slow and not gpu" $(ARGS)
 
 setup: $(VENV)/.ready
 

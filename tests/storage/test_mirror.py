@@ -15,7 +15,6 @@ from hpe_core.system.files import write_json
 from hpe_core.system.remote import Remote, RemoteError
 from tests.engine.test_store import actions, spec_in
 from tests.storage.test_contents import TOY, flip, run_toy, tear
-from tests.test_pipeline import call, environment, tail, words
 from workflows.engine.plan import plan
 from workflows.engine.store import Store
 from workflows.full_pipeline import STAGES
@@ -255,30 +254,3 @@ def test_too_little_room_for_what_is_fetched_is_said_before(
     with pytest.raises(DiskFull, match=r"6 files of first/\w+ need 0.00 MB in .*: 0.00 MB are missing"):
         run_toy(here(store, "student.optim.lr=0.5"))
     assert not list(here(store).folder.rglob("*.parquet"))
-
-
-# ---------------------------------------------------------------- the whole road
-
-
-@pytest.mark.ray
-@pytest.mark.longer
-@pytest.mark.timeout(1800)
-def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
-    """The command that a user types, with its store in a bucket; then the same command on another machine."""
-    store = f"{bucket}/runs"
-    first = call(words("run", store, "cluster.address=local"), environment())
-    assert first.code == 0, tail(first)
-    index = Remote(store).index()
-    for stage in STAGES:
-        assert sum(name.startswith(f"{stage.name}/") and name.endswith("manifest.json") for name in index) == 1
-    assert {"mlflow.db"} <= set(index) and "lease.json" not in index
-    assert f"report   {store}/publish/" in first.out and any(name.endswith("report/report.html") for name in index)
-    other = environment(HPE_CACHE=str(tmp_path / "other"))
-    again = call(words("run", store), other)
-    assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
-    assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
-    assert not list((tmp_path / "other").rglob("*.parquet"))
-    scored = call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other)
-    assert scored.code == 0, tail(scored)
-    assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
-    assert call(words("verify", store), other).code == 0
