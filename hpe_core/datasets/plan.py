@@ -211,7 +211,7 @@ def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Se
     """The root is left out: an archive may move, and what its files are is in the faces' states."""
     recipe = {
         "version": SCHEMA_VERSION,
-        "reading": [spec.reader, spec.landmark_box_scale, asdict(spec.convention), spec.links],
+        "reading": [spec.reader, asdict(spec.convention), spec.links],
         "states": states,
         "crop": asdict(data.crop),
         "encoding": data.encoding,

@@ -16,6 +16,7 @@ from typing import Literal
 
 from hpe_core.datasets.registry import boxes_of
 from hpe_core.errors import check, nearest
+from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.serde import to_dict
 
@@ -74,7 +75,7 @@ class Protocol:
 POINTING = FaceSet("pointing04")
 HEADS = FaceSet("synthetic", fixed=(("count", 3000), ("heads_per_person", 6), ("image_px", 112), ("seed", 1)))
 YOLO, RETINA = Boxes("yolov5", "stretch"), Boxes("retinaface", "square")
-ARCHIVE, RENDERER = Boxes("archive", "square"), Boxes("renderer", "square")
+ARCHIVE, RENDERER = Boxes("archive", "square"), Boxes(BOX_RULE, "square")
 WHOLE, IMAGES, SHARES = Split("datasets"), Split("images", test_images=2000), Split("shares", test_share=0.15)
 PEOPLE = Split("groups", ("Person07", "Person10"))
 # FSA-Net's list of folders: the offset paper refers to it for its 70 % of the videos and prints no names.

@@ -53,9 +53,6 @@ Float = NDArray[np.floating]
 
 SUPERSAMPLE = 2
 YAW_LIMIT, PITCH_LIMIT, ROLL_LIMIT = 99.0, 75.0, 80.0
-# The landmark box of the 300W-LP loaders (Hopenet and its heirs): k = 0.2, the sides and the bottom grown by
-# 0.6 k of the landmarks' extent, the top by 2 k because the landmarks end at the brows.
-GROW_SIDE, GROW_TOP = 0.12, 0.40
 NECK_PIVOT = np.array([0.0, 118.0, 22.0])
 
 
@@ -400,22 +397,11 @@ def _aim(points_head: Float, scene: Scene, size: int) -> Camera:
     rotation = euler_to_matrix(scene.pose)
     t = np.array([scene.offset[0], scene.offset[1], scene.distance])
     unit = Camera(1.0, (0.0, 0.0), rotation, t)
-    box = _face_box(unit.project(points_head))
+    box = Box.of_face(unit.project(points_head))
     focal = scene.fill * size / max(box.width, box.height)
     cx, cy = box.center
     center = (size * (0.5 + scene.shift[0]) - focal * cx, size * (0.5 + scene.shift[1]) - focal * cy)
     return Camera(focal, center, rotation, t)
-
-
-def _face_box(landmarks: NDArray[np.floating]) -> Box:
-    low, high = landmarks.min(0).astype(float), landmarks.max(0).astype(float)
-    w, h = high - low
-    return Box(
-        float(low[0] - GROW_SIDE * w),
-        float(low[1] - GROW_TOP * h),
-        float(high[0] + GROW_SIDE * w),
-        float(high[1] + GROW_SIDE * h),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -705,7 +691,7 @@ def render_head(
     behind = np.full((side, side, 3), 0.25, np.float32) if plain else _background(stream(2), side)
     drawing = render_scene(style, scene, size, behind)
     landmarks = drawing.camera.project(drawing.points_head)
-    box = _face_box(landmarks)
+    box = Box.of_face(landmarks)
     visible = drawing.visible
     linear = drawing.linear
     if plain:

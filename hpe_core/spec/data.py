@@ -82,7 +82,6 @@ class DatasetSpec:
     test: Annotated[NotNegative, below(1)] = 0.15
     val_groups: tuple[str, ...] = ()
     test_groups: tuple[str, ...] = ()
-    landmark_box_scale: Positive = 1.2  # archives without boxes: the landmarks' box is grown by this
     boxes: str = ""  # archives: a JSON file of published boxes, taken instead of the reader's own
     links: Links = "inside"  # archives: whether a link may lead out of root
     detector: DetectorSpec | None = None  # draws the boxes instead of the reader

@@ -6,7 +6,7 @@ faces lie beyond +-99. Every image is a person of its own. The folder `Code` tha
 files of a face model (`Model_Exp.mat` ...), which are no faces; it is left out.
 
 There is no box that fits the 450 x 450 crops (`roi` refers to the original AFLW image). The box is that of
-the 68 landmarks `pt3d_68`, brow to chin, grown about its centre by `landmark_box_scale`. Hopenet's loader
+the 68 landmarks `pt3d_68`, brow to chin, grown as `Box.of_face` says. Hopenet's loader
 grows the box of `pt2d` by 1.8 in x and 1.52 in y; but `pt2d` marks invisible points as -1, which then counts
 as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as published: half a pixel of 450
 from ours.
@@ -53,7 +53,7 @@ class Aflw2000(LandmarkArchive):
         landmarks = points[:2].T
         if not np.isfinite(landmarks).all():
             raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
-        box = Box.enclosing(landmarks).scaled(self.spec.landmark_box_scale)
+        box = Box.of_face(landmarks)
         return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from hpe_core.datasets.base import Annotation, FaceRef, Reader, Terms
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import check
-from hpe_core.geometry.crop import Image
+from hpe_core.geometry.crop import BOX_RULE, Image
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import ConventionSpec, DatasetSpec
 
@@ -22,8 +22,8 @@ class RenderedHeads(Reader):
     )
     risky = False
     photographs = False
-    own_boxes = "renderer"
-    detector_fit = DetectorFit(1.18, 1.19, 0.01)
+    own_boxes = BOX_RULE
+    detector_fit = DetectorFit(1.34, 1.10, 0.12)
 
     def check(self) -> None:
         super().check()

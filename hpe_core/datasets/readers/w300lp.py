@@ -8,7 +8,7 @@
 `Pose_Para` is (pitch, yaw, roll) in radians, our convention as it is; wild labels pass and are filtered later.
 
 The trap is `pt2d` of the .mat beside a picture: every variant holds the landmarks of variant 0, so a box from it misses
-the turned face. Boxes therefore come from landmarks/, grown by `landmark_box_scale`. Where that file is missing only
+the turned face. Boxes therefore come from landmarks/ (`Box.of_face`). Where that file is missing only
 variant 0 has a box and landmarks, from its own `pt2d`.
 
 A mirror uses the landmarks of its original, mirrored by the width of the picture: the mirrors were fitted anew, but the
@@ -93,7 +93,7 @@ class W300LP(LandmarkArchive):
             return Annotation(ref, Rejected("no_box", said), pose), image
         if mirrored:
             points = points[MIRROR_68]
-        box = Box.enclosing(points).scaled(self.spec.landmark_box_scale)
+        box = Box.of_face(points)
         return Annotation(ref, box, pose, points.astype(np.float32)), image
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
