@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, check
+from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import replacing, write_json
 
-WEIGHTS, MEANING = "model.safetensors", "model.json"
+SEEN = ("size", "shape", "box_scale")  # keys of the crop that decide what a network sees of a face
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +58,31 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
     net = PoseNet(spec, crop.size)
     net.load_state_dict(state)
     return SavedNet(net.to(device).eval(), crop, meaning["notes"])
+
+
+@torch.no_grad()
+def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
+    """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped.
+
+    Raises SpecError that names the folder where backbone or crop differ: the features would mean something else.
+    """
+    saved = load_net(folder)
+    ours = {"backbone": net.spec.backbone} | {key: getattr(crop, key) for key in SEEN}
+    theirs = {"backbone": saved.net.spec.backbone} | {key: getattr(saved.crop, key) for key in SEEN}
+    differ = [f"its {key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
+    check(not differ, f"start: {folder} cannot be begun with: {'; '.join(differ)}")
+    net.backbone.load_state_dict(saved.net.backbone.state_dict())
+    widths = np.array([bins.width for bins in saved.net.bins])
+    for head, bins in zip(net.heads, net.bins, strict=True):
+        nearest = int(np.abs(widths - bins.width).argmin())
+        _remap(saved.net.heads[nearest], saved.net.bins[nearest], head, bins)
+    if net.regression is not None and saved.net.regression is not None:
+        net.regression.load_state_dict(saved.net.regression.state_dict())
+
+
+def _remap(old: nn.Module, old_bins: AngleBins, new: nn.Module, new_bins: AngleBins) -> None:
+    """The logit at a new bin's centre is the old head's there, linear between its centres and flat beyond them."""
+    shares = [np.interp(new_bins.centers, old_bins.centers, row) for row in np.eye(old_bins.count)]
+    shares_NM = torch.from_numpy(np.stack(shares, 1)).float()
+    for value, source in zip(new.parameters(), old.parameters(), strict=True):  # weight and bias
+        value.copy_((shares_NM @ source.view(3, old_bins.count, -1)).view_as(value))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hpe_core.data.augment import Augment, center_window
 from hpe_core.data.batch import FaceData, PoseBatch, TrainFaces
-from hpe_core.learning.checkpoint import save_net
+from hpe_core.learning.checkpoint import save_net, start_from
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
@@ -74,7 +74,10 @@ def fit(
     `EpochEnd.save`. `stop_after` ends early after so many finished epochs, on the schedule of the full length.
     """
     torch.manual_seed(spec.seed)
-    net = PoseNet(spec.net, crop.size).to(place.device)
+    net = PoseNet(spec.net, crop.size)
+    if spec.start:
+        start_from(net, crop, Path(spec.start))
+    net = net.to(place.device)
     if spec.optim.channels_last:
         net = net.to(memory_format=torch.channels_last)
     view_size = crop.size if teachers is None else teachers.view_size

@@ -179,7 +179,7 @@ def test_more_rendered_heads_keep_the_shards_of_the_first() -> None:
 DECIDES: dict[str, dict[str, Any]] = {
     "data": {"limit_deg": 98.5, "encoding": "jpeg"},
     "crop": {"size": 65, "margin_px": 9, "shape": "stretch", "box_scale": 1.5},
-    "dataset": {"landmark_box_scale": 1.5, "links": "anywhere"},
+    "dataset": {"links": "anywhere"},
     "convention": {
         "unit": "radians_as_degrees",
         "order": "yaw_pitch_roll",

@@ -30,8 +30,6 @@ def test_a_detector_s_own_boxes_need_none_and_a_user_s_have_none_known() -> None
     assert fit_to(dataclasses.replace(aflw, detector=DetectorSpec("y.onnx"))) == DetectorFit()
     assert fit_to(dataclasses.replace(aflw, boxes="boxes.json")) is None
     assert fit_to(DatasetSpec("manifest", root="faces.csv")) is None
-    once, twice = fit_to(aflw), fit_to(dataclasses.replace(aflw, landmark_box_scale=2.4))
-    assert once is not None and twice == DetectorFit(2 * once.width, 2 * once.height, once.down)
 
 
 def test_the_mean_is_weighted_and_leaves_out_what_is_unknown() -> None:

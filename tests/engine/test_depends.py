@@ -31,6 +31,7 @@ from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import make_task
 from hpe_core.render.scene import render_head
+from hpe_core.spec.network import WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
@@ -74,6 +75,7 @@ NETWORK: dict[str, Any] = {
     "augment.strength": 0.5,
     "hard_loss": "ce",
     "mse_weight": 0.5,
+    "start": "OTHER",
     "seed": 5,
 }
 DISTILL = {
@@ -97,7 +99,6 @@ DATASET: dict[str, tuple[str, Any]] = {
     "test": ("drawn", 0.2),
     "val_groups": ("frames", ["person01"]),
     "test_groups": ("frames", ["person01"]),
-    "landmark_box_scale": ("boxed", 1.3),
     "boxes": ("boxed", "OTHER"),
     "links": ("boxed", "anywhere"),
     "detector.model": ("found", "OTHER"),
@@ -198,6 +199,8 @@ class House:
                 (root / role / name).write_bytes(f"{role} {name}".encode())
         for name in ("teacher", "student", "weights OTHER"):
             (root / name).write_bytes(name.encode())
+        (root / "start OTHER").mkdir()
+        (root / "start OTHER" / WEIGHTS).write_bytes(b"saved")
 
     def dataset(self, role: str, kind: str) -> dict[str, Any]:
         folder = self.root / role
@@ -246,7 +249,7 @@ class House:
         """A value that names a file of this house."""
         if value not in ("OTHER", "LARGER"):
             return value
-        words = {"root": "found LARGER", "boxes": "boxes OTHER.json", "model": "detector OTHER"}
+        words = {"root": "found LARGER", "boxes": "boxes OTHER.json", "model": "detector OTHER", "start": "start OTHER"}
         return str(self.root / role / words.get(key.split(".")[-1], f"weights {value}"))
 
 
@@ -310,6 +313,9 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house: House, base: d
         tree = put(house.tree(), {"student.net.limit_deg": value})
         for teacher in tree["teachers"].values():
             teacher["net"]["limit_deg"] = value
+    elif key.endswith("start"):  # not beside other weights
+        free = put(house.tree(), {key.removesuffix("start") + "net.pretrained": "none"})
+        base, tree = hashes(free), put(free, changes)
     else:
         tree = put(house.tree(), changes)
     assert changed(base, tree) == expected

@@ -1,5 +1,8 @@
 """Networks: any timm backbone under pose heads, ours beside the paper's architecture, and weights from a file."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -8,8 +11,10 @@ from torch import nn
 
 from hpe_core.errors import SpecError
 from hpe_core.learning.backbones import BOTNET101
+from hpe_core.learning.checkpoint import save_net, start_from
 from hpe_core.learning.models import PoseNet, check_backbone, create_backbone
 from hpe_core.spec.network import NetSpec
+from tests.faces import CROP
 
 SIZES = (112, 224)
 
@@ -106,3 +111,54 @@ def test_a_network_that_cannot_be_made_is_one_sentence(spec, said, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SpecError, match=said):
         create_backbone(spec, 64)
+
+
+def saved(folder, crop=CROP, **spec):
+    torch.manual_seed(3)
+    net = PoseNet(NetSpec("test_resnet", **spec), crop.size)
+    for head in net.heads:
+        nn.init.normal_(head.weight)
+    save_net(folder, net, crop, {})
+    return net.eval()
+
+
+def logits(net):
+    pixels = torch.randint(0, 256, (4, CROP.size, CROP.size, 3), generator=torch.Generator().manual_seed(1))
+    return net.eval()(pixels.to(torch.uint8)).heads
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [1.0, 2.0, 3.0, 7.0])
+def test_a_network_that_starts_from_a_saved_one_says_the_same(tmp_path, width):
+    """The same backbone, and at a new bin's centre what the nearest head says there: linear between its centres."""
+    old = saved(tmp_path, bin_widths=(3.0, 9.0))
+    new = PoseNet(NetSpec("test_resnet", bin_widths=(width,), limit_deg=93), CROP.size)
+    start_from(new, CROP, tmp_path)
+    (got,), told = logits(new), logits(old)
+    nearest = 1 if width == 7 else 0
+    for rows, wanted in zip(got.flatten(0, 1), told[nearest].flatten(0, 1), strict=True):
+        expected = np.interp(new.bins[0].centers, old.bins[nearest].centers, wanted)
+        np.testing.assert_allclose(rows, expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_equal_bins_start_as_an_equal_network(tmp_path):
+    old = saved(tmp_path, regression_head=True)
+    new = PoseNet(old.spec, CROP.size)
+    start_from(new, dataclasses.replace(CROP, margin_px=9), tmp_path)
+    for name, value in old.state_dict().items():
+        torch.testing.assert_close(new.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("net", "crop", "said"),
+    [
+        (NetSpec("test_byobnet"), CROP, "its backbone is test_resnet, not test_byobnet"),
+        (NetSpec("test_resnet"), dataclasses.replace(CROP, shape="stretch"), "its shape is square, not stretch"),
+        (NetSpec("test_resnet"), dataclasses.replace(CROP, box_scale=1.2), "its box_scale is 1.0, not 1.2"),
+    ],
+)
+def test_another_crop_or_backbone_is_no_start(tmp_path, net, crop, said):
+    saved(tmp_path)
+    with pytest.raises(SpecError, match=f"start: .* cannot be begun with: {said}"):
+        start_from(PoseNet(net, crop.size), crop, tmp_path)

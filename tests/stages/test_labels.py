@@ -8,11 +8,11 @@ import torch
 
 from hpe_core.data.rows import read_shard, read_soft_labels
 from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.learning.checkpoint import MEANING, WEIGHTS, load_net, save_net
+from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import log_labels
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256
 from tests.faces import CROP, write_heads

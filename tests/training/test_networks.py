@@ -16,7 +16,7 @@ from hpe_core.data.rows import read_shard, shard_files, write_shard, write_soft_
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.loop import EpochEnd
 from hpe_core.learning.models import PoseNet
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
@@ -317,9 +317,11 @@ def test_weights_and_code_are_part_of_a_networks_name(
     for text in ("one", "two"):
         file.write_text(text)
         found.add(network(folders, student=student))
+        (tmp_path / WEIGHTS).write_text(text)
+        found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
     monkeypatch.setattr(jobs, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
-    assert len(found) == 3
+    assert len(found) == 5
 
 
 def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
+from hpe_core.spec.network import WEIGHTS
 from workflows.tracking.server import prepare, public
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-SAVED = "model.safetensors"  # as `hpe_core.learning.checkpoint` names it, which would import torch
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def loadable(path: Path) -> Path:
     check(len(named) <= 1, f"{path} holds several models: {', '.join(file.name for file in named)}; name one")
     if named:
         return named[0]
-    check((path / SAVED).is_file(), f"{path} holds no model: neither an .onnx file nor {SAVED}")
+    check((path / WEIGHTS).is_file(), f"{path} holds no model: neither an .onnx file nor {WEIGHTS}")
     return path
 
 

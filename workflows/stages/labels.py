@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_core.data.rows import Shard, read_shard, shard_files, write_soft_labels
 from hpe_core.learning.metrics import PoseSums
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256, write_json
@@ -45,8 +45,6 @@ def run(stage: StageRun) -> LabelsResult:
     """Label every training shard; returns the label sets and how far the ensemble's angles lie from the hard labels."""
     import ray
     import ray.data
-
-    from hpe_core.learning.checkpoint import MEANING, WEIGHTS
 
     spec = stage.spec
     sets = spec.label_sets()

@@ -32,7 +32,7 @@ def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The student's keys, the weights that it starts from, the search's own keys, and what decides batches."""
     return {
         "student": to_dict(spec.student),
-        "weights": weights([spec.student.net]),
+        "weights": weights([spec.student]),
         "search": leaves_of(spec.search, "concurrent", "finalists") if spec.search.trials else "none",
         **spec.data.batching,
     }

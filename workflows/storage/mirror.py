@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
@@ -19,7 +20,7 @@ from workflows.storage.lease import Lease, Say, on_stderr
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest
 
-NETWORK = ("model.safetensors", "model.json", "result.json")  # the last one makes it count
+NETWORK = (WEIGHTS, MEANING, "result.json")  # the last one makes it count
 TRACKING = ("mlflow.db", "mlartifacts", "pipeline")
 
 

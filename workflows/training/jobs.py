@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_core.data.rows import shard_files
-from hpe_core.errors import SpecError
+from hpe_core.errors import check
 from hpe_core.spec.data import DataSpec
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
@@ -50,8 +50,7 @@ def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     depends = [stage.hashes["shards"], *code_hashes(TRAINER).values(), stage.spec.cluster.workers]
     depends += stage.spec.data.batching.values()
     depends += [stage.hashes[source]] if source else []
-    weights = weights_hash(spec.net)
-    depends += [weights] if weights else []
+    depends += weights([spec]).values()
     return Job(
         f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
     )
@@ -69,18 +68,23 @@ def soft_labels(
     return inputs["labels"] / labels.name, None, "labels"
 
 
-def weights_hash(net: NetSpec) -> str:
-    """Of the weights file that a network starts from, '' where it names none. Raises SpecError for a missing one."""
-    if net.pretrained in ("none", "hub"):
-        return ""
-    if not Path(net.pretrained).is_file():
-        raise SpecError(f"net.pretrained: there is no weights file {net.pretrained}")
-    return file_sha256(Path(net.pretrained))
+def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
+    """What lies in the files of weights that networks start from: a file may change under its name.
 
-
-def weights(nets: Sequence[NetSpec]) -> dict[str, str]:
-    """What lies in the weights files that networks start from: a file may change under its name."""
-    return {net.pretrained: found for net in nets if (found := weights_hash(net))}
+    Raises SpecError for a missing one.
+    """
+    found = {}
+    for spec in specs:
+        if spec.net.pretrained not in ("none", "hub"):
+            check(
+                Path(spec.net.pretrained).is_file(), f"net.pretrained: there is no weights file {spec.net.pretrained}"
+            )
+            found[spec.net.pretrained] = file_sha256(Path(spec.net.pretrained))
+        if spec.start:
+            file = Path(spec.start) / WEIGHTS
+            check(file.is_file(), f"start: {spec.start} does not hold a saved network ({WEIGHTS})")
+            found[spec.start] = file_sha256(file)
+    return found
 
 
 def batching(spec: PipelineSpec) -> dict[str, Any]:

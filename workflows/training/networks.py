@@ -17,6 +17,7 @@ from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
@@ -28,7 +29,7 @@ from workflows.engine.stage import StageFailed, StageRun
 from workflows.tracking.progress import now_ms
 from workflows.training.jobs import Job, as_plain, from_plain, online_teachers, open_data
 
-KEPT = ("model.safetensors", "model.json")
+KEPT = (WEIGHTS, MEANING)
 HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
 

@@ -16,7 +16,7 @@ from tests.datasets.reading import load_reason, source
 
 def test_aflw2000_reads_pose_box_and_landmarks(tmp_path: Path) -> None:
     write_aflw2000(tmp_path, "image00002", (12.0, -34.5, 7.25))
-    opened = source("aflw2000", tmp_path, landmark_box_scale=1.5)
+    opened = source("aflw2000", tmp_path)
     (ref,) = opened.refs()
     assert (ref.sample_id, ref.group, ref.key) == ("image00002", "image00002", "image00002.jpg")
     annotation, image = opened.load(ref)
@@ -24,7 +24,7 @@ def test_aflw2000_reads_pose_box_and_landmarks(tmp_path: Path) -> None:
     points = scipy.io.loadmat(tmp_path / "image00002.mat")["pt3d_68"][:2].T
     assert annotation.landmarks == pytest.approx(points) and annotation.visible is None
     spread = points.max(0) - points.min(0)
-    assert (annotation.box.width, annotation.box.height) == pytest.approx(tuple(spread * 1.5), rel=1e-5)
+    assert (annotation.box.width, annotation.box.height) == pytest.approx(tuple(spread * 1.4), rel=1e-5)
     assert image.shape == (120, 120, 3)
 
 

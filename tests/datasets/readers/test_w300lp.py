@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 
 from hpe_core.datasets.readers.w300lp import MIRROR_68
 from hpe_core.datasets.registry import open_source
+from hpe_core.geometry.crop import Box
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.spec.data import DatasetSpec
 from tests.archives import write_300w_lp
@@ -22,14 +23,14 @@ from tests.datasets.reading import MARKS, corners, loaded, only, refusal, reject
 
 def test_300w_lp_takes_the_box_from_landmarks_and_not_from_pt2d(tmp_path: Path) -> None:
     write_300w_lp(tmp_path, "AFW", "AFW_134212_1_3", (12.0, -34.5, 7.25), MARKS)
-    opened = source("300w_lp", tmp_path, landmark_box_scale=1.5)
+    opened = source("300w_lp", tmp_path)
     ref = only(opened)
     assert (ref.sample_id, ref.group) == ("AFW/AFW_134212_1_3", "AFW/AFW_134212_1")
     annotation, image = opened.load(ref)
     assert annotation.pose == pytest.approx((12.0, -34.5, 7.25), abs=1e-4) and image.shape == (80, 100, 3)
     assert annotation.landmarks == pytest.approx(MARKS - 0.5, abs=1e-4)
     low, high = MARKS.min(0) - 0.5, MARKS.max(0) - 0.5
-    center, half = (low + high) / 2, (high - low) / 2 * 1.5
+    center, half = (low + high) / 2, (high - low) / 2 * 1.4
     assert corners(annotation.box) == pytest.approx((*(center - half), *(center + half)))
 
 
@@ -86,12 +87,12 @@ def test_mirror_numbering_fits_real_heads(real_data: Path) -> None:
 def test_300w_lp_without_landmarks_trusts_the_unrotated_variant_alone(tmp_path: Path) -> None:
     for flip, variant in itertools.product((False, True), (0, 1, 10)):
         write_300w_lp(tmp_path, "IBUG", f"IBUG_image_003_1_{variant}", flip=flip)
-    opened = source("300w_lp", tmp_path, landmark_box_scale=1.0)
+    opened = source("300w_lp", tmp_path)
     refs = {ref.sample_id: ref for ref in opened.refs()}
     points = scipy.io.loadmat(tmp_path / "IBUG" / "IBUG_image_003_1_0.mat")["pt2d"].T - 0.5
     for folder in ("IBUG", "IBUG_Flip"):  # the mirror's own pt2d is mirrored already
         annotation, _ = opened.load(refs[f"{folder}/IBUG_image_003_1_0"])
-        assert corners(annotation.box) == pytest.approx((*points.min(0), *points.max(0)))
+        assert corners(annotation.box) == pytest.approx(corners(Box.of_face(points)))
         assert annotation.landmarks is not None
         assert annotation.landmarks[0] == pytest.approx(points[16 if "Flip" in folder else 0], abs=1e-4)
         for variant in (1, 10):
