@@ -18,7 +18,7 @@ from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow, Source
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
-from hpe_core.detection.detector import Detection
+from hpe_core.detection.detector import Detection, cache_folder
 from hpe_core.errors import UserError
 from hpe_core.geometry.crop import Box, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
@@ -49,6 +49,7 @@ def onnx(net: Path) -> str:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -415,7 +416,12 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
     for path in photos:
         shutil.copyfile(path, here / path.name)
     save(here / "wall.png", np.full((300, 300, 3), 180, np.uint8))
-    assert predict.main([".", onnx, f"detector={detector}"]) == 0
+    cached = cache_folder() / "yunet_n_dynamic.onnx"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(detector.read_bytes() + b"damaged")
+    assert "detector=fetch" in refusal(".", onnx), "another file is no detector"
+    shutil.copyfile(detector, cached)  # as detector=fetch leaves it; from then on nothing need be said
+    assert predict.main([".", onnx]) == 0
     rows = table()
     assert [row["file"] for row in rows] == [path.name for path in photos]
     assert all(float(row["score"]) > 0.6 and float(row["x2"]) - float(row["x1"]) > 40 for row in rows)
@@ -429,8 +435,8 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
     ("words", "said"),
     [
         (["boxes=whole"], "name a picture"),
-        (["a.png"], "say where the faces are"),
-        (["a.png", "boxes=whole", "detector=y.onnx"], "one of them"),
+        (["a.png"], "detector=fetch downloads one, YuNet (0.3 MB), once and for all"),
+        (["a.png", "boxes=whole", "detector=y.onnx"], "drop one of them"),
         (["a.png", "detektor=y.onnx"], "did you mean 'detector'"),
         (["a.png", "boxes=whole", "draw=no_thanks"], "allowed: true, false"),
         (["a.png", "boxes=whole", "mlflow.url=x"], "did you mean 'uri'"),

@@ -125,7 +125,7 @@ def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) ->
     Raises SpecError where it cannot be had or is not the file that was tested; then nothing is left behind.
     """
     path = (folder or cache_folder()) / url.rpartition("/")[2]
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+    if _has_bytes(path, sha256):
         return path
     content = _download(url)
     found = hashlib.sha256(content).hexdigest()
@@ -136,6 +136,16 @@ def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) ->
     except OSError as error:
         raise SpecError(f"the face detector cannot be kept as {path}: {error.strerror}") from None
     return path
+
+
+def cached() -> Path | None:
+    """The detector's file, if it was fetched before; nothing is downloaded."""
+    path = cache_folder() / URL.rpartition("/")[2]
+    return path if _has_bytes(path, SHA256) else None
+
+
+def _has_bytes(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def _download(url: str) -> bytes:

@@ -31,7 +31,7 @@ class PredictSpec:
     """Every key of the command."""
 
     model: str = key("champion", "a file or folder, or an alias, version or run in MLflow")
-    detector: str = key("", "YuNet's ONNX file, or fetch: download it once")
+    detector: str = key("", "YuNet's ONNX file; fetch: download it once, then it is found without this key")
     boxes: str = key("", "instead of a detector: FILE.json, or whole: every picture is one face")
     fit: bool = key(True, "detected boxes become such as the network was taught with; false: as they are")
     box_scale: float = key(1.0, "boxes grow by this, too, before the network sees them")
@@ -47,10 +47,7 @@ class PredictSpec:
     def __post_init__(self) -> None:
         check(bool(self.model), "model names nothing")
         check(bool(self.out), "out names no folder")
-        check(
-            bool(self.detector) != bool(self.boxes),
-            "say where the faces are: detector=FILE, detector=fetch, boxes=FILE.json or boxes=whole (one of them)",
-        )
+        check(not (self.detector and self.boxes), "detector and boxes both say where the faces are; drop one of them")
         check(0.2 <= self.box_scale <= 5, f"box_scale must lie in 0.2 ... 5, got {self.box_scale}")
         check(self.frames >= 0, f"frames must not be negative, got {self.frames}")
 
