@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= demo
 ARGS ?=
+# Two processes; one that dies ends as a failed test, where xdist would kill the next by the same test for ever.
+BESIDE = $(BIN)/python -m pytest -n 2 --max-worker-restart=0 --no-loadscope-reorder
 
 export RAY_AUTH_MODE ?= disabled
 
@@ -16,10 +18,10 @@ demo: setup
 	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not longer and not slow and not gpu" $(ARGS)
+	$(BESIDE) -m "not longer and not slow and not gpu" $(ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "longer and not slow and not gpu" $(ARGS)
+	$(BESIDE) -m "longer and not slow and not gpu" $(ARGS)
 
 setup: $(VENV)/.ready
 
