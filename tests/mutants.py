@@ -54,8 +54,10 @@ def main() -> None:
     for name, status in sorted(ended.items()):
         if status not in KILLED:
             print(f"{status:<12} {name}")
-    killed = sum(status in KILLED for status in ended.values())
-    print(f"{killed} of {len(drawn)} mutants killed, {100 * killed / len(drawn):.0f} % (there are {len(names)})")
+    killed, unseen = (sum(status in kind for status in ended.values()) for kind in (KILLED, ("no tests",)))
+    share = 100 * killed / max(1, len(drawn) - unseen)
+    print(f"{killed} of {len(drawn)} mutants killed: {share:.0f} % of those that tests without Ray reach", end="")
+    print(f", {unseen} are not reached (there are {len(names)} mutants)")
 
 
 if __name__ == "__main__":
