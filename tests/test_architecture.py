@@ -73,22 +73,22 @@ def built(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_the_house_has_no_breach() -> None:
+def test_the_house_has_no_breach():
     assert breaches(REPO) == []
 
 
-def test_a_sound_house_has_none(tmp_path: Path) -> None:
+def test_a_sound_house_has_none(tmp_path):
     assert breaches(built(tmp_path, SOUND)) == []
 
 
 @pytest.mark.parametrize("kind", BREACHES)
-def test_each_kind_of_breach_is_told(tmp_path: Path, kind: str) -> None:
+def test_each_kind_of_breach_is_told(tmp_path, kind):
     file, text, said = BREACHES[kind]
     found = breaches(built(tmp_path, SOUND | {file: text}))
     assert any(said in sentence for sentence in found), found
 
 
-def test_a_crowded_folder_is_told(tmp_path: Path) -> None:
+def test_a_crowded_folder_is_told(tmp_path):
     found = breaches(built(tmp_path, {f"hpe_core/data/m{i}.py": "" for i in range(15)}))
     assert found == ["data holds 15 modules, more than 14"]
 

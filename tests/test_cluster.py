@@ -54,7 +54,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
 
 
-def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch):
     cluster_of(monkeypatch, memory=8e9)  # a head that has neither a CPU nor a GPU to give
     asked = ClusterSpec(workers=2, cpus_per_worker=4, gpus_per_worker=1)
     with pytest.raises(SpecError, match="2 workers of 4 CPU, 1 GPU do not fit into a cluster of 0 CPU, 0 GPU"):
@@ -65,7 +65,7 @@ def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypat
     assert actor_count(ClusterSpec(max_cpus=64)) == 32
 
 
-def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch):
     """Workers that hold every CPU would wait for Ray Data's tasks, and those for a CPU, for ever."""
     cluster_of(monkeypatch, CPU=4.0)
     pair = ClusterSpec(workers=2)
@@ -76,7 +76,7 @@ def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch: 
     assert slots(pair, readers=2, workers=1) == 1, "a trial has one worker"
 
 
-def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0)
     assert capacity(ClusterSpec()) == capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}
 
@@ -185,7 +185,7 @@ def joined(done: Done, head: Head) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: Head, tmp_path: Path):
+def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, tmp_path):
     done = run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]
     assert done.code == 2, tail(done)
@@ -205,7 +205,7 @@ def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_every_stage_is_a_verb_and_the_rest_is_a_job(head: Head, tmp_path: Path):
+def test_every_stage_is_a_verb_and_the_rest_is_a_job(head, tmp_path):
     """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
     Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
@@ -254,7 +254,7 @@ def test_every_stage_is_a_verb_and_the_rest_is_a_job(head: Head, tmp_path: Path)
     assert listens(head.port)
 
 
-def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
+def test_nothing_of_ray_is_written_into_the_home_folder(head):
     """A token there would switch on authentication for whoever starts Ray next (RAY_AUTH_TOKEN_PATH is enough)."""
     token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
     there = Path.home() / ".ray" / "auth_token"
@@ -266,9 +266,7 @@ def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
     ("alive", "cpus", "expected"),
     [([True], 64.0, 3.0), ([True], 2.0, 2.0), ([True, False], 64.0, 3.0), ([True, True], 64.0, 64.0)],
 )
-def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(
-    monkeypatch: pytest.MonkeyPatch, alive: list[bool], cpus: float, expected: float
-) -> None:
+def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(monkeypatch, alive, cpus, expected):
     """What a stage cost must not depend on how many logical CPUs a local cluster was given."""
     import ray
 

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes: Nodes, calm: Path, tmp_path: Path, seed: int):
+def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp_path, seed):
     """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
@@ -88,7 +87,7 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes: Nodes, ca
     assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
-def test_two_data_parallel_workers_through_ray(nodes: Nodes, calm: Path, tmp_path: Path):
+def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     """`cluster.workers=2`: every network by two workers that may lie on two nodes; it learns what one worker learns.
 
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.

@@ -196,7 +196,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(store, done, log.read_text(), kept)
 
 
-def test_a_killed_run_is_continued_by_the_same_command(finished: Finished):
+def test_a_killed_run_is_continued_by_the_same_command(finished):
     """What was finished stays as it is, a teacher goes on from its checkpoint, and nothing is left lying about."""
     assert "shards: done in" in finished.cut and "teachers: done in" not in finished.cut
     assert len(finished.kept) > len(NAMES), "the shards with their receipts"
@@ -209,7 +209,7 @@ def test_a_killed_run_is_continued_by_the_same_command(finished: Finished):
     nothing_left(finished.store)
 
 
-def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished: Finished):
+def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished):
     for name in NAMES:
         assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
     for network in (
@@ -228,7 +228,7 @@ def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished:
     assert Path(report).is_file() and time_line.endswith(" s")
 
 
-def test_every_face_is_accounted_for(finished: Finished):
+def test_every_face_is_accounted_for(finished):
     result = result_of(finished.store, "shards")
     assert result["filtered"] > 0, "the configuration is made so that something is filtered"
     assert result["kept"] + result["quarantined"] + result["filtered"] == result["input"] == 108
@@ -240,7 +240,7 @@ def test_every_face_is_accounted_for(finished: Finished):
     assert len(set(seen)) == len(seen) == result["kept"], "nobody is in two splits"
 
 
-def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Finished):
+def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished):
     import torch
 
     from hpe_core.learning.checkpoint import load_net
@@ -272,7 +272,7 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Fin
         np.testing.assert_allclose(found.astype(float), np.log(total / count), rtol=1e-3, atol=1e-3)
 
 
-def test_the_onnx_file_gives_the_degrees_that_were_scored(finished: Finished):
+def test_the_onnx_file_gives_the_degrees_that_were_scored(finished):
     import onnxruntime
 
     model = stage_folder(finished.store, "publish") / result_of(finished.store, "publish")["onnx"]
@@ -334,7 +334,7 @@ def check_tracking(database: Path) -> None:
     assert client.list_artifacts(champion.run_id, "model"), "the version's files are there"
 
 
-def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: Finished, tmp_path: Path):
+def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished, tmp_path):
     """And all of it lies in the store: an MLflow that knows nothing is brought up to it."""
     check_tracking(finished.store / "mlflow.db")
     told = run("sync", finished.store)
@@ -347,7 +347,7 @@ def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: F
 # ---------------------------------------------------------------- the second run, and plan
 
 
-def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
+def test_a_second_run_skips_everything_without_ray_or_torch(finished):
     script = (
         "import sys; from workflows.full_pipeline import main; code = main(sys.argv[1:])\n"
         "heavy = {'ray', 'mlflow', 'torch', 'timm'} & set(sys.modules)\n"
@@ -366,7 +366,7 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
     assert again.seconds < 15 or os.getloadavg()[0] > 3, f"{again.seconds:.0f} s"
 
 
-def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
+def test_plan_names_the_changed_key_and_what_depends_on_it(finished):
     def reasons(*overrides: str) -> dict[str, str]:
         entries = plan(STAGES, load([CONFIG], [f"store={finished.store}", *overrides]))
         return {entry.stage.name: entry.reason for entry in entries if entry.action != "skip"}
@@ -487,7 +487,7 @@ def nothing_left(store: Path) -> None:
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
-def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm: Path, tmp_path: Path):
+def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm, tmp_path):
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
     store, log = tmp_path / "store", tmp_path / "log"
     assert killed_when(has_shard, store, log, everything=False), log.read_text()
@@ -515,7 +515,7 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(4))
-def test_soak(calm: Path, tmp_path: Path, seed: int):
+def test_soak(calm, tmp_path, seed):
     """Killed at many moments, drawn at random, driver or everything, until a run gets to its end."""
     dice = random.Random(seed)
     store, log = tmp_path / "store", tmp_path / "log"
@@ -537,7 +537,7 @@ def test_soak(calm: Path, tmp_path: Path, seed: int):
     same_result(store, calm)
 
 
-def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
+def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
     """Ray writes its lists in place: half a file must mean a new start, not an error for ever."""
     from workflows.stages.search import restorable
     from workflows.training.networks import discard_torn
@@ -573,7 +573,7 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
 
 
 @pytest.mark.longer
-def test_signals_end_a_run_with_one_sentence(tmp_path: Path):
+def test_signals_end_a_run_with_one_sentence(tmp_path):
     """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
     store = tmp_path / "store"
     with whole_tree() as started:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from workflows.engine.config import load
 @pytest.mark.ray
 @pytest.mark.longer
 @pytest.mark.timeout(1500)
-def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path, monkeypatch):
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
     words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
     done = call([*command, *words], environment())

@@ -27,13 +27,7 @@ from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write
 from workflows import doctor
 from workflows.checks import services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
-from workflows.checks.machine import (
-    bytes_needed,
-    compare_packages,
-    look_at_gpu,
-    look_at_memory,
-    look_at_store,
-)
+from workflows.checks.machine import bytes_needed, compare_packages, look_at_gpu, look_at_memory, look_at_store
 from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
 from workflows.engine.config import REPO, load
 

@@ -31,7 +31,7 @@ from tests.archives import (
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
 
 
-def test_fingerprint_follows_the_files_and_not_the_place(tmp_path: Path) -> None:
+def test_fingerprint_follows_the_files_and_not_the_place(tmp_path):
     for place in ("a", "b"):
         for i in range(3):
             path = write_aflw2000(tmp_path / place, f"image0000{i}", seed=i)
@@ -48,7 +48,7 @@ def test_fingerprint_follows_the_files_and_not_the_place(tmp_path: Path) -> None
     assert len({first, second, a.fingerprint()}) == 3
 
 
-def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path: Path) -> None:
+def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path):
     write_pointing04(tmp_path / "archive", 3, 7, 0, 30)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "Person03").symlink_to(tmp_path / "archive" / "Person03")
@@ -63,9 +63,7 @@ def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path
     linked.load(only(linked))
 
 
-def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(tmp_path, monkeypatch):
     """Nor does a link to a folder that holds the root show anything but the root."""
     write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
     write_aflw2000(tmp_path / "outer", "stranger")
@@ -84,7 +82,7 @@ def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
     assert seen == [["a/image00002.jpg"]] * 2
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
     write_aflw2000(tmp_path, "image00002")
     write_aflw2000(tmp_path / "shut", "image00004")
     scandir = os.scandir
@@ -122,7 +120,7 @@ def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     return {name: (each, parts[name]) for name, each in opened.items()}
 
 
-def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Path) -> None:
+def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path):
     for name, (opened, parts) in archives(tmp_path).items():
         ref = only(opened)
         opened.load(ref)
@@ -137,7 +135,7 @@ def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Pat
             opened.load(ref)
 
 
-def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path: Path) -> None:
+def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
     """Whatever a table calls its pictures; the readers of folders are asked with a key of the same kind."""
     cv2.imwrite(str(tmp_path / "secret.jpg"), picture(1))
     for name, (opened, _) in archives(tmp_path).items():
@@ -164,7 +162,7 @@ def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path: Path) -> None:
         b" ",
     ],
 )
-def test_any_name_becomes_one_line_of_text(tmp_path: Path, name: bytes) -> None:
+def test_any_name_becomes_one_line_of_text(tmp_path, name):
     write_aflw2000(tmp_path, "plain")
     for suffix in (".jpg", ".mat"):
         (tmp_path / f"plain{suffix}").rename(tmp_path / (os.fsdecode(name) + suffix))
@@ -180,12 +178,12 @@ def test_any_name_becomes_one_line_of_text(tmp_path: Path, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("reader", ["aflw2000", "pointing04", "biwi", "aflw"])
-def test_absent_root_is_a_sentence(tmp_path: Path, reader: str) -> None:
+def test_absent_root_is_a_sentence(tmp_path, reader):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         list(source(reader, tmp_path / "nowhere").refs())
 
 
-def test_synthetic_names_are_those_of_the_renderer() -> None:
+def test_synthetic_names_are_those_of_the_renderer():
     spec = DatasetSpec(reader="synthetic", count=14, seed=5, image_px=48, heads_per_person=4)
     opened = open_source(spec)
     refs = list(opened.refs())
@@ -198,7 +196,7 @@ def test_synthetic_names_are_those_of_the_renderer() -> None:
     assert opened.fingerprint() == open_source(spec).fingerprint()
 
 
-def test_sources_travel_light_and_load_in_the_sandbox(tmp_path: Path) -> None:
+def test_sources_travel_light_and_load_in_the_sandbox(tmp_path):
     write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
     write_aflw(tmp_path / "aflw", FACES[:1])
     write_biwi(tmp_path / "biwi", 1, 3)
@@ -220,14 +218,14 @@ def test_sources_travel_light_and_load_in_the_sandbox(tmp_path: Path) -> None:
         assert face.crop.pixels.shape == (20, 20, 3)
 
 
-def test_every_archive_is_under_its_own_terms() -> None:
+def test_every_archive_is_under_its_own_terms():
     """A model card must not call a research archive's terms unknown; what a manifest holds only its owner knows."""
     assert {name for name, reader in readers().items() if reader.terms is UNKNOWN} == {"manifest"}
     free = {name for name, reader in readers().items() if not reader.terms.research_only}
     assert free == {"synthetic", "pointing04"}
 
 
-def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_of_an_archive_is_named(tmp_path):
     def missing(reader: str, root: Path) -> list[str]:
         opened = source(reader, root)
         return opened.reader.missing_parts(list(opened.refs()))
@@ -251,7 +249,7 @@ def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
     assert missing("aflw2000", tmp_path / "aflw2000") == []
 
 
-def test_census_compares_with_the_whole_archive(tmp_path: Path) -> None:
+def test_census_compares_with_the_whole_archive(tmp_path):
     write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0")
     assert census(source("300w_lp", tmp_path / "lp")) == "1 face; the whole archive has 122,450: this is a part"
     write_manifest(tmp_path / "mine", [ROW])

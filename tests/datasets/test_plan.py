@@ -29,7 +29,7 @@ def faces(count: int, prefix: str = "person") -> list[FaceRef]:
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
-def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count: int, most: int) -> None:
+def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count, most):
     refs = faces(count)
     runs = list(cut(refs, most))
     assert [ref for run in runs for ref in run] == refs
@@ -37,7 +37,7 @@ def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count: i
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_new_neighbours_change_few_runs(seed: int) -> None:
+def test_new_neighbours_change_few_runs(seed):
     """Wherever they are added; cuts at every n-th face would move all that come after."""
     dice = random.Random(seed)
     refs = faces(6000)
@@ -51,7 +51,7 @@ def test_new_neighbours_change_few_runs(seed: int) -> None:
     assert len(before) > 60 and sorted(changed)[10] <= 4 and max(changed) <= 15
 
 
-def test_faces_at_the_end_change_the_last_run_alone() -> None:
+def test_faces_at_the_end_change_the_last_run_alone():
     before, after = list(cut(faces(1000), 100)), list(cut(faces(1100), 100))
     assert after[: len(before) - 1] == before[:-1]
 
@@ -148,7 +148,7 @@ READERS = [pointing, aflw2000, w300, biwi, aflw, manifest, boxes]
 
 
 @pytest.mark.parametrize("make", READERS, ids=lambda make: make.__name__)
-def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path: Path, make: Callable[[Path], tuple]) -> None:
+def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path, make):
     """The second face is changed and only its state is; a face more changes nobody's; yet the dataset is another."""
     spec, change, grow = make(tmp_path / "archive")
     source = open_source(spec)
@@ -162,7 +162,7 @@ def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path: Path, make: Ca
     assert after[0] == before[0] and after[1] != before[1]
 
 
-def test_more_rendered_heads_keep_the_shards_of_the_first() -> None:
+def test_more_rendered_heads_keep_the_shards_of_the_first():
     spec = DatasetSpec(reader="synthetic", count=300, heads_per_person=3)
 
     def hashes(count: int, **more: int) -> list[str]:
@@ -220,12 +220,12 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in DECIDES.items() for key in keys])
-def test_a_key_that_decides_a_shards_bytes_makes_it_another(people: Path, part: str, key: str) -> None:
+def test_a_key_that_decides_a_shards_bytes_makes_it_another(people, part, key):
     assert not planned(people) & planned(people, part, **{key: DECIDES[part][key]})
 
 
 @pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in LEAVES_ALONE.items() for key in keys])
-def test_a_key_that_does_not_leaves_it_alone(people: Path, tmp_path: Path, part: str, key: str) -> None:
+def test_a_key_that_does_not_leaves_it_alone(people, tmp_path, part, key):
     value = LEAVES_ALONE[part][key]
     if key == "root":
         value = str(shutil.copytree(people, tmp_path / "moved"))  # keeps the times
@@ -234,12 +234,12 @@ def test_a_key_that_does_not_leaves_it_alone(people: Path, tmp_path: Path, part:
     assert found == planned(people) or key in ("count", "test"), "fewer faces, or fewer that are trained on"
 
 
-def test_every_key_of_a_crop_and_of_a_convention_decides() -> None:
+def test_every_key_of_a_crop_and_of_a_convention_decides():
     for part, kind in (("crop", CropSpec), ("convention", ConventionSpec)):
         assert set(DECIDES[part]) == {field.name for field in dataclasses.fields(kind)}
 
 
-def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch):
     job = Job("heads", "train", 0, (), "hash")
     other = dataclasses.replace(job, hash="other")
     found = {shards.with_code(each, reader).hash for each in (job, other) for reader in ("biwi", "manifest")}
@@ -249,7 +249,7 @@ def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypat
 
 
 @pytest.mark.parametrize("key", ["sample_id", "group", "key"])
-def test_a_face_under_another_name_makes_another_shard(key: str) -> None:
+def test_a_face_under_another_name_makes_another_shard(key):
     heads, drawn = (DatasetSpec("synthetic", count=9, seed=seed) for seed in (0, 1))
     data = DataSpec({"heads": heads, "drawn": drawn}, ("drawn",), ("heads",))
 

@@ -77,8 +77,7 @@ def test_what_a_protocol_leaves_open_is_no_deviation():
 
 
 @pytest.mark.parametrize(
-    ("reader", "own"),
-    [("300w_lp", "landmarks x 1.5"), ("aflw2000", "landmarks x 1.2"), ("biwi", "projected centre")],
+    ("reader", "own"), [("300w_lp", "landmarks x 1.5"), ("aflw2000", "landmarks x 1.2"), ("biwi", "projected centre")]
 )
 def test_a_readers_own_boxes_are_not_a_detectors(reader, own):
     protocol, scale = protocol_named("offsets-1"), 1.5 if reader == "300w_lp" else 1.2

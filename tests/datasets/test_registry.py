@@ -5,8 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
@@ -105,7 +103,7 @@ print(json.dumps({
 """
 
 
-def test_a_format_is_added_by_one_file(tmp_path: Path) -> None:
+def test_a_format_is_added_by_one_file(tmp_path):
     """In a copy of the code the plan, the doctor, a protocol, the card and the shards' hashes know the toys."""
     place, root, config = tmp_path / "copy", tmp_path / "toys", tmp_path / "toys.yaml"
     for name in ("hpe_core", "workflows", "conf"):
@@ -135,7 +133,7 @@ def test_a_format_is_added_by_one_file(tmp_path: Path) -> None:
     assert set(before["toys"]).isdisjoint(edited["toys"])
 
 
-def test_every_reader_says_who_it_is() -> None:
+def test_every_reader_says_who_it_is():
     known = ["300w_lp", "aflw", "aflw2000", "biwi", "manifest", "pointing04", "synthetic"]
     assert sorted(readers()) == known and len({*reader_modules(known)}) == len(known)
 
@@ -152,7 +150,7 @@ def test_every_reader_says_who_it_is() -> None:
         ({"reader": "aflw", "root": "/a", "group_by": "sequence"}, "group_by: sequence is for archives of sequences"),
     ],
 )
-def test_what_a_reader_cannot_take_is_said_before_anything_starts(keys: dict[str, Any], said: str) -> None:
+def test_what_a_reader_cannot_take_is_said_before_anything_starts(keys, said):
     spec = load(["demo"])
     with pytest.raises(SpecError) as caught:
         check_datasets(DataSpec({**spec.data.datasets, "it": DatasetSpec(**keys)}, spec.data.train, spec.data.test))

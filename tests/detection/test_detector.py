@@ -49,7 +49,7 @@ def photo(real_data: Path) -> np.ndarray:
 # ---------------------------------------------------------------- the detector
 
 
-def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet: DetectorSpec, photo: np.ndarray) -> None:
+def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet, photo):
     find = FaceDetector(yunet)
     (face,) = find(photo)
     assert yunet.min_score < face.score <= 1
@@ -66,11 +66,11 @@ def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet: DetectorS
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5000), (5000, 2), (33, 31)])
-def test_no_shape_of_a_picture_is_an_error(yunet: DetectorSpec, shape: tuple[int, int]) -> None:
+def test_no_shape_of_a_picture_is_an_error(yunet, shape):
     assert detector_of(yunet)(np.full((*shape, 3), 127, np.uint8)) == []
 
 
-def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet: DetectorSpec, photo: np.ndarray) -> None:
+def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet, photo):
     beside = np.concatenate([cv2.GaussianBlur(photo, None, 9.0), photo], axis=1)
     scores = [face.score for face in FaceDetector(dataclasses.replace(yunet, min_score=0.3))(beside)]
     assert len(scores) >= 2 and scores == sorted(scores, reverse=True)
@@ -78,7 +78,7 @@ def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet: DetectorSpe
     assert only.score == scores[0] and only.box.center[0] > photo.shape[1]
 
 
-def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_detector_is_one_sentence(tmp_path):
     import onnx
     from onnx import TensorProto, helper
 
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
     ("keys", "said"),
     [({"model": ""}, "no value"), ({"min_score": 1.0}, "less than 1"), ({"side_px": 8}, "at least 64")],
 )
-def test_settings_are_checked(keys: dict[str, object], said: str) -> None:
+def test_settings_are_checked(keys, said):
     with pytest.raises(SpecError, match=said):
         DetectorSpec(**{"model": "yunet.onnx", **keys})  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ def site() -> Iterator[str]:
         thread.join()
 
 
-def test_a_fetched_file_is_kept_and_not_fetched_again(site: str, tmp_path: Path) -> None:
+def test_a_fetched_file_is_kept_and_not_fetched_again(site, tmp_path):
     sha = hashlib.sha256(GOOD).hexdigest()
     path = fetched(f"{site}/good.onnx", sha, tmp_path / "cache")
     assert path.read_bytes() == GOOD and list(path.parent.iterdir()) == [path]
@@ -145,20 +145,18 @@ def test_a_fetched_file_is_kept_and_not_fetched_again(site: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "said"), [("page", "not the face detector that was tested"), ("half", "broke off"), ("gone", "404")]
 )
-def test_what_is_not_the_tested_file_leaves_nothing_behind(site: str, tmp_path: Path, name: str, said: str) -> None:
+def test_what_is_not_the_tested_file_leaves_nothing_behind(site, tmp_path, name, said):
     with pytest.raises(SpecError, match=said) as caught:
         fetched(f"{site}/{name}.onnx", hashlib.sha256(GOOD).hexdigest(), tmp_path / "cache")
     assert f"{name}.onnx" in str(caught.value) and not list(tmp_path.rglob("*.onnx*"))
 
 
-def test_without_a_network_the_sentence_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_network_the_sentence_says_what_to_do(tmp_path):
     with pytest.raises(SpecError, match="refused; give its file by path"):
         fetched("http://127.0.0.1:9/yunet.onnx", "0" * 64, tmp_path)
 
 
-def test_the_word_fetch_means_the_file_that_was_tested(
-    yunet: DetectorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_word_fetch_means_the_file_that_was_tested(yunet, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_download", lambda url: pytest.fail("the cache holds it"))
     cache_folder().mkdir()
@@ -175,7 +173,7 @@ def archive(root: Path) -> DatasetSpec:
     return DatasetSpec("aflw2000", root=str(root))
 
 
-def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_takes_the_detection_that_is_its_own(tmp_path, monkeypatch):
     spec = archive(tmp_path)
     plain = open_source(spec)
     (ref,) = plain.refs()
@@ -200,7 +198,7 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch:
         assert caught.value.reason == "no_box" and said in caught.value.detail and "image00000" in caught.value.detail
 
 
-def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet: DetectorSpec, real_data: Path) -> None:
+def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet, real_data):
     spec = DatasetSpec("aflw2000", root=str(real_data / "aflw2000"), detector=yunet)
     source = open_source(spec)
     assert len(pickle.dumps(source)) < 2000
@@ -209,7 +207,7 @@ def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet: DetectorS
     assert len(faces) == 39 and not [face.detail for face in faces if isinstance(face, Rejected)]
 
 
-def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet: DetectorSpec, real_data: Path) -> None:
+def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet, real_data):
     """Profiles and bowed heads included; what is not found is no_box and nothing else."""
     pointing = DatasetSpec("pointing04", root=str(real_data / "pointing04"), detector=yunet)
     for spec, wanted in ((pointing, 0.95), (DatasetSpec("synthetic", count=40, detector=yunet), 0.75)):
@@ -220,7 +218,7 @@ def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet: Detecto
         assert set(lost) <= {"no_box"} and 1 - len(lost) / len(faces) >= wanted
 
 
-def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: Path) -> None:
+def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path):
     dataset, spec = archive(tmp_path / "a"), load(["demo"])
 
     def leaves(detector: DetectorSpec | None) -> dict[str, object]:
@@ -240,7 +238,7 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: 
         leaves(first)
 
 
-def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protocol_names_the_detector_by_its_bytes(tmp_path, monkeypatch):
     monkeypatch.setenv("HPE_DATA", str(tmp_path))
     protocol, data = protocol_named("pointing04-people"), load(["pointing04"]).data
     assert matches(protocol, data) == []
@@ -254,9 +252,7 @@ def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch:
     assert matches(same, dataclasses.replace(data, datasets=data.datasets | {name: dataset})) == []
 
 
-def test_the_key_is_absolute_checked_and_excludes_a_file_of_boxes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_absolute_checked_and_excludes_a_file_of_boxes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "over.yaml").write_text("data: {datasets: {wild: {reader: aflw2000, root: a}}}\n")
     files, key = ["demo", "over.yaml"], "data.datasets.wild"

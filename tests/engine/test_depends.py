@@ -218,10 +218,7 @@ class House:
         net = {"backbone": "test_byobnet", "bin_widths": [3, 9]}
         train = {"optim": {"batch_size": 32}, "augment": {"jitter_px": 2}}
         student = net | {"pretrained": str(self.root / "student")}
-        space = {
-            "optim.lr": {"low": 0.001, "high": 0.1},
-            "net.backbone": {"choice": ["test_byobnet", "test_resnet"]},
-        }
+        space = {"optim.lr": {"low": 0.001, "high": 0.1}, "net.backbone": {"choice": ["test_byobnet", "test_resnet"]}}
         return {
             "name": "base",
             "store": str(self.root / "store"),
@@ -297,13 +294,13 @@ def keys_of(kind: Any, prefix: str = "") -> Iterator[str]:
             yield from keys_of(inner, f"{prefix}{name}." + ("*." if typing.get_origin(hint) is dict else ""))
 
 
-def test_every_key_says_where_it_belongs() -> None:
+def test_every_key_says_where_it_belongs():
     written = {*TABLE, *REFUSED, *(f"data.datasets.*.{key}" for key in DATASET)}
     assert set(keys_of(PipelineSpec)) == written
 
 
 @pytest.mark.parametrize("key", TABLE)
-def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house: House, base: dict[str, str], key: str) -> None:
+def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house, base, key):
     value, expected = TABLE[key]
     changes = {key: house.other(key, value)}
     if key.endswith("net.limit_deg"):
@@ -317,7 +314,7 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house: House, base: d
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("key", DATASET)
-def test_a_dataset_counts_where_it_is_used(house: House, base: dict[str, str], key: str, role: str) -> None:
+def test_a_dataset_counts_where_it_is_used(house, base, key, role):
     kind, value = DATASET[key]
     tree = house.tree()
     name = f"{role} {kind}"
@@ -326,7 +323,7 @@ def test_a_dataset_counts_where_it_is_used(house: House, base: dict[str, str], k
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
-def test_a_teacher_has_no_soft_labels(house: House, key: str) -> None:
+def test_a_teacher_has_no_soft_labels(house, key):
     with pytest.raises(SpecError, match=r"teachers\.first\.distill"):
         build(PipelineSpec, put(house.tree(), {key: DISTILL[key.split(".")[-1]][0]}))
 
@@ -348,7 +345,7 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_a_key_may_count_only_beside_another(house: House, name: str) -> None:
+def test_a_key_may_count_only_beside_another(house, name):
     both, change, expected = BESIDE[name]
     assert changed(hashes(put(house.tree(), both)), put(house.tree(), both | change)) == expected
 
@@ -373,14 +370,12 @@ def reordered(tree: dict[str, Any], *parents: str) -> dict[str, Any]:
         ("data.train", {}, NOTHING),
     ],
 )
-def test_an_order_counts_where_it_decides_something(
-    house: House, what: str, setting: dict[str, Any], expected: tuple[str, ...]
-) -> None:
+def test_an_order_counts_where_it_decides_something(house, what, setting, expected):
     tree = put(house.tree(), setting)
     assert changed(hashes(tree), reordered(tree, *what.split("."))) == expected
 
 
-def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house: House, base: dict[str, str]) -> None:
+def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house, base):
     assert changed(base, put(house.tree(), {"evaluate.base": "first"})) == NOTHING
 
 
@@ -398,9 +393,7 @@ def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house: House, 
         *[(f"{role}/boxed/image00001.jpg", 4, stages) for role, stages in ROLES.items()],
     ],
 )
-def test_a_file_that_changes_under_its_name_is_another(
-    house: House, file: str, trials: int, expected: tuple[str, ...]
-) -> None:
+def test_a_file_that_changes_under_its_name_is_another(house, file, trials, expected):
     tree = put(house.tree(), {"search.trials": trials})
     before, path = hashes(tree), house.root / file
     whole, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -412,7 +405,7 @@ def test_a_file_that_changes_under_its_name_is_another(
         os.utime(path, ns=times)
 
 
-def test_what_moved_is_the_same(house: House, base: dict[str, str], tmp_path: Path) -> None:
+def test_what_moved_is_the_same(house, base, tmp_path):
     moved = Path(shutil.copytree(house.root, tmp_path / "moved"))  # keeps the times
     tree = json.loads(json.dumps(house.tree()["data"]).replace(str(house.root), str(moved)))
     for entry in tree["datasets"].values():
@@ -422,9 +415,7 @@ def test_what_moved_is_the_same(house: House, base: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_the_code_of_a_stage_counts_from_there_on(
-    house: House, base: dict[str, str], stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_of_a_stage_counts_from_there_on(house, base, stage, monkeypatch):
     module = stage.run.__module__
     other = {module: "edited"}
     monkeypatch.setattr(planning, "code_hashes", lambda name: code_hashes(name) | (other if name == module else {}))
@@ -432,9 +423,7 @@ def test_the_code_of_a_stage_counts_from_there_on(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_code_of_a_reader_counts_where_its_datasets_are_used(
-    house: House, role: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_of_a_reader_counts_where_its_datasets_are_used(house, role, monkeypatch):
     """No import statement leads to a reader: the shards ask for its code, and for that of what it imports."""
     tree = house.tree()
     for part in ("train", "test"):
@@ -458,7 +447,7 @@ DECIDES: dict[str, tuple[Callable[..., Any], ...]] = {
 
 
 @pytest.mark.parametrize("name", DECIDES)
-def test_the_code_that_decides_a_result_is_counted(house: House, name: str) -> None:
+def test_the_code_that_decides_a_result_is_counted(house, name):
     (entry,) = [entry for entry in plan(STAGES, build(PipelineSpec, house.tree())) if entry.stage.name == name]
     assert {thing.__module__ for thing in DECIDES[name]} <= set(entry.code)
     assert check_labels.__module__ not in entry.code, "the doctor decides nothing"

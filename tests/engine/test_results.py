@@ -64,18 +64,18 @@ RESULTS: tuple[StageResult, ...] = (
 )
 
 
-def test_every_result_comes_back_as_it_was() -> None:
+def test_every_result_comes_back_as_it_was():
     for result in RESULTS:
         assert build(type(result), json.loads(json.dumps(to_dict(result)))) == result
 
 
-def test_a_network_is_that_of_its_best_epoch_and_a_row_is_found_by_its_role() -> None:
+def test_a_network_is_that_of_its_best_epoch_and_a_row_is_found_by_its_role():
     assert (NETWORK.val_mae, NETWORK.best_epoch, NETWORK.epochs) == (3.0, 1, 2)
     found = EvaluateResult((ROW,), (), {}, {}, {})
     assert found.row(Role.DISTILLED) is ROW and found.row(Role.DISTILLED, "heads").mae == 3.25
 
 
-def test_every_headline_and_figure_says_what_the_result_says() -> None:
+def test_every_headline_and_figure_says_what_the_result_says():
     said = [result.headline() for result in RESULTS]
     assert said[:5] == [
         "heads.val 1 of 3",

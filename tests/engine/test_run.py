@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +15,7 @@ from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
-from workflows.engine.results import (
-    NetworkResult,
-    SearchResult,
-    ShardsResult,
-    Split,
-    StageResult,
-    StudentResult,
-    Trial,
-)
+from workflows.engine.results import NetworkResult, SearchResult, ShardsResult, Split, StudentResult, Trial
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
 from workflows.engine.store import Plan, Store
@@ -64,9 +55,7 @@ class Driven:
         self.ran.append(entry.stage.name)
 
 
-def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(tmp_path, monkeypatch):
     driven, spec = Driven(monkeypatch), spec_in(tmp_path)
     driven.dies = "second"
     with pytest.raises(RuntimeError, match="died"):
@@ -89,7 +78,7 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
     assert run(TOY, changed).found["second"] == Counted(0.5, ("first",)) and driven.ran[4:] == ["second", "third"]
 
 
-def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path, monkeypatch):
     """The stage that comes first in a sentence says what to do; what it made is printed, in words or as JSON."""
     driven, spec = Driven(monkeypatch), spec_in(tmp_path)
 
@@ -115,9 +104,7 @@ def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path: Path, m
     assert driven.ran == ["first", "second"]
 
 
-def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(monkeypatch):
     spec = load(["tests/tiny.yaml"], ["student.net.backbone=a", "search.space.net.backbone.choice=[b,c]"])
     answer = SimpleNamespace(returncode=0, stdout="", stderr="")
     asked: list[list[str]] = []
@@ -157,16 +144,12 @@ FOUND = Trial("a", {"optim.lr": 0.0123456}, False, 3.0, 1, 1.0)
         ),
     ],
 )
-def test_numbers_of_a_stage_are_those_of_its_result(
-    result: StageResult, metrics: dict[str, float], headline: str
-) -> None:
+def test_numbers_of_a_stage_are_those_of_its_result(result, metrics, headline):
     """Told to MLflow, and in the line that ends the stage."""
     assert (result.metrics(), result.headline()) == (metrics, headline)
 
 
-def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(tmp_path, monkeypatch):
     """What others will read may lie far away, and large."""
     Driven(monkeypatch)
     spec = spec_in(tmp_path)
@@ -182,9 +165,7 @@ def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
 
 
 @pytest.mark.parametrize(("name", "trains"), [("teachers", True), ("student", True), ("labels", False)])
-def test_networks_are_brought_before_any_is_trained_and_not_in_vain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trains: bool
-) -> None:
+def test_networks_are_brought_before_any_is_trained_and_not_in_vain(tmp_path, monkeypatch, name, trains):
     brought: list[Mirror] = []
     monkeypatch.setattr(Mirror, "bring_networks", lambda mirror: brought.append(mirror))
     store = Store.open((Stage(name, counting, (), lambda spec: {}),), spec_in(tmp_path))

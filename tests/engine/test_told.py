@@ -94,7 +94,7 @@ def read_again(facts: RunFacts) -> RunFacts:
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_stage_says_its_figures_its_keys_and_its_files(name: str, tmp_path: Path) -> None:
+def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
     """One that failed says how long that took, and shows the files that are there."""
     (result, figures), entry = RESULTS[name], entry_of(name, tmp_path)
     (tmp_path / "report").mkdir()
@@ -115,7 +115,7 @@ def test_a_stage_says_its_figures_its_keys_and_its_files(name: str, tmp_path: Pa
         assert read_again(told) == told
 
 
-def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name() -> None:
+def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
     assert run_points(SCORED, 9) == (
         Point("heads/teachers ensemble/mae", 4.5, 0, 9),
         Point("heads/distilled/mae", 5.125, 0, 9),
@@ -150,9 +150,7 @@ def said_of(members: list[RunFacts]) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(("module", "count"), [(teachers, 1), (student, 1), (student, 2)])
-def test_what_is_shown_of_a_network_early_is_what_the_store_says(
-    module: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, tmp_path, monkeypatch):
     """The same run, figures and times, so each counts once, however often and by whomever it is sent."""
     events: list[Event] = []
     spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", f"search.finalists={count}"])
@@ -193,7 +191,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "a(b)", "élan", "a\nb", "#1", "resnet@2", "x" * 100, "x" * 101, "a+b"])
-def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name, tmp_path):
     """Before anything runs, not when its network is trained."""
     tree = to_dict(SPEC)
     tree["teachers"] = {name: tree["teachers"]["resnet"]}
@@ -204,7 +202,7 @@ def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name: str, tmp_path
 
 
 @pytest.mark.parametrize("role", [*Role])
-def test_no_teacher_takes_the_name_of_another_row(role: Role) -> None:
+def test_no_teacher_takes_the_name_of_another_row(role):
     tree = to_dict(SPEC)
     tree["teachers"] = {str(role): tree["teachers"]["resnet"]}
     if role in (Role.BASE, Role.TEACHER):  # their rows are named after the teachers
@@ -214,7 +212,7 @@ def test_no_teacher_takes_the_name_of_another_row(role: Role) -> None:
             build(PipelineSpec, tree)
 
 
-def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path: Path) -> None:
+def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path):
     epochs = {"a": HISTORY, "b": HISTORY[:1], "c": HISTORY[:2]}
     params: dict[str, Any] = {name: {"optim.lr": i, "student": {"seed": i}} for i, name in enumerate(epochs)}
     for name, history in epochs.items():
@@ -233,7 +231,7 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
 
 
 @pytest.mark.parametrize("name", ["shards", "labels", "evaluate", "publish"])
-def test_a_stage_without_networks_has_no_children(name: str, tmp_path: Path) -> None:
+def test_a_stage_without_networks_has_no_children(name, tmp_path):
     assert children(entry_of(name, tmp_path), RESULTS[name][0], SPEC) == []
 
 
@@ -294,9 +292,7 @@ def statuses(spec: PipelineSpec) -> dict[str, str]:
     return {told.key.split("/")[0]: told.status for told in facts_of(spec.folder) if told.key.count("/") == 1}
 
 
-def test_a_run_writes_down_itself_its_stages_and_their_networks(
-    spec: PipelineSpec, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_writes_down_itself_its_stages_and_their_networks(spec, capsys):
     pipeline.run(ROAD, spec)
     (whole, *stages, network) = facts_of(spec.folder)
     keys = [told.key for told in stages]
@@ -328,7 +324,7 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(
         (StageFailed("stage last: resnet: no room"), "stage last: resnet: no room"),
     ],
 )
-def test_a_stage_that_fails_says_why_until_it_runs_again(spec: PipelineSpec, error: Exception, said: str) -> None:
+def test_a_stage_that_fails_says_why_until_it_runs_again(spec, error, said):
     """And the run that goes on says all that the one before it did, with the same times, so that it counts once."""
     ERRORS.append(error)
     with pytest.raises(StageFailed, match=said) as caught:
@@ -346,7 +342,7 @@ def test_a_stage_that_fails_says_why_until_it_runs_again(spec: PipelineSpec, err
         assert after[key] == before[key], key
 
 
-def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec: PipelineSpec) -> None:
+def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec):
     ERRORS.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(ROAD, spec)
@@ -354,9 +350,7 @@ def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec: PipelineS
     assert not (last_folder(spec) / FAILED).exists()
 
 
-def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(
-    spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monkeypatch):
     closed = []
     monkeypatch.setattr(runner.Live, "close", lambda self: closed.append(True) or "MLflow is behind")
     monkeypatch.setattr(runner, "connected", lambda cluster: (_ for _ in ()).throw(RuntimeError("no cluster")))
@@ -365,7 +359,7 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(
     assert statuses(spec) == {"pipeline": "FAILED"} and closed == [True]
 
 
-def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow() -> None:
+def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
     seen: list[tuple[Any, ...]] = []
 
     def side(where: str, *kinds: str) -> SimpleNamespace:

@@ -39,7 +39,7 @@ SCHEMAS = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())["
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "raycluster.yaml", "rayjob.yaml", "shared.yaml"])
-def test_every_field_is_a_documented_one(name: str):
+def test_every_field_is_a_documented_one(name):
     from jsonschema import Draft202012Validator
 
     for entry in documents(name):
@@ -85,7 +85,7 @@ def test_ray_takes_the_runtime_environment_beside_what_the_pipeline_sets():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_each_file_opens_with_a_command_that_uses_it(path: Path):
+def test_each_file_opens_with_a_command_that_uses_it(path):
     found = commands(path)
     subject = path.name.removesuffix(".dockerignore")
     assert any(word == f"infra/{subject}" for words in found for word in words)
@@ -96,7 +96,7 @@ def test_each_file_opens_with_a_command_that_uses_it(path: Path):
 
 
 @pytest.mark.parametrize(("name", "words"), pipelines(), ids=lambda value: value if isinstance(value, str) else "")
-def test_each_pipeline_command_is_one(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_each_pipeline_command_is_one(name, words, monkeypatch):
     """The verb or script exists; configuration and overrides make a valid run whose store is on the shared volume."""
     assert words[1] in VERBS or (REPO / words[1]).is_file()
     assert spec_of(words, monkeypatch).store.startswith("/shared/")
@@ -179,7 +179,7 @@ def mlflow_servers() -> dict[str, tuple[list[str], int]]:
     }
 
 
-def test_mlflow_answers_the_host_name_that_jobs_use(monkeypatch: pytest.MonkeyPatch):
+def test_mlflow_answers_the_host_name_that_jobs_use(monkeypatch):
     from mlflow.cli import cli
     from mlflow.server.security_utils import is_allowed_host_header
 
@@ -240,7 +240,7 @@ def node_types(name: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "raycluster.yaml"])
-def test_workers_scale_from_zero_and_the_commands_name_their_limits(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_workers_scale_from_zero_and_the_commands_name_their_limits(name, monkeypatch):
     """What `cluster.max_cpus` and `max_gpus` promise, the node types hold: else actors would wait for ever."""
     types = node_types(name)
     assert all(node["min_workers"] == 0 for node in types.values())

@@ -95,8 +95,7 @@ def test_resume_equals_no_interruption(shards, whole, tmp_path, cut):
 
 
 @pytest.mark.parametrize(
-    ("errors", "cut"),
-    [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)],
+    ("errors", "cut"), [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)]
 )
 def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
     shards, whole, tmp_path, monkeypatch, errors, cut

@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", CASES)
-def test_two_workers_make_what_one_makes(folder: Path, case: str) -> None:
+def test_two_workers_make_what_one_makes(folder, case):
     """Each takes half of every batch, or each has rows of its own."""
     alone, together = folder / f"alone-{CASES[case][1]}", folder / case
     first, second = load_net(alone).net.state_dict(), load_net(together).net.state_dict()

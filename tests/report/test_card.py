@@ -55,7 +55,7 @@ def card_of(
     return model_card(spec, results, exported, {"stage student": "abc123"})
 
 
-def test_the_card_names_convention_terms_and_evidence() -> None:
+def test_the_card_names_convention_terms_and_evidence():
     rendered = DatasetSpec("synthetic", count=10)
     free = card_of({"heads": rendered, "p04": DatasetSpec("pointing04", root="p")})
     evidence = (CONVENTION, "48 x 48", "6.25", "| 123 |", "1,234", "2.0e-05", "abc123", "Apache-2.0", "Gourier")
@@ -67,7 +67,7 @@ def test_the_card_names_convention_terms_and_evidence() -> None:
     assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
 
 
-def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others() -> None:
+def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others():
     """Those of the trial that won, not those of the configuration; only their pretrained weights bind it."""
     heads = {"heads": DatasetSpec("synthetic", count=10)}
     every = card_of(heads)
@@ -78,7 +78,7 @@ def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others() -> N
     assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
 
 
-def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None:
+def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it():
     heads = {"heads": DatasetSpec("synthetic", count=10)}
     assert "far above the table" in card_of(heads)
     tested = card_of(heads, tests={"photos": DatasetSpec("aflw2000", root="a")})
@@ -87,7 +87,7 @@ def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None
     assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(heads)
 
 
-def test_the_card_names_the_protocol_by_its_hash() -> None:
+def test_the_card_names_the_protocol_by_its_hash():
     heads = {"heads": DatasetSpec("synthetic", count=10)}
     asked = UnderProtocol("offsets-1", "feedbeef", ("data.crop.size is 48",))
     assert "No published protocol" in card_of(heads)
@@ -96,7 +96,7 @@ def test_the_card_names_the_protocol_by_its_hash() -> None:
     assert "No published protocol" not in named and "- heads: boxes by renderer, N = 1234" in named
 
 
-def test_no_name_breaks_a_table_or_opens_a_tag() -> None:
+def test_no_name_breaks_a_table_or_opens_a_tag():
     card = card_of({"a|b\n<i>": DatasetSpec("synthetic", count=10)})
     assert "a\\|b &lt;i>" in card and "<i>" not in card and "a|b" not in card
     for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
@@ -104,7 +104,7 @@ def test_no_name_breaks_a_table_or_opens_a_tag() -> None:
         assert len(columns) > 2 and len(set(columns)) == 1, table
 
 
-def test_the_card_lists_every_network_and_stresses_the_student() -> None:
+def test_the_card_lists_every_network_and_stresses_the_student():
     scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": 7.0}
     rows = [Row("heads", role, role, "what", scores, 4e5, 3.0) for role in (Role.HARD, Role.DISTILLED)]
     head, _, *lines = metrics_table(rows).splitlines()

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +33,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, Publi
     return stage, publish.run(stage), events
 
 
-def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path: Path) -> None:
+def test_the_registry_gets_a_folder_that_loads_anywhere(published, tmp_path):
     import mlflow.pyfunc
     import pandas
 
@@ -66,12 +64,12 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published: Any, tmp_path
     assert int8.calibrated_on == result.figures["int8/calibrated_on"] == 14
 
 
-def test_the_result_comes_back_from_its_manifest(published: Any) -> None:
+def test_the_result_comes_back_from_its_manifest(published):
     _, result, _ = published
     assert build(PublishResult, json.loads(json.dumps(to_dict(result)))) == result
 
 
-def test_a_contest_is_named_after_the_validation_faces_alone(published: Any) -> None:
+def test_a_contest_is_named_after_the_validation_faces_alone(published):
     """Those of every dataset that is trained on, in any order: whoever was judged on others is no rival."""
 
     stage, _, _ = published
@@ -95,14 +93,14 @@ def test_a_contest_is_named_after_the_validation_faces_alone(published: Any) -> 
     assert len({before, name(("a", "b"), a_val="x"), name(("a", "b"), b_val="x"), name(("a",)), name(("b",))}) == 5
 
 
-def test_mlflow_gets_the_students_scores(published: Any) -> None:
+def test_mlflow_gets_the_students_scores(published):
     stage, result, _ = published
     mae = {test: stage.results.evaluate.row(Role.DISTILLED, test).mae for test in TESTS}
     assert {test: result.figures[f"{test}/mae"] for test in TESTS} == mae
     assert result.figures["onnx/megabytes"] == result.exported.traced.onnx.bytes / 1e6
 
 
-def test_other_words_on_a_page_publish_anew(published: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_words_on_a_page_publish_anew(published, monkeypatch, tmp_path):
     """Templates are no code, so the code's hash does not see them."""
     stage, _, _ = published
     before = publish.depends(stage.spec)

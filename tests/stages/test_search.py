@@ -50,7 +50,7 @@ SEARCHED = spec()
 
 
 @given(st.lists(st.tuples(st.floats(1, 20), st.booleans()), max_size=8))
-def test_trials_that_ended_are_ranked_by_their_smallest_error(ends: list[tuple[float, bool]]) -> None:
+def test_trials_that_ended_are_ranked_by_their_smallest_error(ends):
     """The last epoch of a trial may be worse than its best one; a trial that failed does not count, however good."""
     results = [
         result(30 - mae, lr=i / 100, best=mae, error="died" if failed else "", name=f"t{i}")
@@ -79,9 +79,7 @@ INSIDE = {"optim.lr": 0.002, "net.bin_widths": [3], "net.backbone": "test_resnet
         ({}, {}, True),  # without a space every trial is the student itself
     ],
 )
-def test_the_first_trial_is_the_configured_student_where_the_space_holds_it(
-    space: dict[str, Any] | None, changes: dict[str, Any], inside: bool
-) -> None:
+def test_the_first_trial_is_the_configured_student_where_the_space_holds_it(space, changes, inside):
     made = spec(space, **changes)
     rows = ranked([result(5.0, name="a"), result(4.0, name="b")], made)
     assert {row.trial: row.configured for row in rows} == {"a": inside, "b": False}
@@ -94,7 +92,7 @@ def test_the_first_trial_is_the_configured_student_where_the_space_holds_it(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_proposal_makes_a_student_and_small_errors_are_sought(seed: int) -> None:
+def test_every_proposal_makes_a_student_and_small_errors_are_sought(seed):
     """Told that small steps err least, the search proposes smaller ones."""
     made = spec(**INSIDE, seed=seed)
     search, rates = proposer(made), []
@@ -111,13 +109,13 @@ def test_every_proposal_makes_a_student_and_small_errors_are_sought(seed: int) -
 
 
 @pytest.mark.parametrize("value", [(3.0, 9.0), [], ["a", "b"], "test_resnet", 2, 0.5, True, "none"])
-def test_a_choice_survives_the_way_through_optuna(value: Any) -> None:
+def test_a_choice_survives_the_way_through_optuna(value):
     (found,) = decode_changes({"key": encode_choice(value)}).values()
     assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize(("epochs", "warmup", "expected"), [(4, 3, 1), (4, 0.5, 0.5), (8, 3, 2), (1, 0, 0)])
-def test_a_trial_is_short_and_else_the_changed_student(epochs: int, warmup: float, expected: float) -> None:
+def test_a_trial_is_short_and_else_the_changed_student(epochs, warmup, expected):
     tree = to_dict(spec(**{"optim.epochs": 20, "optim.warmup_epochs": warmup}))
     tree["search"] |= {"epochs": epochs, "grace_epochs": 1}
     student = to_dict(trial_student(build(PipelineSpec, tree), {"optim.lr": 0.07, "seed": 5}))
@@ -125,7 +123,7 @@ def test_a_trial_is_short_and_else_the_changed_student(epochs: int, warmup: floa
     assert student == tree["student"] | {"seed": 5, "optim": optim}
 
 
-def test_a_trial_has_the_cost_of_its_own_network_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_has_the_cost_of_its_own_network_measured_once(monkeypatch):
     import ray
 
     measured = []
@@ -144,7 +142,7 @@ def test_a_trial_has_the_cost_of_its_own_network_measured_once(monkeypatch: pyte
     assert measured == [("test_resnet", 32), ("test_byobnet", 32)]
 
 
-def test_losers_are_stopped_after_the_grace_and_nobody_goes_on_beyond_the_end() -> None:
+def test_losers_are_stopped_after_the_grace_and_nobody_goes_on_beyond_the_end():
     tree = to_dict(SEARCHED)
     tree["search"] |= {"epochs": 16, "grace_epochs": 2}
     made = build(PipelineSpec, tree)

@@ -143,7 +143,7 @@ def check_law(summary: ShardsResult, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bytes_for_any_workers_and_listing_order(tmp_path, monkeypatch):
     data = pointing(tmp_path / "archive")
     first = build(data, tmp_path / "one", workers=1)
     check_law(first, tmp_path / "one")
@@ -171,7 +171,7 @@ class Shuffled(Wrapped):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_cut_off_run_goes_on_where_it_was(tmp_path):
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     whole = build(data, folder)
     before = content(folder)
@@ -184,12 +184,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
     (folder / "heads.val" / "part-00000.json").write_text('{"hash": ')
     (train / ".part-00004.parquet.77.tmp").write_bytes(b"half a shard")
     (train / "part-00009.parquet").write_bytes(b"of an earlier cut")
-    redone = {
-        "heads.train/part-00001",
-        "heads.train/part-00002",
-        "heads.train/part-00003",
-        "heads.val/part-00000",
-    }
+    redone = {"heads.train/part-00001", "heads.train/part-00002", "heads.train/part-00003", "heads.val/part-00000"}
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*") if path.name != "part-00009.parquet"}
     assert build(data, folder) == whole
     assert content(folder) == before
@@ -199,7 +194,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_test_set_costs_only_its_own_shards(tmp_path, monkeypatch):
     """Finished shards are shared with the sibling folder; a damaged one is cut anew and stays damaged there."""
     data = pointing(tmp_path / "archive")
     old, new = tmp_path / "shards" / "old", tmp_path / "shards" / "new"
@@ -234,9 +229,7 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(tmp_path, monkeypatch):
     """Another person between the others: what is taken over is byte for byte what a fresh run makes."""
     data = pointing(tmp_path / "archive", rows_per_shard=4)
     people = tmp_path / "archive"
@@ -260,7 +253,7 @@ def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
+def test_changed_files_and_changed_keys_are_not_skipped(tmp_path):
     data, folder = pointing(tmp_path / "archive", rows_per_shard=100), tmp_path / "out"
     first = build(data, folder)
     write_pointing04(tmp_path / "archive", 1, 0, -15, -30, text="Face 60 44 40 50")
@@ -278,7 +271,7 @@ def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -> None:
+def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path):
     root, folder = tmp_path / "archive", tmp_path / "out"
     paths = [write_aflw2000(root, f"image{i:05d}", (1.0 * i, -2.0 * i, 0.5), seed=i) for i in range(20)]
     half = paths[0].read_bytes()
@@ -327,7 +320,7 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
 
 
-def test_a_common_reason_hides_no_rare_one() -> None:
+def test_a_common_reason_hides_no_rare_one():
     broken = [Broken("it", "train", f"face{i:03d}", "", "no_box", "") for i in range(100)]
     broken += [Broken("it", "train", f"other{i}", "", "nan_pose", "") for i in range(3)]
     shown = chosen(broken, 10)
@@ -336,7 +329,7 @@ def test_a_common_reason_hides_no_rare_one() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_that_kill_or_stop_the_decoder(tmp_path, monkeypatch):
     root = tmp_path / "archive"
     root.mkdir()
     fates = ["ok", "segfault", "ok", "exit", "hang", "ok", "memory", "raise", "ok", "exit"]
@@ -350,12 +343,7 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
     check_law(summary, tmp_path / "out")
     entry = summary.splits["wild.test"]
     assert entry.kept == 4
-    assert entry.quarantined == {
-        "decoder_crashed": 3,
-        "decoder_hung": 1,
-        "reader_failed": 1,
-        "too_large": 1,
-    }
+    assert entry.quarantined == {"decoder_crashed": 3, "decoder_hung": 1, "reader_failed": 1, "too_large": 1}
     receipts = [json.loads(p.read_text()) for p in sorted((tmp_path / "out" / "wild.test").glob("*.json"))]
     assert [receipt["kept"] for receipt in receipts] == [int(fate == "ok") for fate in fates]
     assert len(shard_files(tmp_path / "out", "wild", "test")) == 4, "where nothing is kept there is only the receipt"
@@ -364,7 +352,7 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest
 # ---------------------------------------------------------------- a disk with too little room
 
 
-def test_too_little_room_is_said_before_any_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_said_before_any_decoding(tmp_path, monkeypatch):
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     needed = 36 * row_bytes(CROP, "raw")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1000))
@@ -376,7 +364,7 @@ def test_too_little_room_is_said_before_any_decoding(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     """The failed write leaves nothing behind, what is there needs no room again, and the run goes on."""
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     whole = build(data, folder)
@@ -404,7 +392,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("size", "encoding"), [(64, "raw"), (64, "jpeg"), (112, "jpeg")])
-def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encoding: str) -> None:
+def test_the_estimate_holds_for_rendered_heads(tmp_path, size, encoding):
     source, crop = open_source(DatasetSpec(reader="synthetic", count=12)), CropSpec(size=size, margin_px=8)
     faces = [face for face in load_directly(source, crop, list(source.refs())) if isinstance(face, rows.FaceRow)]
     rows.write_shard(tmp_path / "part.parquet", faces, crop, encoding)
@@ -431,9 +419,7 @@ class Posed(Trouble):
 @given(
     st.lists(st.tuples(*[st.sampled_from([0.0, 69.9, 70.0, 70.1, -70.0, -70.1, -180.0])] * 3) | st.none(), max_size=12)
 )
-def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
-    poses: list[tuple[float, float, float] | None],
-) -> None:
+def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(poses):
     """Each once, in the order of the sample ids; who is beyond the limit by any angle is filtered, not quarantined."""
     data = DataSpec({"posed": Posed([]).spec}, ("posed",), ("posed",), CROP, limit_deg=70.0)
     refs = [FaceRef(f"id{i:02d}", f"person{i}", str(i)) for i in range(len(poses))]
@@ -468,7 +454,7 @@ def sentence(data: DataSpec, folder: Path) -> str:
     return text
 
 
-def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path: Path) -> None:
+def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path):
     """No cluster is needed: the listing alone shows it."""
     (tmp_path / "empty").mkdir()
     assert "'wild' is empty" in sentence(wild(tmp_path / "empty"), tmp_path / "out")
@@ -486,7 +472,7 @@ def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path: Path) -> None:
+def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path):
     data = pointing(tmp_path / "archive", max_bad_share=1.0)
     for path in (tmp_path / "archive" / "Person05").glob("*.jpg"):
         path.write_bytes(b"")
@@ -496,7 +482,7 @@ def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
+def test_too_much_broken_stops_and_mending_goes_on(tmp_path):
     data, folder = pointing(tmp_path / "archive", max_bad_share=0.1), tmp_path / "out"
     texts = sorted((tmp_path / "archive" / "Person01").glob("*.txt"))
     sound = {path: path.read_text() for path in texts}
@@ -517,9 +503,7 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 10_000), *[st.floats(0.05, 0.45)] * 2, st.integers(1, 4), st.integers(3, 20))
-def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
-    seed: int, val: float, test: float, heads: int, persons: int
-) -> None:
+def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(seed, val, test, heads, persons):
     """Every face is in one shard of one split, sorted; a share of few people is at least one person.
 
     Who is trained on does not depend on who is tested on.
@@ -545,7 +529,7 @@ def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
     assert sum(len(job.refs) for job in never_trained_on.jobs) == count
 
 
-def test_count_draws_from_everybody(tmp_path: Path) -> None:
+def test_count_draws_from_everybody(tmp_path):
     spec = dataclasses.replace(archive(tmp_path, people=10, faces=8), count=40)
     data = DataSpec(datasets={"heads": spec}, train=("heads",), test=("heads",))
     refs = [ref for job in plan_dataset("heads", open_source(spec), data).jobs for ref in job.refs]

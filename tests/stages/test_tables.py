@@ -62,7 +62,7 @@ def found() -> dict[str, Predictions]:
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str) -> None:
+def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
     spec, each = pipeline(base), found()
     whole = with_ensembles(spec, each)
     assert set(whole) == {*each, *ENSEMBLES}
@@ -76,7 +76,7 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str)
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base: str) -> None:
+def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base):
     spec = pipeline(base)
     folders = networks_of(spec, {"teachers": Path("/t"), "student": Path("/s"), "shards": Path("/x")})
     assert folders == {name: Path("/t", name) for name in TEACHERS} | {n: Path("/s", n) for n in ("hard", "distilled")}
@@ -85,7 +85,7 @@ def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base: s
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base: str) -> None:
+def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base):
     spec, each = pipeline(base), found()
     whole, truth = with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
@@ -132,9 +132,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
     return folder / "net", net, files
 
 
-def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(
-    asked: tuple[Path, PoseNet, dict[str, list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(asked, monkeypatch):
     folder, net, files = asked
     monkeypatch.setattr(evaluate, "BATCH", 3)
     result = predict_all(str(folder), files, (4, 2), 2)
@@ -162,7 +160,7 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         assert heatmap(alone.kd[test]) == ()
 
 
-def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> None:
+def test_every_prediction_is_written_beside_its_own_label(tmp_path):
     each = found()
     whole = with_ensembles(pipeline(), each)
     truth = each[Role.HARD].truth
@@ -177,9 +175,7 @@ def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> Non
         np.testing.assert_allclose(true, truth[row["test"]][i], rtol=1e-5)
 
 
-def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(monkeypatch, tmp_path):
     import ray
 
     network = NetworkResult(1.0, 1, 1, 1.0, ())

@@ -37,7 +37,7 @@ with lease.Lease(Remote(sys.argv[1]), Path("/first")):
 """
 
 
-def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store: str) -> None:
+def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO, env=dict(os.environ)
     )
@@ -55,9 +55,7 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
         process.kill()
 
 
-def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(store, monkeypatch):
     monkeypatch.setattr(workflows.storage.lease, "SETTLE_S", 2.0)
     found_free, inside = threading.Barrier(2), threading.Barrier(2)
     original, has_it = Lease._await_turn, []
@@ -77,7 +75,7 @@ def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
     assert has_it == [True]
 
 
-def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store, monkeypatch):
     """However long a server that fails keeps a beat waiting: the next one tells that the run is alive."""
     assert STALE_S >= BEAT_S + 2 * PATIENCE_S, "the clocks of a run: a read and a write that fail for as long as may be"
     held_up, answered = threading.Event(), threading.Event()
@@ -100,7 +98,7 @@ def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypa
             answered.set()
 
 
-def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store: str) -> None:
+def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store):
     remote = Remote(store)
     with Lease(remote, Path("/here")) as lease:
         remote.write("lease.json", b'{"hol')
@@ -111,7 +109,7 @@ def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(s
         assert json.loads(remote.read("lease.json") or b"{}")["id"] == lease._mine["id"]
 
 
-def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_is_continued_at_once_where_it_was_killed(store, monkeypatch):
     monkeypatch.setattr(workflows.storage.lease, "STALE_S", 1000.0)
     remote = Remote(store)
     left = Lease(remote, remote.folder)
@@ -119,7 +117,7 @@ def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monke
     run_toy(spec_in(store))
 
 
-def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
+def test_a_holder_that_was_cut_off_sends_nothing_any_more(store):
     remote = Remote(store)
     with Lease(remote, Path("/here")) as lease:
         lease.check()
@@ -138,9 +136,7 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
 
 
-def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(store, monkeypatch):
     hanging, answered = threading.Event(), threading.Event()
 
     def hang(*ignored: object) -> None:
@@ -165,7 +161,7 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
         assert not thread.is_alive()
 
 
-def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:
+def test_a_lease_that_is_half_written_is_that_of_somebody(store):
     """Not every filesystem writes a file at once; whoever left half of one was killed in that moment, or goes on."""
     remote = Remote(store)
     remote.write("lease.json", b'{"hol')

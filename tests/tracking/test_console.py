@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_terminal_shows_each_task_once_below_what_was_said(clock: list[float]):
+def test_a_terminal_shows_each_task_once_below_what_was_said(clock):
     screen = Terminal()
     console = Console(screen)
     console.enter("teachers 2/7")
@@ -66,7 +66,7 @@ def test_a_terminal_shows_each_task_once_below_what_was_said(clock: list[float])
     assert screen.lines[2].startswith("[teachers 2/7] resnet: 100 of 100 faces (100 %)"), "a finished task stays"
 
 
-def test_a_log_gets_a_line_now_and_then_and_no_control_letters(clock: list[float]):
+def test_a_log_gets_a_line_now_and_then_and_no_control_letters(clock):
     log = io.StringIO()
     console = Console(log)
     for step in range(100):  # a hundred seconds
@@ -83,7 +83,7 @@ def test_a_log_gets_a_line_now_and_then_and_no_control_letters(clock: list[float
     assert lines[-2:] == ["  indented", "resnet: 1,000 of 1,000 faces (100 %) in 01:40"]
 
 
-def test_rate_and_time_left_start_where_the_task_was_first_seen(clock: list[float]):
+def test_rate_and_time_left_start_where_the_task_was_first_seen(clock):
     log = io.StringIO()
     console = Console(log)
     console.progress("resumed", 500, 1000, "faces")

@@ -51,7 +51,7 @@ def said() -> list[str]:
     return []
 
 
-def test_a_running_network_is_seen_and_its_figures_count_once(store: Path, tmp_path: Path, said: list[str]):
+def test_a_running_network_is_seen_and_its_figures_count_once(store, tmp_path, said):
     facts = told(tmp_path / "home", points=5)
     finished = list(facts)
     facts[:] = [replace(run, status="RUNNING", ended_ms=None, points=(), model=None) for run in facts[:2]]
@@ -81,7 +81,7 @@ def test_a_running_network_is_seen_and_its_figures_count_once(store: Path, tmp_p
     assert sync(store, uri_of(store), EXPERIMENT, finished) == Synced()
 
 
-def test_a_locked_database_delays_nobody(store: Path, tmp_path: Path, said: list[str]):
+def test_a_locked_database_delays_nobody(store, tmp_path, said):
     facts = told(tmp_path / "home")
     prepare()
     other = sqlite3.connect(store / "mlflow.db", isolation_level=None)
@@ -120,9 +120,7 @@ def slow_server(seconds: float) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["dead", "slow"])
-def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(
-    kind: str, store: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(kind, store, tmp_path, said, monkeypatch):
     prepare()
     monkeypatch.setattr(living, "ROOM", 50)
     monkeypatch.setattr(living, "PAUSE_S", 0.1)
@@ -138,7 +136,7 @@ def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(
     assert len(said) == 1 and f"MLflow at {uri} is dead or slow" in said[0], said
 
 
-def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path):
+def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path):
     """It accepts, and that is all. One file is on its way when the process ends."""
     code = """
         import sys, time
@@ -168,7 +166,7 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path):
     assert float(seconds) < 5 and ended < 8, (seconds, ended)  # a request alone may take 10
 
 
-def test_facts_that_cannot_be_read_stop_nothing(store: Path, said: list[str]):
+def test_facts_that_cannot_be_read_stop_nothing(store, said):
     def broken() -> list[RunFacts]:
         raise ValueError("run.json: no such key 'started_ms'")
 
@@ -177,7 +175,7 @@ def test_facts_that_cannot_be_read_stop_nothing(store: Path, said: list[str]):
     assert "no such key 'started_ms'" in live.close(60) and len(said) == 1
 
 
-def test_without_mlflow_nothing_is_done(tmp_path: Path, said: list[str]):
+def test_without_mlflow_nothing_is_done(tmp_path, said):
     live = Live(tmp_path / "store", "none", EXPERIMENT, list, say=said.append)
     talk(live, steps=2 * living.ROOM, workers=1)
     assert live.close() == "" and not said and not (tmp_path / "store").exists()

@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.tracking.places import until
 from workflows.tracking.console import Console
 from workflows.tracking.live import Live
@@ -44,7 +42,7 @@ class Actor:
         self.put, self.drain = Remote(board.put), Remote(board.drain)
 
 
-def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(monkeypatch: pytest.MonkeyPatch):
+def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(monkeypatch):
     import ray
 
     actor, heard, asked = Actor(), list[Event](), list[Any]()
@@ -69,7 +67,7 @@ def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
 
-def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch):
     import ray
 
     def get(answer: Any, timeout: float) -> Any:

@@ -84,7 +84,7 @@ def test_params_become_flat_names_that_mlflow_takes():
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "file:///x", "mlruns", "", "nonesuch"])
-def test_an_address_that_would_land_somewhere_else_is_an_error(uri: str, tmp_path: Path):
+def test_an_address_that_would_land_somewhere_else_is_an_error(uri, tmp_path):
     with pytest.raises(ValueError, match="uri must be"):
         sync(tmp_path / "store", uri, "e", [])
     with pytest.raises(ValueError, match="uri must be"):
@@ -92,7 +92,7 @@ def test_an_address_that_would_land_somewhere_else_is_an_error(uri: str, tmp_pat
     assert not (tmp_path / "store").exists()
 
 
-def test_without_mlflow_nothing_is_recorded(tmp_path: Path):
+def test_without_mlflow_nothing_is_recorded(tmp_path):
     assert sync(tmp_path / "store", "none", "e", told(tmp_path)) == NOTHING
     assert not (tmp_path / "store").exists()
 
@@ -106,7 +106,7 @@ def test_addresses_are_shown_without_passwords():
 # ---------------------------------------------------------------- SQLite
 
 
-def test_mlflow_shows_what_the_store_says_and_gets_it_once(store: Path, tmp_path: Path):
+def test_mlflow_shows_what_the_store_says_and_gets_it_once(store, tmp_path):
     facts = told(tmp_path / "home")
     odd = (Point("odd metric=1", math.inf, 0, 5), Point("odd metric=1", math.nan, 1, 6), Point("odd metric=1", 2, 2, 7))
     tags = {"commit": "c0ffee", "long": "x" * 9000, "it's/../odd\n": "yes", "n" * 300: "yes"}
@@ -163,9 +163,7 @@ class Cut:
         return getattr(self.client, name)
 
 
-def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(store, tmp_path, monkeypatch):
     facts = told(tmp_path / "home", points=3)
     model = facts[1].model
     assert model is not None
@@ -192,7 +190,7 @@ def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(
     assert 15 < at < 98
 
 
-def test_of_two_syncs_at_once_one_sends(store: Path, tmp_path: Path):
+def test_of_two_syncs_at_once_one_sends(store, tmp_path):
     facts, found, failed = told(tmp_path / "home"), list[Synced](), list[Exception]()
     together = threading.Barrier(2)
 
@@ -212,7 +210,7 @@ def test_of_two_syncs_at_once_one_sends(store: Path, tmp_path: Path):
     assert len(runs_by_key(client_of(uri_of(store)))) == 3
 
 
-def test_a_run_that_was_killed_goes_on_as_the_same_run(store: Path):
+def test_a_run_that_was_killed_goes_on_as_the_same_run(store):
     killed = RunFacts("pipeline/1", "demo", None, "KILLED", 1000, 2000, {"lr": 1, "seed": 7})
     bring(store, [killed])
     client = client_of(uri_of(store))
@@ -229,7 +227,7 @@ def test_a_run_that_was_killed_goes_on_as_the_same_run(store: Path):
     assert run.data.tags["param.lr"] == "2" and "param.seed" not in run.data.tags
 
 
-def test_what_was_shown_early_ends_with_its_stage(store: Path):
+def test_what_was_shown_early_ends_with_its_stage(store):
     run, stage = RunFacts("pipeline/1", "demo"), RunFacts("teachers/1", "teachers", "pipeline/1")
     other = RunFacts("teachers/2", "teachers", "pipeline/1")
     bring(store, [run, stage, other])
@@ -252,7 +250,7 @@ def test_what_was_shown_early_ends_with_its_stage(store: Path):
     assert after.info.run_id == found["teachers/1/a"].info.run_id and after.info.status == "FINISHED"
 
 
-def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store: Path, tmp_path: Path):
+def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store, tmp_path):
     facts = told(tmp_path / "home", points=3)
     bring(store, facts)
     client, before = client_of(uri_of(store)), state(uri_of(store))
@@ -265,7 +263,7 @@ def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store:
     assert history(client, runs_by_key(client)["publish/1/a"], "loss") == [(p.step, p.value) for p in loss(4)]
 
 
-def test_what_mlflow_refuses_holds_up_nothing_else(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_mlflow_refuses_holds_up_nothing_else(store, tmp_path, monkeypatch):
     facts = told(tmp_path / "home")
     shutil.rmtree(tmp_path / "home/model")  # lost: nothing to register
     done = bring(store, facts)
@@ -286,7 +284,7 @@ def test_what_mlflow_refuses_holds_up_nothing_else(store: Path, tmp_path: Path, 
     assert runs_by_key(client)["publish/1/c"].data.metrics
 
 
-def test_the_alias_is_won_on_the_same_faces_and_once(store: Path, tmp_path: Path):
+def test_the_alias_is_won_on_the_same_faces_and_once(store, tmp_path):
     entries, said, facts = [("A", 5.0), ("A", 6.0), ("A", 4.0), ("B", 9.0)], [], []
     for number, (faces, error) in enumerate(entries, start=1):
         home = tmp_path / str(number)
@@ -322,7 +320,7 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store: Path, tmp_path: Path
     assert str(client.get_model_version_by_alias("head-pose", "candidate").version) == "4"
 
 
-def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     """MLflow never opens one whose making was cut off: by a kill, or by a disk that was full and no longer is."""
     server.prepare()
     from mlflow.store.db import utils
@@ -345,7 +343,7 @@ def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         make_database(uri, upgrade=True)
 
 
-def test_an_older_schema_is_brought_up(store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_older_schema_is_brought_up(store, monkeypatch):
     server.prepare()
     from mlflow import exceptions
 
@@ -398,7 +396,7 @@ def start_server(store: Path) -> Iterator[Callable[[int], None]]:
             process.wait()
 
 
-def test_a_server_that_was_dead_gets_all_exactly_once(store: Path, tmp_path: Path, start_server: Callable[[int], None]):
+def test_a_server_that_was_dead_gets_all_exactly_once(store, tmp_path, start_server):
     """Files go through the server: the client sees no folder of its."""
     port, mine, facts = free_port(), tmp_path / "mine", told(tmp_path / "home")
     uri, said = f"http://127.0.0.1:{port}", list[str]()

@@ -110,13 +110,13 @@ def job(folders: dict[str, Path], labels: bool = True, **changes: Any) -> Job:
 
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
-def test_training_rows_teach_and_validation_rows_judge(folders: dict[str, Path], ingest: str, labels: bool) -> None:
+def test_training_rows_teach_and_validation_rows_judge(folders, ingest, labels):
     data = to_dict(pipeline().data) | {"ingest": ingest}
     check_faces(folders, *open_data(job(folders, labels, data=data)), soft=labels)
 
 
 @pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
-def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders: dict[str, Path], ingest: str) -> None:
+def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders, ingest):
     """A network's hash does not, so a network of the same name must have seen the same batches."""
     data = to_dict(pipeline().data) | {"ingest": ingest}
     orders = [
@@ -126,7 +126,7 @@ def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders:
     assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
 
 
-def test_a_stream_has_as_many_of_each(folders: dict[str, Path]) -> None:
+def test_a_stream_has_as_many_of_each(folders):
     learnt, judged = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": "ray_data"}))
     assert (len(learnt), len(judged)) == (34, 7)
 
@@ -173,9 +173,7 @@ class Fit:
         return [body for found, body in self.events if found == kind]
 
 
-def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypatch, tmp_path):
     """And every epoch lies in the stage's folder with the time that was told, so that it counts once."""
     spec, fit = pipeline(), Fit(monkeypatch)
     config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
@@ -205,9 +203,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
     assert again.files[0]["history.json"][0] == history[0], "what came before a kill is kept"
 
 
-def test_a_worker_trains_its_job_and_tells_each_epoch_once(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch, tmp_path):
     """Told again after a kill, an epoch has the same time, so that it counts once."""
     asked, fit = job(folders), Fit(monkeypatch)
     config = {"job": as_plain(asked), "threads": 1, "readers": 1}
@@ -238,14 +234,14 @@ EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 
 
 @given(EPOCHS)
-def test_a_network_is_as_good_as_its_best_epoch(errors: list[float]) -> None:
+def test_a_network_is_as_good_as_its_best_epoch(errors):
     history = [{"epoch": i, "time_ms": i, "val/mae": mae, "train/loss": -mae} for i, mae in enumerate(errors, start=1)]
     found = NetworkResult.of(history, 12.5)
     assert found == NetworkResult(min(errors), 1 + errors.index(min(errors)), len(errors), 12.5, tuple(history))
 
 
 @given(EPOCHS, st.integers(0, 8))
-def test_an_epoch_that_is_told_twice_counts_once(errors: list[float], lost: int) -> None:
+def test_an_epoch_that_is_told_twice_counts_once(errors, lost):
     history = [{"epoch": i, "time_ms": 1000 * i, "val/mae": mae} for i, mae in enumerate(errors, start=1)]
     events: list[Event] = []
     for part in (history, history[lost:], history):
@@ -303,15 +299,11 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),
     ],
 )
-def test_a_network_is_known_by_what_it_depends_on(
-    folders: dict[str, Path], changes: dict[str, Any], taught: Taught, other: bool
-) -> None:
+def test_a_network_is_known_by_what_it_depends_on(folders, changes, taught, other):
     assert (network(folders, taught, **changes) != network(folders, taught)) == other
 
 
-def test_weights_and_code_are_part_of_a_networks_name(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeypatch):
     file, found = tmp_path / "weights", set()
     student = {"net": NET | {"pretrained": str(file)}}
     for text in ("one", "two"):
@@ -322,7 +314,7 @@ def test_weights_and_code_are_part_of_a_networks_name(
     assert len(found) == 3
 
 
-def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:
+def test_a_job_crosses_to_a_worker_whole(folders):
     stage = stage_of(pipeline(), folders)
     for spec in (stage.spec.student, online(stage.spec.student), hard_twin(stage.spec.student)):
         sent = job_for(stage, "distilled", spec)
@@ -332,7 +324,7 @@ def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:
     assert job_for(stage, "a", stage.spec.student).labels == folders["labels"] / LABELS.name
 
 
-def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path: Path) -> None:
+def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path):
     import torch
 
     for seed, name in enumerate(("first", "second", "third")):
@@ -353,7 +345,7 @@ def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path: Path) -> 
 # ---------------------------------------------------------------- networks that exist, and those that fail
 
 
-def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
     events: list[Event] = []
     spec = pipeline(store=str(tmp_path))
     stage = SimpleNamespace(
@@ -388,7 +380,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("room", [1, 8])
-def test_all_are_trained_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_all_are_trained_and_those_that_fail_are_named(monkeypatch, room):
     spec = pipeline()
     stage: Any = SimpleNamespace(spec=spec, name="teachers")
     asked = [Job("", name, spec.student, spec.data, Path()) for name in ("a", "b", "c")]

@@ -74,7 +74,7 @@ def keys(batch: PoseBatch) -> list[bytes]:
 
 @pytest.mark.parametrize("stream_shards", [1, 3, 100])
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 16), (2, 16), (3, 12), (4, 1000)])
-def test_every_row_once_in_equal_steps(files: list[Path], stream_shards: int, world: int, batch_size: int):
+def test_every_row_once_in_equal_steps(files, stream_shards, world, batch_size):
     data = StreamedFaces(files, None, stream_shards)
     for epoch in (0, 1):
         parts = [without_ray(data, batch_size, seed=5, epoch=epoch, rank=rank, world=world) for rank in range(world)]
@@ -84,7 +84,7 @@ def test_every_row_once_in_equal_steps(files: list[Path], stream_shards: int, wo
         assert len(set(seen)) == len(seen) > ROWS - max(batch_size % ROWS, world)
 
 
-def test_a_task_reads_few_shards_however_many_there_are(files: list[Path]):
+def test_a_task_reads_few_shards_however_many_there_are(files):
     """What a stream holds is bounded by its groups; a group of 3 shards' rows touches one or two more at its ends."""
     data = StreamedFaces(files, None, 3)
     groups = data.plan(16, seed=0, epoch=0, rank=0, world=1)
@@ -92,7 +92,7 @@ def test_a_task_reads_few_shards_however_many_there_are(files: list[Path]):
     assert len(groups) == ROWS // 16 / 2 == 4
 
 
-def test_epochs_seeds_and_workers_have_orders_of_their_own(files: list[Path]):
+def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     data = StreamedFaces(files, None, 3)
     base = {"seed": 0, "epoch": 0, "rank": 0, "world": 1}
     orders = [keys(without_ray(data, 16, **{**base, **change})) for change in ({}, {"epoch": 1}, {"seed": 1}, {})]
@@ -119,7 +119,7 @@ def test_rows_cross_as_they_are():
             assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
 
 
-def test_soft_labels_stay_with_their_rows(files: list[Path], labels: list[Path], tmp_path: Path):
+def test_soft_labels_stay_with_their_rows(files, labels, tmp_path):
     whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
     assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
     exchanged = StreamedFaces(files, exchange(labels, tmp_path), 3)
@@ -128,9 +128,7 @@ def test_soft_labels_stay_with_their_rows(files: list[Path], labels: list[Path],
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_gives_the_rows_of_the_plan_in_its_order(
-    files: list[Path], labels: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch, tmp_path):
     """Two tasks at once of which the first is the slower, and blocks of a few rows: neither may change a batch."""
 
     def first_is_slow(plans: dict[str, Any]) -> Iterator[pa.Table]:
@@ -166,7 +164,7 @@ def is_reader(process: psutil.Process) -> bool:
 @pytest.mark.ray
 @pytest.mark.longer
 @pytest.mark.timeout(1800)
-def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
+def test_killed_workers_and_readers_change_no_weight(tmp_path):
     """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
     done = run("shards", calm)

@@ -3,7 +3,6 @@
 import os
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, so
 from workflows.checks.convention import POINTS
 
 
-def test_aflw_reads_every_face_of_a_picture(tmp_path: Path) -> None:
+def test_aflw_reads_every_face_of_a_picture(tmp_path):
     place = write_aflw(tmp_path, FACES)
     content = place.read_bytes()
     opened = source("aflw", tmp_path)
@@ -34,7 +33,7 @@ def test_aflw_reads_every_face_of_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["flickr", "."])
-def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path: Path, folder: str) -> None:
+def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path, folder):
     write_aflw(tmp_path, FACES)
     opened = source("aflw", tmp_path)
     before = loaded(opened)
@@ -47,7 +46,7 @@ def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path: Path, folder: st
     assert opened.states(sorted(opened.refs())) and len(opened.fingerprint()) == 64
 
 
-def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path: Path) -> None:
+def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path):
     place = write_aflw(tmp_path, FACES)
     with closing(sqlite3.connect(place)) as database:
         database.execute(
@@ -74,7 +73,7 @@ def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path: Path) -> Non
         ({"listed": False}, "bad_annotation"),
     ],
 )
-def test_aflw_rejects_faces_that_lack_something(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+def test_aflw_rejects_faces_that_lack_something(tmp_path, change, reason):
     face = {key: value for key, value in {**FACES[0], **change}.items() if value is not None}
     write_aflw(tmp_path, [face, FACES[2]])
     opened = source("aflw", tmp_path)
@@ -86,7 +85,7 @@ def test_aflw_rejects_faces_that_lack_something(tmp_path: Path, change: dict[str
     assert rejected(opened, refs["face7"])[0] == "unreadable_file"
 
 
-def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path: Path) -> None:
+def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path):
     marks = {feature: (float(feature), 2.0 * feature) for feature in range(1, 22)}
     write_aflw(tmp_path, [{**FACES[0], "marks": marks}, FACES[2]])
     faces = loaded(source("aflw", tmp_path))
@@ -103,12 +102,12 @@ def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["FaceImages", "Faces", "FaceRect", "FacePose"])
-def test_aflw_without_a_table_is_one_sentence(tmp_path: Path, table: str) -> None:
+def test_aflw_without_a_table_is_one_sentence(tmp_path, table):
     write_aflw(tmp_path, FACES, leave_out=table)
     assert f"no such table: {table}" in refusal(lambda: list(source("aflw", tmp_path).refs()))
 
 
-def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path):
     opened = source("aflw", tmp_path / "here")
     (tmp_path / "here").mkdir()
     assert "holds no aflw.sqlite" in refusal(opened.fingerprint)
@@ -131,7 +130,7 @@ def test_aflw_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None
     assert "aflw.sqlite-journal shows that a program is writing" in refusal(lambda: list(opened.refs()))
 
 
-def test_aflw_does_not_wait_for_a_lock(tmp_path: Path) -> None:
+def test_aflw_does_not_wait_for_a_lock(tmp_path):
     place = write_aflw(tmp_path, FACES)
     other = sqlite3.connect(place)
     other.execute("BEGIN EXCLUSIVE")
@@ -144,7 +143,7 @@ def test_aflw_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     other.close()
 
 
-def test_aflw_fingerprint_sees_rows_and_pictures(tmp_path: Path) -> None:
+def test_aflw_fingerprint_sees_rows_and_pictures(tmp_path):
     place = write_aflw(tmp_path, FACES)
     opened = source("aflw", tmp_path)
     seen = [opened.fingerprint(), opened.fingerprint()]
