@@ -44,8 +44,6 @@ from workflows.engine.cluster import capacity, machinery
 from workflows.stages.labels import actor_count
 from workflows.training.networks import slots
 
-# ---------------------------------------------------------------- how much fits
-
 
 def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     """What Ray says that the connected cluster has."""
@@ -79,9 +77,6 @@ def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch):
 def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0)
     assert capacity(ClusterSpec()) == capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}
-
-
-# ---------------------------------------------------------------- a cluster that is running
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,6 @@ def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, 
 def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
     """Other bytes in a finished stage's folder, and in its manifest the sizes and hashes of those."""
     manifest = read_json(folder / "manifest.json")
-    assert manifest is not None
     for path, content in contents.items():
         path.write_bytes(content)
         listed = {"bytes": len(content), "sha256": file_sha256(path)}

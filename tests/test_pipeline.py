@@ -36,9 +36,6 @@ PATIENCE_S = 600  # for one command on a machine that is busy with other things
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 
-# ---------------------------------------------------------------- running commands
-
-
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a command: this checkout first, this interpreter's tools first, no tokens unless asked for."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -171,9 +168,6 @@ def result_of(store: Path, name: str) -> dict[str, Any]:
 
 def tail(done: Done) -> str:
     return f"exit code {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
-
-
-# ---------------------------------------------------------------- one finished run, and its laws
 
 
 @dataclass(frozen=True)
@@ -344,9 +338,6 @@ def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished, t
     check_tracking(tmp_path / "new.db")
 
 
-# ---------------------------------------------------------------- the second run, and plan
-
-
 def test_a_second_run_skips_everything_without_ray_or_torch(finished):
     script = (
         "import sys; from workflows.full_pipeline import main; code = main(sys.argv[1:])\n"
@@ -389,9 +380,6 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished):
     *stages, whole = typed.out.splitlines()
     assert [line.split()[1] for line in stages] == ["run"] * len(NAMES) and all("; took " in line for line in stages)
     assert re.fullmatch(r"to run +7 stages; 7 of them took \d+ s when they last ran in this store", whole)
-
-
-# ---------------------------------------------------------------- killed, and continued by the same command
 
 
 def has_shard(store: Path) -> bool:

@@ -75,9 +75,6 @@ def refusal(*words: str) -> str:
     return str(caught.value)
 
 
-# ---------------------------------------------------------------- the angles
-
-
 def evaluated(source: Source, folder: Path, net: Path) -> dict[str, np.ndarray]:
     """File -> angles, the way of the stages: crops into a shard, its windows through the saved network."""
     import torch
@@ -137,9 +134,6 @@ def test_neither_torch_nor_ray_nor_mlflow_is_imported_for_an_onnx_file(here, onn
     )
     row, loaded = done.stdout.splitlines()
     assert loaded == "[]" and json.loads(row)["file"] == "a.png" and "1 picture, 1 face" in done.stderr
-
-
-# ---------------------------------------------------------------- pictures
 
 
 def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(here, onnx, capsys):
@@ -219,9 +213,6 @@ def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here, on
     np.testing.assert_array_equal(up, turned)
     np.testing.assert_array_equal(phone, stored)
     assert np.abs(up - phone).max() > 0.1 and cv2.imread("up/phone.png").shape == (100, 60, 3)
-
-
-# ---------------------------------------------------------------- videos and cameras
 
 
 def write_video(path: Path, frames: int = 8, width: int = 64, height: int = 48, fps: float = 12.5) -> Path:
@@ -361,9 +352,6 @@ def test_a_folder_s_other_files_are_counted_by_their_endings(here, onnx, capsys)
         assert "no pictures: 2 .heic, 1 .txt, 1 none" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- with a detector
-
-
 class Finds:
     """Stands in for YuNet: one face, always there."""
 
@@ -410,9 +398,6 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, o
     assert "4 pictures, 3 faces, 1 without a face" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- mistakes
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -452,9 +437,6 @@ def test_a_file_that_cannot_be_written_is_named(here, onnx):
     Path("poses").write_text("a file where the folder should be")
     assert "poses" in refusal("a.png", onnx, "boxes=whole")
     assert "a.png cannot be written" in refusal("a.png", onnx, "boxes=whole", "--json")
-
-
-# ---------------------------------------------------------------- models by name
 
 
 def test_of_a_folder_the_onnx_file_is_taken(tmp_path):

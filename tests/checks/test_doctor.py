@@ -50,9 +50,6 @@ def errors(tree: dict[str, Any]) -> list[str]:
     return [finding["text"] for finding in tree["findings"] if finding["level"] == "error"]
 
 
-# ---------------------------------------------------------------- one dataset
-
-
 @pytest.mark.parametrize(
     ("convention", "words", "keys"),
     [
@@ -180,9 +177,6 @@ def test_a_sample_is_drawn_from_everywhere_and_always_the_same(tmp_path):
 def test_a_histogram_shows_every_face():
     assert histogram(np.array([0.0] * 1000 + [95.0])).count(" ") == 18
     assert histogram(np.array([])) == " " * 20
-
-
-# ---------------------------------------------------------------- the machine
 
 
 def test_packages_are_compared_with_what_is_asked_for():
@@ -342,9 +336,6 @@ def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
     silent = look_at_mlflow("http://user:secret@127.0.0.1:1")
     assert silent.findings[0].level == "warning" and "secret" not in f"{silent}"
     assert look_at_mlflow("none").findings == ()
-
-
-# ---------------------------------------------------------------- the command
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,18 @@ def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path):
             opened.load(ref)
 
 
+def test_a_face_and_its_dataset_change_with_each_of_its_files_and_with_no_other(tmp_path):
+    for name, (opened, parts) in archives(tmp_path).items():
+        (tmp_path / name / "notes.txt").write_text("mine")
+        ref, before = only(opened), opened.fingerprint()
+        (state,) = opened.states([ref])
+        for path in parts:
+            aside = path.rename(tmp_path / "aside")
+            assert opened.fingerprint() != before and opened.states([ref]) != [state], path
+            aside.rename(path)
+            assert opened.fingerprint() == before and opened.states([ref]) == [state], path
+
+
 def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
     """Whatever a table calls its pictures; the readers of folders are asked with a key of the same kind."""
     cv2.imwrite(str(tmp_path / "secret.jpg"), picture(1))

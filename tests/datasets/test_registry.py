@@ -11,7 +11,7 @@ import pytest
 
 from hpe_core.datasets.registry import check_datasets, reader_modules, readers
 from hpe_core.errors import SpecError
-from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import picture
 from workflows.engine.config import REPO, load
 
@@ -147,6 +147,7 @@ def test_every_reader_says_who_it_is():
         ({"reader": "manifest"}, "reader manifest needs root, the table or its folder"),
         ({"reader": "synthetic"}, "a synthetic dataset needs count > 0"),
         ({"reader": "synthetic", "count": 3, "boxes": "b.json"}, "boxes are for archives"),
+        ({"reader": "synthetic", "count": 3, "convention": ConventionSpec(yaw_sign=-1)}, "convention is for archives"),
         ({"reader": "aflw", "root": "/a", "group_by": "sequence"}, "group_by: sequence is for archives of sequences"),
     ],
 )

@@ -167,7 +167,6 @@ def test_no_child_outlives_its_parent(tmp_path):
     )
     command = [sys.executable, "-c", script, str(Path(__file__).resolve().parents[2]), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
         child = int(parent.stdout.readline())
         time.sleep(0.3)
         parent.kill()

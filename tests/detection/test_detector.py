@@ -46,9 +46,6 @@ def photo(real_data: Path) -> np.ndarray:
     return source.load(min(source.refs()))[1]
 
 
-# ---------------------------------------------------------------- the detector
-
-
 def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet, photo):
     find = FaceDetector(yunet)
     (face,) = find(photo)
@@ -101,8 +98,6 @@ def test_settings_are_checked(keys, said):
     with pytest.raises(SpecError, match=said):
         DetectorSpec(**{"model": "yunet.onnx", **keys})  # type: ignore[arg-type]
 
-
-# ---------------------------------------------------------------- fetching it
 
 GOOD = b"the bytes of a detector" * 1000
 
@@ -163,9 +158,6 @@ def test_the_word_fetch_means_the_file_that_was_tested(yunet, tmp_path, monkeypa
     shutil.copy(yunet.model, cache_folder() / module.URL.rpartition("/")[2])
     assert drawn_by(DetectorSpec("fetch")) == drawn_by(yunet) == f"yunet {module.SHA256[:12]}"
     assert FaceDetector(DetectorSpec("fetch"))(np.zeros((70, 70, 3), np.uint8)) == []
-
-
-# ---------------------------------------------------------------- boxes for datasets
 
 
 def archive(root: Path) -> DatasetSpec:

@@ -50,7 +50,6 @@ def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader, real_data):
         pytest.skip(f"the face detector is not here: {detector}")
     spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))  # type: ignore[arg-type]
     source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(detector))), fit_to(spec)
-    assert fit is not None
     rows = []
     for ref in sorted(source.refs())[:: 1 if reader != "pointing04" else 60][:12]:
         face, image = source.load(ref)

@@ -379,9 +379,6 @@ def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house, base):
     assert changed(base, put(house.tree(), {"evaluate.base": "first"})) == NOTHING
 
 
-# ---------------------------------------------------------------- files and code
-
-
 @pytest.mark.parametrize(
     ("file", "trials", "expected"),
     [

@@ -1,6 +1,5 @@
 """What a run does with the stages, without Ray and MLflow: in order, only what is not finished, and nothing in vain."""
 
-import dataclasses
 import json
 import subprocess
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
-from workflows.engine.results import NetworkResult, SearchResult, ShardsResult, Split, StudentResult, Trial
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
 from workflows.engine.store import Plan, Store
@@ -115,38 +113,6 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
         answer.__dict__.update({"returncode": 0, "stdout": "", "stderr": ""} | said)
         with pytest.raises(SpecError, match="no backbone b|timm cannot be imported: no module timm"):
             check_backbones(spec)
-
-
-NETWORK = NetworkResult(4.25, 1, 1, 1.0, ())
-WORSE = dataclasses.replace(NETWORK, val_mae=5.5)
-STUDENT = load(["tests/tiny.yaml"]).student
-FOUND = Trial("a", {"optim.lr": 0.0123456}, False, 3.0, 1, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("result", "metrics", "headline"),
-    [
-        (
-            StudentResult(NETWORK, WORSE, STUDENT),
-            {"distilled/val_mae": 4.25, "hard/val_mae": 5.5},
-            "validation MAE distilled 4.25, hard 5.50",
-        ),
-        (
-            SearchResult((FOUND, dataclasses.replace(FOUND, best_val_mae=9.0)), failed=1),
-            {"trials": 2, "best_val_mae": 3.0},
-            "best of 2 trials (1 failed) 3.00 with lr=0.0123",
-        ),
-        (SearchResult(), {"trials": 0}, "left out (search.trials=0)"),
-        (
-            ShardsResult({"heads.val": Split(5, 3, {}, {}, (), "")}, 5, 3, 1, 1, {}, {}, ""),
-            {"heads.val/kept": 3, "heads.val/input": 5},
-            "heads.val 3 of 5",
-        ),
-    ],
-)
-def test_numbers_of_a_stage_are_those_of_its_result(result, metrics, headline):
-    """Told to MLflow, and in the line that ends the stage."""
-    assert (result.metrics(), result.headline()) == (metrics, headline)
 
 
 def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(tmp_path, monkeypatch):

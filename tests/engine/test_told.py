@@ -128,9 +128,6 @@ def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
     assert not any(run_points(result, 9) or run_tags(result) for result in others)
 
 
-# ---------------------------------------------------------------- networks and trials
-
-
 def shown_by(events: list[Event]) -> dict[str, tuple[Any, ...]]:
     """What the workers showed of each run: name, parent, params, figures, how it ended."""
     found: dict[str, tuple[Any, ...]] = {}
@@ -233,9 +230,6 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
 @pytest.mark.parametrize("name", ["shards", "labels", "evaluate", "publish"])
 def test_a_stage_without_networks_has_no_children(name, tmp_path):
     assert children(entry_of(name, tmp_path), RESULTS[name][0], SPEC) == []
-
-
-# ---------------------------------------------------------------- the runner writes it down
 
 
 def taught(stage: StageRun) -> TeachersResult:

@@ -42,7 +42,6 @@ def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parit
     parity, calibration, scored, angles = seen
     shards, size = stage.inputs["shards"], CROP.size
     tests, val = (spread_faces(shards, TESTS, "test", 99, size), spread_faces(shards, ["heads"], "val", 99, size))
-    assert tests is not None and val is not None
     np.testing.assert_array_equal(calibration, val.windows)
     np.testing.assert_array_equal(scored, tests.windows)
     np.testing.assert_array_equal(angles, tests.angles)
@@ -66,7 +65,6 @@ def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage):
     assert every is not None and every.windows.shape == (28, CROP.size, CROP.size, 3)
     np.testing.assert_array_equal(every.angles, np.concatenate(labels))
     some = spread_faces(shards, TESTS, "test", 6, CROP.size)
-    assert some is not None
     np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
     assert spread_faces(shards, TESTS, "test", 0, CROP.size) is None
 

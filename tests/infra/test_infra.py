@@ -35,9 +35,6 @@ from workflows.engine.config import REPO
 SCHEMAS = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())["$defs"]
 
 
-# ---------------------------------------------------------------- formats
-
-
 @pytest.mark.parametrize("name", ["docker-compose.yml", "raycluster.yaml", "rayjob.yaml", "shared.yaml"])
 def test_every_field_is_a_documented_one(name):
     from jsonschema import Draft202012Validator
@@ -79,9 +76,6 @@ def test_ray_takes_the_runtime_environment_beside_what_the_pipeline_sets():
     assert _merge_runtime_env(RuntimeEnv(env_vars={"OMP_NUM_THREADS": "4"}), ours) is None
     excluded = document("runtime_env.yaml")["excludes"]
     assert all((REPO / name).is_dir() for name in excluded) and not {"conf", "hpe_core", "workflows"} & set(excluded)
-
-
-# ---------------------------------------------------------------- commands
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -131,9 +125,6 @@ def test_compose_and_kubectl_commands_name_what_exists():
                 assert words[2].removeprefix("service/") in names
             if words[:3] == ["kubectl", "get", "rayjob"]:
                 assert words[3] == document("rayjob.yaml")["metadata"]["name"]
-
-
-# ---------------------------------------------------------------- one fact, many files
 
 
 def test_images_name_the_pinned_ray_and_the_dockerfiles_python():
@@ -221,9 +212,6 @@ def test_every_pod_of_ray_sees_the_store_and_no_pod_is_root():
         assert set(mounts.values()) == set(volumes)
         claim = volumes[mounts["/shared"]]["persistentVolumeClaim"]["claimName"]
         assert claims[claim] == (["ReadWriteOnce"] if name == "mlflow" else ["ReadWriteMany"])
-
-
-# ---------------------------------------------------------------- scaling
 
 
 def node_types(name: str) -> dict[str, dict[str, Any]]:

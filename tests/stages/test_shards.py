@@ -139,9 +139,6 @@ def check_law(summary: ShardsResult, folder: Path) -> None:
     assert counted == {name: dict(reasons) for name, reasons in found.items()}
 
 
-# ---------------------------------------------------------------- sound input
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_same_bytes_for_any_workers_and_listing_order(tmp_path, monkeypatch):
     data = pointing(tmp_path / "archive")
@@ -267,9 +264,6 @@ def test_changed_files_and_changed_keys_are_not_skipped(tmp_path):
     assert build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again").fingerprint == second.fingerprint
 
 
-# ---------------------------------------------------------------- bad input
-
-
 @pytest.mark.usefixtures("without_ray")
 def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path):
     root, folder = tmp_path / "archive", tmp_path / "out"
@@ -311,7 +305,6 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path):
     with open(folder / TABLE, newline="") as stream:
         assert list(csv.DictReader(stream)) == pq.read_table(folder / QUARANTINE).to_pylist()
     sheet = cv2.imread(str(folder / SHEET))
-    assert sheet is not None
     for left in range(8, 900, 152):
         assert sheet[8:152, left : left + 144].std() > 20, "what is left of a picture is shown"
     entry = summary.splits["wild.test"]
@@ -347,9 +340,6 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path, monkeypatch):
     receipts = [json.loads(p.read_text()) for p in sorted((tmp_path / "out" / "wild.test").glob("*.json"))]
     assert [receipt["kept"] for receipt in receipts] == [int(fate == "ok") for fate in fates]
     assert len(shard_files(tmp_path / "out", "wild", "test")) == 4, "where nothing is kept there is only the receipt"
-
-
-# ---------------------------------------------------------------- a disk with too little room
 
 
 def test_too_little_room_is_said_before_any_decoding(tmp_path, monkeypatch):
@@ -443,9 +433,6 @@ def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(p
         assert [int(image.max()) for image in shard.images] == [int(ref.key) for ref, _ in kept], "its own picture"
 
 
-# ---------------------------------------------------------------- data that cannot be used
-
-
 def sentence(data: DataSpec, folder: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         build(data, folder)
@@ -497,9 +484,6 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path):
     for path, words in sound.items():
         path.write_text(words)
     assert build(data, folder).kept == 36 and quarantine(folder) == {} and not (folder / SHEET).exists()
-
-
-# ---------------------------------------------------------------- planning
 
 
 @given(st.integers(0, 10_000), *[st.floats(0.05, 0.45)] * 2, st.integers(1, 4), st.integers(3, 20))

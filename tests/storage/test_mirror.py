@@ -247,9 +247,6 @@ def test_too_little_room_for_what_is_fetched_is_said_before(store, tmp_path, mon
     assert not list(here(store).folder.rglob("*.parquet"))
 
 
-# ---------------------------------------------------------------- the whole road
-
-
 @pytest.mark.ray
 @pytest.mark.longer
 @pytest.mark.timeout(1800)

@@ -182,9 +182,6 @@ def test_a_server_that_fails_is_asked_again(bucket, monkeypatch):
     proxy.server_close()
 
 
-# ---------------------------------------------------------------- archives
-
-
 @pytest.mark.parametrize(
     ("bucket", "make"), [*(("s3", make) for make in READERS), ("gs", READERS[0])], indirect=["bucket"]
 )

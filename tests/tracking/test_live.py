@@ -156,7 +156,6 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path):
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
         command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "store"), uri]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None and process.stdin is not None
             sentence, seconds = process.stdout.readline().rsplit(maxsplit=1)
             began = time.monotonic()
             process.stdin.close()

@@ -131,9 +131,6 @@ def test_a_stream_has_as_many_of_each(folders):
     assert (len(learnt), len(judged)) == (34, 7)
 
 
-# ---------------------------------------------------------------- the bodies of a trial and of a worker
-
-
 class Fit:
     """Stands for the training loop: remembers what it was given, and ends two epochs."""
 
@@ -228,8 +225,6 @@ def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch,
     assert (silent.more["place"].rank, silent.more["place"].world) == (1, 2)
 
 
-# ---------------------------------------------------------------- what is told of a network
-
 EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 
 
@@ -248,9 +243,6 @@ def test_an_epoch_that_is_told_twice_counts_once(errors, lost):
         resend(LocalReporter(events.append), "key", part)
     assert len({json.dumps(event) for event in events}) == len(history)
     assert all(body == ("key", {"val/mae": errors[body[2] - 1]}, body[2], 1000 * body[2]) for _, body in events)
-
-
-# ---------------------------------------------------------------- a network's own hash
 
 
 def stage_of(spec: PipelineSpec, folders: dict[str, Path], **hashes: str) -> Any:
@@ -340,9 +332,6 @@ def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path):
         first, third
     )
     assert online_teachers(Job("", "", spec.student, spec.data, Path()), "cpu") is None
-
-
-# ---------------------------------------------------------------- networks that exist, and those that fail
 
 
 def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):

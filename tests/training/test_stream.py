@@ -148,9 +148,6 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
         list(StreamedFaces(files, exchange(labels, tmp_path)).shuffled(16, **where))
 
 
-# ---------------------------------------------------------------- through Ray Train, with workers that die
-
-
 STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
 
 
