@@ -127,12 +127,12 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
             if leave_out != "Faces":
                 database.execute("INSERT INTO Faces VALUES (?, ?, 'flickr')", (face["face"], face["file"]))
             if "rect" in face and leave_out != "FaceRect":
-                database.execute("INSERT INTO FaceRect VALUES (?, ?, ?, ?, ?, 1)", (face["face"], *face["rect"]))  # type: ignore[misc]
+                database.execute("INSERT INTO FaceRect VALUES (?, ?, ?, ?, ?, 1)", (face["face"], *face["rect"]))
             if "pose" in face and leave_out != "FacePose":
-                pitch, yaw, roll = face["pose"]  # type: ignore[misc]
+                pitch, yaw, roll = face["pose"]
                 database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
             if leave_out != "FeatureCoords":
-                for feature, place in face.get("marks", {}).items():  # type: ignore[attr-defined]
+                for feature, place in face.get("marks", {}).items():
                     row = (face["face"], feature, *place)
                     database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
         database.commit()

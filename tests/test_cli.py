@@ -35,10 +35,15 @@ def test_help_lists_every_command_and_imports_none(capsys):
         (["compare_seeds"], "did you mean 'compare-seeds'?"),
         (["-c", "demo"], "a command comes first, for example hpe run -c demo"),
         (["search.trials=0"], "a command comes first, for example hpe run search.trials=0"),
+        (["benchmark", "windws"], "unknown benchmark 'windws'; did you mean 'windows'?"),
+        (["benchmark", "render", "raed"], "did you mean 'read'?"),
+        (["benchmark", "--faces", "3"], "--faces must be at least 16, got 3"),
+        (["benchmark", "--repeat", "0"], "--repeat must be at least 1, got 0"),
         (["plan", "-c", "dmeo"], "no configuration file dmeo; did you mean 'demo'?"),
     ],
 )
-def test_a_wrong_word_is_one_sentence(words, said, capsys):
+def test_a_wrong_word_is_one_sentence(words, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
     assert cli.run(words) == EXIT_BAD_INPUT
     told = capsys.readouterr()
     assert said in told.err and told.err.count("\n") == 1 and told.out == ""

@@ -338,10 +338,6 @@ def test_a_camera_ends_with_ctrl_c_and_that_is_success(here, onnx, monkeypatch):
     assert len(frames) == len(table(here / "poses")) == 4 and fps == media.DEFAULT_FPS
 
 
-def test_a_camera_that_is_not_there_is_one_sentence(here, onnx):
-    assert refusal("97", onnx, "boxes=whole") == "camera 97 cannot be opened"
-
-
 def test_a_folder_s_other_files_are_counted_by_their_endings(here, onnx, capsys):
     save(here / "in" / "a.png", picture(0))
     for name in ("b.HEIC", "c.heic", "deeper/notes.txt", "README", ".hidden"):
@@ -383,15 +379,12 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(here, net, m
     assert HeadPosePredictor.load(save_untrained(here / "plain", notes={})).detector_fit is None
 
 
-def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, onnx, real_data, capsys):
-    detector = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not detector.is_file():
-        pytest.skip(f"the face detector is not here: {detector}")
+def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, onnx, real_data, yunet, capsys):
     photos = sorted((real_data / "aflw2000").glob("*.jpg"))[:3]
     for path in photos:
         shutil.copyfile(path, here / path.name)
     save(here / "wall.png", np.full((300, 300, 3), 180, np.uint8))
-    assert predict.main([".", onnx, f"detector={detector}"]) == 0
+    assert predict.main([".", onnx, f"detector={yunet}"]) == 0
     rows = table()
     assert [row["file"] for row in rows] == [path.name for path in photos]
     assert all(float(row["score"]) > 0.6 and float(row["x2"]) - float(row["x1"]) > 40 for row in rows)
@@ -411,6 +404,7 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, o
         (["notes.txt", "boxes=whole"], "no picture by its ending"),
         (["a.png", "in.mp4", "boxes=whole"], "a video is looked at alone"),
         (["empty", "boxes=whole"], "holds no picture"),
+        (["97", "boxes=whole"], "camera 97 cannot be opened"),
         (["a.png", "detector=none.onnx"], "none.onnx cannot be read"),
         (["a.png", "boxes=none.json"], "none.json cannot be read"),
         (["in.mp4", "boxes=none.json"], "in.mp4 needs a detector"),

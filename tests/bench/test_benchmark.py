@@ -170,21 +170,6 @@ def test_json_holds_every_repeat_and_no_name_of_the_machine(monkeypatch, capsys)
     assert not platform.node() or platform.node() not in text
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["windws"], "unknown benchmark 'windws'; did you mean 'windows'?"),
-        (["render", "raed"], "did you mean 'read'?"),
-        (["--faces", "3"], "--faces must be at least 16, got 3"),
-        (["--repeat", "0"], "--repeat must be at least 1, got 0"),
-    ],
-)
-def test_a_typo_ends_with_one_sentence_and_code_2(words, said, capsys):
-    assert guarded(lambda: benchmark.main(words)) == 2
-    captured = capsys.readouterr()
-    assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
-
-
 def test_names_keep_the_order_of_the_table_and_help_knows_them_all():
     assert list(benchmark.chosen(["train", "read"])) == ["read", "train"]
     assert benchmark.chosen([]) == benchmark.benchmarks()

@@ -34,12 +34,12 @@ triples = st.tuples(wide, inside, wide)
 conventions = st.sampled_from(hypotheses()).flatmap(lambda one: st.sampled_from([one, twin(one)]))
 # The mistakes that people make, one for every kind.
 MISTAKES = [
-    *(ConventionSpec(**{key: -1}) for key in ("pitch_sign", "yaw_sign", "roll_sign")),  # type: ignore[arg-type]
+    *(ConventionSpec(**{key: -1}) for key in ("pitch_sign", "yaw_sign", "roll_sign")),
     ConventionSpec(yaw_sign=-1, roll_sign=-1),  # labels of the mirrored picture
     ConventionSpec(pitch_sign=-1, yaw_sign=-1, roll_sign=-1),
-    *(ConventionSpec(order=order) for order in ("yaw_pitch_roll", "roll_pitch_yaw", "pitch_roll_yaw")),  # type: ignore[arg-type]
+    *(ConventionSpec(order=order) for order in ("yaw_pitch_roll", "roll_pitch_yaw", "pitch_roll_yaw")),
     ConventionSpec(order="yaw_pitch_roll", yaw_sign=-1),
-    *(ConventionSpec(rotation=product) for product in ("xzy", "yxz", "yzx", "zxy", "zyx")),  # type: ignore[arg-type]
+    *(ConventionSpec(rotation=product) for product in ("xzy", "yxz", "yzx", "zxy", "zyx")),
     ConventionSpec(transposed=True),
     ConventionSpec(unit="radians_as_degrees"),
     ConventionSpec(unit="degrees_as_radians"),

@@ -221,21 +221,15 @@ def test_memory_is_compared_with_what_stays_resident(tmp_path):
     assert "streamed" in streamed.said
     assert look_at_memory(demo(tmp_path, "data.resident_gb=1000000"), [large]).findings[0].level == "warning"
 
-
-def test_two_workers_keep_twice_the_faces_unless_each_has_its_own(tmp_path):
-    def held(*overrides):
-        return look_at_memory(demo(tmp_path, *overrides), [heads(1000, 1.0)]).said.split("; ")[1]
-
-    assert held("cluster.workers=2", "data.ingest=own_shards") == held() != held("cluster.workers=2")
-
-
-def test_as_many_networks_are_in_memory_as_the_widest_stage_trains_at_once(tmp_path):
-    def networks(finalists):
-        words = (f"search.finalists={finalists}", "search.trials=8")
+    def said(*words):
         return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said
 
-    assert "faces of 3 networks at once" in networks(2), "its three teachers"
-    assert "faces of 5 networks at once" in networks(5) and "faces of 8 networks at once" in networks(99)
+    own, one, two = (
+        said(*words) for words in (("cluster.workers=2", "data.ingest=own_shards"), (), ("cluster.workers=2",))
+    )
+    assert own.split("; ")[1] == one.split("; ")[1] != two.split("; ")[1], "two workers keep twice the faces"
+    for finalists, networks in ((2, 3), (5, 5), (99, 8)):  # of the widest stage: three teachers, or the finalists
+        assert f"faces of {networks} networks at once" in said(f"search.finalists={finalists}", "search.trials=8")
 
 
 def test_a_gpu_that_is_asked_for_has_to_be_there():
@@ -279,6 +273,7 @@ def test_a_dashboard_is_open_where_others_get_an_answer_without_a_token(dashboar
     port, codes = dashboard
     codes.append(code)
     assert dashboard_state(hosts, port) == state
+    assert dashboard_state(["127.0.0.1"], 1) == "none"
 
 
 @pytest.mark.parametrize(
@@ -306,11 +301,6 @@ def test_a_cluster_that_is_not_there_is_an_error(address):
     (finding,) = look_at_ray(ClusterSpec(), address).findings
     assert finding.level == "error" and address in finding.text and "RAY_ADDRESS" in finding.text
     assert look_at_ray(ClusterSpec(), "").findings == ()
-
-
-def test_no_dashboard_is_none(monkeypatch):
-    monkeypatch.setattr(services, "TIMEOUT_S", 0.2)
-    assert dashboard_state(["127.0.0.1"], 1) == "none"
 
 
 def test_mlflow_stores(tmp_path, monkeypatch, dashboard):

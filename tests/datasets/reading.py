@@ -32,7 +32,7 @@ ROW: dict[str, Any] = {
 
 
 def source(reader: str, root: Path, **more: object) -> Source:
-    return open_source(DatasetSpec(reader=reader, root=str(root), **more))  # type: ignore[arg-type]
+    return open_source(DatasetSpec(reader=reader, root=str(root), **more))
 
 
 def loaded(opened: Source) -> dict[str, Annotation]:

@@ -51,7 +51,7 @@ def test_published_boxes_replace_the_readers_own_and_nothing_else(tmp_path):
     annotation, _ = opened.load(refs[0])
     assert corners(annotation.box) == pytest.approx(near)
     assert annotation.pose == plain["image00000"].pose
-    assert np.array_equal(annotation.landmarks, plain["image00000"].landmarks)  # type: ignore[arg-type]
+    assert np.array_equal(annotation.landmarks, plain["image00000"].landmarks)
     assert rejected(opened, refs[1])[0] == "no_box" and "touches" in rejected(opened, refs[1])[1]
     reason, said = rejected(opened, refs[2])
     assert reason == "no_box" and "image00002.jpg" in said and "boxes.json" in said

@@ -150,7 +150,7 @@ def test_answers_of_an_abandoned_call_are_not_mixed_up(tmp_path):
     with Sandbox(Trouble(tmp_path), CROP) as sandbox:
         half = sandbox.load_many(refs("ok", "ok", "ok"))
         next(half)
-        half.close()  # type: ignore[attr-defined]
+        half.close()
         answers = list(sandbox.load_many([FaceRef("other", "g", "ok")]))
     assert [answer.sample_id for answer in answers if isinstance(answer, FaceRow)] == ["other"]
 

@@ -33,11 +33,8 @@ CROP = CropSpec(size=16, margin_px=2)
 
 
 @pytest.fixture(scope="module")
-def yunet(real_data: Path) -> DetectorSpec:
-    file = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not file.is_file():
-        pytest.skip(f"the face detector is not here: {file}")
-    return DetectorSpec(str(file))
+def yunet(yunet: Path) -> DetectorSpec:
+    return DetectorSpec(str(yunet))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +93,7 @@ def test_a_file_that_is_no_detector_is_one_sentence(tmp_path):
 )
 def test_settings_are_checked(keys, said):
     with pytest.raises(SpecError, match=said):
-        DetectorSpec(**{"model": "yunet.onnx", **keys})  # type: ignore[arg-type]
+        DetectorSpec(**{"model": "yunet.onnx", **keys})
 
 
 GOOD = b"the bytes of a detector" * 1000
@@ -182,7 +179,7 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path, monkeypatch):
     finds(far, near)
     annotation, same = source.load(ref)
     assert annotation.box == near and annotation.pose == own.pose and np.array_equal(same, image)
-    assert np.array_equal(annotation.landmarks, own.landmarks)  # type: ignore[arg-type]
+    assert np.array_equal(annotation.landmarks, own.landmarks)
     for boxes, said in (((), "finds no face"), ((far,), "largest overlap 0.05")):
         finds(*boxes)
         with pytest.raises(Rejected) as caught:

@@ -43,13 +43,10 @@ def test_the_mean_is_weighted_and_leaves_out_what_is_unknown():
 
 
 @pytest.mark.parametrize("reader", ["synthetic", "aflw2000", "pointing04"])
-def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader, real_data):
+def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader, real_data, yunet):
     """The median overlap of the faces that YuNet finds, and their median size."""
-    detector = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not detector.is_file():
-        pytest.skip(f"the face detector is not here: {detector}")
-    spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))  # type: ignore[arg-type]
-    source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(detector))), fit_to(spec)
+    spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))
+    source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(yunet))), fit_to(spec)
     rows = []
     for ref in sorted(source.refs())[:: 1 if reader != "pointing04" else 60][:12]:
         face, image = source.load(ref)

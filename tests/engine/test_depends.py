@@ -336,6 +336,7 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "no search: its length": ({"search.trials": 0}, {"search.epochs": 9, "search.grace_epochs": 1}, NOTHING),
     "no search: its space": ({"search.trials": 0}, {"search.space.*.low": 0.0005}, NOTHING),
     "searched offsets": ({}, {"search.space": {"distill.offset_radius": {"choice": [0, 4]}}}, LABELS),
+    "the first teacher is the base anyway": ({}, {"evaluate.base": "first"}, NOTHING),
     "one window, whatever K": (
         {"student.distill.offset_step": 4, "student.distill.offset_radius": 1},
         {"student.distill.offset_radius": 3},
@@ -373,10 +374,6 @@ def reordered(tree: dict[str, Any], *parents: str) -> dict[str, Any]:
 def test_an_order_counts_where_it_decides_something(house, what, setting, expected):
     tree = put(house.tree(), setting)
     assert changed(hashes(tree), reordered(tree, *what.split("."))) == expected
-
-
-def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house, base):
-    assert changed(base, put(house.tree(), {"evaluate.base": "first"})) == NOTHING
 
 
 @pytest.mark.parametrize(

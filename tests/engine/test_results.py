@@ -1,7 +1,7 @@
 """Results come back from a manifest's JSON as they were."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
@@ -30,7 +30,7 @@ from workflows.engine.results import (
 NETWORK = NetworkResult.of(
     [{"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0}], 1.5
 )
-TWIN = dataclasses.replace(NETWORK, val_mae=4.5)
+TWIN = replace(NETWORK, val_mae=4.5)
 ROW = Row("heads", "distilled", Role.DISTILLED, "student, distilled", {"n": 2.0, "mae": 3.25}, 4e5, 1.5)
 PARITY = Parity({"pitch": 1e-5}, {"pitch": 2e-5}, 6, 1e-3)
 FILE = NetworkFile(100, PARITY)
@@ -85,8 +85,16 @@ def test_every_headline_and_figure_says_what_the_result_says():
         "best of 1 trials (1 failed) 3.00 with lr=0.0123, teachers=['a']",
         "validation MAE distilled 3.00, hard 4.50 (best of the finalists 3.00)",
     ]
-    figures = [result.metrics() for result in RESULTS]
-    assert figures[0] == {"heads.val/kept": 1.0, "heads.val/input": 3.0}
-    assert figures[3] == {"trials": 1.0, "best_val_mae": 3.0} and SearchResult().best == {}
-    assert (SearchResult().metrics(), SearchResult().headline()) == ({"trials": 0}, "left out (search.trials=0)")
-    assert figures[4] == {"distilled/val_mae": 3.0, "hard/val_mae": 4.5}
+    assert replace(RESULTS[4], finalists=()).headline() == "validation MAE distilled 3.00, hard 4.50"
+    assert replace(RESULTS[3], failed=0).headline().startswith("best of 1 trials 3.00 with")
+    assert [result.metrics() for result in RESULTS] == [
+        {"heads.val/kept": 1.0, "heads.val/input": 3.0},
+        {"resnet/val_mae": 3.0},
+        {"train_mae/resnet-K0-d1": 2.5},
+        {"trials": 1.0, "best_val_mae": 3.0},
+        {"distilled/val_mae": 3.0, "hard/val_mae": 4.5},
+        {"drift/flip/kl": 0.5},
+        {"onnx/megabytes": 1.0},
+    ]
+    nothing = SearchResult()
+    assert (nothing.metrics(), nothing.headline(), nothing.best) == ({"trials": 0}, "left out (search.trials=0)", {})

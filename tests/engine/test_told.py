@@ -13,24 +13,18 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
+from tests.engine.test_results import RESULTS
 from tests.engine.test_store import Counted, counting
 from workflows.engine import pipeline, runner
 from workflows.engine.config import load
 from workflows.engine.plan import Planned
 from workflows.engine.results import (
     EvaluateResult,
-    LabelsResult,
     NetworkResult,
-    PublishResult,
-    Registration,
     Results,
     Role,
     Row,
     SearchResult,
-    ShardsResult,
-    Split,
-    StageResult,
-    StudentResult,
     TeachersResult,
     Trial,
 )
@@ -50,6 +44,7 @@ HISTORY = tuple(
 )
 NETWORK = NetworkResult.of(HISTORY, 12.0)
 SPEC = load(["tests/tiny.yaml"])
+BY_STAGE = dict(zip((stage.name for stage in STAGES), RESULTS, strict=True))
 
 
 def row(test: str, name: str, mae: float, role: Role = Role.TEACHER) -> Row:
@@ -64,24 +59,6 @@ SCORED = EvaluateResult(
     ),
     *((), {}, {"flip": {"kl": 0.5}}, {}),
 )
-PUBLISHED = PublishResult(
-    *("model/student.onnx", "model/README.md", "report/report.html"),
-    exported=None,  # type: ignore[arg-type]
-    figures={"onnx/megabytes": 1.5},
-    registration=Registration("head-pose", "champion", ("faces A", 5.5), "MAE 5.13", "| MAE |", {"report": "r.html"}),
-)
-RESULTS: dict[str, tuple[StageResult, dict[str, float]]] = {
-    "shards": (
-        ShardsResult({"heads.val": Split(5, 3, {}, {}, (), "")}, 5, 3, 1, 1, {}, {}, "f00d"),
-        {"heads.val/kept": 3, "heads.val/input": 5},
-    ),
-    "teachers": (TeachersResult({"resnet": NETWORK}), {"resnet/val_mae": 5.5}),
-    "labels": (LabelsResult(("a",), ("resnet",), 3, {"a": 2.5}, ""), {"train_mae/a": 2.5}),
-    "search": (SearchResult((Trial("t1", {}, False, 4.0, 3, 1.0),)), {"trials": 1, "best_val_mae": 4.0}),
-    "student": (StudentResult(NETWORK, NETWORK, SPEC.student), {"distilled/val_mae": 5.5, "hard/val_mae": 5.5}),
-    "evaluate": (SCORED, {"drift/flip/kl": 0.5}),
-    "publish": (PUBLISHED, {"onnx/megabytes": 1.5}),
-}
 
 
 def entry_of(name: str, folder: Path) -> Planned:
@@ -93,18 +70,18 @@ def read_again(facts: RunFacts) -> RunFacts:
     return RunFacts.from_json(json.loads(json.dumps(facts.to_json())), facts.home)
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", BY_STAGE)
 def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
     """One that failed says how long that took, and shows the files that are there."""
-    (result, figures), entry = RESULTS[name], entry_of(name, tmp_path)
+    result, entry = BY_STAGE[name], entry_of(name, tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "quarantine.csv").touch()
     shown = [Artifact("report", "report")] if name == "publish" else []
     shown += [Artifact("quarantine.csv", "quarantine")] if name == "shards" else []
-    model = Model("head-pose", "model", "champion", ("faces A", 5.5), "| MAE |", "MAE 5.13", {"report": "r.html"})
+    model = Model("head-pose", "model", "champion", ("validation", 3.0), "table", "MAE 3.00", {"config": "demo"})
     for found, status in ((result, "FINISHED"), (None, "FAILED")):
         told = stage_facts(entry, found, "pipeline/9", 1000, 3500)
-        values = (figures if found else {}) | {"seconds": 2.5}
+        values = (found.metrics() if found else {}) | {"seconds": 2.5}
         assert told == RunFacts(
             *(f"{name}/0123", name, "pipeline/9", status, 1000, 3500, {"a.b": 1}),
             tags={"stage": name, "folder": str(tmp_path)},
@@ -113,6 +90,8 @@ def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
             model=model if found and name == "publish" else None,
         )
         assert read_again(told) == told
+    if name not in ("teachers", "search", "student"):
+        assert children(entry, result, SPEC) == []
 
 
 def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
@@ -123,8 +102,8 @@ def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
     )
     assert run_tags(SCORED) == {"student_mae": "5.125"}
     assert (run_name(SPEC, run_tags(SCORED)), run_name(SPEC, {})) == ("MAE 5.12 · tiny", "tiny")
-    assert run_tags(RESULTS["shards"][0]) == {"shards.fingerprint": "f00d"}
-    others = [result for name, (result, _) in RESULTS.items() if name not in ("shards", "evaluate")]
+    assert run_tags(BY_STAGE["shards"]) == {"shards.fingerprint": "ef"}
+    others = [result for name, result in BY_STAGE.items() if name not in ("shards", "evaluate")]
     assert not any(run_points(result, 9) or run_tags(result) for result in others)
 
 
@@ -225,11 +204,6 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
     assert children(entry_of("search", tmp_path / "none"), SearchResult(), SPEC) == []
-
-
-@pytest.mark.parametrize("name", ["shards", "labels", "evaluate", "publish"])
-def test_a_stage_without_networks_has_no_children(name, tmp_path):
-    assert children(entry_of(name, tmp_path), RESULTS[name][0], SPEC) == []
 
 
 def taught(stage: StageRun) -> TeachersResult:
@@ -354,24 +328,20 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monk
 
 
 def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
-    seen: list[tuple[Any, ...]] = []
+    seen = []
+    said = {
+        "say": ("a line",),
+        "progress": ("shards", 3.0, 8.0, "faces"),
+        "started": ("a/1/b", "a: b", "a/1", {"lr": 1}),
+    }
+    said |= {"metrics": ("a/1/b", {"loss": 2.0}, 4, 500), "ended": ("a/1/b", "FAILED")}
 
-    def side(where: str, *kinds: str) -> SimpleNamespace:
-        return SimpleNamespace(**{kind: lambda *body, kind=kind: seen.append((where, kind, *body)) for kind in kinds})
+    def side(where: str) -> SimpleNamespace:
+        return SimpleNamespace(**{kind: lambda *body, kind=kind: seen.append((where, kind, *body)) for kind in said})
 
-    driver: Any = SimpleNamespace(
-        console=side("console", "say", "progress"), live=side("live", "started", "metrics", "ended")
-    )
+    driver = SimpleNamespace(console=side("console"), live=side("live"))
     reporter = LocalReporter(lambda event: runner.Runner.handle(driver, event))
-    reporter.say("a line")
-    reporter.progress("shards", 3, 8, "faces")
-    reporter.started("a/1/b", "a: b", "a/1", {"lr": 1})
-    reporter.metrics("a/1/b", {"loss": 2.0}, 4, 500)
-    reporter.ended("a/1/b", "FAILED")
-    assert seen == [
-        ("console", "say", "a line"),
-        ("console", "progress", "shards", 3.0, 8.0, "faces"),
-        ("live", "started", "a/1/b", "a: b", "a/1", {"lr": 1}),
-        ("live", "metrics", "a/1/b", {"loss": 2.0}, 4, 500),
-        ("live", "ended", "a/1/b", "FAILED"),
-    ]
+    for kind, body in said.items():
+        getattr(reporter, kind)(*body)
+    to = dict.fromkeys(said, "live") | {"say": "console", "progress": "console"}
+    assert seen == [(to[kind], kind, *body) for kind, body in said.items()]

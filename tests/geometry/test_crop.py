@@ -26,7 +26,7 @@ def boxes(draw: st.DrawFn) -> Box:
 
 
 def spec(shape: str, margin: int = MARGIN) -> CropSpec:
-    return CropSpec(size=SIZE, margin_px=margin, shape=shape)  # type: ignore[arg-type]
+    return CropSpec(size=SIZE, margin_px=margin, shape=shape)
 
 
 def greatest_difference(first: Image, second: Image) -> int:

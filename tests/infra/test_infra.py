@@ -43,15 +43,7 @@ def test_every_field_is_a_documented_one(name):
         kind = entry.get("kind", "compose")
         checker = Draft202012Validator({"$defs": SCHEMAS, "$ref": f"#/$defs/{kind}"})
         assert not [f"{error.json_path}: {error.message}" for error in checker.iter_errors(entry)]
-
-
-def test_a_misspelt_field_is_found():
-    from jsonschema import Draft202012Validator
-
-    entry = document("rayjob.yaml")
-    entry["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 0
-    errors = list(Draft202012Validator({"$defs": SCHEMAS, "$ref": "#/$defs/RayJob"}).iter_errors(entry))
-    assert errors and "minReplica" in errors[0].message
+        assert any("mispelt" in error.message for error in checker.iter_errors(entry | {"mispelt": 1}))
 
 
 def test_ray_up_takes_cluster_yaml():

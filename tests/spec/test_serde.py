@@ -85,7 +85,7 @@ def test_a_limit_holds_however_a_value_comes(kind, key, value, said):
 def test_a_spec_is_frozen_is_hashed_and_travels():
     spec = DatasetSpec("aflw2000", "/a", detector=DetectorSpec("y.onnx"))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.count = 3  # type: ignore[misc]
+        spec.count = 3
     again = pickle.loads(pickle.dumps(spec))
     assert again == spec and hash(again) == hash(spec) and dataclasses.asdict(again) == dataclasses.asdict(spec)
     assert pickle.loads(pickle.dumps(SPEC)) == SPEC

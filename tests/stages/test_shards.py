@@ -61,7 +61,7 @@ class Progress:
 def build(data: DataSpec, folder: Path, workers: int = 2) -> ShardsResult:
     reporter = Progress()
     try:
-        return build_shards(data, folder, reporter, workers=workers)  # type: ignore[arg-type]
+        return build_shards(data, folder, reporter, workers=workers)
     finally:
         if reporter.calls:
             assert {(task, unit) for task, _, _, unit in reporter.calls} == {("shards", "faces")}
@@ -158,6 +158,19 @@ def test_same_bytes_for_any_workers_and_listing_order(tmp_path, monkeypatch):
         assert content(tmp_path / str(workers)) == content(tmp_path / "one")
 
 
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Dataset and people of every shard that is cut from now on."""
+    seen, original = list[tuple[str, list[str]]](), BuildShard.build
+
+    def noting(self: BuildShard, dataset: str, refs: Sequence[FaceRef], *rest: Any) -> Receipt:
+        seen.append((dataset, [ref.group for ref in refs]))
+        return original(self, dataset, refs, *rest)
+
+    monkeypatch.setattr(BuildShard, "build", noting)
+    return seen
+
+
 class Shuffled(Wrapped):
     """A source that lists its faces in another order every time."""
 
@@ -191,7 +204,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_another_test_set_costs_only_its_own_shards(tmp_path, monkeypatch):
+def test_another_test_set_costs_only_its_own_shards(tmp_path, built):
     """Finished shards are shared with the sibling folder; a damaged one is cut anew and stays damaged there."""
     data = pointing(tmp_path / "archive")
     old, new = tmp_path / "shards" / "old", tmp_path / "shards" / "new"
@@ -199,23 +212,16 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path, monkeypatch):
     mine = sorted(path.relative_to(old) for path in old.glob("heads.*/part-*.parquet"))
     whole = {path: (old / path).read_bytes() for path in mine}
     (old / mine[0]).write_bytes(b"damaged")
-    built: list[str] = []
-    original = BuildShard.build
-
-    def counting(self: BuildShard, dataset: str, *rest: Any) -> Receipt:
-        built.append(dataset)
-        return original(self, dataset, *rest)
-
-    monkeypatch.setattr(BuildShard, "build", counting)
+    built.clear()
     for number in range(3):
         write_aflw2000(tmp_path / "others", f"image{number:05d}")
     more = DatasetSpec(reader="aflw2000", root=str(tmp_path / "others"))
     wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
     said = Progress()
-    build_shards(wider, new, said, workers=1)  # type: ignore[arg-type]
+    build_shards(wider, new, said, workers=1)
     assert any("others: 3 faces; the whole archive has 2,000: this is a part" in line for line in said.said)
     assert any("shards are taken over" in line for line in said.said)
-    assert sorted(built) == ["heads", "others"], "the damaged shard and the new set"
+    assert sorted(dataset for dataset, _ in built) == ["heads", "others"], "the damaged shard and the new set"
     assert {path: (new / path).read_bytes() for path in mine} == whole
     assert (old / mine[0]).read_bytes() == b"damaged"
     assert (old / mine[1]).stat().st_ino == (new / mine[1]).stat().st_ino
@@ -226,7 +232,7 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(tmp_path, monkeypatch):
+def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(tmp_path, built):
     """Another person between the others: what is taken over is byte for byte what a fresh run makes."""
     data = pointing(tmp_path / "archive", rows_per_shard=4)
     people = tmp_path / "archive"
@@ -234,18 +240,11 @@ def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(tmp_path, monkey
     old, new, fresh = (tmp_path / "shards" / "old", tmp_path / "shards" / "new", tmp_path / "elsewhere")
     before = build(data, old)
     (tmp_path / "Person03").rename(people / "Person03")
-    built: list[str] = []
-    original = BuildShard.build
-
-    def counting(self: BuildShard, dataset: str, refs: Sequence[FaceRef], *rest: Any) -> Receipt:
-        built.extend(ref.group for ref in refs)
-        return original(self, dataset, refs, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BuildShard, "build", counting)
-        grown = build(data, new)
-    assert grown.kept == before.kept + 6 and built.count("Person03") == 6
-    assert len(built) <= 15, "the new faces and a few neighbours of 24"
+    built.clear()
+    grown = build(data, new)
+    cut = [group for _, groups in built for group in groups]
+    assert grown.kept == before.kept + 6 and cut.count("Person03") == 6
+    assert len(cut) <= 15, "the new faces and a few neighbours of 24"
     assert build(data, fresh) == grown and content(fresh) == content(new)
 
 
@@ -371,7 +370,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(rows.pq, "write_table", until_full)
         with pytest.raises(OSError) as caught:
-            build_shards(data, folder, Progress())  # type: ignore[arg-type]
+            build_shards(data, folder, Progress())
     assert disk_is_full(caught.value) and not disk_is_full(ValueError("no"))
     there = content(folder)
     assert len(there) == 4 and there.items() < wanted.items(), "two shards with their receipts, and no half one"

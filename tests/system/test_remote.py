@@ -274,7 +274,7 @@ def test_an_archive_that_is_not_there_is_one_sentence(tmp_path, bucket):
             ("aflw", "no aflw"),
         ):
             with pytest.raises(DatasetError, match=f"its root {root} .*{said}"):
-                list(open_source(DatasetSpec(reader, root=root)).refs())  # type: ignore[arg-type]
+                list(open_source(DatasetSpec(reader, root=root)).refs())
         with pytest.raises(DatasetError, match=f"its root {root}.csv is neither"):
             list(open_source(DatasetSpec("manifest", root=f"{root}.csv")).refs())
 
@@ -302,5 +302,5 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(tmp_path, bucket, m
 
     monkeypatch.setattr(Remote, "look", fail)
     with pytest.raises(RemoteError):
-        build_shards(there, tmp_path / "apart" / "c", Progress())  # type: ignore[arg-type]
+        build_shards(there, tmp_path / "apart" / "c", Progress())
     assert list((tmp_path / "apart" / "c").iterdir()) == []

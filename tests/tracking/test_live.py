@@ -32,7 +32,7 @@ def talk(live: Live, steps: int = 300, workers: int = 4) -> float:
     def work(worker: int) -> None:
         key = f"publish/1/{worker}"
         calls: list[Callable[[], None]] = [lambda: live.started(key, key, "publish/1", {"lr": 0.1})]
-        calls += [lambda s=step: live.metrics(key, {"loss": 1.0}, s, s) for step in range(steps)]  # type: ignore[misc]
+        calls += [lambda s=step: live.metrics(key, {"loss": 1.0}, s, s) for step in range(steps)]
         for call in [*calls, live.sync, lambda: live.ended(key, "FINISHED")]:
             began = time.perf_counter()
             call()

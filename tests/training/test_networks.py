@@ -57,7 +57,7 @@ def pipeline(**changes: Any) -> PipelineSpec:
         "search": {"epochs": 4, "space": {"optim.lr": {"low": 0.1, "high": 0.9}}},
     }
     for key, value in changes.items():
-        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
     return build(PipelineSpec, tree)
 
 
@@ -355,13 +355,13 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "run_ray_train", dies)
     with pytest.raises(RuntimeError):
-        train_one(asked, stage)  # type: ignore[arg-type]
+        train_one(asked, stage)
     assert events[-1] == ("ended", ("s/1/distilled", "FAILED")) and not stage.folder.exists()
     monkeypatch.setattr(train, "run_ray_train", ray_train)
-    first = train_one(asked, stage)  # type: ignore[arg-type]
+    first = train_one(asked, stage)
     monkeypatch.setattr(train, "run_ray_train", dies)
     events.clear()
-    assert train_one(asked, stage) == first == trained  # type: ignore[arg-type]
+    assert train_one(asked, stage) == first == trained
     assert [body[:3] for kind, body in events if kind == "metrics"] == [("s/1/distilled", {"val/mae": 3.0}, 1)]
     assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
     kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}

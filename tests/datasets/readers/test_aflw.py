@@ -23,9 +23,9 @@ def test_aflw_reads_every_face_of_a_picture(tmp_path):
     assert {ref.key for ref in refs.values()} == {"data/flickr/2/image00002.jpg", "data/flickr/2/image00013.jpg"}
     for face in FACES:
         annotation, image = opened.load(refs[f"face{face['face']}"])
-        x, y, width, height = face["rect"]  # type: ignore[misc]
+        x, y, width, height = face["rect"]
         assert corners(annotation.box) == (x, y, x + width, y + height) and image.shape == (90, 130, 3)
-        pitch, yaw, roll = np.degrees(face["pose"])  # type: ignore[arg-type]
+        pitch, yaw, roll = np.degrees(face["pose"])
         assert annotation.pose == pytest.approx((pitch, yaw, -roll)) and annotation.landmarks is None
     assert place.read_bytes() == content and sorted(p.name for p in tmp_path.iterdir()) == ["aflw.sqlite", "data"]
     place.rename(tmp_path / "data" / "aflw.sqlite")

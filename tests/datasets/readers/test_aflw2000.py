@@ -45,7 +45,7 @@ def test_aflw2000_reads_pose_box_and_landmarks(tmp_path):
     ],
 )
 def test_aflw2000_bad_annotations(tmp_path, change, reason):
-    write_aflw2000(tmp_path, "image00002", **change)  # type: ignore[arg-type]
+    write_aflw2000(tmp_path, "image00002", **change)
     opened = source("aflw2000", tmp_path)
     assert load_reason(opened, next(iter(opened.refs()))) == reason
 

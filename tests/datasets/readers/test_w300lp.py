@@ -129,7 +129,7 @@ def test_300w_lp_keeps_a_face_its_variants_and_mirrors_together(tmp_path):
     ],
 )
 def test_300w_lp_bad_annotations(tmp_path, change, reason):
-    write_300w_lp(tmp_path, "LFPW", "LFPW_image_test_0001_0", **change)  # type: ignore[arg-type]
+    write_300w_lp(tmp_path, "LFPW", "LFPW_image_test_0001_0", **change)
     found, said = rejected(source("300w_lp", tmp_path))
     assert found == reason and "LFPW_image_test_0001_0.mat" in said
 
