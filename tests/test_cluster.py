@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -122,23 +121,12 @@ def head() -> Iterator[Head]:
     env = {**strangers, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     log = home / "head.log"
-    with open(log, "w") as stream, whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                [
-                    *[*ray, "start", "--head", "--block", "--num-cpus=4"],
-                    *[f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"],
-                    *[f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"],
-                    *[f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"],
-                    *["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"],
-                ],
-                cwd=home,
-                env=env,
-                stdout=stream,
-                stderr=stream,
-                text=True,
-            )
-        )
+    with open(log, "w") as stream, whole_tree() as start:
+        command = f"start --head --block --num-cpus=4 --port={gcs} --dashboard-host=127.0.0.1"
+        command += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --disable-usage-stats"
+        command += f" --dashboard-agent-grpc-port={agent_grpc} --metrics-export-port={metrics}"
+        command += f" --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0"
+        process = start([*ray, *command.split()], cwd=home, env=env, stdout=stream, stderr=stream)
         deadline = time.monotonic() + 180
         while not (listens(gcs) and listens(dashboard) and (home / "ray" / "ray_current_cluster").exists()):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]

