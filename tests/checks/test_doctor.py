@@ -164,7 +164,7 @@ def test_pictures_are_written_where_they_are_asked_for(tmp_path, capsys):
         assert shown is not None and min(shown.shape[:2]) > 200 and shown.std() > 5
 
 
-def test_a_sample_is_drawn_from_everywhere_and_always_the_same(tmp_path):
+def test_a_sample_is_drawn_from_everywhere_and_always_the_same():
     from hpe_core.datasets.base import FaceRef
 
     refs = [FaceRef(f"face{i:04d}", "", "") for i in range(1000)]

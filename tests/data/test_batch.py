@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hpe_core.data.batch import FaceData, OwnFaces
-from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
-from tests.faces import write_heads
+from hpe_core.data.rows import ShardError, read_shard
+from tests.faces import exchanged, marked_labels, write_heads
 
 
 @pytest.fixture(scope="module")
@@ -128,29 +128,13 @@ def test_workers_share_every_global_batch(files):
 
 
 def test_soft_labels_stay_with_their_rows(files, tmp_path):
-    labels = []
-    for file in files:
-        shard = read_shard(file)
-        path = tmp_path / file.name
-        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
-        write_soft_labels(path, shard.sample_ids, marks, "test")
-        labels.append(path)
-    exchanged = _wrong(labels, tmp_path)
+    labels = marked_labels(files, tmp_path / "labels")
+    wrong = exchanged(labels, tmp_path / "wrong")
     for kind in (FaceData, OwnFaces):
         for batch in kind(files, labels).shuffled(10, seed=0, epoch=0, rank=1, world=2):
             assert torch.equal(batch.soft_B3N[:, :, 0], batch.angles_B3.half())
         with pytest.raises(ShardError, match="do not belong"):
-            list(kind(files, exchanged).shuffled(10, seed=0, epoch=0))
-
-
-def _wrong(labels, folder):
-    """The right names with the labels of two shards exchanged."""
-    swapped = folder / "swapped"
-    swapped.mkdir()
-    sources = [labels[1], labels[0], *labels[2:]]
-    for label, source in zip(labels, sources, strict=True):
-        (swapped / label.name).write_bytes(source.read_bytes())
-    return [swapped / label.name for label in labels]
+            list(kind(files, wrong).shuffled(10, seed=0, epoch=0))
 
 
 def test_no_shards_is_an_error():

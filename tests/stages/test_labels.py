@@ -138,13 +138,6 @@ def test_one_more_set_computes_that_set_alone(house):
     assert fitting_receipt(after[FAR], jobs[FAR]) is not None
 
 
-def test_a_teacher_that_was_trained_anew_labels_anew_where_it_has_a_say(house):
-    before = house.jobs(ALL, ONE)
-    house.teach("second", 7)
-    after = house.jobs(ALL, ONE)
-    assert before[ONE] == after[ONE] and before[ALL] != after[ALL]
-
-
 def test_a_piece_whose_bytes_changed_is_made_again(house):
     piece = house.label("stage", ALL)[ALL]
     whole = piece.read_bytes()

@@ -265,7 +265,7 @@ def test_biwi_without_its_outer_folder(tmp_path, bucket):
 
 
 @BOTH
-def test_an_archive_that_is_not_there_is_one_sentence(tmp_path, bucket):
+def test_an_archive_that_is_not_there_is_one_sentence(bucket):
     for root in (f"{bucket}/nowhere", f"{scheme_of(bucket)}://no-such-bucket-here/x"):
         for reader, said in (
             ("pointing04", "no file"),

@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,11 +39,8 @@ def talk(live: Live, steps: int = 300, workers: int = 4) -> float:
             call()
             slowest[0] = max(slowest[0], time.perf_counter() - began)
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
     return slowest[0]
 
 
@@ -120,7 +118,7 @@ def slow_server(seconds: float) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["dead", "slow"])
-def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(kind, store, tmp_path, said, monkeypatch):
+def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(kind, tmp_path, said, monkeypatch):
     prepare()
     monkeypatch.setattr(living, "ROOM", 50)
     monkeypatch.setattr(living, "PAUSE_S", 0.1)
@@ -177,4 +175,5 @@ def test_facts_that_cannot_be_read_stop_nothing(store, said):
 def test_without_mlflow_nothing_is_done(tmp_path, said):
     live = Live(tmp_path / "store", "none", EXPERIMENT, list, say=said.append)
     talk(live, steps=2 * living.ROOM, workers=1)
-    assert live.close() == "" and not said and not (tmp_path / "store").exists()
+    assert live.close() == "" and not said and sync(tmp_path / "store", "none", "e", told(tmp_path)) == Synced()
+    assert not (tmp_path / "store").exists()

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
+from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import FaceArrays, count
-from tests.faces import write_heads
+from tests.faces import exchanged, marked_labels, write_heads
 from tests.test_pipeline import (
     PATIENCE_S,
     family,
@@ -42,14 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def labels(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Soft labels that say whose they are: the first bins hold the hard labels."""
-    folder, beside = tmp_path_factory.mktemp("labels"), []
-    for file in files:
-        shard = read_shard(file)
-        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
-        beside.append(folder / file.name)
-        write_soft_labels(beside[-1], shard.sample_ids, marks, "test")
-    return beside
+    return marked_labels(files, tmp_path_factory.mktemp("labels"))
 
 
 def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> PoseBatch:
@@ -57,13 +50,6 @@ def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, 
     groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
     tasks = tasks_of(groups, [seed, epoch, 1 + rank])
     return to_batch(pa.concat_tables(t for task in tasks for t in read_groups({k: [v] for k, v in task.items()})))
-
-
-def exchange(labels: list[Path], folder: Path) -> list[Path]:
-    """The right names with the labels of two shards exchanged."""
-    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
-        (folder / label.name).write_bytes(other.read_bytes())
-    return [folder / label.name for label in labels]
 
 
 def keys(batch: PoseBatch) -> list[bytes]:
@@ -120,9 +106,9 @@ def test_rows_cross_as_they_are():
 def test_soft_labels_stay_with_their_rows(files, labels, tmp_path):
     whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
     assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
-    exchanged = StreamedFaces(files, exchange(labels, tmp_path), 3)
+    wrong = StreamedFaces(files, exchanged(labels, tmp_path), 3)
     with pytest.raises(ShardError, match="do not belong"):
-        without_ray(exchanged, 16, seed=0, epoch=0, rank=0, world=1)
+        without_ray(wrong, 16, seed=0, epoch=0, rank=0, world=1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -143,7 +129,7 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
     for field in dataclasses.fields(PoseBatch):
         assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
     with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
-        list(StreamedFaces(files, exchange(labels, tmp_path)).shuffled(16, **where))
+        list(StreamedFaces(files, exchanged(labels, tmp_path)).shuffled(16, **where))
 
 
 STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")

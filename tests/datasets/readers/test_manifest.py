@@ -200,14 +200,7 @@ def people(*said: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def test_the_split_column_decides(tmp_path):
-    said = [
-        ("anna", "train"),
-        ("anna", "train"),
-        ("bert", "val"),
-        ("cleo", "test"),
-        ("dora", "train"),
-        ("emil", "test"),
-    ]
+    said = list(zip("aabcde", ("train", "train", "val", "test", "train", "test"), strict=True))
     write_manifest(tmp_path, people(*said))
     spec = DatasetSpec("manifest", root=str(tmp_path), test=0.9, val=0.05)
     expected = {f"{i}.png": split for i, (_, split) in enumerate(said)}
@@ -230,13 +223,10 @@ def test_val_is_drawn_from_train_where_no_row_says_val(tmp_path):
     assert 2 <= list(placed.values()).count("val") <= 12
     named = splits(dataclasses.replace(spec, val_groups=("person4",)))
     assert [key for key, split in named.items() if split == "val"] == ["4.png"]
-    tiny = splits(
-        dataclasses.replace(spec, val=0.0001)
-    )  # a share that draws nobody still gets one, and not a test face
+    tiny = splits(dataclasses.replace(spec, val=0.0001))  # draws nobody, still gets one, and not a test face
     assert list(tiny.values()).count("val") == 1 and list(tiny.values()).count("test") == 10
-    write_manifest(
-        tmp_path, people(*[(name, "train" if name in "ab" else "test") for name in "abcdefgh"]), pictures=False
-    )
+    said = [(name, "train" if name in "ab" else "test") for name in "abcdefgh"]
+    write_manifest(tmp_path, people(*said), pictures=False)
     few = splits(dataclasses.replace(spec, val=0.0001))  # also where most of them are test faces
     assert sorted(few[key] for key in ("0.png", "1.png")) == ["train", "val"] and list(few.values()).count("test") == 6
 

@@ -52,19 +52,8 @@ def test_300w_lp_mirror_is_the_mirrored_face(tmp_path_factory, seed, width, vari
 def test_mirror_numbering_swaps_left_and_right_along_every_contour():
     assert sorted(MIRROR_68) == list(range(68)) and np.array_equal(MIRROR_68[MIRROR_68], np.arange(68))
     assert [i for i in range(68) if MIRROR_68[i] == i] == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
-    for left, right in (
-        (0, 16),
-        (17, 26),
-        (31, 35),
-        (36, 45),
-        (39, 42),
-        (37, 44),
-        (41, 46),
-        (48, 54),
-        (59, 55),
-        (60, 64),
-    ):
-        assert MIRROR_68[left] == right
+    pairs = {0: 16, 17: 26, 31: 35, 36: 45, 39: 42, 37: 44, 41: 46, 48: 54, 59: 55, 60: 64}
+    assert all(MIRROR_68[left] == right for left, right in pairs.items())
     lines = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (48, 55), (55, 60), (60, 65), (65, 68))
     for start, end in lines:
         assert set(np.abs(np.diff(MIRROR_68[start:end]))) == {1}
@@ -154,13 +143,8 @@ def test_300w_lp_sample(real_data):
         first, turned = (mats[root / folder / f"HELEN_232194_1_{k}.mat"] for k in (0, 1))
         assert np.array_equal(first["pt2d"], turned["pt2d"])  # the trap
         assert np.sign(first["Pose_Para"][0, 1]) == -sign
-    across = (
-        mats[root / "HELEN" / "HELEN_232194_1_0.mat"]["pt2d"],
-        mats[root / "HELEN_Flip" / "HELEN_232194_1_0.mat"]["pt2d"],
-    )
-    assert across[0][0] + across[1][0] == pytest.approx(np.full(68, 451.0)) and np.array_equal(
-        across[0][1], across[1][1]
-    )
+    (x, y), (x_there, y_there) = (mats[root / f / "HELEN_232194_1_0.mat"]["pt2d"] for f in ("HELEN", "HELEN_Flip"))
+    assert x + x_there == pytest.approx(np.full(68, 451.0)) and np.array_equal(y, y_there)
     for k in (0, 1):
         here, there = (cv2.imread(str(root / f / f"HELEN_232194_1_{k}.jpg")) for f in ("HELEN", "HELEN_Flip"))
         mirror = here[:, ::-1].astype(int)
