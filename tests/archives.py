@@ -181,18 +181,14 @@ def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
     Decoded by SciPy, so that the product is checked against somebody else's.
     """
     rotation = Rotation.from_matrix(euler_to_matrix(poses))
-    decoded = (rotation.inv() if convention.transposed else rotation).as_euler(
-        convention.rotation.upper(), degrees=True
-    )
+    stored = rotation.inv() if convention.transposed else rotation
+    decoded = stored.as_euler(convention.rotation.upper(), degrees=True)
     turns = {axis: decoded[:, i] for i, axis in enumerate(convention.rotation)}
-    named = {
-        "pitch": -turns["x"] * convention.pitch_sign,
-        "yaw": turns["y"] * convention.yaw_sign,
-        "roll": turns["z"] * convention.roll_sign,
-    }
-    stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
+    signs = (-convention.pitch_sign, convention.yaw_sign, convention.roll_sign)
+    named = {name: turns[axis] * sign for name, axis, sign in zip(("pitch", "yaw", "roll"), "xyz", signs, strict=True)}
+    angles = np.stack([named[name] for name in convention.order.split("_")], axis=1)
     unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
-    return np.asarray(stored * unit[convention.unit])
+    return np.asarray(angles * unit[convention.unit])
 
 
 def write_manifest(root: Path, rows: Sequence[dict[str, Any]], kind: str = "csv", *, pictures: bool = True) -> Path:

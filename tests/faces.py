@@ -28,9 +28,8 @@ def head(index: int) -> RenderedHead:
 
 def face_row(index: int, crop: CropSpec = CROP) -> FaceRow:
     rendered = head(index)
-    return FaceRow(
-        rendered.sample_id, rendered.group, "", rendered.pose, canonical_crop(rendered.image, rendered.box, crop)
-    )
+    cut = canonical_crop(rendered.image, rendered.box, crop)
+    return FaceRow(rendered.sample_id, rendered.group, "", rendered.pose, cut)
 
 
 def windows(count: int, *, first: int = 0) -> Image:

@@ -129,9 +129,8 @@ def test_neither_torch_nor_ray_nor_mlflow_is_imported_for_an_onnx_file(here, onn
         f"assert main(['a.png', {onnx!r}, 'boxes=whole', '--json']) == 0\n"
         "print(sorted({'torch', 'timm', 'pyarrow', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(REPO)}, check=True
-    )
+    how = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(REPO)}, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], **how)
     row, loaded = done.stdout.splitlines()
     assert loaded == "[]" and json.loads(row)["file"] == "a.png" and "1 picture, 1 face" in done.stderr
 

@@ -107,9 +107,8 @@ def test_aflw_is_checked_by_its_own_landmarks(tmp_path, capsys, sign, right):
         points = 0.3 * (HEAD @ euler_to_matrix(pose).T)[:, :2] + [65, 40]
         marks = {feature: points[index].tolist() for feature, index in AMONG_68.items()}
         radians = np.radians(pose * [1, 1, sign]).tolist()
-        faces.append(
-            {"face": i + 1, "file": f"image{i:05d}.jpg", "rect": (40, 15, 50, 60), "pose": radians} | {"marks": marks}
-        )
+        face = {"face": i + 1, "file": f"image{i:05d}.jpg", "rect": (40, 15, 50, 60)}
+        faces.append(face | {"pose": radians, "marks": marks})
     write_aflw(tmp_path, faces)
     tree = looked_at(tmp_path, capsys, reader="aflw")
     assert tree["ok"] == right
@@ -224,9 +223,7 @@ def test_memory_is_compared_with_what_stays_resident(tmp_path):
     def said(*words):
         return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said
 
-    own, one, two = (
-        said(*words) for words in (("cluster.workers=2", "data.ingest=own_shards"), (), ("cluster.workers=2",))
-    )
+    own, one, two = said("cluster.workers=2", "data.ingest=own_shards"), said(), said("cluster.workers=2")
     assert own.split("; ")[1] == one.split("; ")[1] != two.split("; ")[1], "two workers keep twice the faces"
     for finalists, networks in ((2, 3), (5, 5), (99, 8)):  # of the widest stage: three teachers, or the finalists
         assert f"faces of {networks} networks at once" in said(f"search.finalists={finalists}", "search.trials=8")
@@ -315,9 +312,7 @@ def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
             database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
             database.commit()
         look = look_at_mlflow(uri)
-        assert said in f"{look.said} {look.findings}" and [one.level for one in look.findings] == (
-            [level] if level else []
-        )
+        assert said in f"{look.said} {look.findings}" and "".join(one.level for one in look.findings) == level
     file.write_bytes(b"this is no database at all")
     assert look_at_mlflow(uri).findings[0].level == "error"
     port, codes = dashboard

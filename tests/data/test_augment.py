@@ -15,7 +15,7 @@ from hpe_core.data.augment import Augment, move, photometric_chain
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
-from hpe_core.geometry.crop import Box, canonical_crop, window
+from hpe_core.geometry.crop import Box, canonical_crop, offset_grid, window
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import AugmentSpec
@@ -193,9 +193,7 @@ def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
     assert np.abs(np.quantile(turns, [0, 0.25, 0.5, 0.75, 1]) - [-10, -5, 0, 5, 10]).max() < 1.2
     assert np.abs(turns).max() <= 10
     out, one = drawn(AugmentSpec(flip=0, photometric="none", jitter_px=2))
-    views = {
-        window(one.images_BHWC[0], CROP.size, dx, dy).numpy().tobytes() for dx in range(-2, 3) for dy in range(-2, 3)
-    }
+    views = {window(one.images_BHWC[0], CROP.size, *at).numpy().tobytes() for at in offset_grid(2, 1)}
     assert {view.numpy().tobytes() for view in out.images_BHWC} == views and len(views) == 25
 
 

@@ -78,18 +78,15 @@ def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files,
 
     def epoch(number):
         workers = [OwnFaces(files, resident_gb=resident_gb) for _ in range(world)]
-        return [
-            list(data.shuffled(batch_size, seed=1, epoch=number, rank=rank, world=world))
-            for rank, data in enumerate(workers)
-        ]
+        how = {"seed": 1, "epoch": number, "world": world}
+        return [list(data.shuffled(batch_size, rank=rank, **how)) for rank, data in enumerate(workers)]
 
     parts, steps = epoch(0), OwnFaces(files).steps(batch_size)
     size = min(batch_size, 60) // world
     assert [[len(batch) for batch in part] for part in parts] == [[size] * steps] * world
     seen = [key for part in parts for key in keys(part)]
-    assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world) and set(seen) <= set(
-        keys(FaceData(files).ordered(9))
-    )
+    assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world)
+    assert set(seen) <= set(keys(FaceData(files).ordered(9)))
     assert list(map(keys, parts)) == list(map(keys, epoch(0))) != list(map(keys, epoch(1)))
 
 

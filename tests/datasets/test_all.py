@@ -114,10 +114,8 @@ def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
         "mine": source("manifest", root / "mine"),
     }
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes
-    parts = {
-        name: [p for p in sorted((root / name).rglob("*")) if p.is_file() and p.name not in tables] for name in opened
-    }
-    return {name: (each, parts[name]) for name, each in opened.items()}
+    files = {name: [path for path in sorted((root / name).rglob("*")) if path.is_file()] for name in opened}
+    return {name: (each, [file for file in files[name] if file.name not in tables]) for name, each in opened.items()}
 
 
 def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path):

@@ -41,10 +41,8 @@ def test_published_boxes_replace_the_readers_own_and_nothing_else(tmp_path):
     plain = loaded(source("aflw2000", tmp_path / "a"))
     own = plain["image00000"].box
     near, far, other = corners(own.moved(3, 2)), corners(own.moved(25, 0)), (0, 0, 4, 4)
-    file = write_boxes(
-        tmp_path / "boxes.json",
-        {"image00000.jpg": one(far, near, other), "image00001.jpg": one(other), "elsewhere.jpg": one(near)},
-    )
+    entries = {"image00000.jpg": one(far, near, other), "image00001.jpg": one(other), "elsewhere.jpg": one(near)}
+    file = write_boxes(tmp_path / "boxes.json", entries)
     opened = source("aflw2000", tmp_path / "a", boxes=file)
     refs = sorted(opened.refs())
     assert refs == sorted(source("aflw2000", tmp_path / "a").refs()) and opened.reader.risky

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,70 +63,59 @@ def only_row(place: Path, statement: str) -> None:
         database.commit()
 
 
-def pointing(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+Made = tuple[DatasetSpec, Callable[[], object], Callable[[], object]]  # two faces, how the second changes, one more
+
+
+def pointing(root: Path) -> Made:
     for number in (1, 2):
         write_pointing04(root, 1, number, 0, 15)
     (text,) = (root / "Person01").glob("*102*.txt")
-    return (
-        DatasetSpec("pointing04", str(root)),
-        lambda: text.write_text("Face 1 2 3 4"),
-        lambda: write_pointing04(root, 2, 1, 0, 15),
-    )
+    spec = DatasetSpec("pointing04", str(root))
+    return spec, lambda: text.write_text("Face 1 2 3 4"), lambda: write_pointing04(root, 2, 1, 0, 15)
 
 
-def aflw2000(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def aflw2000(root: Path) -> Made:
     for i in (1, 2):
         write_aflw2000(root, f"image0000{i}")
-    return (
-        DatasetSpec("aflw2000", str(root)),
-        lambda: (root / "image00002.mat").unlink(),
-        lambda: write_aflw2000(root, "image00009"),
-    )
+    spec = DatasetSpec("aflw2000", str(root))
+    return spec, lambda: (root / "image00002.mat").unlink(), lambda: write_aflw2000(root, "image00009")
 
 
-def w300(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def w300(root: Path) -> Made:
     marks = np.random.default_rng(0).uniform(10, 60, (68, 2))
     for i in (1, 2):
         write_300w_lp(root, "AFW", f"AFW_{i}_1", marks=marks)
-    return (
-        DatasetSpec("300w_lp", str(root)),
-        lambda: (root / "landmarks" / "AFW" / "AFW_2_1_pts.mat").unlink(),
-        lambda: write_300w_lp(root, "HELEN", "HELEN_1_0", marks=marks),
-    )
+    spec, place = DatasetSpec("300w_lp", str(root)), root / "landmarks" / "AFW" / "AFW_2_1_pts.mat"
+    return spec, place.unlink, lambda: write_300w_lp(root, "HELEN", "HELEN_1_0", marks=marks)
 
 
-def biwi(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def biwi(root: Path) -> Made:
     write_biwi(root / "hpdb", 1, 3)
     write_biwi(root / "hpdb", 2, 3)
-    return (
-        DatasetSpec("biwi", str(root)),
-        lambda: (root / "hpdb" / "02" / "rgb.cal").write_text("other"),
-        lambda: write_biwi(root / "hpdb", 4, 1),
-    )
+    spec, place = DatasetSpec("biwi", str(root)), root / "hpdb" / "02" / "rgb.cal"
+    return spec, lambda: place.write_text("other"), lambda: write_biwi(root / "hpdb", 4, 1)
 
 
-def aflw(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def aflw(root: Path) -> Made:
     more = [{"face": i, "file": f"image{i}.jpg", "rect": (1, 2, 30, 40), "pose": (0.1, 0.2, 0.3)} for i in (1, 2)]
     place = write_aflw(root, more)
-    return (
-        DatasetSpec("aflw", str(root)),
-        lambda: only_row(place, "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2"),
-        lambda: only_row(place, "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')"),
+    changes = (
+        "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2",
+        "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')",
     )
+    return DatasetSpec("aflw", str(root)), *(partial(only_row, place, change) for change in changes)
 
 
-def manifest(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def manifest(root: Path) -> Made:
     root.mkdir(exist_ok=True)
     lines = ["path,pitch,yaw,roll,x1,y1,x2,y2", "a.jpg,1,2,3,0,0,9,9", "b.jpg,1,2,3,0,0,9,9"]
     (root / "manifest.csv").write_text("\n".join(lines))
-    return (
-        DatasetSpec("manifest", str(root)),
-        lambda: (root / "manifest.csv").write_text("\n".join([*lines[:2], "b.jpg,1,2,4,0,0,9,9"])),
-        lambda: (root / "manifest.csv").write_text("\n".join([lines[0], "0.jpg,1,2,3,0,0,9,9", *lines[1:]])),
-    )
+    other, more = [*lines[:2], "b.jpg,1,2,4,0,0,9,9"], [lines[0], "0.jpg,1,2,3,0,0,9,9", *lines[1:]]
+    rewrite = (root / "manifest.csv").write_text
+    return DatasetSpec("manifest", str(root)), partial(rewrite, "\n".join(other)), partial(rewrite, "\n".join(more))
 
 
-def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def boxes(root: Path) -> Made:
     spec, _, more_pictures = aflw2000(root)
     file = root.parent / "boxes.json"
 
@@ -134,11 +124,8 @@ def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], o
         file.write_text(json.dumps({name: [{"bbox": [0, 0, 9, corner]}] for name, corner in corners.items()}))
 
     write(9)
-    return (
-        dataclasses.replace(spec, boxes=str(file)),
-        lambda: write(8),
-        lambda: (write(9, "image00009.jpg"), more_pictures()),
-    )
+    spec = dataclasses.replace(spec, boxes=str(file))
+    return spec, lambda: write(8), lambda: (write(9, "image00009.jpg"), more_pictures())
 
 
 READERS = [pointing, aflw2000, w300, biwi, aflw, manifest, boxes]

@@ -36,9 +36,8 @@ def data_of(protocol: Protocol) -> DataSpec:
 
 
 def with_dataset(data: DataSpec, name: str, **changes) -> DataSpec:
-    return dataclasses.replace(
-        data, datasets=data.datasets | {name: dataclasses.replace(data.datasets[name], **changes)}
-    )
+    changed = dataclasses.replace(data.datasets[name], **changes)
+    return dataclasses.replace(data, datasets=data.datasets | {name: changed})
 
 
 @pytest.mark.parametrize("protocol", EVERY, ids=lambda p: p.name)

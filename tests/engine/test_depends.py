@@ -423,9 +423,8 @@ def test_the_code_of_a_reader_counts_where_its_datasets_are_used(house, role, mo
     for part in ("train", "test"):
         tree["data"][part] = [name for name in tree["data"][part] if "frames" not in name or role in name]
     before, edited = hashes(tree), Biwi.__module__
-    monkeypatch.setattr(
-        shards, "code_hashes", lambda *names: code_hashes(*names) | ({edited: "edited"} if edited in names else {})
-    )
+    other = {edited: "edited"}
+    monkeypatch.setattr(shards, "code_hashes", lambda *m: code_hashes(*m) | (other if edited in m else {}))
     assert changed(before, tree) == ROLES[role]
 
 

@@ -27,9 +27,8 @@ from workflows.engine.results import (
     UnderProtocol,
 )
 
-NETWORK = NetworkResult.of(
-    [{"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0}], 1.5
-)
+EPOCHS = ({"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0})
+NETWORK = NetworkResult.of(EPOCHS, 1.5)
 TWIN = replace(NETWORK, val_mae=4.5)
 ROW = Row("heads", "distilled", Role.DISTILLED, "student, distilled", {"n": 2.0, "mae": 3.25}, 4e5, 1.5)
 PARITY = Parity({"pitch": 1e-5}, {"pitch": 2e-5}, 6, 1e-3)

@@ -62,12 +62,8 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(tmp_p
     driven.dies = ""
     results = run(TOY, spec)
     assert driven.ran == ["first", "second", "third"] and (driven.opened, driven.asked) == (2, 2)
-    lr = spec.student.optim.lr
-    assert results.found == {
-        "first": Counted(lr, ()),
-        "second": Counted(lr, ("first",)),
-        "third": Counted(lr, ("second",)),
-    }
+    saw = {"first": (), "second": ("first",), "third": ("second",)}
+    assert results.found == {name: Counted(spec.student.optim.lr, seen) for name, seen in saw.items()}
     assert run(TOY, spec) == results
     assert len(driven.ran) == 3 and (driven.opened, driven.asked) == (2, 2), "neither Ray nor timm is loaded in vain"
     (plan(TOY, spec)[1].folder / "count").unlink()

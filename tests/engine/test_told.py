@@ -41,10 +41,8 @@ from workflows.tracking.progress import Event, LocalReporter, Reporter
 from workflows.tracking.projection import facts_of
 from workflows.training import networks
 
-HISTORY = tuple(
-    {"epoch": epoch, "time_ms": 10_000 * epoch, "val/mae": mae, "epoch_seconds": 4.0}
-    for epoch, mae in ((1, 7.0), (2, 5.5), (3, 6.0))
-)
+MAES = (7.0, 5.5, 6.0)
+HISTORY = tuple({"epoch": i, "time_ms": 10_000 * i, "val/mae": v, "epoch_seconds": 4.0} for i, v in enumerate(MAES, 1))
 NETWORK = NetworkResult.of(HISTORY, 12.0)
 SPEC = load(["tests/tiny.yaml"])
 BY_STAGE = dict(zip((stage.name for stage in STAGES), RESULTS, strict=True))
@@ -280,9 +278,8 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(spec, capsys):
     assert begun == sorted(begun) and whole.ended_ms is not None and whole.ended_ms >= (stages[-1].ended_ms or 0)
     manifest = json.loads((spec.folder / keys[0] / "manifest.json").read_text())
     assert manifest["machinery"] == {"cpus": 3.0, "gpus": 0.0} and run_file(spec)["reused"] == []
-    assert {whole.key: "RUNNING", keys[0]: "FINISHED", network.key: "FINISHED", keys[1]: "FINISHED"} | {
-        keys[2]: "RUNNING"
-    } == SEEN
+    ended = dict.fromkeys((keys[0], network.key, keys[1]), "FINISHED")
+    assert ended | {whole.key: "RUNNING", keys[2]: "RUNNING"} == SEEN
     said = capsys.readouterr().err
     assert "Ray: none" in said and "last: starting (never ran in this store)" in said
     assert "teachers: done in 0 s; validation MAE resnet 5.50" in said
@@ -331,15 +328,11 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monk
 
 
 def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
-    said = {
-        "say": ("a line",),
-        "progress": ("shards", 3.0, 8.0, "faces"),
-        "started": ("a/1/b", "a: b", "a/1", {"lr": 1}),
-    }
-    said |= {"metrics": ("a/1/b", {"loss": 2.0}, 4, 500), "ended": ("a/1/b", "FAILED")}
+    said = {"say": ("a line",), "progress": ("shards", 3.0, 8.0, "faces"), "ended": ("a/1/b", "FAILED")}
+    said |= {"started": ("a/1/b", "a: b", "a/1", {"lr": 1}), "metrics": ("a/1/b", {"loss": 2.0}, 4, 500)}
     driver = SimpleNamespace(console=create_autospec(Console, instance=True), live=create_autospec(Live, instance=True))
     reporter = LocalReporter(lambda event: runner.Runner.handle(driver, event))
     for kind, body in said.items():
         getattr(reporter, kind)(*body)
-    for side, kinds in ((driver.console, ("say", "progress")), (driver.live, ("started", "metrics", "ended"))):
+    for side, kinds in ((driver.console, ("say", "progress")), (driver.live, ("ended", "started", "metrics"))):
         assert side.method_calls == [getattr(call, kind)(*said[kind]) for kind in kinds]

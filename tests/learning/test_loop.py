@@ -208,13 +208,8 @@ def test_angles_and_losses_keep_their_digits_in_half_precision(shards):
 def test_channels_last_computes_the_same_network(shards):
     curves = []
     for wanted in (False, True):
-        optim = dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted)
-        net = fit(
-            dataclasses.replace(SPEC, optim=optim),
-            CROP,
-            *data(shards),
-            on_epoch=lambda end: curves.append(end.metrics["train/loss"]),
-        )
+        spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted))
+        net = fit(spec, CROP, *data(shards), on_epoch=lambda end: curves.append(end.metrics["train/loss"]))
         filters = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1 < p.shape[2]]
         assert filters and {p.is_contiguous(memory_format=torch.channels_last) for p in filters} == {wanted}
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)

@@ -117,9 +117,8 @@ def test_a_task_is_scale_times_the_weighted_hard_loss_and_the_kl_at_the_temperat
     heads, raw = [draw(seed + i, 5, 3, grid.count) for i, grid in enumerate(grids)], draw(seed, 5, 3)
     angles, teacher = labels(seed) * 0.9, softmax(draw(seed + 9, 5, 3, grids[1].count))
     ce = [ce_by_hand(head, angles, grid) for head, grid in zip(heads, grids, strict=True)]
-    mse = sum(
-        ((softmax(head) @ grid.centers - angles) ** 2).mean(0).sum() for head, grid in zip(heads, grids, strict=True)
-    )
+    means = [softmax(head) @ grid.centers for head, grid in zip(heads, grids, strict=True)]
+    mse = sum(((mean - angles) ** 2).mean(0).sum() for mean in means)
     hard = {
         "ehpnet": {"ce": sum(ce), "mse": mse_weight * mse},
         "offsets": {"ce": sum(ce) / 4, "mae": np.abs(93 * np.tanh(raw) - angles).mean() / 4},

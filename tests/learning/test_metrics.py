@@ -39,10 +39,8 @@ def test_every_figure_is_its_definition_over_the_faces(seed, count):
     cosines = (first.as_matrix() * second.as_matrix()).sum(1).clip(-1, 1)
     by_hand = dict(zip(("pitch", "yaw", "roll"), errors.mean(0), strict=True))
     by_hand |= {"n": count, "mae": errors.mean(), "auc": np.maximum(0, 1 - errors.mean(1) / 20).mean()}
-    by_hand |= {
-        "geodesic": np.degrees((first.inv() * second).magnitude()).mean(),
-        "maev": np.degrees(np.arccos(cosines)).mean(),
-    }
+    by_hand["geodesic"] = np.degrees((first.inv() * second).magnitude()).mean()
+    by_hand["maev"] = np.degrees(np.arccos(cosines)).mean()
     for low, high in pairwise(EDGES):
         inside = (np.abs(true[:, 1]) >= low) & (np.abs(true[:, 1]) < high)
         if inside.any():

@@ -40,9 +40,8 @@ class Joined:
 
     def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
         assert (rank, world) == (0, 1)
-        both = [
-            part.shuffled(batch_size, seed=seed, epoch=epoch, rank=of, world=2) for of, part in enumerate(self.parts)
-        ]
+        how = {"seed": seed, "epoch": epoch, "world": 2}
+        both = [part.shuffled(batch_size, rank=of, **how) for of, part in enumerate(self.parts)]
         for first, second in zip(*both, strict=True):
             names = ("images_BHWC", "angles_B3", "scales_B2")
             yield PoseBatch(*[torch.cat([getattr(first, name), getattr(second, name)]) for name in names])

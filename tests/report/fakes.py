@@ -83,24 +83,17 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> Results:
     faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
     ids, truth = ({name: pair[part] for name, pair in faces.items()} for part in (0, 1))
     predictions = {
-        net: {test: truth[test] + random.normal(0, 3 + i, truth[test].shape) for test in TESTS}
+        net: {test: true + random.normal(0, 3 + i, true.shape) for test, true in truth.items()}
         for i, net in enumerate(reversed(NETS))
     }
     write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
-    rows = tuple(
-        Row(
-            test=test,
-            name=net,
-            role=role,
-            what="what it is",
-            scores=PoseSums.of(predictions[net][test], truth[test]).summary()
-            | aligned_summary(predictions[net][test], truth[test]),
-            parameters=4e5,
-            latency_ms=3.0,
-        )
+    scores = {
+        (test, net): PoseSums.of(found[test], truth[test]).summary() | aligned_summary(found[test], truth[test])
+        for net, found in predictions.items()
         for test in TESTS
-        for net, role in NETS.items()
-    )
+    }
+    each = ((test, net, role) for test in TESTS for net, role in NETS.items())
+    rows = tuple(Row(test, net, role, "what it is", scores[test, net], 4e5, 3.0) for test, net, role in each)
     cells = tuple(Cell(k, d, 5.0 - 0.1 * k) for k in range(3) for d in (1, 2))
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
     network = NetworkResult.of(history, 1.0)

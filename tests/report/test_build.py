@@ -164,10 +164,10 @@ def test_the_headline_says_what_the_interval_allows(stage):
 
 
 def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage):
-    trials = tuple(
-        Trial(f"t{i}", {"optim.lr": 0.001 * i}, False, 7 + i / 10, 3, 2.0, 4e5, 3.0 + i)
-        for i in range(SHOWN_TRIALS + 3)
+    found = (
+        (f"t{i}", {"optim.lr": 0.001 * i}, False, 7 + i / 10, 3, 2.0, 4e5, 3.0 + i) for i in range(SHOWN_TRIALS + 3)
     )
+    trials = tuple(Trial(*each) for each in found)
     student = stage.results.student
     rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_mae=6.25)),)
     found = dataclasses.replace(stage.results.search, trials=trials, failed=2)

@@ -71,9 +71,8 @@ def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others():
     """Those of the trial that won, not those of the configuration; only their pretrained weights bind it."""
     heads = {"heads": DatasetSpec("synthetic", count=10)}
     every = card_of(heads)
-    assert (
-        "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every and "fetched began with" in every
-    )
+    assert "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every
+    assert "fetched began with" in every
     alone = card_of(heads, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
     assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
 

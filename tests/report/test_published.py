@@ -93,9 +93,8 @@ def test_a_table_shows_ours_first_and_marks_what_was_measured_otherwise(name):
     for test, reader in (("aflw2000", "aflw2000"), ("faces of biwi", "biwi")):
         mine = [line for line in lines if line.test == test]
         assert len(mine) == 2 + len(published(test=reader))
-        assert [line.source == "ours" for line in mine] == sorted(
-            (line.source == "ours" for line in mine), reverse=True
-        )
+        ours = [line.source == "ours" for line in mine]
+        assert ours == sorted(ours, reverse=True)
         theirs = [(not line.same_protocol, line.mae) for line in mine[2:]]
         assert theirs == sorted(theirs)
         tested = reader in {part.reader for part in protocol.test}

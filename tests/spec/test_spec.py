@@ -111,9 +111,7 @@ def test_archives_lie_where_a_variable_says_and_an_unset_one_is_named(monkeypatc
     monkeypatch.setenv("HPE_DATA", "/archives")
     assert load(["pointing04"]).data.datasets["aflw2000"].root == "/archives/aflw2000"
     monkeypatch.delenv("HPE_DATA")
-    with pytest.raises(
-        SpecError, match=r"^data.datasets.\w+.root needs the environment variable HPE_DATA, which is not"
-    ):
+    with pytest.raises(SpecError, match=r"^data.datasets.\w+.root needs the environment variable HPE_DATA, which"):
         load(["pointing04"])
     assert load(["pointing04"], ["data.datasets.pointing04.root=/a", "data.datasets.aflw2000.root=/b"])
 
@@ -178,11 +176,9 @@ def test_online_labels_leave_room_for_every_searched_jitter():
     online = ["search.space=null", "student.distill.labels=online", "student.augment.jitter_px=0"]
     load(["demo"], online)
     for jitter in ("choice=[0,6]", "low=0"):
-        space = [f"search.space.augment.jitter_px.{jitter}"] + ["search.space.augment.jitter_px.high=6"] * (
-            jitter == "low=0"
-        )
+        high = ["search.space.augment.jitter_px.high=6"] if jitter == "low=0" else []
         with pytest.raises(SpecError, match="look K .* = 8 pixels aside"):
-            load(["demo"], [*online, *space])
+            load(["demo"], [*online, f"search.space.augment.jitter_px.{jitter}", *high])
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,8 @@ SEARCHED = spec()
 @given(st.lists(st.tuples(st.floats(1, 20), st.booleans()), max_size=8))
 def test_trials_that_ended_are_ranked_by_their_smallest_error(ends):
     """The last epoch of a trial may be worse than its best one; a trial that failed does not count, however good."""
-    results = [
-        result(30 - mae, lr=i / 100, best=mae, error="died" if failed else "", name=f"t{i}")
-        for i, (mae, failed) in enumerate(ends)
-    ]
+    died = ["died" if failed else "" for _, failed in ends]
+    results = [result(30 - mae, lr=i / 100, best=mae, error=died[i], name=f"t{i}") for i, (mae, _) in enumerate(ends)]
     rows = ranked([*results, result(None), result(None, error="never began")], SEARCHED)
     alive = [(mae, i) for i, (mae, failed) in enumerate(ends) if not failed]
     assert [(row.best_val_mae, int(row.trial[1:])) for row in rows] == sorted(alive)

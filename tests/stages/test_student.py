@@ -22,10 +22,9 @@ def searched(*errors: float, own: int | None = None, alike: int = 1) -> SearchRe
 
     So many trials after each other have the same settings: a space of few choices is soon searched twice.
     """
-    trials = [
-        Trial(str(i), OWN if i == own else {"optim.lr": 0.01 + i // alike}, i == own, mae, 1, 1.0, 1.0, 1.0)
-        for i, mae in enumerate(errors)
-    ]
+    settings = [OWN if i == own else {"optim.lr": 0.01 + i // alike} for i in range(len(errors))]
+    each = zip(settings, errors, strict=True)
+    trials = [Trial(str(i), changes, i == own, mae, 1, 1.0, 1.0, 1.0) for i, (changes, mae) in enumerate(each)]
     return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_mae)))
 
 

@@ -144,9 +144,8 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         with torch.inference_mode():
             seen = {at: net.angles(window(crops, CROP.size, *at)).double().numpy() for at in offset_grid(4, 1)}
         np.testing.assert_allclose(result.angles[test], seen[0, 0], atol=1e-3)
-        np.testing.assert_allclose(
-            result.offset_angles[test], np.mean([seen[at] for at in offset_grid(4, 2)], 0), atol=1e-3
-        )
+        mean = np.mean([seen[at] for at in offset_grid(4, 2)], axis=0)
+        np.testing.assert_allclose(result.offset_angles[test], mean, atol=1e-3)
         assert np.abs(result.offset_angles[test] - result.angles[test]).max() > 0.1
         assert result.ids[test] == [name for shard in shards for name in shard.sample_ids]
         assert result.groups[test] == [name for shard in shards for name in shard.groups]

@@ -109,9 +109,8 @@ def test_a_repair_that_makes_other_bytes_says_so(tmp_path):
     manifest = finished(folder)
     manifest["files"]["part/a.parquet"]["sha256"] = "0" * 64
     write_json(folder / "manifest.json", manifest)
-    assert set_aside_damaged(folder, manifest["files"]) == [
-        "part/a.parquet is damaged: its bytes are not those that were written"
-    ]
+    said = "part/a.parquet is damaged: its bytes are not those that were written"
+    assert set_aside_damaged(folder, manifest["files"]) == [said]
     store = Store.open(TOY, spec_in(tmp_path))
     _, (said,) = execute(store, planned, store.plan()["first"], Reporter())
     assert "part/a.parquet came out with other bytes" in said

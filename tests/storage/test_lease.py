@@ -1,7 +1,6 @@
 """One run at a time writes into a remote store; a dead run's lease is taken over, a living one's never."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -38,9 +37,7 @@ with lease.Lease(Remote(sys.argv[1]), Path("/first")):
 
 
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO, env=dict(os.environ)
-    )
+    process = subprocess.Popen([sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO)
     try:
         assert process.stdout is not None and process.stdout.readline().strip() == "held"
         with pytest.raises(StoreHeld, match=f"{store} is in use by process {process.pid} on first-machine since"):

@@ -208,13 +208,12 @@ def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(store
     elsewhere(monkeypatch, tmp_path)
     batches: list[set[str]] = []
     original = Remote.copy_here
-    monkeypatch.setattr(
-        Remote, "copy_here", lambda self, found: [batches.append({Path(n).name for n in found}), original(self, found)]
-    )
+    monkeypatch.setattr(Remote, "copy_here", lambda self, found: [batches.append(set(found)), original(self, found)][1])
     with held(here(store)) as mirror:
         batches.clear()
         mirror.bring_networks()
-    assert batches == [{"model.safetensors", "model.json"}, {"result.json"}]
+    names = [sorted(Path(name).name for name in batch) for batch in batches]
+    assert names == [["model.json", "model.safetensors"], ["result.json"]]
     lost = here(store).folder / "networks" / "trained"
     (lost / "model.safetensors").unlink()
     (network(here(store), "lost", b"weights", "result.json") / "model.safetensors").unlink()

@@ -55,9 +55,8 @@ def test_facts_are_the_same_after_json(tmp_path):
     odd = RunFacts("a", "a", points=(Point("x", math.inf, 0, 1),), model=model_in(tmp_path), home=tmp_path)
     for run in [*told(tmp_path), odd]:
         assert RunFacts.from_json(json.loads(json.dumps(run.to_json() | {"pid": 1})), run.home) == run
-    nan = RunFacts.from_json(
-        json.loads(json.dumps(replace(odd, points=(Point("x", math.nan, 0, 1),)).to_json())), tmp_path
-    )
+    unknown = replace(odd, points=(Point("x", math.nan, 0, 1),)).to_json()
+    nan = RunFacts.from_json(json.loads(json.dumps(unknown)), tmp_path)
     assert math.isnan(nan.points[0].value)
     with pytest.raises(ValueError, match="a run's key is made of letters"):
         RunFacts("it's", "quoted")
@@ -77,9 +76,8 @@ def test_a_finished_run_tells_itself_its_stages_and_their_networks(tmp_path):
 
 def test_a_stage_belongs_to_the_run_that_made_it(tmp_path):
     """Run 1 was cut off in the shards, run 2 finished them, and run 3 read them; run 1 is not continued."""
-    begin(
-        tmp_path, "pipeline/3", ["shards/a", "labels/z"], ["shards/a"], started_ms=3000, status="FINISHED", ended_ms=9
-    )
+    ended = {"status": "FINISHED", "ended_ms": 9}
+    begin(tmp_path, "pipeline/3", ["shards/a", "labels/z"], ["shards/a"], started_ms=3000, **ended)
     begin(tmp_path, "pipeline/1", ["shards/a", "labels/x"], started_ms=1000)
     begin(tmp_path, "pipeline/2", ["shards/a", "labels/y"], started_ms=2000)
     (tmp_path / "shards/a").mkdir(parents=True)

@@ -46,9 +46,8 @@ NET = {"backbone": "test_resnet"}
 
 def pipeline(**changes: Any) -> PipelineSpec:
     """Trained on two datasets, tested on one of them and on another; `changes` are of its top level."""
-    heads = {
-        name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(("heads", "others", "tested"))
-    }
+    names = ("heads", "others", "tested")
+    heads = {name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(names)}
     tree = {
         "name": "law",
         "data": {"datasets": heads, "train": ["heads", "others"], "test": ["heads", "tested"], "crop": to_dict(CROP)},
@@ -103,9 +102,8 @@ def check_faces(folders: dict[str, Path], learnt: Any, judged: Any, *, soft: boo
 
 def job(folders: dict[str, Path], labels: bool = True, **changes: Any) -> Job:
     spec = pipeline(**changes)
-    return Job(
-        "key", "name", spec.student, spec.data, folders["shards"], folders["labels"] / LABELS.name if labels else None
-    )
+    place = folders["labels"] / LABELS.name if labels else None
+    return Job("key", "name", spec.student, spec.data, folders["shards"], place)
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -119,9 +117,8 @@ def test_training_rows_teach_and_validation_rows_judge(folders, ingest, labels):
 def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders, ingest):
     """A network's hash does not, so a network of the same name must have seen the same batches."""
     data = to_dict(pipeline().data) | {"ingest": ingest}
-    orders = [
-        open_data(job(folders, data=data | {"train": names}))[0] for names in (["heads", "others"], ["others", "heads"])
-    ]
+    names = (["heads", "others"], ["others", "heads"])
+    orders = [open_data(job(folders, data=data | {"train": order}))[0] for order in names]
     first, second = (poses(learnt.shuffled(4, seed=0, epoch=1)) for learnt in orders)
     assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
 
@@ -144,9 +141,8 @@ class Fit:
         self.files: list[dict[str, Any]] = []
         self.events: list[Event] = []
         monkeypatch.setattr("hpe_core.learning.loop.fit", self)
-        context = SimpleNamespace(
-            get_trial_id=lambda: "t1", get_world_rank=lambda: rank, get_world_size=lambda: rank + 1
-        )
+        told = {"get_trial_id": "t1", "get_world_rank": rank, "get_world_size": rank + 1}
+        context = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
         checkpoint = None if resume is None else ray.train.Checkpoint.from_directory(str(resume))
         for library in (ray.train, ray.tune):
             monkeypatch.setattr(library, "get_context", lambda: context)
@@ -181,17 +177,14 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypa
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
     assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
     assert fit.reported == [{"val_mae": 6.5, "best_val_mae": 6.5}, {"val_mae": 7.0, "best_val_mae": 6.5}]
-    assert [body[:3] for body in fit.told("metrics")] == [
-        ("search/1/t1", {"val/mae": 6.5}, 1),
-        ("search/1/t1", {"val/mae": 7.0}, 2),
-    ]
+    told = [("search/1/t1", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
+    assert [body[:3] for body in fit.told("metrics")] == told
     assert fit.told("ended") == [("search/1/t1", "FINISHED")]
     kept = json.loads(trial_file(tmp_path, "t1").read_text())
     history = kept["history"]
     assert fit.told("started") == [("search/1/t1", "trial t1", "search/1", kept["params"])]
-    assert [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history] == fit.told(
-        "metrics"
-    )
+    again = [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history]
+    assert again == fit.told("metrics")
     assert fit.files[-1]["history.json"] == history
 
     write_json(tmp_path / "history.json", history[:1])
@@ -328,18 +321,16 @@ def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path):
     assert (teachers.labels, teachers.size, list(teachers.nets)) == (asked, CROP.size, ["first", "third"])
     first, third = (next(net.parameters()) for net in teachers.nets.values())
     torch.manual_seed(2)
-    assert torch.equal(third, next(PoseNet(NetSpec("test_resnet"), CROP.size).parameters())) and not torch.equal(
-        first, third
-    )
+    wanted = next(PoseNet(NetSpec("test_resnet"), CROP.size).parameters())
+    assert torch.equal(third, wanted) and not torch.equal(first, third)
     assert online_teachers(Job("", "", spec.student, spec.data, Path()), "cpu") is None
 
 
 def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
     events: list[Event] = []
     spec = pipeline(store=str(tmp_path))
-    stage = SimpleNamespace(
-        spec=spec, key="s/1", name="student", folder=tmp_path / "student" / "1", reporter=LocalReporter(events.append)
-    )
+    folder, reporter = tmp_path / "student" / "1", LocalReporter(events.append)
+    stage = SimpleNamespace(spec=spec, key="s/1", name="student", folder=folder, reporter=reporter)
     asked = Job("s/1/distilled", "distilled", spec.student, spec.data, Path())
     trained = NetworkResult.of([{"epoch": 1, "time_ms": 1, "val/mae": 3.0}], 1.0)
 

@@ -91,9 +91,8 @@ def test_rows_cross_as_they_are():
     for bins in (None, 62):
         soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(np.float16)
         images = random.integers(0, 256, (7, 20, 20, 3), np.uint8)
-        faces = FaceArrays(
-            images, random.normal(size=(7, 3)).astype("f4"), random.normal(size=(7, 2)).astype("f4"), soft
-        )
+        angles, scales = (random.normal(size=(7, n)).astype("f4") for n in (3, 2))
+        faces = FaceArrays(images, angles, scales, soft)
         table = to_table(faces)
         cut = pa.concat_tables([table.slice(2, 3), table.slice(5, 1)])
         for part, rows in ((table, slice(None)), (cut, slice(2, 6))):

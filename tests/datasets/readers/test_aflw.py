@@ -49,9 +49,8 @@ def test_aflw_is_read_however_its_parts_were_unpacked(tmp_path, folder):
 def test_aflw_names_that_are_no_text_cost_only_themselves(tmp_path):
     place = write_aflw(tmp_path, FACES)
     with closing(sqlite3.connect(place)) as database:
-        database.execute(
-            "UPDATE FaceImages SET filepath = CAST(X'322FFF2E6A7067' AS TEXT) WHERE file_id LIKE '%13.jpg'"
-        )
+        no_text = "CAST(X'322FFF2E6A7067' AS TEXT)"
+        database.execute(f"UPDATE FaceImages SET filepath = {no_text} WHERE file_id LIKE '%13.jpg'")
         database.execute("UPDATE FaceImages SET filepath = 17.5 WHERE file_id LIKE '%02.jpg'")
         database.commit()
     picture = tmp_path / "data" / "flickr" / "2" / "image00013.jpg"

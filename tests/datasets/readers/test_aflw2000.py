@@ -90,10 +90,8 @@ def test_aflw2000_labels_turn_its_own_landmarks(real_data):
     angles = np.array(labels)
     stated = Rotation.from_euler("XYZ", angles * [-1, 1, 1], degrees=True)
     frontal = int(np.abs(angles).sum(1).argmin())
-    for i, cloud in enumerate(points):
-        fitted, _ = Rotation.align_vectors(
-            cloud / np.linalg.norm(cloud), points[frontal] / np.linalg.norm(points[frontal])
-        )
+    for i in range(len(points)):
+        fitted, _ = Rotation.align_vectors(*(points[at] / np.linalg.norm(points[at]) for at in (i, frontal)))
         assert np.degrees((fitted * (stated[i] * stated[frontal].inv()).inv()).magnitude()) < 4
     # And in plain words: positive yaw moves the nose along the eye line to the left of the picture.
     for cloud, (_, yaw, _) in zip(points, labels, strict=True):

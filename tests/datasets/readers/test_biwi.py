@@ -49,9 +49,8 @@ def test_biwi_pose_and_box_follow_the_files(tmp_path_factory, pose, center):
     values = np.array([float(word) for word in (root / "04" / "rgb.cal").read_text().split()])
     turn, shift = values[13:22].reshape(3, 3), values[22:25]
     written = np.array([float(f"{value:g}") for value in center])
-    spread = (
-        turn.T @ np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0]], float).T
-    )  # beside it, as the colour camera sees it
+    # beside it, as the colour camera sees it
+    spread = turn.T @ np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0]], float).T
     corner, _ = cv2.Rodrigues(turn)
     points, _ = cv2.projectPoints((written[:, None] + spread).T.copy(), corner, shift, values[:9].reshape(3, 3), None)
     middle, right, below = points[:, 0]

@@ -35,10 +35,8 @@ def test_manifests_of_all_kinds_say_the_same(tmp_path, kind):
     for root in (tmp_path, path):
         opened = source("manifest", root)
         refs = sorted(opened.refs())
-        assert [(r.sample_id, r.group, r.key) for r in refs] == [
-            ("a-1", "anna", "pictures/a.png"),
-            ("b-1", "bert", "pictures/b.png"),
-        ]
+        expected = [("a-1", "anna", "pictures/a.png"), ("b-1", "bert", "pictures/b.png")]
+        assert [(ref.sample_id, ref.group, ref.key) for ref in refs] == expected
         (first, image), (second, _) = (opened.load(ref) for ref in refs)
         assert first.pose == (10.0, -20.5, 3.0) and second.pose[1] == 351.0 and image.shape == (70, 90, 3)
         assert corners(first.box) == (5, 6.5, 50, 60)
@@ -67,7 +65,7 @@ def test_manifest_defaults_keep_a_picture_together(tmp_path):
 def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
     """The plan keeps the first of a repeated id in its own order: that face must load as its own row."""
     write_manifest(
-        tmp_path, [{**ROW, "id": "x", "path": "z.png", "yaw": 1}, {**ROW, "id": "x", "path": "b.png", "yaw": 2}]
+        tmp_path, [{**ROW, "id": "x", "path": path, "yaw": yaw} for path, yaw in (("z.png", 1), ("b.png", 2))]
     )
     opened = source("manifest", tmp_path)
     assert {ref.key: opened.load(ref)[0].pose[1] for ref in opened.refs()} == {"z.png": 1.0, "b.png": 2.0}
@@ -118,9 +116,8 @@ def test_bad_rows_are_rejected_by_file_and_row(tmp_path, kind, change, reason, s
 def test_matrices_that_are_none_are_rejected(tmp_path):
     row = {key: value for key, value in ROW.items() if key not in ("pitch", "yaw", "roll")}
     eye: dict[str, Any] = {f"r{i}{j}": float(i == j) for i in range(3) for j in range(3)}
-    write_manifest(
-        tmp_path, [row | eye | {"r22": -1.0}, row | eye | {"r00": float("nan")}, row | eye | {"r01": None}], "jsonl"
-    )
+    bad = ({"r22": -1.0}, {"r00": float("nan")}, {"r01": None})
+    write_manifest(tmp_path, [row | eye | change for change in bad], "jsonl")
     opened = source("manifest", tmp_path)
     answers = [rejected(opened, ref) for ref in opened.refs()]
     assert [reason for reason, _ in answers] == ["bad_annotation", "nan_pose", "bad_annotation"]

@@ -75,10 +75,8 @@ def test_pointing04_as_it_was_first_handed_out(tmp_path):
         shutil.copy(path, tmp_path / "Front")
     opened = source("pointing04", tmp_path)
     refs = sorted(opened.refs())
-    assert [(ref.sample_id, ref.group) for ref in refs] == [
-        ("personne01146+0+0", "Person01"),
-        ("personne01246+0+0", "Person01"),
-    ]
+    names = {ref.sample_id: ref.group for ref in refs}
+    assert names == dict.fromkeys(("personne01146+0+0", "personne01246+0+0"), "Person01") and len(refs) == 2
     assert [opened.load(ref)[0].known_box().center for ref in refs] == [(64, 48), (64, 48)]
     before = opened.fingerprint()
     shutil.rmtree(tmp_path / "Front")
