@@ -40,12 +40,9 @@ def batch_of(crop: CropSpec = CROP, soft: bool = False) -> PoseBatch:
     cuts = [canonical_crop(h.image, h.box, crop) for h in heads]
     angles = torch.tensor([h.pose for h in heads], dtype=torch.float32)
     logits = -((torch.as_tensor(BINS.centers, dtype=torch.float32) - angles[..., None]) ** 2) / 32
-    return PoseBatch(
-        torch.from_numpy(np.stack([c.pixels for c in cuts])),
-        angles,
-        torch.tensor([[c.scale_x, c.scale_y] for c in cuts], dtype=torch.float32),
-        logits.log_softmax(-1).half() if soft else None,
-    )
+    pixels = torch.from_numpy(np.stack([c.pixels for c in cuts]))
+    scales = torch.tensor([[c.scale_x, c.scale_y] for c in cuts], dtype=torch.float32)
+    return PoseBatch(pixels, angles, scales, logits.log_softmax(-1).half() if soft else None)
 
 
 @given(FLIPS, JITTERS)

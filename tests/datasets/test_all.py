@@ -105,14 +105,9 @@ def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     write_pointing04(root / "pointing", 3, 7, 0, 30)
     write_manifest(root / "mine", [ROW])
     boxes = write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
-    opened = {
-        "lp": source("300w_lp", root / "lp"),
-        "aflw": source("aflw", root / "aflw"),
-        "biwi": source("biwi", root / "biwi"),
-        "aflw2000": source("aflw2000", root / "aflw2000", boxes=boxes),
-        "pointing": source("pointing04", root / "pointing"),
-        "mine": source("manifest", root / "mine"),
-    }
+    kinds = {"lp": "300w_lp", "aflw": "aflw", "biwi": "biwi", "pointing": "pointing04", "mine": "manifest"}
+    opened = {name: source(reader, root / name) for name, reader in kinds.items()}
+    opened["aflw2000"] = source("aflw2000", root / "aflw2000", boxes=boxes)
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes
     files = {name: [path for path in sorted((root / name).rglob("*")) if path.is_file()] for name in opened}
     return {name: (each, [file for file in files[name] if file.name not in tables]) for name, each in opened.items()}
@@ -214,11 +209,9 @@ def test_sources_travel_light_and_load_in_the_sandbox(tmp_path):
     cv2.imwrite(str(tmp_path / "mine" / "0.png"), picture(0))
     boxes = write_boxes(tmp_path / "b.json", {f"{i}.png": one((4, 5, 60, 70)) for i in range(200)})
     opened = [
-        source("300w_lp", tmp_path / "lp"),
-        source("aflw", tmp_path / "aflw"),
-        source("biwi", tmp_path / "biwi"),
-        source("manifest", tmp_path / "mine", boxes=boxes),
+        source(name, tmp_path / folder) for name, folder in (("300w_lp", "lp"), ("aflw", "aflw"), ("biwi", "biwi"))
     ]
+    opened.append(source("manifest", tmp_path / "mine", boxes=boxes))
     for each in opened:
         listed = list(each.refs())
         assert len(pickle.dumps(each)) < 2000  # also after it was used: tables stay where they were read

@@ -99,11 +99,9 @@ def biwi(root: Path) -> Made:
 def aflw(root: Path) -> Made:
     more = [{"face": i, "file": f"image{i}.jpg", "rect": (1, 2, 30, 40), "pose": (0.1, 0.2, 0.3)} for i in (1, 2)]
     place = write_aflw(root, more)
-    changes = (
-        "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2",
-        "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')",
-    )
-    return DatasetSpec("aflw", str(root)), *(partial(only_row, place, change) for change in changes)
+    change = "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2"
+    grow = "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')"
+    return DatasetSpec("aflw", str(root)), partial(only_row, place, change), partial(only_row, place, grow)
 
 
 def manifest(root: Path) -> Made:
@@ -160,19 +158,12 @@ def test_more_rendered_heads_keep_the_shards_of_the_first():
 
 
 # Each key that decides a shard's bytes, with another value; every other key of `data` leaves finished shards alone.
+CONVENTION = {"unit": "radians_as_degrees", "order": "yaw_pitch_roll", "rotation": "zyx", "transposed": True}
 DECIDES: dict[str, dict[str, Any]] = {
     "data": {"limit_deg": 98.5, "encoding": "jpeg"},
     "crop": {"size": 65, "margin_px": 9, "shape": "stretch", "box_scale": 1.5},
     "dataset": {"landmark_box_scale": 1.5, "links": "anywhere"},
-    "convention": {
-        "unit": "radians_as_degrees",
-        "order": "yaw_pitch_roll",
-        "pitch_sign": -1,
-        "yaw_sign": -1,
-        "roll_sign": -1,
-        "rotation": "zyx",
-        "transposed": True,
-    },
+    "convention": CONVENTION | {"pitch_sign": -1, "yaw_sign": -1, "roll_sign": -1},
 }
 LEAVES_ALONE: dict[str, dict[str, Any]] = {
     "data": {"max_bad_share": 0.9, "resident_gb": 1.0, "ingest": "own_shards", "stream_shards": 3},

@@ -51,14 +51,13 @@ def test_a_configuration_made_from_a_protocol_matches_it_and_no_other(protocol):
 def test_each_deviation_is_one_sentence(protocol):
     data, trained = data_of(protocol), protocol.train[0].reader
     other_shape = {"square": "stretch", "stretch": "square"}[data.crop.shape]
+    crops = [
+        dataclasses.replace(data.crop, **keys) for keys in ({"size": 97}, {"box_scale": 1.3}, {"shape": other_shape})
+    ]
     changed = [
-        dataclasses.replace(data, limit_deg=60.0),
-        dataclasses.replace(data, crop=dataclasses.replace(data.crop, size=97)),
-        dataclasses.replace(data, crop=dataclasses.replace(data.crop, box_scale=1.3)),
-        dataclasses.replace(data, crop=dataclasses.replace(data.crop, shape=other_shape)),
-        dataclasses.replace(data, test=data.test[1:]),
-        with_dataset(data, trained, count=17),
-        with_dataset(data, trained, test_groups=("somebody",)),
+        *(dataclasses.replace(data, **keys) for keys in ({"limit_deg": 60.0}, {"test": data.test[1:]})),
+        *(dataclasses.replace(data, crop=crop) for crop in crops),
+        *(with_dataset(data, trained, **keys) for keys in ({"count": 17}, {"test_groups": ("somebody",)})),
     ]
     if protocol.split.rule in ("datasets", "shares"):
         changed.append(with_dataset(data, trained, test=0.5))
@@ -129,16 +128,9 @@ def test_the_hash_is_that_of_the_canonical_json():
 
     protocol = Protocol("a", (FaceSet("b"),), (FaceSet("c", 3),), 9, Boxes("d", "square"), Split("datasets"), 5, "e")
     sets = [{"faces": n, "fixed": [["count", 0.0]], "reader": name} for name, n in (("b", None), ("c", 3.0))]
-    plain = {
-        "boxes": {"scale": 1.0, "shape": "square", "source": "d"},
-        "filter_deg": 9.0,
-        "name": "a",
-        "size": 5.0,
-        "source": "e",
-        "split": {"rule": "datasets", "test_groups": [], "test_images": 0.0, "test_share": 0.0},
-        "test": sets[1:],
-        "train": sets[:1],
-    }
+    split = {"rule": "datasets", "test_groups": [], "test_images": 0.0, "test_share": 0.0}
+    plain = {"boxes": {"scale": 1.0, "shape": "square", "source": "d"}, "filter_deg": 9.0, "name": "a", "size": 5.0}
+    plain |= {"source": "e", "split": split, "test": sets[1:], "train": sets[:1]}
     assert protocol.hash == hashlib.sha256(json.dumps(plain, separators=(",", ":")).encode()).hexdigest()[:12]
 
 

@@ -53,6 +53,9 @@ NETWORK: dict[str, Any] = {
     "net.pretrained": "OTHER",
     "net.bin_widths": [3, 11],
     "net.regression_head": True,
+    "hard_loss": "ce",
+    "mse_weight": 0.5,
+    "seed": 5,
     "optim.epochs": 9,
     "optim.batch_size": 24,
     "optim.lr": 0.5,
@@ -72,46 +75,21 @@ NETWORK: dict[str, Any] = {
     "augment.jitter_px": 1,
     "augment.photometric": "none",
     "augment.strength": 0.5,
-    "hard_loss": "ce",
-    "mse_weight": 0.5,
-    "seed": 5,
 }
-DISTILL = {
-    "temperature": (2, SEARCH),
-    "hard_weight": (0.5, SEARCH),
-    "scale": (0.5, SEARCH),
-    "offset_radius": (1, LABELS),
-    "offset_step": (4, LABELS),
-    "teachers": (["second"], LABELS),
-    "labels": ("online", LABELS),
+DISTILL = {"temperature": (2, SEARCH), "hard_weight": (0.5, SEARCH), "scale": (0.5, SEARCH)}
+DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS)}
+DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
+# Keys of a dataset, by the kind of dataset (see `House`) that has them, and other values.
+DATASET: dict[str, dict[str, Any]] = {
+    "boxed": {"reader": "pointing04", "landmark_box_scale": 1.3, "boxes": "OTHER", "links": "anywhere"},
+    "found": {"root": "LARGER", "detector.model": "OTHER", "detector.min_score": 0.7, "detector.side_px": 320},
+    "drawn": {"count": 41, "seed": 90, "image_px": 96, "heads_per_person": 5, "val": 0.2, "test": 0.2},
+    "frames": {"val_groups": ["person01"], "test_groups": ["person01"], "group_by": "sequence"}
+    | {f"convention.{name}_sign": -1 for name in ("pitch", "yaw", "roll")}
+    | {"convention.unit": "radians_as_degrees", "convention.order": "yaw_pitch_roll"}
+    | {"convention.rotation": "zyx", "convention.transposed": True},
 }
-# Keys of a dataset: the kind of dataset (see `base`) that has it, and another value.
-DATASET: dict[str, tuple[str, Any]] = {
-    "reader": ("boxed", "pointing04"),
-    "root": ("found", "LARGER"),
-    "count": ("drawn", 41),
-    "seed": ("drawn", 90),
-    "image_px": ("drawn", 96),
-    "heads_per_person": ("drawn", 5),
-    "val": ("drawn", 0.2),
-    "test": ("drawn", 0.2),
-    "val_groups": ("frames", ["person01"]),
-    "test_groups": ("frames", ["person01"]),
-    "landmark_box_scale": ("boxed", 1.3),
-    "boxes": ("boxed", "OTHER"),
-    "links": ("boxed", "anywhere"),
-    "detector.model": ("found", "OTHER"),
-    "detector.min_score": ("found", 0.7),
-    "detector.side_px": ("found", 320),
-    "group_by": ("frames", "sequence"),
-    "convention.unit": ("frames", "radians_as_degrees"),
-    "convention.order": ("frames", "yaw_pitch_roll"),
-    "convention.pitch_sign": ("frames", -1),
-    "convention.yaw_sign": ("frames", -1),
-    "convention.roll_sign": ("frames", -1),
-    "convention.rotation": ("frames", "zyx"),
-    "convention.transposed": ("frames", True),
-}
+DATASETS = [(kind, key) for kind, keys in DATASET.items() for key in keys]
 # Every other key: another value, and the stages that run again.
 TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "name": ("other", PUBLISH),
@@ -169,13 +147,8 @@ TABLE |= {f"student.distill.{key}": row for key, row in DISTILL.items()}
 REFUSED = {f"teachers.*.distill.{key}" for key in DISTILL}  # teachers learn from hard labels
 
 # The entry that stands for `*`.
-PICKED = {
-    "teachers": "first",
-    "search.space.*.choice": "net.backbone",
-    "search.space.*.low": "optim.lr",
-    "search.space.*.high": "optim.lr",
-    "search.space.*.log": "optim.lr",
-}
+PICKED = {"teachers": "first", "search.space.*.choice": "net.backbone"}
+PICKED |= {f"search.space.*.{key}": "optim.lr" for key in ("low", "high", "log")}
 ROLES = {"learnt": ALL, "tested": TESTED, "spare": NOTHING}
 
 
@@ -203,13 +176,9 @@ class House:
         folder = self.root / role
         return {
             "drawn": {"reader": "synthetic", "count": 40, "seed": 10 + list(ROLES).index(role)},
-            "frames": {"reader": "biwi", "root": str(folder / "frames")},
-            "boxed": {"reader": "aflw2000", "root": str(folder / "boxed"), "boxes": str(folder / "boxes.json")},
-            "found": {
-                "reader": "pointing04",
-                "root": str(folder / "found"),
-                "detector": {"model": str(folder / "detector")},
-            },
+            "frames": {"reader": "biwi", "root": f"{folder}/frames"},
+            "boxed": {"reader": "aflw2000", "root": f"{folder}/boxed", "boxes": f"{folder}/boxes.json"},
+            "found": {"reader": "pointing04", "root": f"{folder}/found", "detector": {"model": f"{folder}/detector"}},
         }[kind]
 
     def tree(self) -> dict[str, Any]:
@@ -219,24 +188,18 @@ class House:
         train = {"optim": {"batch_size": 32}, "augment": {"jitter_px": 2}}
         student = net | {"pretrained": str(self.root / "student")}
         space = {"optim.lr": {"low": 0.001, "high": 0.1}, "net.backbone": {"choice": ["test_byobnet", "test_resnet"]}}
+        datasets = {f"{role} {kind}": self.dataset(role, kind) for role in ROLES for kind in kinds}
+        tested = ["learnt drawn", *(f"tested {kind}" for kind in kinds)]
+        first = {"net": net | {"pretrained": str(self.root / "teacher")}, **train}
+        distill = {"offset_radius": 4, "offset_step": 2}
         return {
             "name": "base",
             "store": str(self.root / "store"),
-            "data": {
-                "datasets": {f"{role} {kind}": self.dataset(role, kind) for role in ROLES for kind in kinds},
-                "train": [f"learnt {kind}" for kind in kinds],
-                "test": ["learnt drawn", *(f"tested {kind}" for kind in kinds)],
-            },
-            "teachers": {
-                "first": {"net": net | {"pretrained": str(self.root / "teacher")}, **train},
-                "second": {"net": net, **train},
-            },
-            "student": {"net": student, **train, "distill": {"offset_radius": 4, "offset_step": 2}},
+            "data": {"datasets": datasets, "train": [f"learnt {kind}" for kind in kinds], "test": tested},
+            "teachers": {"first": first, "second": {"net": net, **train}},
+            "student": {"net": student, **train, "distill": distill},
             "search": {"space": space},
-            "evaluate": {},
-            "publish": {},
-            "cluster": {},
-            "mlflow": {},
+            **{name: {} for name in ("evaluate", "publish", "cluster", "mlflow")},
         }
 
     def other(self, key: str, value: Any, role: str = "") -> Any:
@@ -295,7 +258,7 @@ def keys_of(kind: Any, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_says_where_it_belongs():
-    written = {*TABLE, *REFUSED, *(f"data.datasets.*.{key}" for key in DATASET)}
+    written = {*TABLE, *REFUSED, *(f"data.datasets.*.{key}" for _, key in DATASETS)}
     assert set(keys_of(PipelineSpec)) == written
 
 
@@ -313,9 +276,9 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house, base, key):
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("key", DATASET)
-def test_a_dataset_counts_where_it_is_used(house, base, key, role):
-    kind, value = DATASET[key]
+@pytest.mark.parametrize(("kind", "key"), DATASETS)
+def test_a_dataset_counts_where_it_is_used(house, base, kind, key, role):
+    value = DATASET[kind][key]
     tree = house.tree()
     name = f"{role} {kind}"
     tree["data"]["datasets"][name] = put(tree["data"]["datasets"][name], {key: house.other(key, value, role)})

@@ -34,34 +34,18 @@ ROW = Row("heads", "distilled", Role.DISTILLED, "student, distilled", {"n": 2.0,
 PARITY = Parity({"pitch": 1e-5}, {"pitch": 2e-5}, 6, 1e-3)
 FILE = NetworkFile(100, PARITY)
 SPLIT = Split(3, 1, {"no_box": 1}, {"out_of_range": 1}, (ShardFile("heads.val/part-00000.parquet", 1, "ab"),), "cd")
+ASKED = UnderProtocol("p", "h", ("d",))
+TRACED = TracedNetwork(FILE, FILE, 18, 5, None)
+EXPORTED = Exported(TRACED, TimmFolder("resnet18", True, 0.0), None, {"onnx": {"batch 1": 1.0}}, "")
+CHAMPION = Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"})
 RESULTS: tuple[StageResult, ...] = (
     ShardsResult({"heads.val": SPLIT}, 3, 1, 1, 1, {"heads.test": 2}, {"heads": 3}, "ef"),
     TeachersResult({"resnet": NETWORK}),
     LabelsResult(("resnet-K0-d1",), ("resnet",), 3, {"resnet-K0-d1": 2.5}, "01"),
     SearchResult((Trial("t1", {"optim.lr": 0.0123456, "distill.teachers": ["a"]}, True, 3.0, 2, 1.0, 4e5, 1.5),), 1),
     StudentResult(NETWORK, TWIN, TrainSpec(), (Finalist("finalist-1", {"optim.lr": 0.1}, NETWORK),)),
-    EvaluateResult(
-        (ROW,),
-        (),
-        {"heads": "renderer"},
-        {"flip": {"kl": 0.5}},
-        {"heads": (Cell(2, 1, 3.0),)},
-        UnderProtocol("p", "h", ("d",)),
-    ),
-    PublishResult(
-        "model/a.onnx",
-        "model/README.md",
-        "report/report.html",
-        Exported(
-            TracedNetwork(FILE, FILE, 18, 5, None),
-            TimmFolder("resnet18", True, 0.0),
-            None,
-            {"onnx": {"batch 1": 1.0}},
-            "",
-        ),
-        {"onnx/megabytes": 1.0},
-        Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"}),
-    ),
+    EvaluateResult((ROW,), (), {"heads": "renderer"}, {"flip": {"kl": 0.5}}, {"heads": (Cell(2, 1, 3.0),)}, ASKED),
+    PublishResult("model/a.onnx", "model/README.md", "report/report.html", EXPORTED, {"onnx/megabytes": 1.0}, CHAMPION),
 )
 
 

@@ -48,18 +48,12 @@ SPEC = load(["tests/tiny.yaml"])
 BY_STAGE = dict(zip((stage.name for stage in STAGES), RESULTS, strict=True))
 
 
-def row(test: str, name: str, mae: float, role: Role = Role.TEACHER) -> Row:
+def row(test: str, name: str, mae: float, role: Role = Role.DISTILLED) -> Row:
     return Row(test, name, role, "what it is", {"mae": mae}, 1e6, 2.0)
 
 
-SCORED = EvaluateResult(
-    (
-        row("heads", Role.TEACHERS, 4.5, Role.TEACHERS),
-        row("heads", "distilled", 5.125, Role.DISTILLED),
-        row("others", "distilled", 9.0, Role.DISTILLED),
-    ),
-    *((), {}, {"flip": {"kl": 0.5}}, {}),
-)
+ROWS = (("heads", Role.TEACHERS, 4.5, Role.TEACHERS), ("heads", "distilled", 5.125), ("others", "distilled", 9.0))
+SCORED = EvaluateResult(tuple(row(*each) for each in ROWS), (), {}, {"flip": {"kl": 0.5}}, {})
 
 
 def entry_of(name: str, folder: Path) -> Planned:
@@ -96,11 +90,8 @@ def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
 
 
 def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
-    assert run_points(SCORED, 9) == (
-        Point("heads/teachers ensemble/mae", 4.5, 0, 9),
-        Point("heads/distilled/mae", 5.125, 0, 9),
-        Point("others/distilled/mae", 9.0, 0, 9),
-    )
+    scores = {"heads/teachers ensemble": 4.5, "heads/distilled": 5.125, "others/distilled": 9.0}
+    assert run_points(SCORED, 9) == tuple(Point(f"{name}/mae", mae, 0, 9) for name, mae in scores.items())
     assert run_tags(SCORED) == {"student_mae": "5.125"}
     assert (run_name(SPEC, run_tags(SCORED)), run_name(SPEC, {})) == ("MAE 5.12 · tiny", "tiny")
     assert run_tags(BY_STAGE["shards"]) == {"shards.fingerprint": "ef"}
@@ -120,10 +111,8 @@ def shown_by(events: list[Event]) -> dict[str, tuple[Any, ...]]:
 
 
 def said_of(members: list[RunFacts]) -> dict[str, tuple[Any, ...]]:
-    return {
-        told.key: (told.name, told.parent, json.loads(json.dumps(told.params)), {*told.points}, told.status)
-        for told in members
-    }
+    params = {told.key: json.loads(json.dumps(told.params)) for told in members}
+    return {told.key: (told.name, told.parent, params[told.key], {*told.points}, told.status) for told in members}
 
 
 @pytest.mark.parametrize(("module", "count"), [(teachers, 1), (student, 1), (student, 2)])

@@ -153,12 +153,8 @@ def test_distillation_pulls_towards_the_soft_labels_not_the_hard_ones(shards, tm
         logs = np.broadcast_to(logits - np.log(np.exp(logits).sum()), (len(shard), 3, 66)).astype(np.float16)
         labels.append(tmp_path / file.name)
         write_soft_labels(labels[-1], shard.sample_ids, np.ascontiguousarray(logs), "test")
-    spec = dataclasses.replace(
-        SPEC,
-        augment=AugmentSpec(flip=0, photometric="none"),
-        optim=dataclasses.replace(SPEC.optim, epochs=6, ema_decay=0.0),
-        distill=DistillSpec(hard_weight=0.0),
-    )
+    changes = {"augment": AugmentSpec(flip=0, photometric="none"), "distill": DistillSpec(hard_weight=0.0)}
+    spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=6, ema_decay=0.0), **changes)
     seen = []
     fit(spec, CROP, FaceData(shards[0], labels), FaceData(shards[1]), on_epoch=lambda end: seen.append(end.metrics))
     assert seen[-1]["train/kl"] < 0.2 * seen[0]["train/kl"]

@@ -64,20 +64,13 @@ def test_the_report_stands_alone_and_shows_every_figure(report):
 
 def test_the_report_names_what_it_shows(stage, report):
     page = report.read_text()
-    for name in (
-        "heads",
-        "other &lt;set&gt;",
-        "fake &amp; small",
-        "truncated_picture",
-        "0.00123",
-        "hash-of-search",
-        "a&lt;b&gt;.jpg",
-        "0123456789ab",
-        '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
-        '>36.000</td><td data-name="GPU hours">6.000</td>',  # of all six stages
-        "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
-        "7 faces of people who were not trained on",
-    ):
+    names = ["heads", "other &lt;set&gt;", "fake &amp; small", "truncated_picture", "0.00123", "hash-of-search"]
+    names += ["a&lt;b&gt;.jpg", "0123456789ab", "7 faces of people who were not trained on"]
+    names += ["heads 0, other &lt;set&gt; 1, base 0, second 0, student 0"]
+    names += [
+        f'>{cpu}.000</td><td data-name="GPU hours">{gpu}.000</td>' for cpu, gpu in ((6, 1), (36, 6))
+    ]  # and of all
+    for name in names:
         assert name in page, name
     for row in stage.results.evaluate.rows:
         assert f"{row.mae:.2f}" in page
@@ -123,12 +116,9 @@ def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(stage):
     photos = DatasetSpec("aflw2000", root="/photos")
     data = dataclasses.replace(data, datasets={**data.datasets, "photos": photos}, test=("photos",))
     row = dataclasses.replace(stage.results.evaluate.row(Role.DISTILLED), test="photos")
-    evaluated = dataclasses.replace(
-        stage.results.evaluate,
-        rows=(row,),
-        boxes={"photos": "yunet 0123"},
-        protocol=UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data))),
-    )
+    asked = UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data)))
+    changes = {"rows": (row,), "boxes": {"photos": "yunet 0123"}, "protocol": asked}
+    evaluated = dataclasses.replace(stage.results.evaluate, **changes)
     other = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, data=data))
     (section,) = papers(material(other, evaluate=evaluated))
     page = " ".join(rendered(section).split())

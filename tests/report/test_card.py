@@ -44,13 +44,9 @@ def card_of(
     network = NetworkResult.of([{"epoch": 1, "val/mae": 6.0}], 1.0)
     split = Split(1234, 1234, {}, {}, (), "0123456789abcdef")
     splits = {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}
-    results = Results(
-        {
-            "student": StudentResult(network, network, student),
-            "evaluate": EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol),
-            "shards": ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, ""),
-        }
-    )
+    evaluated = EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol)
+    shards = ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, "")
+    results = Results({"student": StudentResult(network, network, student), "evaluate": evaluated, "shards": shards})
     exported = dataclasses.replace(EXPORTED, traced=dataclasses.replace(EXPORTED.traced, detector_fit=fit))
     return model_card(spec, results, exported, {"stage student": "abc123"})
 

@@ -95,17 +95,11 @@ def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(hous
     sibling = house.root / "shards" / "others.train" / house.shard.name
     sibling.parent.mkdir()
     sibling.write_bytes(house.shard.read_bytes())
-    found = [
-        first,
-        job(LabelSet(("second", "first"), 2, 2)),
-        job(LabelSet((*NAMES, "third"), 2, 2)),
-        job(ONE._replace(radius=2, step=2)),
-        job(ALL._replace(radius=4)),
-        job(ALL._replace(step=1)),
-        job(shard=sibling),
-        *(job(**{name: [f"weights of {name}", "other"]}) for name in NAMES),
-        *(job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES),
-    ]
+    sets = [LabelSet(("second", "first"), 2, 2), LabelSet((*NAMES, "third"), 2, 2), ONE._replace(radius=2, step=2)]
+    sets += [ALL._replace(radius=4), ALL._replace(step=1)]
+    found = [first, job(shard=sibling), *map(job, sets)]
+    found += [job(**{name: [f"weights of {name}", "other"]}) for name in NAMES]
+    found += [job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES]
     assert job(third=["other", "other"]) == first, "who is not asked has no say"
     house.shard.write_bytes(house.shard.read_bytes() + b" ")
     found.append(job())

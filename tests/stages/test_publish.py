@@ -68,13 +68,8 @@ def test_a_contest_is_named_after_the_validation_faces_alone(published):
     stage, _, _ = published
 
     def name(train: tuple[str, ...], **changed: str) -> str:
-        splits = {
-            f"{dataset}.{split}": Split(
-                1, 1, {}, {}, (), changed.get(f"{dataset}_{split}", f"{dataset} {split} as it was")
-            )
-            for dataset in ("a", "b", "c")
-            for split in ("train", "val", "test")
-        }
+        names = [f"{dataset}_{split}" for dataset in "abc" for split in ("train", "val", "test")]
+        splits = {each.replace("_", "."): Split(1, 1, {}, {}, (), changed.get(each, each)) for each in names}
         datasets = {dataset: DatasetSpec("synthetic", count=1, seed=i) for i, dataset in enumerate("abc")}
         spec = dataclasses.replace(stage.spec, data=DataSpec(datasets, train, ("c",), CROP))
         shards = dataclasses.replace(stage.results.shards, splits=splits)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,16 +38,10 @@ Angles = dict[str, np.ndarray]
 
 def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
     heads = {name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(("drawn", *TESTS))}
-    return build(
-        PipelineSpec,
-        {
-            "name": "law",
-            "data": {"datasets": heads, "train": ["drawn"], "test": list(TESTS), "crop": {"size": 32, "margin_px": 6}},
-            "teachers": {name: {} for name in TEACHERS},
-            "student": {"distill": {}},
-            "evaluate": {"base": base, "offset_radius": 4, "offset_step": 2, "heatmap_radius": heatmap_radius},
-        },
-    )
+    data = {"datasets": heads, "train": ["drawn"], "test": list(TESTS), "crop": {"size": 32, "margin_px": 6}}
+    scored = {"base": base, "offset_radius": 4, "offset_step": 2, "heatmap_radius": heatmap_radius}
+    tree = {"name": "law", "data": data, "teachers": {name: {} for name in TEACHERS}, "evaluate": scored}
+    return build(PipelineSpec, tree | {"student": {"distill": {}}})
 
 
 def found() -> dict[str, Predictions]:
@@ -183,10 +176,10 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
         (tmp_path / f"drawn.{split}").mkdir()
         (tmp_path / f"drawn.{split}" / "part-00000.parquet").touch()
     monkeypatch.setattr(ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=lambda *words: words))
-    stage: Any = SimpleNamespace(
-        spec=pipeline(),
-        inputs={"shards": tmp_path, "teachers": Path("/t")},
-        results=Results({"student": StudentResult(network, network, student)}),
+    inputs, results = (
+        {"shards": tmp_path, "teachers": Path("/t")},
+        {"student": StudentResult(network, network, student)},
     )
+    stage = SimpleNamespace(spec=pipeline(), inputs=inputs, results=Results(results))
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment))

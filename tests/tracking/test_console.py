@@ -92,13 +92,9 @@ def test_rate_and_time_left_start_where_the_task_was_first_seen(clock):
     console.progress("resumed", 100, 1000, "faces")  # begins anew
     clock[0] += 10
     console.progress("resumed", 101, 1000, "faces")
-    assert [line.partition("%)")[2].removeprefix(", ") for line in log.getvalue().splitlines()] == [
-        "",
-        "10.00faces/s, 00:40 left",
-        " 6.00faces/s, 01:03 left",
-        "",
-        "10.00s/faces, 2:29:50 left",
-    ]
+    said = [line.partition("%)")[2].removeprefix(", ") for line in log.getvalue().splitlines()]
+    assert said[:3] == ["", "10.00faces/s, 00:40 left", " 6.00faces/s, 01:03 left"]
+    assert said[3:] == ["", "10.00s/faces, 2:29:50 left"]
 
 
 def test_odd_totals_are_shown():
@@ -107,8 +103,5 @@ def test_odd_totals_are_shown():
     console.progress("nothing", 0, 0)
     console.progress("more than all", 7, 5, "frames")
     console.progress("fractions", 0.5, 1.0, "steps, drawing")
-    assert [line.partition(" (")[0].strip() for line in log.getvalue().splitlines()] == [
-        "nothing: 0 of 0",
-        "more than all: 7 of 7 frames",
-        "fractions: 0 of 1 steps",
-    ]
+    said = [line.partition(" (")[0].strip() for line in log.getvalue().splitlines()]
+    assert said == ["nothing: 0 of 0", "more than all: 7 of 7 frames", "fractions: 0 of 1 steps"]

@@ -33,14 +33,8 @@ from workflows.training import networks as train
 from workflows.training.jobs import Job, as_plain, from_plain, job_for, online_teachers, open_data
 from workflows.training.networks import resend, train_all, train_one
 
-SIZES = {  # no two sums of them are equal
-    ("heads", "train"): 24,
-    ("others", "train"): 10,
-    ("heads", "val"): 5,
-    ("others", "val"): 2,
-    ("heads", "test"): 3,
-    ("tested", "test"): 1,
-}
+SIZES = {("heads", "train"): 24, ("others", "train"): 10, ("heads", "val"): 5, ("others", "val"): 2}
+SIZES |= {("heads", "test"): 3, ("tested", "test"): 1}  # no two sums of them are equal
 NET = {"backbone": "test_resnet"}
 
 
