@@ -20,47 +20,25 @@ SOUND = {
     "workflows/stages/labels.py": "def run():\n    from hpe_core.learning.loop import fit\n",
     "workflows/full_pipeline.py": "from workflows.stages import labels, shards\n",
 }
+LOOP, ROWS, UP = "from hpe_core.learning.loop import fit\n", "hpe_core/data/rows.py", "does not lie below it"
+LABELS, INSIDE, READ = "workflows/stages/labels.py", "def run():\n    ", "from hpe_core.data.rows import read\n"
 BREACHES = {
-    "upward": ("hpe_core/data/rows.py", "from hpe_core.learning.loop import fit\n", "does not lie below it"),
-    "upward in a function": (
-        "hpe_core/data/rows.py",
-        "def f():\n    from hpe_core.learning.loop import fit\n",
-        "does not lie below it",
-    ),
-    "upward for types": (
-        "hpe_core/data/rows.py",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hpe_core.learning.loop import fit\n",
-        "does not lie below it",
-    ),
-    "a circle": ("hpe_core/learning/models.py", "import torch\nfrom hpe_core.learning import loop\n", "imports itself"),
-    "a circle through a function": (
-        "hpe_core/learning/models.py",
-        "import torch\ndef f():\n    from hpe_core.learning.loop import fit\n",
-        "imports itself",
-    ),
+    "upward": (ROWS, LOOP, UP),
+    "upward in a function": (ROWS, INSIDE + LOOP, UP),
+    "upward for types": (ROWS, f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {LOOP}", UP),
+    "a circle": ("hpe_core/learning/models.py", "from hpe_core.learning import loop\n", "imports itself"),
+    "a circle through a function": ("hpe_core/learning/models.py", f"import torch\n{INSIDE}{LOOP}", "imports itself"),
     "a stage imports a stage": (
-        "workflows/stages/labels.py",
+        LABELS,
         "from workflows.stages.shards import run\n",
-        "is a stage and imports the stage workflows.stages.shards",
+        "is a stage and imports the stage",
     ),
-    "a stage imports the pipeline": (
-        "workflows/stages/labels.py",
-        "def run():\n    from workflows.full_pipeline import STAGES\n",
-        "does not lie below it",
-    ),
-    "Ray in the library": ("hpe_core/data/rows.py", "def f():\n    import ray\n", "not in the library"),
+    "a stage imports the pipeline": (LABELS, INSIDE + "from workflows.full_pipeline import STAGES\n", UP),
+    "Ray in the library": (ROWS, INSIDE + "import ray\n", "not in the library"),
     "templates in the library": ("hpe_core/errors.py", "from jinja2 import Template\n", "not in the library"),
-    "a light import in a function": (
-        "workflows/stages/labels.py",
-        "def run():\n    from hpe_core.data.rows import read\n",
-        "it is light",
-    ),
-    "a light import for types": (
-        "workflows/stages/labels.py",
-        "import typing\nif typing.TYPE_CHECKING:\n    from hpe_core.data.rows import read\n",
-        "it is light",
-    ),
-    "a private part of Ray": ("workflows/stages/shards.py", "from ray._private import worker\n", "which is private"),
+    "a light import in a function": (LABELS, INSIDE + READ, "it is light"),
+    "a light import for types": (LABELS, f"import typing\nif typing.TYPE_CHECKING:\n    {READ}", "it is light"),
+    "a private part of Ray": (LABELS, "from ray._private import worker\n", "which is private"),
     "a long module": ("hpe_core/errors.py", "x = 1\n" * 401, "has 401 lines"),
     "no room": ("workflows/hall.py", "", "lies in no room"),
 }

@@ -1,12 +1,10 @@
 """The doctor: it finds what is wrong with datasets and machine, and is silent where nothing is."""
 
-import http.server
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from hpe_core.render.headmesh import landmark_targets
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
+from tests.servers import answering
 from workflows import doctor
 from workflows.checks import services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
@@ -239,22 +238,10 @@ def test_a_gpu_that_is_asked_for_has_to_be_there():
 
 @pytest.fixture
 def dashboard():
-    """A server on all addresses that answers with the codes it is given, one after the other."""
+    """A server on all addresses that answers with the first of the codes it is given."""
     codes: list[int] = []
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(codes[0])
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port, codes
-        server.shutdown()
+    with answering(lambda path: (codes[0], b"", 0), host="") as port:
+        yield port, codes
 
 
 @pytest.mark.parametrize(

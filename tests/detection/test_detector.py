@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 import pickle
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import cv2
@@ -26,6 +24,7 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
+from tests.servers import answering
 from workflows.engine.config import load
 from workflows.stages.shards import data_leaves
 
@@ -99,29 +98,15 @@ def test_settings_are_checked(keys, said):
 GOOD = b"the bytes of a detector" * 1000
 
 
-class Answers(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path == "/gone.onnx":
-            self.send_error(404)
-            return
-        body = b"<html>sign in</html>" if self.path == "/page.onnx" else GOOD
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.path == "/half.onnx" else body)
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
 @pytest.fixture
 def site() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    def answer(path: str) -> tuple[int, bytes, int]:
+        body = {"/page.onnx": b"<html>sign in</html>", "/gone.onnx": b""}.get(path, GOOD)
+        sent = body[: len(body) // 2] if path == "/half.onnx" else body
+        return (404 if path == "/gone.onnx" else 200), sent, len(body)
+
+    with answering(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_fetched_file_is_kept_and_not_fetched_again(site, tmp_path):

@@ -39,34 +39,21 @@ from workflows.stages.shards import BuildShard, build_shards
 from workflows.storage import disk as room
 from workflows.storage.disk import DiskFull, disk_is_full
 from workflows.storage.receipts import Receipt
+from workflows.tracking.progress import Event, LocalReporter, Reporter
 
 CROP = CropSpec(size=16, margin_px=2)
 SPLITS = ("train", "val", "test")
 
 
-class Progress:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, float, float, str]] = []
-        self.said: list[str] = []
-
-    def progress(self, task: str, done: float, total: float, unit: str = "") -> None:
-        self.calls.append((task, done, total, unit))
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 def build(data: DataSpec, folder: Path, workers: int = 2) -> ShardsResult:
-    reporter = Progress()
+    events = list[Event]()
     try:
-        return build_shards(data, folder, reporter, workers=workers)
+        return build_shards(data, folder, LocalReporter(events.append), workers=workers)
     finally:
-        if reporter.calls:
-            assert {(task, unit) for task, _, _, unit in reporter.calls} == {("shards", "faces")}
-            done = [call[1] for call in reporter.calls]
-            assert done == sorted(done) and done[-1] == reporter.calls[0][2]
+        calls = [body for kind, body in events if kind == "progress"]
+        assert {(task, unit) for task, _, _, unit in calls} <= {("shards", "faces")}
+        done = [number for _, number, _, _ in calls]
+        assert done == sorted(done) and done[-1:] == [total for _, _, total, _ in calls[:1]]
 
 
 @pytest.fixture
@@ -206,10 +193,10 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path, built):
         write_aflw2000(tmp_path / "others", f"image{number:05d}")
     more = DatasetSpec(reader="aflw2000", root=str(tmp_path / "others"))
     wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
-    said = Progress()
-    build_shards(wider, new, said, workers=1)
-    assert any("others: 3 faces; the whole archive has 2,000: this is a part" in line for line in said.said)
-    assert any("shards are taken over" in line for line in said.said)
+    events = list[Event]()
+    build_shards(wider, new, LocalReporter(events.append), workers=1)
+    said = " ".join(body for kind, body in events if kind == "say")
+    assert "others: 3 faces; the whole archive has 2,000: this is a part" in said and "shards are taken over" in said
     assert sorted(dataset for dataset, _ in built) == ["heads", "others"], "the damaged shard and the new set"
     assert {path: (new / path).read_bytes() for path in mine} == whole
     assert (old / mine[0]).read_bytes() == b"damaged"
@@ -347,7 +334,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(rows.pq, "write_table", until_full)
         with pytest.raises(OSError) as caught:
-            build_shards(data, folder, Progress())
+            build_shards(data, folder, Reporter())
     assert disk_is_full(caught.value) and not disk_is_full(ValueError("no"))
     there = content(folder)
     assert len(there) == 4 and there.items() < wanted.items(), "two shards with their receipts, and no half one"

@@ -21,10 +21,11 @@ from tests.archives import write_manifest
 from tests.datasets.reading import ROW
 from tests.datasets.test_plan import READERS
 from tests.faulty import Fault, FaultyServer
-from tests.stages.test_shards import CROP, Progress, build, check_law, pointing
+from tests.stages.test_shards import CROP, build, check_law, pointing
 from tests.stages.test_shards import without_ray as without_ray
 from workflows.stages import shards
 from workflows.stages.shards import build_shards
+from workflows.tracking.progress import Reporter
 
 BOTH = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 
@@ -292,5 +293,5 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(tmp_path, bucket, m
 
     monkeypatch.setattr(Remote, "look", fail)
     with pytest.raises(RemoteError):
-        build_shards(there, tmp_path / "apart" / "c", Progress())
+        build_shards(there, tmp_path / "apart" / "c", Reporter())
     assert list((tmp_path / "apart" / "c").iterdir()) == []

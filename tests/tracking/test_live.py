@@ -5,17 +5,15 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.servers import answering
 from tests.tracking.places import EXPERIMENT, client_of, free_port, history, loss, runs_by_key, told, until, uri_of
 from workflows.tracking import live as living
 from workflows.tracking.facts import RunFacts
@@ -96,34 +94,18 @@ def test_a_locked_database_delays_nobody(store, tmp_path, said):
     assert history(client, runs_by_key(client)["publish/1/a"], "loss") == [(p.step, p.value) for p in loss(30)]
 
 
-@contextmanager
-def slow_server(seconds: float) -> Iterator[str]:
-    """A server that thinks for so long, and then says that it is busy."""
-
-    class Slow(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            time.sleep(seconds)
-            self.send_error(503)
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.parametrize("kind", ["dead", "slow"])
 def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(kind, tmp_path, said, monkeypatch):
     prepare()
     monkeypatch.setattr(living, "ROOM", 50)
     monkeypatch.setattr(living, "PAUSE_S", 0.1)
-    with slow_server(2.0) as address:
-        uri = f"http://127.0.0.1:{free_port()}" if kind == "dead" else address
+
+    def slow(path: str) -> tuple[int, bytes, int]:
+        time.sleep(2.0)
+        return 503, b"", 0
+
+    with answering(slow) as port:
+        uri = f"http://127.0.0.1:{free_port() if kind == 'dead' else port}"
         live = Live(tmp_path / "mine", uri.replace("//", "//me:secret@"), EXPERIMENT, list, say=said.append)
         assert talk(live) < 0.5
         assert live._events.qsize() <= 50, "what waits is bounded"
