@@ -129,16 +129,10 @@ def test_without_the_extra_faces_are_still_looked_at(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ("run", "-c", "demo"),
-        ("predict", "grey.png", "boxes=whole", "mlflow.uri=http://127.0.0.1:1"),
-        ("doctor",),
-        ("benchmark", "stream"),
-    ],
+    "words", ["run -c demo", "predict grey.png boxes=whole mlflow.uri=http://127.0.0.1:1", "doctor", "benchmark stream"]
 )
 def test_whoever_needs_the_extra_is_told_its_name(base, words):
     cv2.imwrite(str(base.elsewhere / "grey.png"), np.full((40, 40, 3), 9, np.uint8))
-    done = base("hpe", *words, code=EXIT_BAD_INPUT)
+    done = base("hpe", *words.split(), code=EXIT_BAD_INPUT)
     [line] = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("error:")]
     assert "pip install 'head-pose-distillation[workflows]'" in line

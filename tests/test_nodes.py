@@ -14,7 +14,6 @@ import pytest
 from tests.test_pipeline import (
     NAMES,
     PATIENCE_S,
-    Done,
     environment,
     has_checkpoint,
     has_label,
@@ -22,8 +21,8 @@ from tests.test_pipeline import (
     result_of,
     run,
     same_result,
+    sound,
     stage_folder,
-    tail,
     whole_tree,
     words,
 )
@@ -92,8 +91,7 @@ def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    done: Done = run("run", store, address, "cluster.workers=2", env=environment())
-    assert done.code == 0, tail(done)
+    sound(run("run", store, address, "cluster.workers=2", env=environment()))
     ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():
         assert summary["epochs"] == 8

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def whole_tree() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     finally:
         for process in started:
             if process.poll() is None:
-                kill_tree(process.pid)
+                kill(family(process.pid))
                 process.wait()
 
 
@@ -99,19 +99,16 @@ def family(pid: int) -> list[psutil.Process]:
     return []
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and everything that it started, at once: as if the power had gone."""
-    for process in family(pid):
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL: as if the power had gone."""
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def wait_gone(processes: Sequence[psutil.Process], seconds: float = 60) -> None:
     """Wait until none of them runs: Ray's own processes notice a dead driver a little later."""
-    _, alive = psutil.wait_procs(list(processes), timeout=seconds)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    kill(psutil.wait_procs(list(processes), timeout=seconds)[1])
 
 
 def killed_when(moment: Moment, store: Path, log: Path, *, everything: bool, meanwhile: Any = lambda pid: None) -> bool:
@@ -130,9 +127,7 @@ def killed_when(moment: Moment, store: Path, log: Path, *, everything: bool, mea
             meanwhile(process.pid)
             time.sleep(0.02)
         processes = family(process.pid)
-        for victim in processes if everything else processes[:1]:
-            with suppress(psutil.NoSuchProcess):
-                victim.kill()
+        kill(processes if everything else processes[:1])
         wait_gone(processes)
         process.wait()
     return True
@@ -153,6 +148,11 @@ def tail(done: Done) -> str:
     return f"exit code {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
 
 
+def sound(done: Done) -> Done:
+    assert done.code == 0, tail(done)
+    return done
+
+
 @dataclass(frozen=True)
 class Finished:
     store: Path
@@ -168,9 +168,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store, log = home / "store", home / "log"
     assert killed_when(has_checkpoint, store, log, everything=True), log.read_text()
     kept = kept_state(store)
-    done = run("run", store)
-    assert done.code == 0, tail(done)
-    return Finished(store, done, log.read_text(), kept)
+    return Finished(store, sound(run("run", store)), log.read_text(), kept)
 
 
 def test_a_killed_run_is_continued_by_the_same_command(finished):
@@ -316,8 +314,7 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished):
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     before = {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")}
-    again = call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment())
-    assert again.code == 0, tail(again)
+    again = sound(call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment()))
     lines = again.err.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     for line in lines:
@@ -397,10 +394,9 @@ class WorkerKiller:
     def __call__(self, driver: int) -> None:
         if self.killed or time.monotonic() < self.next:
             return
-        if self.seen is not None:
-            with suppress(psutil.NoSuchProcess):
-                self.seen.kill()
-                self.killed = True
+        if self.seen is not None and self.seen.is_running():
+            kill([self.seen])
+            self.killed = True
         self.seen = next(filter(is_train_worker, family(driver)), None)
         self.next = time.monotonic() + (0.1 if self.seen is None else 1.5)
 
@@ -415,8 +411,7 @@ def is_train_worker(process: psutil.Process) -> bool:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nobody stopped."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    sound(run("run", store))
     return store
 
 
@@ -457,8 +452,7 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
     untouched(second)
     third = kept_state(store)
     assert (stage_folder(store, "labels") / "manifest.json").exists() and not list(store.glob("search/*/manifest.json"))
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    done = sound(run("run", store))
     assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
     untouched(third)
     same_result(store, calm)
@@ -485,8 +479,7 @@ def test_soak(calm, tmp_path, seed):
         untouched(before)
         if ended:
             break
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    sound(run("run", store))
     same_result(store, calm)
 
 

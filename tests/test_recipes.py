@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hpe_core.learning.checkpoint import load_net
-from tests.test_pipeline import call, environment, tail
+from tests.test_pipeline import call, environment, sound
 from workflows.engine.config import load
 
 
@@ -16,8 +16,7 @@ from workflows.engine.config import load
 def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path, monkeypatch):
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
     words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
-    done = call([*command, *words], environment())
-    assert done.code == 0, tail(done)
+    done = sound(call([*command, *words], environment()))
     rows = {row["name"]: row for row in json.loads(done.out)}
     monkeypatch.setenv("HPE_DATA", str(tmp_path))
     full, small = load(["conf/ehpnet.yaml"]), load(["conf/scale/ehpnet.yaml"])

@@ -154,19 +154,10 @@ def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
             assert rejected(opened, asked)[0] == "outside_root", (name, key)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        b"line\nbreak",
-        b"esc\x1b[31m",
-        b"b\xffld",
-        b"x" * 251,
-        "ü".encode() * 120,
-        "\u202egpj".encode(),
-        b"<b> & 'q\"",
-        b" ",
-    ],
-)
+ODD_NAMES = [b"line\nbreak", b"esc\x1b[31m", b"b\xffld", b"x" * 251, b"<b> & 'q\"", b" "]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "ü".encode() * 120, "\u202egpj".encode()])
 def test_any_name_becomes_one_line_of_text(tmp_path, name):
     write_aflw2000(tmp_path, "plain")
     for suffix in (".jpg", ".mat"):

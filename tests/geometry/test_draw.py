@@ -43,19 +43,12 @@ def test_frontal_head_has_red_to_the_side_green_down_and_blue_at_the_centre():
 
 
 @pytest.mark.parametrize(
-    ("pose", "along", "across"),
-    [
-        ((0, 40, 0), (-1, 0), (0, 1)),
-        ((0, -40, 0), (1, 0), (0, 1)),
-        ((30, 0, 0), (0, -1), (1, 0)),
-        ((-30, 0, 0), (0, 1), (1, 0)),
-    ],
+    ("pose", "along"), [((0, 40, 0), (-1, 0)), ((0, -40, 0), (1, 0)), ((30, 0, 0), (0, -1)), ((-30, 0, 0), (0, 1))]
 )
-def test_blue_follows_the_nose(pose, along, across):
+def test_blue_follows_the_nose(pose, along):
     """Yaw + turns it to the left of the picture, pitch + lifts it."""
     blue = np.array(centre_of(drawn(*pose), BLUE))
-    assert blue @ along > 10
-    assert abs(blue @ across) < 2
+    assert blue @ along > 10 and abs(blue @ along[::-1]) < 2
 
 
 def test_positive_roll_turns_clockwise_on_screen():

@@ -15,7 +15,7 @@ from hpe_core.system.files import write_json
 from hpe_core.system.remote import Remote, RemoteError
 from tests.engine.test_store import actions, spec_in
 from tests.storage.test_contents import TOY, flip, run_toy, tear
-from tests.test_pipeline import call, environment, tail, words
+from tests.test_pipeline import call, environment, sound, words
 from workflows.engine.plan import plan
 from workflows.engine.store import Store
 from workflows.full_pipeline import STAGES
@@ -252,8 +252,7 @@ def test_too_little_room_for_what_is_fetched_is_said_before(store, tmp_path, mon
 def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket, tmp_path):
     """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
-    first = call(words("run", store, "cluster.address=local"), environment())
-    assert first.code == 0, tail(first)
+    first = sound(call(words("run", store, "cluster.address=local"), environment()))
     index = Remote(store).index()
     for stage in STAGES:
         assert sum(name.startswith(f"{stage.name}/") and name.endswith("manifest.json") for name in index) == 1
@@ -264,7 +263,6 @@ def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket, tmp_
     assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
     assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
     assert not list((tmp_path / "other").rglob("*.parquet"))
-    scored = call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other)
-    assert scored.code == 0, tail(scored)
+    scored = sound(call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other))
     assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
     assert call(words("verify", store), other).code == 0
