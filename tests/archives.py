@@ -33,19 +33,19 @@ def picture(seed: int, height: int = 120, width: int = 120) -> np.ndarray:
 JPEG = cv2.imencode(".jpg", picture(3, 50, 70))[1].tobytes()
 
 
+def write_mat(path: Path, pose: Pose, variables: dict[str, object]) -> None:
+    """A .mat of 3DDFA: its pose, unless `variables` have another (None leaves one out)."""
+    variables = {"Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32)} | variables
+    scipy.io.savemat(path, {key: value for key, value in variables.items() if value is not None})
+
+
 def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object) -> Path:
     """One image with its .mat; `change` replaces variables (None leaves one out). Returns the image's path."""
     root.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / f"{name}.jpg"), picture(seed))
     head = np.random.default_rng(7).uniform(-1, 1, (3, 68)) * np.array([[30.0], [38.0], [20.0]])
     points = euler_to_matrix(pose) @ head + np.array([[60.0], [60.0], [0.0]])
-    variables: dict[str, object] = {
-        "Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32),
-        "pt3d_68": points.astype(np.float32),
-        "pt2d": -np.ones((2, 21)),
-    }
-    variables |= change
-    scipy.io.savemat(root / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
+    write_mat(root / f"{name}.mat", pose, {"pt3d_68": points.astype(np.float32), "pt2d": -np.ones((2, 21))} | change)
     return root / f"{name}.jpg"
 
 
@@ -84,12 +84,7 @@ def write_300w_lp(
     folder = root / (f"{subset}_Flip" if flip else subset)
     folder.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / f"{name}.jpg"), picture(len(name), 80, width))
-    variables: dict[str, object] = {
-        "Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32),
-        "pt2d": np.random.default_rng(3).uniform(20, 50, (2, 68)),
-    }
-    variables |= change
-    scipy.io.savemat(folder / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
+    write_mat(folder / f"{name}.mat", pose, {"pt2d": np.random.default_rng(3).uniform(20, 50, (2, 68))} | change)
     if marks is not None and not flip:
         path = root / "landmarks" / subset / f"{name}_pts.mat"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,27 +109,23 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
     """
     folder = root / "data" / "flickr" / "2"
     folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Sequence[object]]] = {table: [] for table in AFLW_TABLES}
+    for file in dict.fromkeys(str(face["file"]) for face in faces if face.get("listed", True)):
+        cv2.imwrite(str(folder / file), picture(len(file), 90, 130))
+        rows["FaceImages"].append((None, "flickr", file, f"2/{file}", 0, 130, 90))
+    for face in faces:
+        rows["Faces"].append((face["face"], face["file"], "flickr"))
+        if "rect" in face:
+            rows["FaceRect"].append((face["face"], *face["rect"], 1))
+        if "pose" in face:
+            pitch, yaw, roll = face["pose"]
+            rows["FacePose"].append((face["face"], roll, pitch, yaw, 1))
+        rows["FeatureCoords"] += [(face["face"], mark, *place, 1) for mark, place in face.get("marks", {}).items()]
     with closing(sqlite3.connect(root / "aflw.sqlite")) as database:
-        for table, columns in AFLW_TABLES.items():
-            if table != leave_out:
-                database.execute(f"CREATE TABLE {table} ({columns})")
-        for file in dict.fromkeys(str(face["file"]) for face in faces if face.get("listed", True)):
-            cv2.imwrite(str(folder / file), picture(len(file), 90, 130))
-            if leave_out != "FaceImages":
-                row = (None, "flickr", file, f"2/{file}", 0, 130, 90)
-                database.execute("INSERT INTO FaceImages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        for face in faces:
-            if leave_out != "Faces":
-                database.execute("INSERT INTO Faces VALUES (?, ?, 'flickr')", (face["face"], face["file"]))
-            if "rect" in face and leave_out != "FaceRect":
-                database.execute("INSERT INTO FaceRect VALUES (?, ?, ?, ?, ?, 1)", (face["face"], *face["rect"]))
-            if "pose" in face and leave_out != "FacePose":
-                pitch, yaw, roll = face["pose"]
-                database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
-            if leave_out != "FeatureCoords":
-                for feature, place in face.get("marks", {}).items():
-                    row = (face["face"], feature, *place)
-                    database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
+        for table in [name for name in AFLW_TABLES if name != leave_out]:
+            database.execute(f"CREATE TABLE {table} ({AFLW_TABLES[table]})")
+            for row in rows[table]:
+                database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
         database.commit()
     return root / "aflw.sqlite"
 

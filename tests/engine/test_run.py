@@ -70,6 +70,7 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(tmp_p
     assert run(TOY, spec) == results and driven.ran[3:] == ["second"]
     changed = spec_in(tmp_path, "student.optim.lr=0.5")
     assert run(TOY, changed).found["second"] == Counted(0.5, ("first",)) and driven.ran[4:] == ["second", "third"]
+    assert run(TOY, spec) == results and len(driven.ran) == 6, "the old results are still there"
 
 
 def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -49,11 +50,7 @@ def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parit
 
 
 def test_a_network_that_cannot_be_quantized_names_the_way_out(stage, monkeypatch):
-
-    def refuses(*_: Any) -> None:
-        raise TypeError("no such\noperator")
-
-    monkeypatch.setattr(model_folder, "quantize_onnx", refuses)
+    monkeypatch.setattr(model_folder, "quantize_onnx", Mock(side_effect=TypeError("no such\noperator")))
     with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
         model_folder.export_int8(stage, stage.folder, None)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -140,12 +141,9 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(store, monke
         hanging.set()
         answered.wait(30)
 
-    def fail(*ignored: object) -> None:
-        raise RemoteError("the server is gone")
-
     with pytest.raises(StageFailed, match="shards"), held(spec_in(store)) as mirror:
         (mirror.folder / "mlflow.db").write_bytes(b"runs")
-        monkeypatch.setattr(Remote, "send", fail)
+        monkeypatch.setattr(Remote, "send", Mock(side_effect=RemoteError("the server is gone")))
         monkeypatch.setattr(Remote, "read", hang)
         assert hanging.wait(20), "the beat waits for an answer"
         began = time.monotonic()

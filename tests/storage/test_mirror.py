@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -228,11 +229,8 @@ def test_an_address_that_is_none_is_one_sentence(bucket, monkeypatch):
     absent = f"{bucket[:2]}://no-such-bucket-here/runs"
     with pytest.raises(SpecError, match=f"store: {absent}/lease.json cannot be written"):
         run_toy(here(absent))
-
-    def refuse(*ignored: object) -> None:
-        raise RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
-
-    monkeypatch.setattr(Remote, "index", refuse)
+    denied = RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
+    monkeypatch.setattr(Remote, "index", Mock(side_effect=denied))
     with pytest.raises(SpecError, match="store: s3://bucket/runs cannot be listed"):  # nothing has begun: exit code 2
         Store.open(STAGES, here(f"{bucket}/runs"))
 

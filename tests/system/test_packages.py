@@ -1,8 +1,8 @@
 """A package that is missing is one sentence that says what brings it."""
 
 import sys
-from collections.abc import Callable
 from importlib import metadata
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,13 +12,6 @@ from hpe_core.system.packages import EXTRA, missing, requirements
 from workflows.engine.config import EXIT_BAD_INPUT, guarded
 
 LINES = ["torch>=2.6", "onnx-tools", 'ray[data,tune]<3,>=2.55; extra == "workflows"', "ruff; extra == 'dev'"]
-
-
-def raising(error: Exception) -> Callable[[], int]:
-    def command() -> int:
-        raise error
-
-    return command
 
 
 @pytest.fixture
@@ -39,11 +32,9 @@ def test_each_extra_adds_its_own(asked):
     ],
 )
 def test_the_sentence_names_what_brings_it(asked, capsys, module, said):
-    assert str(missing(ModuleNotFoundError(name=module))) == said
-    assert (
-        guarded(raising(ModuleNotFoundError(name=module))) == EXIT_BAD_INPUT
-        and capsys.readouterr().err == f"error: {said}\n"
-    )
+    error = ModuleNotFoundError(name=module)
+    assert str(missing(error)) == said and guarded(Mock(side_effect=error)) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 @pytest.mark.parametrize("module", ["hpe_core.nothing", "ruff", "rayon", "onnx", None])
@@ -51,7 +42,7 @@ def test_what_nothing_brings_keeps_its_traceback(asked, module):
     error = ModuleNotFoundError(name=module)
     assert missing(error) is error
     with pytest.raises(ModuleNotFoundError):
-        guarded(raising(error))
+        guarded(Mock(side_effect=error))
 
 
 def test_code_that_is_not_installed_asks_for_nothing(monkeypatch):

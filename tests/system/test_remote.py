@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -287,11 +288,7 @@ def test_shards_of_a_remote_archive_are_those_of_a_local_one(tmp_path, bucket, m
     check_law(ours, tmp_path / "b")
     assert ours == build(data, tmp_path / "a") == build(there, tmp_path / "again")
     assert asked["files of dataset 'heads'"] == 0
-
-    def fail(*ignored: object) -> None:
-        raise RemoteError("the network is down")
-
-    monkeypatch.setattr(Remote, "look", fail)
+    monkeypatch.setattr(Remote, "look", Mock(side_effect=RemoteError("the network is down")))
     with pytest.raises(RemoteError):
         build_shards(there, tmp_path / "apart" / "c", Reporter())
     assert list((tmp_path / "apart" / "c").iterdir()) == []

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tests.servers import answering
 from tests.tracking.places import EXPERIMENT, client_of, free_port, history, loss, runs_by_key, told, until, uri_of
 from workflows.tracking import live as living
-from workflows.tracking.facts import RunFacts
 from workflows.tracking.live import Live
 from workflows.tracking.server import prepare
 from workflows.tracking.sync import Synced, sync
@@ -146,9 +146,7 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path):
 
 
 def test_facts_that_cannot_be_read_stop_nothing(store, said):
-    def broken() -> list[RunFacts]:
-        raise ValueError("run.json: no such key 'started_ms'")
-
+    broken = Mock(side_effect=ValueError("run.json: no such key 'started_ms'"))
     live = Live(store, uri_of(store), EXPERIMENT, broken, say=said.append)
     live.started("it's", "odd", "pipeline/1", {})
     assert "no such key 'started_ms'" in live.close(60) and len(said) == 1

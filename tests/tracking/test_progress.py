@@ -3,6 +3,7 @@
 import pickle
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 from tests.tracking.places import until
 from workflows.tracking.progress import Board, Event, Pump, Reporter
@@ -54,10 +55,7 @@ def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(
 def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch):
     import ray
 
-    def get(answer: Any, timeout: float) -> Any:
-        raise ray.exceptions.ActorDiedError
-
-    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "get", Mock(side_effect=ray.exceptions.ActorDiedError))
     pump = Pump(Actor(), lambda event: None, every_s=0.001)
     pump._thread.join(10)
     assert not pump._thread.is_alive()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -248,11 +249,7 @@ def test_what_mlflow_refuses_holds_up_nothing_else(store, tmp_path, monkeypatch)
     model_in(tmp_path / "home")  # repaired
     assert bring(store, facts).refused == {} and bring(store, facts) == NOTHING
     assert client.get_model_version_by_alias("head-pose", "champion").version in ("1", 1)
-
-    def on_fire(*_: object) -> None:
-        raise RuntimeError("disk on fire")
-
-    monkeypatch.setattr(type(client), "log_artifact", on_fire)
+    monkeypatch.setattr(type(client), "log_artifact", Mock(side_effect=RuntimeError("disk on fire")))
     new = [replace(facts[2], key="publish/1/b", artifacts=(Artifact("notes.txt"),), home=tmp_path / "home")]
     new += [replace(facts[2], key="publish/1/c")]
     assert bring(store, new).refused == {"publish/1/b": "RuntimeError: disk on fire"}
@@ -300,10 +297,7 @@ def test_a_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     server.prepare()
     from mlflow.store.db import utils
 
-    def cut_off(engine: Any) -> None:
-        raise OSError("No space left on device")
-
-    uri = uri_of(tmp_path)
+    uri, cut_off = uri_of(tmp_path), Mock(side_effect=OSError("No space left on device"))
     with monkeypatch.context() as patch:
         patch.setattr(utils, "_upgrade_db", cut_off)
         with pytest.raises(OSError):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -335,9 +336,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
         write_json(home / "result.json", to_dict(trained))
         return trained
 
-    def dies(job: Job, stage: Any, home: Path) -> NetworkResult:
-        raise RuntimeError("no room")
-
+    dies = Mock(side_effect=RuntimeError("no room"))
     monkeypatch.setattr(train, "run_ray_train", dies)
     with pytest.raises(RuntimeError):
         train_one(asked, stage)

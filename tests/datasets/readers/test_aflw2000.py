@@ -7,9 +7,6 @@ import pytest
 import scipy.io
 from scipy.spatial.transform import Rotation
 
-from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.sandbox import load_directly
-from hpe_core.spec.data import CropSpec
 from tests.archives import JPEG, write_aflw2000
 from tests.datasets.reading import load_reason, source
 
@@ -98,11 +95,3 @@ def test_aflw2000_labels_turn_its_own_landmarks(real_data):
         if abs(yaw) > 9:
             left, right, nose = cloud[36:42, :2].mean(0), cloud[42:48, :2].mean(0), cloud[30, :2]
             assert np.sign((nose - (left + right) / 2) @ (left - right)) == np.sign(yaw)
-
-
-def test_all_real_faces_load(real_data):
-    for reader, count in (("aflw2000", 39), ("pointing04", 60)):
-        opened = source(reader, real_data / reader)
-        refs = sorted(opened.refs())[:: 1 if reader == "aflw2000" else 31]
-        answers = list(load_directly(opened, CropSpec(), refs))
-        assert len(answers) == count and not [a for a in answers if isinstance(a, Rejected)]

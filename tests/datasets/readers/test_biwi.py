@@ -15,7 +15,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
-from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
+from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_biwi, write_boxes
 from tests.datasets.reading import corners, one, only, refusal, rejected, source, splits
@@ -23,14 +23,6 @@ from tests.datasets.reading import corners, one, only, refusal, rejected, source
 PUBLISHED = protocol_named("offsets-3").split.test_groups
 LEAK_FREE = ("person06", "person07", "person10", "person13")
 FIXTURE = [[0.45684, -0.404949, -0.792031], [-0.103806, 0.860022, -0.499587], [0.883471, 0.310449, 0.350856]]
-
-
-def test_biwi_fixture(tmp_path):
-    write_biwi(tmp_path / "hpdb", 1, 501, np.array(FIXTURE))
-    opened = source("biwi", tmp_path)
-    pose = opened.load(only(opened))[0].pose
-    assert pose == pytest.approx((-54.92, -52.38, 41.55), abs=0.01)
-    assert matrix_to_euler(np.array(FIXTURE).T) != pytest.approx(pose, abs=5)  # the old loaders' reading
 
 
 @settings(max_examples=15, deadline=None)
