@@ -25,21 +25,7 @@ from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
-from tests.test_pipeline import (
-    NAMES,
-    Done,
-    call,
-    environment,
-    family,
-    result_of,
-    run,
-    sound,
-    stage_folder,
-    tail,
-    wait_gone,
-    whole_tree,
-    words,
-)
+from tests import test_pipeline as road
 from workflows.engine.cluster import capacity, machinery
 from workflows.stages.labels import actor_count
 from workflows.training.networks import slots
@@ -118,11 +104,11 @@ def head() -> Iterator[Head]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     gcs, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
-    strangers = environment(RAY_TMPDIR=str(home))
+    strangers = road.environment(RAY_TMPDIR=str(home))
     env = {**strangers, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     log = home / "head.log"
-    with open(log, "w") as stream, whole_tree() as start:
+    with open(log, "w") as stream, road.whole_tree() as start:
         command = f"start --head --block --num-cpus=4 --port={gcs} --dashboard-host=127.0.0.1"
         command += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --disable-usage-stats"
         command += f" --dashboard-agent-grpc-port={agent_grpc} --metrics-export-port={metrics}"
@@ -136,7 +122,7 @@ def head() -> Iterator[Head]:
             yield Head(gcs, f"http://127.0.0.1:{dashboard}", env, strangers)
         finally:
             # `ray start --block` takes half a minute over a SIGTERM; nothing here is worth the wait.
-            wait_gone([*family(process.pid), *left_in(home)], 0)
+            road.wait_gone([*road.family(process.pid), *left_in(home)], 0)
             process.wait()
     shutil.rmtree(home, ignore_errors=True)
 
@@ -156,24 +142,24 @@ def left_in(home: Path) -> list[psutil.Process]:
     return found
 
 
-def submit(head: Head, store: Path, *more: str) -> Done:
+def submit(head: Head, store: Path, *more: str) -> road.Done:
     """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
-    entry = ["python", *words("run", store, *more)[1:]]
+    entry = ["python", *road.words("run", store, *more)[1:]]
     options = ["--address", head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
-    return call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
+    return road.call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
 
 
-def joined(done: Done, head: Head) -> None:
-    assert head.joined.search(sound(done).err), tail(done)
+def joined(done: road.Done, head: Head) -> None:
+    assert head.joined.search(road.sound(done).err), road.tail(done)
 
 
 @pytest.mark.timeout(1500)
 def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, tmp_path):
-    done = run("shards", tmp_path / "store", env=head.strangers)
+    done = road.run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]
-    assert done.code == 2, tail(done)
-    assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, tail(done)
-    assert "Traceback" not in done.err and len(last) < 500, tail(done)
+    assert done.code == 2, road.tail(done)
+    assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, road.tail(done)
+    assert "Traceback" not in done.err and len(last) < 500, road.tail(done)
 
 
 def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
@@ -194,44 +180,44 @@ def test_every_stage_is_a_verb_and_the_rest_is_a_job(head, tmp_path):
     manifest lists them as they are: else the store would find them damaged and have them made again.
     """
     store = tmp_path / "store"
-    early = run("labels", store, env=head.env)
-    assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, tail(early)
+    early = road.run("labels", store, env=head.env)
+    assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, road.tail(early)
 
-    joined(run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
-    tests = {path: path.read_bytes() for path in stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
+    joined(road.run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
+    tests = {path: path.read_bytes() for path in road.stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
     assert tests
-    replace_files(stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
+    replace_files(road.stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
     for path in tests:
         with pytest.raises(ShardError):
             read_shard(path)
     by_address = {**head.env, "RAY_ADDRESS": head.address}
-    joined(run("teachers", store, env=by_address), head)
-    joined(run("labels", store, env=head.env), head)
-    joined(run("search", store, env=by_address), head)
-    again = run("search", store, env=head.env)
-    assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, tail(again)
+    joined(road.run("teachers", store, env=by_address), head)
+    joined(road.run("labels", store, env=head.env), head)
+    joined(road.run("search", store, env=by_address), head)
+    again = road.run("search", store, env=head.env)
+    assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, road.tail(again)
 
     broken = submit(head, store)
     told = broken.out + broken.err
-    assert broken.code != 0 and "student: done in" in told, tail(broken)
-    assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), tail(broken)
+    assert broken.code != 0 and "student: done in" in told, road.tail(broken)
+    assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), road.tail(broken)
     assert "Traceback" not in told and "predict_all" not in told, "a damaged file is one sentence, also from a worker"
-    assert (stage_folder(store, "student") / "manifest.json").is_file()
-    replace_files(stage_folder(store, "shards"), tests)
+    assert (road.stage_folder(store, "student") / "manifest.json").is_file()
+    replace_files(road.stage_folder(store, "shards"), tests)
 
     done = submit(head, store)
-    told = sound(done).out + done.err
-    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, tail(done)
-    assert "distilled" in told and "student   skip" in told, tail(done)
-    for name in NAMES:
-        assert (stage_folder(store, name) / "manifest.json").is_file(), name
-    rows = {row["name"]: row for row in result_of(store, "evaluate")["rows"]}
-    assert rows["distilled"]["scores"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
+    told = road.sound(done).out + done.err
+    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, road.tail(done)
+    assert "distilled" in told and "student   skip" in told, road.tail(done)
+    for name in road.NAMES:
+        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
+    rows = {row["name"]: row for row in road.result_of(store, "evaluate")["rows"]}
+    assert rows["distilled"]["scores"]["n"] == road.result_of(store, "shards")["splits"]["heads.test"]["kept"]
 
     # The last two verbs, for a changed key; the cluster is only left by all of them, never stopped.
     changed = "evaluate.heatmap_radius=1"
-    joined(run("evaluate", store, changed, env=head.env), head)
-    joined(run("publish", store, changed, env=head.env), head)
+    joined(road.run("evaluate", store, changed, env=head.env), head)
+    joined(road.run("publish", store, changed, env=head.env), head)
     assert listens(head.port)
 
 

@@ -11,21 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_pipeline import (
-    NAMES,
-    PATIENCE_S,
-    environment,
-    has_checkpoint,
-    has_label,
-    has_shard,
-    result_of,
-    run,
-    same_result,
-    sound,
-    stage_folder,
-    whole_tree,
-    words,
-)
+from tests import test_pipeline as road
 from tests.test_pipeline import calm as calm
 
 pytestmark = pytest.mark.timeout(1800)
@@ -49,7 +35,7 @@ class Nodes:
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
-    for name, value in environment().items():
+    for name, value in road.environment().items():
         if name.startswith("RAY_"):
             monkeypatch.setenv(name, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
@@ -64,24 +50,24 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp
     """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
-    with open(log, "w") as stream, whole_tree() as start:
-        command = words("run", store, f"cluster.address={nodes.cluster.address}")
+    with open(log, "w") as stream, road.whole_tree() as start:
+        command = road.words("run", store, f"cluster.address={nodes.cluster.address}")
         process = start(command, stdout=stream, stderr=stream)
-        deadline = time.monotonic() + PATIENCE_S
-        for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
+        deadline = time.monotonic() + road.PATIENCE_S
+        for name, moment in (("shards", road.has_shard), ("teachers", road.has_checkpoint), ("labels", road.has_label)):
             while not moment(store):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.02)
             if not list(store.glob(f"{name}/*/manifest.json")):
                 lost.append(name)
             nodes.lose_one(chance)
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=road.PATIENCE_S)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert "teachers" in lost, "a node was lost while the teachers were trained"
-    for name in NAMES:
-        assert (stage_folder(store, name) / "manifest.json").is_file(), name
-    same_result(store, calm)
-    rows = result_of(store, "shards")
+    for name in road.NAMES:
+        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
+    road.same_result(store, calm)
+    rows = road.result_of(store, "shards")
     assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
@@ -91,8 +77,8 @@ def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    sound(run("run", store, address, "cluster.workers=2", env=environment()))
-    ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, calm))
+    road.sound(road.run("run", store, address, "cluster.workers=2", env=road.environment()))
+    ours, theirs = (road.result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():
         assert summary["epochs"] == 8
         assert summary["val_mae"] == pytest.approx(theirs[name]["val_mae"], abs=1.5), name

@@ -191,8 +191,6 @@ def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(here,
 @pytest.mark.parametrize("way", range(9))
 def test_upright_is_what_exif_means(way):
     image = picture(3, 20, 30)
-    exif = Pil.Exif()
-    exif[0x0112] = way
     held = Pil.fromarray(image)
     held.getexif()[0x0112] = way
     np.testing.assert_array_equal(media.turned(image, way), np.asarray(ImageOps.exif_transpose(held)))

@@ -17,19 +17,8 @@ import torch
 from hpe_core.data.batch import PoseBatch
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import FaceArrays, count
+from tests import test_pipeline as road
 from tests.faces import exchanged, marked_labels, write_heads
-from tests.test_pipeline import (
-    PATIENCE_S,
-    family,
-    has_checkpoint,
-    is_train_worker,
-    result_of,
-    run,
-    sound,
-    stage_folder,
-    whole_tree,
-    words,
-)
 from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
 ROWS, PER_SHARD = 130, 12
@@ -147,27 +136,27 @@ def is_reader(process: psutil.Process) -> bool:
 def test_killed_workers_and_readers_change_no_weight(tmp_path):
     """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
-    sound(run("shards", calm))
+    road.sound(road.run("shards", calm))
     shutil.copytree(calm, store)
-    sound(run("teachers", calm, *STREAM))
+    road.sound(road.run("teachers", calm, *STREAM))
     killed: set[str] = set()
-    with open(log, "w") as stream, whole_tree() as start:
-        process = start(words("teachers", store, *STREAM), stdout=stream, stderr=stream)
-        deadline = time.monotonic() + PATIENCE_S
+    with open(log, "w") as stream, road.whole_tree() as start:
+        process = start(road.words("teachers", store, *STREAM), stdout=stream, stderr=stream)
+        deadline = time.monotonic() + road.PATIENCE_S
         while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-            for name, wanted in (("reader", is_reader), ("worker", is_train_worker)):
-                if name not in killed and has_checkpoint(store):
-                    victim = next(filter(wanted, family(process.pid)), None)
+            for name, wanted in (("reader", is_reader), ("worker", road.is_train_worker)):
+                if name not in killed and road.has_checkpoint(store):
+                    victim = next(filter(wanted, road.family(process.pid)), None)
                     if victim is not None:
                         with suppress(psutil.NoSuchProcess):
                             victim.kill()
                             killed.add(name)
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=road.PATIENCE_S)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert killed == {"reader", "worker"}
-    ours, theirs = (stage_folder(place, "teachers") for place in (store, calm))
-    for name, summary in result_of(store, "teachers")["networks"].items():
+    ours, theirs = (road.stage_folder(place, "teachers") for place in (store, calm))
+    for name, summary in road.result_of(store, "teachers")["networks"].items():
         assert summary["epochs"] == 8
         weights = [(folder / name / "model.safetensors").read_bytes() for folder in (ours, theirs)]
         assert weights[0] == weights[1], f"teacher {name} has other weights"
