@@ -5,47 +5,36 @@ from dataclasses import replace
 
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
+from workflows.engine import results as made
 from workflows.engine.exported import Exported, NetworkFile, Parity, TimmFolder, TracedNetwork
-from workflows.engine.results import (
-    Cell,
-    EvaluateResult,
-    Finalist,
-    LabelsResult,
-    NetworkResult,
-    PublishResult,
-    Registration,
-    Role,
-    Row,
-    SearchResult,
-    ShardFile,
-    ShardsResult,
-    Split,
-    StageResult,
-    StudentResult,
-    TeachersResult,
-    Trial,
-    UnderProtocol,
-)
 
 EPOCHS = ({"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0})
-NETWORK = NetworkResult.of(EPOCHS, 1.5)
+NETWORK = made.NetworkResult.of(EPOCHS, 1.5)
 TWIN = replace(NETWORK, val_mae=4.5)
-ROW = Row("heads", "distilled", Role.DISTILLED, "student, distilled", {"n": 2.0, "mae": 3.25}, 4e5, 1.5)
+ROW = made.Row("heads", "distilled", made.Role.DISTILLED, "student, distilled", {"n": 2.0, "mae": 3.25}, 4e5, 1.5)
 PARITY = Parity({"pitch": 1e-5}, {"pitch": 2e-5}, 6, 1e-3)
 FILE = NetworkFile(100, PARITY)
-SPLIT = Split(3, 1, {"no_box": 1}, {"out_of_range": 1}, (ShardFile("heads.val/part-00000.parquet", 1, "ab"),), "cd")
-ASKED = UnderProtocol("p", "h", ("d",))
+SPLIT = made.Split(
+    3, 1, {"no_box": 1}, {"out_of_range": 1}, (made.ShardFile("heads.val/part-00000.parquet", 1, "ab"),), "cd"
+)
+ASKED = made.UnderProtocol("p", "h", ("d",))
 TRACED = TracedNetwork(FILE, FILE, 18, 5, None)
 EXPORTED = Exported(TRACED, TimmFolder("resnet18", True, 0.0), None, {"onnx": {"batch 1": 1.0}}, "")
-CHAMPION = Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"})
-RESULTS: tuple[StageResult, ...] = (
-    ShardsResult({"heads.val": SPLIT}, 3, 1, 1, 1, {"heads.test": 2}, {"heads": 3}, "ef"),
-    TeachersResult({"resnet": NETWORK}),
-    LabelsResult(("resnet-K0-d1",), ("resnet",), 3, {"resnet-K0-d1": 2.5}, "01"),
-    SearchResult((Trial("t1", {"optim.lr": 0.0123456, "distill.teachers": ["a"]}, True, 3.0, 2, 1.0, 4e5, 1.5),), 1),
-    StudentResult(NETWORK, TWIN, TrainSpec(), (Finalist("finalist-1", {"optim.lr": 0.1}, NETWORK),)),
-    EvaluateResult((ROW,), (), {"heads": "renderer"}, {"flip": {"kl": 0.5}}, {"heads": (Cell(2, 1, 3.0),)}, ASKED),
-    PublishResult("model/a.onnx", "model/README.md", "report/report.html", EXPORTED, {"onnx/megabytes": 1.0}, CHAMPION),
+CHAMPION = made.Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"})
+RESULTS: tuple[made.StageResult, ...] = (
+    made.ShardsResult({"heads.val": SPLIT}, 3, 1, 1, 1, {"heads.test": 2}, {"heads": 3}, "ef"),
+    made.TeachersResult({"resnet": NETWORK}),
+    made.LabelsResult(("resnet-K0-d1",), ("resnet",), 3, {"resnet-K0-d1": 2.5}, "01"),
+    made.SearchResult(
+        (made.Trial("t1", {"optim.lr": 0.0123456, "distill.teachers": ["a"]}, True, 3.0, 2, 1.0, 4e5, 1.5),), 1
+    ),
+    made.StudentResult(NETWORK, TWIN, TrainSpec(), (made.Finalist("finalist-1", {"optim.lr": 0.1}, NETWORK),)),
+    made.EvaluateResult(
+        (ROW,), (), {"heads": "renderer"}, {"flip": {"kl": 0.5}}, {"heads": (made.Cell(2, 1, 3.0),)}, ASKED
+    ),
+    made.PublishResult(
+        "model/a.onnx", "model/README.md", "report/report.html", EXPORTED, {"onnx/megabytes": 1.0}, CHAMPION
+    ),
 )
 
 
@@ -55,8 +44,8 @@ def test_every_result_comes_back_as_it_was():
 
 
 def test_a_row_is_found_by_its_role():
-    found = EvaluateResult((ROW,), (), {}, {}, {})
-    assert found.row(Role.DISTILLED) is ROW and found.row(Role.DISTILLED, "heads").mae == 3.25
+    found = made.EvaluateResult((ROW,), (), {}, {}, {})
+    assert found.row(made.Role.DISTILLED) is ROW and found.row(made.Role.DISTILLED, "heads").mae == 3.25
 
 
 def test_every_headline_and_figure_says_what_the_result_says():
@@ -79,5 +68,5 @@ def test_every_headline_and_figure_says_what_the_result_says():
         {"drift/flip/kl": 0.5},
         {"onnx/megabytes": 1.0},
     ]
-    nothing = SearchResult()
+    nothing = made.SearchResult()
     assert (nothing.metrics(), nothing.headline(), nothing.best) == ({"trials": 0}, "left out (search.trials=0)", {})

@@ -17,18 +17,9 @@ from hpe_core.system.files import write_json
 from tests.engine.test_results import RESULTS
 from tests.engine.test_store import Counted, counting
 from workflows.engine import pipeline, runner
+from workflows.engine import results as made
 from workflows.engine.config import load
 from workflows.engine.plan import Planned
-from workflows.engine.results import (
-    EvaluateResult,
-    NetworkResult,
-    Results,
-    Role,
-    Row,
-    SearchResult,
-    TeachersResult,
-    Trial,
-)
 from workflows.engine.runner import FAILED
 from workflows.engine.stage import Stage, StageFailed, StageRun
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts, trial_file
@@ -43,17 +34,21 @@ from workflows.training import networks
 
 MAES = (7.0, 5.5, 6.0)
 HISTORY = tuple({"epoch": i, "time_ms": 10_000 * i, "val/mae": v, "epoch_seconds": 4.0} for i, v in enumerate(MAES, 1))
-NETWORK = NetworkResult.of(HISTORY, 12.0)
+NETWORK = made.NetworkResult.of(HISTORY, 12.0)
 SPEC = load(["tests/tiny.yaml"])
 BY_STAGE = dict(zip((stage.name for stage in STAGES), RESULTS, strict=True))
 
 
-def row(test: str, name: str, mae: float, role: Role = Role.DISTILLED) -> Row:
-    return Row(test, name, role, "what it is", {"mae": mae}, 1e6, 2.0)
+def row(test: str, name: str, mae: float, role: made.Role = made.Role.DISTILLED) -> made.Row:
+    return made.Row(test, name, role, "what it is", {"mae": mae}, 1e6, 2.0)
 
 
-ROWS = (("heads", Role.TEACHERS, 4.5, Role.TEACHERS), ("heads", "distilled", 5.125), ("others", "distilled", 9.0))
-SCORED = EvaluateResult(tuple(row(*each) for each in ROWS), (), {}, {"flip": {"kl": 0.5}}, {})
+ROWS = (
+    ("heads", made.Role.TEACHERS, 4.5, made.Role.TEACHERS),
+    ("heads", "distilled", 5.125),
+    ("others", "distilled", 9.0),
+)
+SCORED = made.EvaluateResult(tuple(row(*each) for each in ROWS), (), {}, {"flip": {"kl": 0.5}}, {})
 
 
 def entry_of(name: str, folder: Path) -> Planned:
@@ -121,9 +116,9 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
     events: list[Event] = []
     spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", f"search.finalists={count}"])
     name = module.__name__.split(".")[-1]
-    tried = [Trial(str(i), {"optim.lr": 0.01 + 0.01 * i}, False, 5.0 + i, 1, 1.0) for i in range(3)]
+    tried = [made.Trial(str(i), {"optim.lr": 0.01 + 0.01 * i}, False, 5.0 + i, 1, 1.0) for i in range(3)]
 
-    def train(job: Any, stage: Any, home: Path) -> NetworkResult:
+    def train(job: Any, stage: Any, home: Path) -> made.NetworkResult:
         home.mkdir(parents=True)
         for file in networks.KEPT:
             (home / file).touch()
@@ -136,7 +131,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
         *(name, f"{name}/0123", spec, tmp_path / name),
         inputs={upstream: tmp_path for upstream in ("shards", "teachers", "labels")},
         hashes=dict.fromkeys(("shards", "teachers", "labels", "search"), "1"),
-        results=Results({"search": SearchResult(tuple(tried))}),
+        results=made.Results({"search": made.SearchResult(tuple(tried))}),
         reporter=LocalReporter(events.append),
     )
     module.run(stage)
@@ -163,15 +158,15 @@ def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name, tmp_path):
     tree["teachers"] = {name: tree["teachers"]["resnet"]}
     with contextlib.suppress(SpecError):
         spec = build(PipelineSpec, tree)
-        (told,) = children(entry_of("teachers", tmp_path), TeachersResult({name: NETWORK}), spec)
+        (told,) = children(entry_of("teachers", tmp_path), made.TeachersResult({name: NETWORK}), spec)
         assert told.key == f"teachers/0123/{name}"
 
 
-@pytest.mark.parametrize("role", [*Role])
+@pytest.mark.parametrize("role", [*made.Role])
 def test_no_teacher_takes_the_name_of_another_row(role):
     tree = to_dict(SPEC)
     tree["teachers"] = {str(role): tree["teachers"]["resnet"]}
-    if role in (Role.BASE, Role.TEACHER):  # their rows are named after the teachers
+    if role in (made.Role.BASE, made.Role.TEACHER):  # their rows are named after the teachers
         build(PipelineSpec, tree)
     else:
         with pytest.raises(SpecError, match=r"teachers\..*: a name is made of"):
@@ -183,7 +178,9 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
     params: dict[str, Any] = {name: {"optim.lr": i, "student": {"seed": i}} for i, name in enumerate(epochs)}
     for name, history in epochs.items():
         write_json(trial_file(tmp_path, name), {"params": params[name], "history": history})
-    found = SearchResult(tuple(Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("c", "a")), failed=1)
+    found = made.SearchResult(
+        tuple(made.Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("c", "a")), failed=1
+    )
     told = {each.key: each for each in children(entry_of("search", tmp_path), found, SPEC)}
     assert list(told) == [f"search/0123/{name}" for name in "abc"]
     for name, history in epochs.items():
@@ -193,14 +190,14 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
         assert each.status == ("FAILED" if name == "b" else "FINISHED") and read_again(each) == each
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
-    assert children(entry_of("search", tmp_path / "none"), SearchResult(), SPEC) == []
+    assert children(entry_of("search", tmp_path / "none"), made.SearchResult(), SPEC) == []
 
 
-def taught(stage: StageRun) -> TeachersResult:
-    return TeachersResult({"resnet": NETWORK})
+def taught(stage: StageRun) -> made.TeachersResult:
+    return made.TeachersResult({"resnet": NETWORK})
 
 
-def scored(stage: StageRun) -> EvaluateResult:
+def scored(stage: StageRun) -> made.EvaluateResult:
     return SCORED
 
 
