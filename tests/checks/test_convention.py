@@ -14,24 +14,13 @@ from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
 from hpe_core.render.headmesh import landmark_targets
 from hpe_core.spec.data import ConventionSpec, DatasetSpec
 from tests.archives import as_stored, write_average_heads
-from workflows.checks.convention import (
-    FEWEST_POINTS,
-    MAX_TILT,
-    POINTS,
-    check_labels,
-    hypotheses,
-    in_words,
-    settings,
-    simplest,
-    solve_pose,
-    twin,
-)
+from workflows.checks import convention as check
 
 OURS = ConventionSpec()
 HEAD = landmark_targets()
 wide, inside = st.floats(-179, 179), st.floats(-89, 89)
 triples = st.tuples(wide, inside, wide)
-conventions = st.sampled_from(hypotheses()).flatmap(lambda one: st.sampled_from([one, twin(one)]))
+conventions = st.sampled_from(check.hypotheses()).flatmap(lambda one: st.sampled_from([one, check.twin(one)]))
 # The mistakes that people make, one for every kind.
 MISTAKES = [
     *(ConventionSpec(**{key: -1}) for key in ("pitch_sign", "yaw_sign", "roll_sign")),
@@ -48,7 +37,7 @@ MISTAKES = [
 
 
 def keys(convention: ConventionSpec) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings(convention, OURS).items())
+    return " ".join(f"{key}={value}" for key, value in check.settings(convention, OURS).items())
 
 
 @given(triples)
@@ -70,14 +59,14 @@ def test_conversion_undoes_what_an_archive_of_the_convention_stores(pose, conven
 
 @given(triples, conventions)
 def test_both_spellings_read_alike(angles, convention):
-    assert np.allclose(to_matrix(angles, convention), to_matrix(angles, twin(convention)), atol=1e-9)
-    assert twin(twin(convention)) == convention
+    assert np.allclose(to_matrix(angles, convention), to_matrix(angles, check.twin(convention)), atol=1e-9)
+    assert check.twin(check.twin(convention)) == convention
 
 
 def test_the_hypotheses_are_different_readings():
-    read = np.stack([to_matrix([[20.0, 35.0, -14.0], [-8.0, 50.0, 25.0]], one) for one in hypotheses()]).round(6)
-    assert hypotheses()[0] == OURS
-    assert len(np.unique(read.reshape(len(read), -1), axis=0)) == len(hypotheses())
+    read = np.stack([to_matrix([[20.0, 35.0, -14.0], [-8.0, 50.0, 25.0]], one) for one in check.hypotheses()]).round(6)
+    assert check.hypotheses()[0] == OURS
+    assert len(np.unique(read.reshape(len(read), -1), axis=0)) == len(check.hypotheses())
 
 
 @pytest.mark.parametrize("convention", [ConventionSpec(yaw_sign=-1), ConventionSpec(transposed=True)], ids=keys)
@@ -94,26 +83,29 @@ def test_a_dataset_with_its_convention_gives_our_poses(tmp_path, convention):
 @given(st.tuples(inside, inside, inside), st.floats(0.05, 50), wide, wide)
 def test_the_pose_of_the_average_head_is_found_exactly(pose, scale, x, y):
     points = scale * (HEAD @ euler_to_matrix(pose).T)[:, :2] + [x, y]
-    solved = solve_pose(points)
+    solved = check.solve_pose(points)
     assert solved is not None and geodesic_deg(solved, euler_to_matrix(pose)) < 1e-4
 
 
-@given(st.tuples(inside, inside, inside), st.sets(st.sampled_from(sorted(POINTS)), max_size=16 - FEWEST_POINTS - 2))
+@given(
+    st.tuples(inside, inside, inside),
+    st.sets(st.sampled_from(sorted(check.POINTS)), max_size=16 - check.FEWEST_POINTS - 2),
+)
 def test_hidden_points_do_not_count(pose, hidden):
     points = (HEAD @ euler_to_matrix(pose).T)[:, :2]
     points[sorted(hidden)] = 1e4
-    solved = solve_pose(points, ~np.isin(np.arange(68), sorted(hidden)))
+    solved = check.solve_pose(points, ~np.isin(np.arange(68), sorted(hidden)))
     assert solved is not None and geodesic_deg(solved, euler_to_matrix(pose)) < 1e-3
 
 
 def test_what_is_no_head_has_no_pose():
     rng = np.random.default_rng(1)
-    assert solve_pose(rng.uniform(0, 100, (68, 2))) is None
-    assert solve_pose(np.full((68, 2), 7.0)) is None
-    assert solve_pose(np.full((68, 2), np.nan)) is None
+    assert check.solve_pose(rng.uniform(0, 100, (68, 2))) is None
+    assert check.solve_pose(np.full((68, 2), 7.0)) is None
+    assert check.solve_pose(np.full((68, 2), np.nan)) is None
     visible = np.zeros(68)
-    visible[POINTS[: FEWEST_POINTS - 1]] = 1
-    assert solve_pose(HEAD[:, :2], visible) is None
+    visible[check.POINTS[: check.FEWEST_POINTS - 1]] = 1
+    assert check.solve_pose(HEAD[:, :2], visible) is None
 
 
 def crowd(count: int, *, spread=(15.0, 35.0, 12.0), noise: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +114,7 @@ def crowd(count: int, *, spread=(15.0, 35.0, 12.0), noise: float = 3.0, seed: in
     poses = np.clip(rng.normal(0, 1, (count, 3)) * spread, -80, 80)
     people = HEAD * rng.normal(1, 0.06, (count, 1, 3))
     points = np.einsum("nij,nkj->nki", euler_to_matrix(poses), people)[..., :2] + rng.normal(0, noise, (count, 68, 2))
-    solved = [solve_pose(face) for face in points]
+    solved = [check.solve_pose(face) for face in points]
     kept = [i for i, one in enumerate(solved) if one is not None]
     return poses[kept], np.array([solved[i] for i in kept])
 
@@ -137,14 +129,14 @@ def aflw2000(real_data):
     """(poses, solved rotations) of the real sample."""
     opened = open_source(DatasetSpec(reader="aflw2000", root=str(real_data / "aflw2000")))
     faces = [opened.load(ref)[0] for ref in sorted(opened.refs())]
-    return np.array([face.pose for face in faces]), np.array([solve_pose(face.landmarks) for face in faces])
+    return np.array([face.pose for face in faces]), np.array([check.solve_pose(face.landmarks) for face in faces])
 
 
 @pytest.mark.parametrize("faces", ["people", "aflw2000"])
 @pytest.mark.parametrize("mistake", MISTAKES, ids=keys)
 def test_a_wrong_convention_is_found(request, faces, mistake):
     poses, solved = request.getfixturevalue(faces)
-    verdict = check_labels(as_stored(poses, mistake), solved, OURS)
+    verdict = check.check_labels(as_stored(poses, mistake), solved, OURS)
     assert (verdict.kind, verdict.best, verdict.faces) == ("wrong", mistake, len(poses))
     assert verdict.best_error < 0.85 * verdict.error and verdict.prefer > len(poses) / 2
 
@@ -152,14 +144,14 @@ def test_a_wrong_convention_is_found(request, faces, mistake):
 @pytest.mark.parametrize("mistake", MISTAKES[:3] + MISTAKES[-3:], ids=keys)
 def test_obeying_the_advice_ends_it_and_a_needless_key_is_found(people, mistake):
     poses, solved = people
-    obeyed = check_labels(as_stored(poses, mistake), solved, mistake)
+    obeyed = check.check_labels(as_stored(poses, mistake), solved, mistake)
     assert (obeyed.kind, obeyed.best) == ("agrees", mistake)
-    needless = check_labels(poses, solved, mistake)
+    needless = check.check_labels(poses, solved, mistake)
     assert (needless.kind, needless.best) == ("wrong", OURS)
 
 
 def test_right_labels_of_real_faces_raise_no_alarm(aflw2000):
-    verdict = check_labels(*aflw2000, OURS)
+    verdict = check.check_labels(*aflw2000, OURS)
     assert verdict.kind == "agrees" and verdict.error == verdict.best_error < 5
     assert min(verdict.negated) > 2 * verdict.error and not verdict.undecided
 
@@ -169,43 +161,43 @@ def test_right_labels_of_real_faces_raise_no_alarm(aflw2000):
 )
 def test_right_labels_raise_no_alarm_however_few_and_noisy(spread, noise, count):
     poses, solved = crowd(count, spread=spread, noise=noise, seed=1)
-    assert check_labels(poses, solved, OURS).kind in ("agrees", "too_few_faces")
+    assert check.check_labels(poses, solved, OURS).kind in ("agrees", "too_few_faces")
 
 
-@pytest.mark.parametrize("tilt", [2 - MAX_TILT, 0.5, MAX_TILT - 2])
+@pytest.mark.parametrize("tilt", [2 - check.MAX_TILT, 0.5, check.MAX_TILT - 2])
 def test_a_tilt_of_all_heads_is_told_and_changes_no_verdict(people, tilt):
     poses, solved = people
-    verdict = check_labels(poses, solved @ euler_to_matrix([tilt, 0, 0]), OURS)
+    verdict = check.check_labels(poses, solved @ euler_to_matrix([tilt, 0, 0]), OURS)
     assert verdict.kind == "agrees"
-    assert verdict.tilt == pytest.approx(check_labels(poses, solved, OURS).tilt + tilt, abs=1e-6)
+    assert verdict.tilt == pytest.approx(check.check_labels(poses, solved, OURS).tilt + tilt, abs=1e-6)
 
 
 def test_signs_that_the_faces_do_not_show_are_said_to_be_undecided():
     poses, solved = crowd(60, spread=(12.0, 30.0, 0.0))
-    verdict = check_labels(poses, solved, OURS)
+    verdict = check.check_labels(poses, solved, OURS)
     assert verdict.kind == "agrees" and "roll_sign" in verdict.undecided and "yaw_sign" not in verdict.undecided
 
 
 def test_labels_of_other_faces_are_explained_by_nothing(people):
     poses, solved = people
-    assert check_labels(np.roll(poses, 7, axis=0), solved, OURS).kind == "unexplained"
+    assert check.check_labels(np.roll(poses, 7, axis=0), solved, OURS).kind == "unexplained"
 
 
 def test_landmarks_numbered_from_the_other_side_are_not_blamed_on_the_labels():
     poses, _ = crowd(30)
     points = np.einsum("nij,kj->nki", euler_to_matrix(poses), HEAD)[:, MIRROR_68, :2]
-    solved = np.array([solve_pose(face) for face in points])
-    assert check_labels(poses, solved, OURS).kind == "landmarks_mirrored"
+    solved = np.array([check.solve_pose(face) for face in points])
+    assert check.check_labels(poses, solved, OURS).kind == "landmarks_mirrored"
 
 
 def test_few_faces_are_too_few(people):
     poses, solved = people
-    assert check_labels(poses[:7], solved[:7], OURS).kind == "too_few_faces"
-    assert check_labels([], np.empty((0, 3, 3)), OURS).faces == 0
+    assert check.check_labels(poses[:7], solved[:7], OURS).kind == "too_few_faces"
+    assert check.check_labels([], np.empty((0, 3, 3)), OURS).faces == 0
 
 
 @given(conventions)
 def test_every_convention_has_words_of_its_own_spelling(convention):
-    short = simplest(convention, OURS)
-    assert short in (convention, twin(convention)) and short == simplest(twin(convention), OURS)
-    assert (in_words(short) == in_words(OURS)) == (short == OURS)
+    short = check.simplest(convention, OURS)
+    assert short in (convention, check.twin(convention)) and short == check.simplest(check.twin(convention), OURS)
+    assert (check.in_words(short) == check.in_words(OURS)) == (short == OURS)

@@ -18,23 +18,14 @@ from hpe_core.datasets.base import UNKNOWN, DatasetError, FaceRef, FaceRow, Reje
 from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.spec.data import CropSpec, DatasetSpec
-from tests.archives import (
-    picture,
-    write_300w_lp,
-    write_aflw,
-    write_aflw2000,
-    write_biwi,
-    write_boxes,
-    write_manifest,
-    write_pointing04,
-)
+from tests import archives as archive
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
 
 
 def test_fingerprint_follows_the_files_and_not_the_place(tmp_path):
     for place in ("a", "b"):
         for i in range(3):
-            path = write_aflw2000(tmp_path / place, f"image0000{i}", seed=i)
+            path = archive.write_aflw2000(tmp_path / place, f"image0000{i}", seed=i)
             for file in (path, path.with_suffix(".mat")):
                 os.utime(file, ns=(0, 1_000_000_000))
     a, b = source("aflw2000", tmp_path / "a"), source("aflw2000", tmp_path / "b")
@@ -49,7 +40,7 @@ def test_fingerprint_follows_the_files_and_not_the_place(tmp_path):
 
 
 def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path):
-    write_pointing04(tmp_path / "archive", 3, 7, 0, 30)
+    archive.write_pointing04(tmp_path / "archive", 3, 7, 0, 30)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "Person03").symlink_to(tmp_path / "archive" / "Person03")
     (tmp_path / "archive" / "Person03" / "up").symlink_to(tmp_path / "archive" / "Person03")
@@ -65,8 +56,8 @@ def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path
 
 def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(tmp_path, monkeypatch):
     """Nor does a link to a folder that holds the root show anything but the root."""
-    write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
-    write_aflw2000(tmp_path / "outer", "stranger")
+    archive.write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
+    archive.write_aflw2000(tmp_path / "outer", "stranger")
     root = tmp_path / "outer" / "root"
     for name, target in (("a", root / "b"), ("c", root / "b"), ("up", tmp_path), ("loop", root)):
         (root / name).symlink_to(target)
@@ -83,8 +74,8 @@ def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(tmp_pa
 
 
 def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
-    write_aflw2000(tmp_path, "image00002")
-    write_aflw2000(tmp_path / "shut", "image00004")
+    archive.write_aflw2000(tmp_path, "image00002")
+    archive.write_aflw2000(tmp_path / "shut", "image00004")
     scandir = os.scandir
 
     def refuses(path: Any) -> Any:
@@ -98,13 +89,13 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch
 
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     """An archive of one face for every reader: the reader, and the files that its face is read from."""
-    write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
-    write_aflw(root / "aflw", FACES[:1])
-    write_biwi(root / "biwi", 1, 3)
-    write_aflw2000(root / "aflw2000", "image00002")
-    write_pointing04(root / "pointing", 3, 7, 0, 30)
-    write_manifest(root / "mine", [ROW])
-    boxes = write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
+    archive.write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_aflw(root / "aflw", FACES[:1])
+    archive.write_biwi(root / "biwi", 1, 3)
+    archive.write_aflw2000(root / "aflw2000", "image00002")
+    archive.write_pointing04(root / "pointing", 3, 7, 0, 30)
+    archive.write_manifest(root / "mine", [ROW])
+    boxes = archive.write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
     kinds = {"lp": "300w_lp", "aflw": "aflw", "biwi": "biwi", "pointing": "pointing04", "mine": "manifest"}
     opened = {name: source(reader, root / name) for name, reader in kinds.items()}
     opened["aflw2000"] = source("aflw2000", root / "aflw2000", boxes=boxes)
@@ -142,14 +133,14 @@ def test_a_face_and_its_dataset_change_with_each_of_its_files_and_with_no_other(
 
 def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
     """Whatever a table calls its pictures; the readers of folders are asked with a key of the same kind."""
-    cv2.imwrite(str(tmp_path / "secret.jpg"), picture(1))
+    cv2.imwrite(str(tmp_path / "secret.jpg"), archive.picture(1))
     for name, (opened, _) in archives(tmp_path).items():
         ref = only(opened)
         up = "../" * (len(Path(ref.key).parts) + 2)
         for key in ("../secret.jpg", f"{Path(ref.key).parent}/{up}{tmp_path}/secret.jpg", str(tmp_path / "secret.jpg")):
             asked = dataclasses.replace(ref, key=key)
             if name == "mine":
-                write_manifest(tmp_path / name, [{**ROW, "path": key}], pictures=False)
+                archive.write_manifest(tmp_path / name, [{**ROW, "path": key}], pictures=False)
                 asked = only(opened)
             assert rejected(opened, asked)[0] == "outside_root", (name, key)
 
@@ -159,7 +150,7 @@ ODD_NAMES = [b"line\nbreak", b"esc\x1b[31m", b"b\xffld", b"x" * 251, b"<b> & 'q\
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "ü".encode() * 120, "\u202egpj".encode()])
 def test_any_name_becomes_one_line_of_text(tmp_path, name):
-    write_aflw2000(tmp_path, "plain")
+    archive.write_aflw2000(tmp_path, "plain")
     for suffix in (".jpg", ".mat"):
         (tmp_path / f"plain{suffix}").rename(tmp_path / (os.fsdecode(name) + suffix))
     opened = source("aflw2000", tmp_path)
@@ -193,12 +184,12 @@ def test_synthetic_names_are_those_of_the_renderer():
 
 
 def test_sources_travel_light_and_load_in_the_sandbox(tmp_path):
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
-    write_aflw(tmp_path / "aflw", FACES[:1])
-    write_biwi(tmp_path / "biwi", 1, 3)
-    write_manifest(tmp_path / "mine", [{**ROW, "path": f"{i}.png"} for i in range(200)], pictures=False)
-    cv2.imwrite(str(tmp_path / "mine" / "0.png"), picture(0))
-    boxes = write_boxes(tmp_path / "b.json", {f"{i}.png": one((4, 5, 60, 70)) for i in range(200)})
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_aflw(tmp_path / "aflw", FACES[:1])
+    archive.write_biwi(tmp_path / "biwi", 1, 3)
+    archive.write_manifest(tmp_path / "mine", [{**ROW, "path": f"{i}.png"} for i in range(200)], pictures=False)
+    cv2.imwrite(str(tmp_path / "mine" / "0.png"), archive.picture(0))
+    boxes = archive.write_boxes(tmp_path / "b.json", {f"{i}.png": one((4, 5, 60, 70)) for i in range(200)})
     opened = [
         source(name, tmp_path / folder) for name, folder in (("300w_lp", "lp"), ("aflw", "aflw"), ("biwi", "biwi"))
     ]
@@ -225,28 +216,28 @@ def test_what_is_missing_of_an_archive_is_named(tmp_path):
         return opened.reader.missing_parts(list(opened.refs()))
 
     for flip in (False, True):
-        write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
+        archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
     said = missing("300w_lp", tmp_path / "lp")
     assert said[:3] == ["AFW (1 of 5,207)", "AFW_Flip (1 of 5,207)", "HELEN"] and said[-1] == "landmarks"
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
     assert "landmarks" not in missing("300w_lp", tmp_path / "lp")
-    write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
+    archive.write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
     assert missing("pointing04", tmp_path / "pointing")[1:3] == ["Person02", "Person03 (1 of 186)"]
     for sequence in range(1, 24):
-        write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
+        archive.write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
     assert missing("biwi", tmp_path / "biwi") == ["24"]
-    write_aflw(tmp_path / "aflw", FACES)
+    archive.write_aflw(tmp_path / "aflw", FACES)
     assert missing("aflw", tmp_path / "aflw") == []
     (tmp_path / "aflw" / "data" / "flickr" / "2" / "image00013.jpg").unlink()
     assert missing("aflw", tmp_path / "aflw") == ["1 of 2 pictures, e.g. data/flickr/2/image00013.jpg"]
-    write_aflw2000(tmp_path / "aflw2000", "image00002")
+    archive.write_aflw2000(tmp_path / "aflw2000", "image00002")
     assert missing("aflw2000", tmp_path / "aflw2000") == []
 
 
 def test_census_compares_with_the_whole_archive(tmp_path):
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0")
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0")
     assert census(source("300w_lp", tmp_path / "lp")) == "1 face; the whole archive has 122,450: this is a part"
-    write_manifest(tmp_path / "mine", [ROW])
+    archive.write_manifest(tmp_path / "mine", [ROW])
     assert census(source("manifest", tmp_path / "mine")) == "1 face"
     opened = source("300w_lp", tmp_path / "lp")
     opened.reader.whole = 1

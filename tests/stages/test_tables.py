@@ -19,16 +19,6 @@ from tests.faces import CROP, write_heads
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
 from workflows.stages import evaluate
-from workflows.stages.evaluate import (
-    Predictions,
-    asked_of,
-    heatmap,
-    networks_of,
-    predict_all,
-    table,
-    with_ensembles,
-    write_predictions,
-)
 
 TESTS = {"heads": 5, "others": 8}
 TEACHERS = ("first", "second", "third")
@@ -44,20 +34,23 @@ def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
     return build(PipelineSpec, tree | {"student": {"distill": {}}})
 
 
-def found() -> dict[str, Predictions]:
+def found() -> dict[str, evaluate.Predictions]:
     """What networks may have predicted: no two say the same, and no plain angle is that of the offsets."""
     random = np.random.default_rng(0)
 
     def drawn() -> Angles:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
-    return {name: Predictions({}, {}, drawn(), drawn(), drawn(), {}) for name in (*TEACHERS, Role.HARD, Role.DISTILLED)}
+    return {
+        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {})
+        for name in (*TEACHERS, Role.HARD, Role.DISTILLED)
+    }
 
 
 @pytest.mark.parametrize("base", ["", "second"])
 def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
     spec, each = pipeline(base), found()
-    whole = with_ensembles(spec, each)
+    whole = evaluate.with_ensembles(spec, each)
     assert set(whole) == {*each, *ENSEMBLES}
     for test in TESTS:
         for name, entry in each.items():
@@ -71,19 +64,19 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
 @pytest.mark.parametrize("base", ["", "second"])
 def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base):
     spec = pipeline(base)
-    folders = networks_of(spec, {"teachers": Path("/t"), "student": Path("/s"), "shards": Path("/x")})
+    folders = evaluate.networks_of(spec, {"teachers": Path("/t"), "student": Path("/s"), "shards": Path("/x")})
     assert folders == {name: Path("/t", name) for name in TEACHERS} | {n: Path("/s", n) for n in ("hard", "distilled")}
-    assert [name for name in folders if asked_of(spec, name)[0] == (4, 2)] == list(TEACHERS)
-    assert [name for name in folders if asked_of(spec, name)[1] == 3] == [base or "first"]
+    assert [name for name in folders if evaluate.asked_of(spec, name)[0] == (4, 2)] == list(TEACHERS)
+    assert [name for name in folders if evaluate.asked_of(spec, name)[1] == 3] == [base or "first"]
 
 
 @pytest.mark.parametrize("base", ["", "second"])
 def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base):
     spec, each = pipeline(base), found()
-    whole, truth = with_ensembles(spec, each), each[Role.HARD].truth
+    whole, truth = evaluate.with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
-    rows = table(spec, truth, whole, costs, recordings)
+    rows = evaluate.table(spec, truth, whole, costs, recordings)
     assert len(rows) == len(TESTS) * len(whole)
     first, *others = base or "first", *(name for name in TEACHERS if name != (base or "first"))
     for test in TESTS:
@@ -128,8 +121,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
 def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(asked, monkeypatch):
     folder, net, files = asked
     monkeypatch.setattr(evaluate, "BATCH", 3)
-    result = predict_all(str(folder), files, (4, 2), 2)
-    alone = predict_all(str(folder), files, (0, 1), 0)
+    result = evaluate.predict_all(str(folder), files, (4, 2), 2)
+    alone = evaluate.predict_all(str(folder), files, (0, 1), 0)
     for test, count in TESTS.items():
         shards = [read_shard(Path(file)) for file in files[test]]
         crops = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
@@ -143,21 +136,21 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         assert result.ids[test] == [name for shard in shards for name in shard.sample_ids]
         assert result.groups[test] == [name for shard in shards for name in shard.groups]
         np.testing.assert_array_equal(result.truth[test], truth)
-        cells = {(cell.K, cell.d): cell.mae for cell in heatmap(result.kd[test])}
+        cells = {(cell.K, cell.d): cell.mae for cell in evaluate.heatmap(result.kd[test])}
         assert set(cells) == {(k, d) for k in range(3) for d in (1, 2)} and len(truth) == count
         for pair, mae in cells.items():
             mean = np.mean([seen[at] for at in offset_grid(*pair)], axis=0)
             assert mae == pytest.approx(PoseSums.of(mean, truth).summary()["mae"], abs=1e-3)
         np.testing.assert_array_equal(alone.offset_angles[test], alone.angles[test])
-        assert heatmap(alone.kd[test]) == ()
+        assert evaluate.heatmap(alone.kd[test]) == ()
 
 
 def test_every_prediction_is_written_beside_its_own_label(tmp_path):
     each = found()
-    whole = with_ensembles(pipeline(), each)
+    whole = evaluate.with_ensembles(pipeline(), each)
     truth = each[Role.HARD].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
-    write_predictions(tmp_path / "p.parquet", ids, truth, whole)
+    evaluate.write_predictions(tmp_path / "p.parquet", ids, truth, whole)
     rows = read_table(tmp_path / "p.parquet").to_pylist()
     assert len(rows) == len(whole) * sum(TESTS.values())
     for row in rows:
