@@ -114,16 +114,8 @@ def room_of(name: str) -> str:
 def breaches(root: Path) -> list[str]:
     """A sentence for everything that the walls do not allow."""
     house = House.read(root)
-    return [
-        *homeless(house),
-        *upward(house),
-        *circles(house),
-        *between_stages(house),
-        *foreign(house),
-        *hidden(house),
-        *private(house),
-        *large(house),
-    ]
+    rules = (homeless, upward, circles, between_stages, foreign, hidden, private, large)
+    return [sentence for rule in rules for sentence in rule(house)]
 
 
 def homeless(house: House) -> Iterator[str]:

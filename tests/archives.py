@@ -33,19 +33,19 @@ def picture(seed: int, height: int = 120, width: int = 120) -> np.ndarray:
 JPEG = cv2.imencode(".jpg", picture(3, 50, 70))[1].tobytes()
 
 
+def write_mat(path: Path, pose: Pose, variables: dict[str, object]) -> None:
+    """A .mat of 3DDFA: its pose, unless `variables` have another (None leaves one out)."""
+    variables = {"Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32)} | variables
+    scipy.io.savemat(path, {key: value for key, value in variables.items() if value is not None})
+
+
 def write_aflw2000(root: Path, name: str, pose: Pose = (5.0, 20.0, -3.0), *, seed: int = 0, **change: object) -> Path:
     """One image with its .mat; `change` replaces variables (None leaves one out). Returns the image's path."""
     root.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / f"{name}.jpg"), picture(seed))
     head = np.random.default_rng(7).uniform(-1, 1, (3, 68)) * np.array([[30.0], [38.0], [20.0]])
     points = euler_to_matrix(pose) @ head + np.array([[60.0], [60.0], [0.0]])
-    variables: dict[str, object] = {
-        "Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32),
-        "pt3d_68": points.astype(np.float32),
-        "pt2d": -np.ones((2, 21)),
-    }
-    variables |= change
-    scipy.io.savemat(root / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
+    write_mat(root / f"{name}.mat", pose, {"pt3d_68": points.astype(np.float32), "pt2d": -np.ones((2, 21))} | change)
     return root / f"{name}.jpg"
 
 
@@ -84,12 +84,7 @@ def write_300w_lp(
     folder = root / (f"{subset}_Flip" if flip else subset)
     folder.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / f"{name}.jpg"), picture(len(name), 80, width))
-    variables: dict[str, object] = {
-        "Pose_Para": np.array([[*np.radians(pose), 1.0, 2.0, 3.0, 0.001]], np.float32),
-        "pt2d": np.random.default_rng(3).uniform(20, 50, (2, 68)),
-    }
-    variables |= change
-    scipy.io.savemat(folder / f"{name}.mat", {key: value for key, value in variables.items() if value is not None})
+    write_mat(folder / f"{name}.mat", pose, {"pt2d": np.random.default_rng(3).uniform(20, 50, (2, 68))} | change)
     if marks is not None and not flip:
         path = root / "landmarks" / subset / f"{name}_pts.mat"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,45 +109,29 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
     """
     folder = root / "data" / "flickr" / "2"
     folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Sequence[object]]] = {table: [] for table in AFLW_TABLES}
+    for file in dict.fromkeys(str(face["file"]) for face in faces if face.get("listed", True)):
+        cv2.imwrite(str(folder / file), picture(len(file), 90, 130))
+        rows["FaceImages"].append((None, "flickr", file, f"2/{file}", 0, 130, 90))
+    for face in faces:
+        rows["Faces"].append((face["face"], face["file"], "flickr"))
+        if "rect" in face:
+            rows["FaceRect"].append((face["face"], *face["rect"], 1))
+        if "pose" in face:
+            pitch, yaw, roll = face["pose"]
+            rows["FacePose"].append((face["face"], roll, pitch, yaw, 1))
+        rows["FeatureCoords"] += [(face["face"], mark, *place, 1) for mark, place in face.get("marks", {}).items()]
     with closing(sqlite3.connect(root / "aflw.sqlite")) as database:
-        for table, columns in AFLW_TABLES.items():
-            if table != leave_out:
-                database.execute(f"CREATE TABLE {table} ({columns})")
-        for file in dict.fromkeys(str(face["file"]) for face in faces if face.get("listed", True)):
-            cv2.imwrite(str(folder / file), picture(len(file), 90, 130))
-            if leave_out != "FaceImages":
-                row = (None, "flickr", file, f"2/{file}", 0, 130, 90)
-                database.execute("INSERT INTO FaceImages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        for face in faces:
-            if leave_out != "Faces":
-                database.execute("INSERT INTO Faces VALUES (?, ?, 'flickr')", (face["face"], face["file"]))
-            if "rect" in face and leave_out != "FaceRect":
-                database.execute("INSERT INTO FaceRect VALUES (?, ?, ?, ?, ?, 1)", (face["face"], *face["rect"]))  # type: ignore[misc]
-            if "pose" in face and leave_out != "FacePose":
-                pitch, yaw, roll = face["pose"]  # type: ignore[misc]
-                database.execute("INSERT INTO FacePose VALUES (?, ?, ?, ?, 1)", (face["face"], roll, pitch, yaw))
-            if leave_out != "FeatureCoords":
-                for feature, place in face.get("marks", {}).items():  # type: ignore[attr-defined]
-                    row = (face["face"], feature, *place)
-                    database.execute("INSERT INTO FeatureCoords VALUES (?, ?, ?, ?, 1)", row)
+        for table in [name for name in AFLW_TABLES if name != leave_out]:
+            database.execute(f"CREATE TABLE {table} ({AFLW_TABLES[table]})")
+            for row in rows[table]:
+                database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
         database.commit()
     return root / "aflw.sqlite"
 
 
-BIWI_CAL = """517.679 0 320
-0 517.679 240.5
-0 0 1
-
-0 0 0 0
-
-0.999947 0.00432361 0.00929419
--0.00446314 0.999877 0.0150443
--0.009228 -0.015085 0.999844
-
--24.0198 5.8896 -13.2308
-
-640 480
-"""
+ROTATION = "0.999947 0.00432361 0.00929419\n-0.00446314 0.999877 0.0150443\n-0.009228 -0.015085 0.999844\n\n"
+BIWI_CAL = f"517.679 0 320\n0 517.679 240.5\n0 0 1\n\n0 0 0 0\n\n{ROTATION}-24.0198 5.8896 -13.2308\n\n640 480\n"
 
 
 def write_biwi(
@@ -181,18 +160,14 @@ def as_stored(poses: np.ndarray, convention: ConventionSpec) -> np.ndarray:
     Decoded by SciPy, so that the product is checked against somebody else's.
     """
     rotation = Rotation.from_matrix(euler_to_matrix(poses))
-    decoded = (rotation.inv() if convention.transposed else rotation).as_euler(
-        convention.rotation.upper(), degrees=True
-    )
+    stored = rotation.inv() if convention.transposed else rotation
+    decoded = stored.as_euler(convention.rotation.upper(), degrees=True)
     turns = {axis: decoded[:, i] for i, axis in enumerate(convention.rotation)}
-    named = {
-        "pitch": -turns["x"] * convention.pitch_sign,
-        "yaw": turns["y"] * convention.yaw_sign,
-        "roll": turns["z"] * convention.roll_sign,
-    }
-    stored = np.stack([named[name] for name in convention.order.split("_")], axis=1)
+    signs = (-convention.pitch_sign, convention.yaw_sign, convention.roll_sign)
+    named = {name: turns[axis] * sign for name, axis, sign in zip(("pitch", "yaw", "roll"), "xyz", signs, strict=True)}
+    angles = np.stack([named[name] for name in convention.order.split("_")], axis=1)
     unit = {"as_read": 1.0, "radians_as_degrees": np.pi / 180, "degrees_as_radians": 180 / np.pi}
-    return np.asarray(stored * unit[convention.unit])
+    return np.asarray(angles * unit[convention.unit])
 
 
 def write_manifest(root: Path, rows: Sequence[dict[str, Any]], kind: str = "csv", *, pictures: bool = True) -> Path:

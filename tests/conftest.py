@@ -159,6 +159,15 @@ def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def yunet(real_data: Path) -> Path:
+    """The face detector's file."""
+    file = real_data / "yunet" / "yunet_n_dynamic.onnx"
+    if not file.is_file():
+        pytest.skip(f"the face detector is not here: {file}")
+    return file
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the sample archives: $HPE_REAL_DATA, or shared/data beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"

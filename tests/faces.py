@@ -1,12 +1,12 @@
 """Rendered faces as shards, without Ray: the smallest real input for tests of the library and the stages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from hpe_core.data.rows import write_shard
+from hpe_core.data.rows import read_shard, write_shard, write_soft_labels
 from hpe_core.datasets.base import FaceRow
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Image, canonical_crop, window
@@ -28,9 +28,8 @@ def head(index: int) -> RenderedHead:
 
 def face_row(index: int, crop: CropSpec = CROP) -> FaceRow:
     rendered = head(index)
-    return FaceRow(
-        rendered.sample_id, rendered.group, "", rendered.pose, canonical_crop(rendered.image, rendered.box, crop)
-    )
+    cut = canonical_crop(rendered.image, rendered.box, crop)
+    return FaceRow(rendered.sample_id, rendered.group, "", rendered.pose, cut)
 
 
 def windows(count: int, *, first: int = 0) -> Image:
@@ -47,6 +46,24 @@ def write_heads(folder: Path, count: int, *, split: str = "train", first: int = 
         write_shard(path, rows, CROP, "raw")
         files.append(path)
     return files
+
+
+def marked_labels(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Soft labels that say whose they are: every bin holds the hard label."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        shard = read_shard(file)
+        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
+        write_soft_labels(folder / file.name, shard.sample_ids, marks, "test")
+    return [folder / file.name for file in files]
+
+
+def exchanged(labels: Sequence[Path], folder: Path) -> list[Path]:
+    """The right names with the labels of two shards exchanged."""
+    folder.mkdir(exist_ok=True)
+    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
+        (folder / label.name).write_bytes(other.read_bytes())
+    return [folder / label.name for label in labels]
 
 
 def write_onnx(path: Path) -> Path:

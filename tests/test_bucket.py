@@ -1,11 +1,9 @@
 """The whole road with its store in a bucket: S3 in the second tier, Google's storage on demand."""
 
-from pathlib import Path
-
 import pytest
 
 from hpe_core.system.remote import Remote
-from tests.test_pipeline import call, environment, tail, words
+from tests.test_pipeline import call, environment, sound, words
 from workflows.full_pipeline import STAGES
 
 
@@ -13,11 +11,10 @@ from workflows.full_pipeline import STAGES
 @pytest.mark.longer
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("bucket", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
-def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str, tmp_path: Path) -> None:
+def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket, tmp_path):
     """The command that a user types, with its store in a bucket; then the same command on another machine."""
     store = f"{bucket}/runs"
-    first = call(words("run", store, "cluster.address=local"), environment())
-    assert first.code == 0, tail(first)
+    first = sound(call(words("run", store, "cluster.address=local"), environment()))
     index = Remote(store).index()
     for stage in STAGES:
         assert sum(name.startswith(f"{stage.name}/") and name.endswith("manifest.json") for name in index) == 1
@@ -28,7 +25,6 @@ def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket: str,
     assert again.code == 0 and [line.split()[1] for line in again.err.splitlines()] == ["skip"] * len(STAGES)
     assert again.out.split("report")[0] == first.out.split("report")[0], "the same table"
     assert not list((tmp_path / "other").rglob("*.parquet"))
-    scored = call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other)
-    assert scored.code == 0, tail(scored)
+    scored = sound(call(words("run", store, "evaluate.offset_step=1", "cluster.address=local"), other))
     assert [line.split()[1] for line in scored.err.splitlines()[: len(STAGES)]] == ["skip"] * 5 + ["run"] * 2
     assert call(words("verify", store), other).code == 0

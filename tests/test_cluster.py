@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,25 +25,10 @@ from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
-from tests.test_pipeline import (
-    NAMES,
-    Done,
-    call,
-    environment,
-    family,
-    result_of,
-    run,
-    stage_folder,
-    tail,
-    wait_gone,
-    whole_tree,
-    words,
-)
+from tests import test_pipeline as road
 from workflows.engine.cluster import capacity, machinery
 from workflows.stages.labels import actor_count
 from workflows.training.networks import slots
-
-# ---------------------------------------------------------------- how much fits
 
 
 def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
@@ -54,7 +38,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
 
 
-def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch):
     cluster_of(monkeypatch, memory=8e9)  # a head that has neither a CPU nor a GPU to give
     asked = ClusterSpec(workers=2, cpus_per_worker=4, gpus_per_worker=1)
     with pytest.raises(SpecError, match="2 workers of 4 CPU, 1 GPU do not fit into a cluster of 0 CPU, 0 GPU"):
@@ -65,7 +49,7 @@ def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypat
     assert actor_count(ClusterSpec(max_cpus=64)) == 32
 
 
-def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch):
     """Workers that hold every CPU would wait for Ray Data's tasks, and those for a CPU, for ever."""
     cluster_of(monkeypatch, CPU=4.0)
     pair = ClusterSpec(workers=2)
@@ -76,12 +60,9 @@ def test_a_cluster_without_cpus_to_read_is_no_cluster_for_a_stream(monkeypatch: 
     assert slots(pair, readers=2, workers=1) == 1, "a trial has one worker"
 
 
-def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0)
     assert capacity(ClusterSpec()) == capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}
-
-
-# ---------------------------------------------------------------- a cluster that is running
 
 
 @dataclass(frozen=True)
@@ -123,27 +104,16 @@ def head() -> Iterator[Head]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     gcs, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
-    strangers = environment(RAY_TMPDIR=str(home))
+    strangers = road.environment(RAY_TMPDIR=str(home))
     env = {**strangers, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     log = home / "head.log"
-    with open(log, "w") as stream, whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                [
-                    *[*ray, "start", "--head", "--block", "--num-cpus=4"],
-                    *[f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"],
-                    *[f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"],
-                    *[f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"],
-                    *["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"],
-                ],
-                cwd=home,
-                env=env,
-                stdout=stream,
-                stderr=stream,
-                text=True,
-            )
-        )
+    with open(log, "w") as stream, road.whole_tree() as start:
+        command = f"start --head --block --num-cpus=4 --port={gcs} --dashboard-host=127.0.0.1"
+        command += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --disable-usage-stats"
+        command += f" --dashboard-agent-grpc-port={agent_grpc} --metrics-export-port={metrics}"
+        command += f" --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0"
+        process = start([*ray, *command.split()], cwd=home, env=env, stdout=stream, stderr=stream)
         deadline = time.monotonic() + 180
         while not (listens(gcs) and listens(dashboard) and (home / "ray" / "ray_current_cluster").exists()):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
@@ -152,7 +122,7 @@ def head() -> Iterator[Head]:
             yield Head(gcs, f"http://127.0.0.1:{dashboard}", env, strangers)
         finally:
             # `ray start --block` takes half a minute over a SIGTERM; nothing here is worth the wait.
-            wait_gone([*family(process.pid), *left_in(home)], 0)
+            road.wait_gone([*road.family(process.pid), *left_in(home)], 0)
             process.wait()
     shutil.rmtree(home, ignore_errors=True)
 
@@ -172,31 +142,29 @@ def left_in(home: Path) -> list[psutil.Process]:
     return found
 
 
-def submit(head: Head, store: Path, *more: str) -> Done:
+def submit(head: Head, store: Path, *more: str) -> road.Done:
     """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
-    entry = ["python", *words("run", store, *more)[1:]]
+    entry = ["python", *road.words("run", store, *more)[1:]]
     options = ["--address", head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
-    return call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
+    return road.call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
 
 
-def joined(done: Done, head: Head) -> None:
-    assert done.code == 0, tail(done)
-    assert head.joined.search(done.err), tail(done)
+def joined(done: road.Done, head: Head) -> None:
+    assert head.joined.search(road.sound(done).err), road.tail(done)
 
 
 @pytest.mark.timeout(1500)
-def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head: Head, tmp_path: Path):
-    done = run("shards", tmp_path / "store", env=head.strangers)
+def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, tmp_path):
+    done = road.run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]
-    assert done.code == 2, tail(done)
-    assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, tail(done)
-    assert "Traceback" not in done.err and len(last) < 500, tail(done)
+    assert done.code == 2, road.tail(done)
+    assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, road.tail(done)
+    assert "Traceback" not in done.err and len(last) < 500, road.tail(done)
 
 
 def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
     """Other bytes in a finished stage's folder, and in its manifest the sizes and hashes of those."""
     manifest = read_json(folder / "manifest.json")
-    assert manifest is not None
     for path, content in contents.items():
         path.write_bytes(content)
         listed = {"bytes": len(content), "sha256": file_sha256(path)}
@@ -205,56 +173,55 @@ def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_every_stage_is_a_verb_and_the_rest_is_a_job(head: Head, tmp_path: Path):
+def test_every_stage_is_a_verb_and_the_rest_is_a_job(head, tmp_path):
     """Stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
     Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
     manifest lists them as they are: else the store would find them damaged and have them made again.
     """
     store = tmp_path / "store"
-    early = run("labels", store, env=head.env)
-    assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, tail(early)
+    early = road.run("labels", store, env=head.env)
+    assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, road.tail(early)
 
-    joined(run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
-    tests = {path: path.read_bytes() for path in stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
+    joined(road.run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
+    tests = {path: path.read_bytes() for path in road.stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
     assert tests
-    replace_files(stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
+    replace_files(road.stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
     for path in tests:
         with pytest.raises(ShardError):
             read_shard(path)
     by_address = {**head.env, "RAY_ADDRESS": head.address}
-    joined(run("teachers", store, env=by_address), head)
-    joined(run("labels", store, env=head.env), head)
-    joined(run("search", store, env=by_address), head)
-    again = run("search", store, env=head.env)
-    assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, tail(again)
+    joined(road.run("teachers", store, env=by_address), head)
+    joined(road.run("labels", store, env=head.env), head)
+    joined(road.run("search", store, env=by_address), head)
+    again = road.run("search", store, env=head.env)
+    assert again.code == 0 and "search    skip" in again.err and "Ray" not in again.err, road.tail(again)
 
     broken = submit(head, store)
     told = broken.out + broken.err
-    assert broken.code != 0 and "student: done in" in told, tail(broken)
-    assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), tail(broken)
+    assert broken.code != 0 and "student: done in" in told, road.tail(broken)
+    assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), road.tail(broken)
     assert "Traceback" not in told and "predict_all" not in told, "a damaged file is one sentence, also from a worker"
-    assert (stage_folder(store, "student") / "manifest.json").is_file()
-    replace_files(stage_folder(store, "shards"), tests)
+    assert (road.stage_folder(store, "student") / "manifest.json").is_file()
+    replace_files(road.stage_folder(store, "shards"), tests)
 
     done = submit(head, store)
-    told = done.out + done.err
-    assert done.code == 0, tail(done)
-    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, tail(done)
-    assert "distilled" in told and "student   skip" in told, tail(done)
-    for name in NAMES:
-        assert (stage_folder(store, name) / "manifest.json").is_file(), name
-    rows = {row["name"]: row for row in result_of(store, "evaluate")["rows"]}
-    assert rows["distilled"]["scores"]["n"] == result_of(store, "shards")["splits"]["heads.test"]["kept"]
+    told = road.sound(done).out + done.err
+    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, road.tail(done)
+    assert "distilled" in told and "student   skip" in told, road.tail(done)
+    for name in road.NAMES:
+        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
+    rows = {row["name"]: row for row in road.result_of(store, "evaluate")["rows"]}
+    assert rows["distilled"]["scores"]["n"] == road.result_of(store, "shards")["splits"]["heads.test"]["kept"]
 
     # The last two verbs, for a changed key; the cluster is only left by all of them, never stopped.
     changed = "evaluate.heatmap_radius=1"
-    joined(run("evaluate", store, changed, env=head.env), head)
-    joined(run("publish", store, changed, env=head.env), head)
+    joined(road.run("evaluate", store, changed, env=head.env), head)
+    joined(road.run("publish", store, changed, env=head.env), head)
     assert listens(head.port)
 
 
-def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
+def test_nothing_of_ray_is_written_into_the_home_folder(head):
     """A token there would switch on authentication for whoever starts Ray next (RAY_AUTH_TOKEN_PATH is enough)."""
     token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
     there = Path.home() / ".ray" / "auth_token"
@@ -266,9 +233,7 @@ def test_nothing_of_ray_is_written_into_the_home_folder(head: Head):
     ("alive", "cpus", "expected"),
     [([True], 64.0, 3.0), ([True], 2.0, 2.0), ([True, False], 64.0, 3.0), ([True, True], 64.0, 64.0)],
 )
-def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(
-    monkeypatch: pytest.MonkeyPatch, alive: list[bool], cpus: float, expected: float
-) -> None:
+def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(monkeypatch, alive, cpus, expected):
     """What a stage cost must not depend on how many logical CPUs a local cluster was given."""
     import ray
 

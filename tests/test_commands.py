@@ -1,29 +1,15 @@
 """Every command answers --help at once, and a typo with one sentence."""
 
-import ast
 import subprocess
 import sys
 import time
 
 import pytest
 
-from workflows.engine.commandline import EXIT_STOPPED
 from workflows.engine.config import EXIT_BAD_INPUT, REPO, guarded
 from workflows.full_pipeline import main
 
 COMMANDS = sorted(p.stem for p in (REPO / "workflows").glob("*.py") if '__name__ == "__main__"' in p.read_text())
-
-
-def test_the_exit_code_of_a_stopped_command_has_one_owner():
-    owners = [
-        path.name
-        for path in sorted((REPO / "workflows").rglob("*.py"))
-        if any(
-            isinstance(node, ast.Constant) and node.value == EXIT_STOPPED
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
-    ]
-    assert owners == ["commandline.py"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,31 +4,14 @@ The nodes share the store, as they would over a network file system. Runs on dem
 """
 
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_pipeline import (
-    NAMES,
-    PATIENCE_S,
-    Done,
-    environment,
-    has_checkpoint,
-    has_label,
-    has_shard,
-    result_of,
-    run,
-    same_result,
-    stage_folder,
-    tail,
-    whole_tree,
-    words,
-)
+from tests import test_pipeline as road
 from tests.test_pipeline import calm as calm
 
 pytestmark = pytest.mark.timeout(1800)
@@ -52,7 +35,7 @@ class Nodes:
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
-    for name, value in environment().items():
+    for name, value in road.environment().items():
         if name.startswith("RAY_"):
             monkeypatch.setenv(name, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
@@ -63,40 +46,39 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes: Nodes, calm: Path, tmp_path: Path, seed: int):
+def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp_path, seed):
     """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
     store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
     lost = []
-    with open(log, "w") as stream, whole_tree() as started:
-        command = words("run", store, f"cluster.address={nodes.cluster.address}")
-        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
-        deadline = time.monotonic() + PATIENCE_S
-        for name, moment in (("shards", has_shard), ("teachers", has_checkpoint), ("labels", has_label)):
+    with open(log, "w") as stream, road.whole_tree() as start:
+        command = road.words("run", store, f"cluster.address={nodes.cluster.address}")
+        process = start(command, stdout=stream, stderr=stream)
+        deadline = time.monotonic() + road.PATIENCE_S
+        for name, moment in (("shards", road.has_shard), ("teachers", road.has_checkpoint), ("labels", road.has_label)):
             while not moment(store):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.02)
             if not list(store.glob(f"{name}/*/manifest.json")):
                 lost.append(name)
             nodes.lose_one(chance)
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=road.PATIENCE_S)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert "teachers" in lost, "a node was lost while the teachers were trained"
-    for name in NAMES:
-        assert (stage_folder(store, name) / "manifest.json").is_file(), name
-    same_result(store, calm)
-    rows = result_of(store, "shards")
+    for name in road.NAMES:
+        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
+    road.same_result(store, calm)
+    rows = road.result_of(store, "shards")
     assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
-def test_two_data_parallel_workers_through_ray(nodes: Nodes, calm: Path, tmp_path: Path):
+def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     """`cluster.workers=2`: every network by two workers that may lie on two nodes; it learns what one worker learns.
 
     Equal to float tolerance they are in `test_parallel.py`; here faces meet in other batches.
     """
     store, address = tmp_path / "store", f"cluster.address={nodes.cluster.address}"
-    done: Done = run("run", store, address, "cluster.workers=2", env=environment())
-    assert done.code == 0, tail(done)
-    ours, theirs = (result_of(place, "teachers")["networks"] for place in (store, calm))
+    road.sound(road.run("run", store, address, "cluster.workers=2", env=road.environment()))
+    ours, theirs = (road.result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():
         assert summary["epochs"] == 8
         assert summary["val_mae"] == pytest.approx(theirs[name]["val_mae"], abs=1.5), name

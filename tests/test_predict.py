@@ -76,9 +76,6 @@ def refusal(*words: str) -> str:
     return str(caught.value)
 
 
-# ---------------------------------------------------------------- the angles
-
-
 def evaluated(source: Source, folder: Path, net: Path) -> dict[str, np.ndarray]:
     """File -> angles, the way of the stages: crops into a shard, its windows through the saved network."""
     import torch
@@ -104,17 +101,17 @@ def check_against_evaluation(root: Path, net: Path, faces: int) -> None:
     np.testing.assert_allclose(angles(rows), np.array([expected[row["file"]] for row in rows]), atol=1e-3)
 
 
-def test_angles_are_those_of_evaluation(here: Path, net: Path) -> None:
+def test_angles_are_those_of_evaluation(here, net):
     for i in range(5):
         write_aflw2000(here / "a", f"image{i:05d}", seed=i)
     check_against_evaluation(here / "a", net, 5)
 
 
-def test_angles_are_those_of_evaluation_on_aflw2000(here: Path, net: Path, real_data: Path) -> None:
+def test_angles_are_those_of_evaluation_on_aflw2000(here, net, real_data):
     check_against_evaluation(real_data / "aflw2000", net, 39)
 
 
-def test_a_box_scale_is_the_box_grown(here: Path, onnx: str) -> None:
+def test_a_box_scale_is_the_box_grown(here, onnx):
     save(here / "a.png", picture(1))
     small, grown = [30.0, 40.0, 70.0, 90.0], [20.0, 27.5, 80.0, 102.5]
     for name, box in (("small", small), ("grown", grown)):
@@ -126,26 +123,20 @@ def test_a_box_scale_is_the_box_grown(here: Path, onnx: str) -> None:
     assert float(one[0]["x1"]) == 30.0 and float(two[0]["x1"]) == 20.0  # the box as it was found
 
 
-def test_neither_torch_nor_ray_nor_mlflow_is_imported_for_an_onnx_file(here: Path, onnx: str) -> None:
+def test_neither_torch_nor_ray_nor_mlflow_is_imported_for_an_onnx_file(here, onnx):
     save(here / "a.png", picture(1))
     code = (
         "import sys\nfrom workflows.predict import main\n"
         f"assert main(['a.png', {onnx!r}, 'boxes=whole', '--json']) == 0\n"
         "print(sorted({'torch', 'timm', 'pyarrow', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(REPO)}, check=True
-    )
+    how = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(REPO)}, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], **how)
     row, loaded = done.stdout.splitlines()
     assert loaded == "[]" and json.loads(row)["file"] == "a.png" and "1 picture, 1 face" in done.stderr
 
 
-# ---------------------------------------------------------------- pictures
-
-
-def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(
-    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(here, onnx, capsys):
     for i, name in enumerate(("a.jpg", "sub/b.png", "z.bmp")):
         save(here / "in" / name, picture(i))
     whole = (here / "in" / "a.jpg").read_bytes()
@@ -163,7 +154,7 @@ def test_a_bad_picture_is_named_and_counted_and_the_others_go_on(
     assert drawn == {"a.jpg", "sub/b.png", "z.bmp", TABLE}
 
 
-def test_drawn_copies_differ_by_the_axes_and_nothing_else(here: Path, onnx: str) -> None:
+def test_drawn_copies_differ_by_the_axes_and_nothing_else(here, onnx):
     image = np.full((90, 200, 3), 100, np.uint8)
     save(here / "a.png", image)
     Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [10, 10, 60, 60]}, {"bbox": [120, 20, 170, 80]}]}))
@@ -173,7 +164,7 @@ def test_drawn_copies_differ_by_the_axes_and_nothing_else(here: Path, onnx: str)
     assert [row["face"] for row in table()] == ["0", "1"] and table()[0]["score"] == ""
 
 
-def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(here: Path, onnx: str) -> None:
+def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(here, onnx):
     save(here / "in" / "a.png", picture(0))
     before = (here / "in" / "a.png").read_bytes()
     for _ in range(2):
@@ -186,9 +177,7 @@ def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(h
     assert (here / "in" / "a.png").read_bytes() == before
 
 
-def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(
-    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(here, onnx, capsys):
     for name in ("a.png", "b.png", "c.png"):
         save(here / "in" / name, picture(0))
     boxes = {"a.png": [{"bbox": [9, 9, 80, 80]}, {"bbox": [500, 9, 580, 80]}], "b.png": []}
@@ -201,16 +190,14 @@ def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(
 
 
 @pytest.mark.parametrize("way", range(9))
-def test_upright_is_what_exif_means(way: int) -> None:
+def test_upright_is_what_exif_means(way):
     image = picture(3, 20, 30)
-    exif = Pil.Exif()
-    exif[0x0112] = way
     held = Pil.fromarray(image)
     held.getexif()[0x0112] = way
     np.testing.assert_array_equal(media.turned(image, way), np.asarray(ImageOps.exif_transpose(held)))
 
 
-def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here: Path, onnx: str) -> None:
+def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here, onnx):
     image = picture(4, 60, 100)
     exif = Pil.Exif()
     exif[0x0112] = 6
@@ -224,9 +211,6 @@ def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here: Pa
     np.testing.assert_array_equal(up, turned)
     np.testing.assert_array_equal(phone, stored)
     assert np.abs(up - phone).max() > 0.1 and cv2.imread("up/phone.png").shape == (100, 60, 3)
-
-
-# ---------------------------------------------------------------- videos and cameras
 
 
 def write_video(path: Path, frames: int = 8, width: int = 64, height: int = 48, fps: float = 12.5) -> Path:
@@ -246,9 +230,7 @@ def frames_of(path: Path) -> tuple[list[np.ndarray], float]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 49)])
-def test_a_video_becomes_a_video_and_a_row_a_face(
-    here: Path, onnx: str, width: int, height: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_video_becomes_a_video_and_a_row_a_face(here, onnx, width, height, capsys):
     write_video(here / "in.mp4", width=width, height=height)
     assert predict.main(["in.mp4", onnx, "boxes=whole"]) == 0
     before, after = frames_of(here / "in.mp4"), frames_of(Path("poses/in.mp4"))
@@ -270,7 +252,7 @@ def without_length(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["streamed.mkv", "last.mpg"])
-def test_seconds_are_the_file_s_own_whatever_it_knows(here: Path, name: str) -> None:
+def test_seconds_are_the_file_s_own_whatever_it_knows(here, name):
     """The one has no length, and of the other FFmpeg gives the last frame without its time."""
     path = write_video(here / name, fps=25.0)
     video = media.open_media([str(without_length(path) if path.suffix == ".mkv" else path)], here, upright=True)
@@ -280,7 +262,7 @@ def test_seconds_are_the_file_s_own_whatever_it_knows(here: Path, name: str) -> 
     np.testing.assert_allclose([frame.seconds or 0.0 for frame in frames], np.arange(8) / 25, atol=1e-3)
 
 
-def test_a_limit_of_frames_and_no_drawing(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_of_frames_and_no_drawing(here, onnx, capsys):
     write_video(here / "in.mp4")
     assert predict.main(["in.mp4", onnx, "boxes=whole", "frames=3", "draw=false", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -288,7 +270,7 @@ def test_a_limit_of_frames_and_no_drawing(here: Path, onnx: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("name", ["in.mp4", "streamed.mkv"])
-def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_interruption_keeps_what_was_seen(here, onnx, monkeypatch, name):
     write_video(here / name)
     if name == "streamed.mkv":
         without_length(here / name)
@@ -309,7 +291,7 @@ def test_an_interruption_keeps_what_was_seen(here: Path, onnx: str, monkeypatch:
     assert len(table()) == 3 and len(frames_of(Path("poses", name).with_suffix(".mp4"))[0]) == 3
 
 
-def test_videos_that_are_none_or_cut_off_are_told(here: Path, onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_that_are_none_or_cut_off_are_told(here, onnx, capsys):
     Path("text.mp4").write_text("no video")
     Path("empty.mp4").write_bytes(b"")
     for name in ("text.mp4", "empty.mp4"):
@@ -346,7 +328,7 @@ class Camera:
         self.asked = -1
 
 
-def test_a_camera_ends_with_ctrl_c_and_that_is_success(here: Path, onnx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_ends_with_ctrl_c_and_that_is_success(here, onnx, monkeypatch):
     monkeypatch.setattr(media.cv2, "VideoCapture", Camera)
     assert predict.main(["2", onnx, "boxes=whole"]) == 0
     monkeypatch.undo()
@@ -354,13 +336,7 @@ def test_a_camera_ends_with_ctrl_c_and_that_is_success(here: Path, onnx: str, mo
     assert len(frames) == len(table(here / "poses")) == 4 and fps == media.DEFAULT_FPS
 
 
-def test_a_camera_that_is_not_there_is_one_sentence(here: Path, onnx: str) -> None:
-    assert refusal("97", onnx, "boxes=whole") == "camera 97 cannot be opened"
-
-
-def test_a_folder_s_other_files_are_counted_by_their_endings(
-    here: Path, onnx: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_s_other_files_are_counted_by_their_endings(here, onnx, capsys):
     save(here / "in" / "a.png", picture(0))
     for name in ("b.HEIC", "c.heic", "deeper/notes.txt", "README", ".hidden"):
         (here / "in" / name).parent.mkdir(exist_ok=True)
@@ -368,9 +344,6 @@ def test_a_folder_s_other_files_are_counted_by_their_endings(
     for _ in range(2):  # what the first run wrote is none of them
         assert predict.main(["in", onnx, "boxes=whole", "out=in/poses"]) == 0
         assert "no pictures: 2 .heic, 1 .txt, 1 none" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- with a detector
 
 
 class Finds:
@@ -383,9 +356,7 @@ class Finds:
         return [Detection(self.box, 0.9)]
 
 
-def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
-    here: Path, net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detected_box_becomes_such_as_the_network_was_taught_with(here, net, monkeypatch):
     """The angles of the fitted box, of the saved network and of its ONNX file alike; the table keeps the found one."""
     monkeypatch.setattr("workflows.prediction.faces.FaceDetector", Finds)
     save(here / "a.png", picture(1))
@@ -406,29 +377,21 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(
     assert HeadPosePredictor.load(save_untrained(here / "plain", notes={})).detector_fit is None
 
 
-def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
-    here: Path, onnx: str, real_data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    detector = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not detector.is_file():
-        pytest.skip(f"the face detector is not here: {detector}")
+def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, onnx, real_data, yunet, capsys):
     photos = sorted((real_data / "aflw2000").glob("*.jpg"))[:3]
     for path in photos:
         shutil.copyfile(path, here / path.name)
     save(here / "wall.png", np.full((300, 300, 3), 180, np.uint8))
     cached = cache_folder() / "yunet_n_dynamic.onnx"
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(detector.read_bytes() + b"damaged")
+    cached.write_bytes(yunet.read_bytes() + b"damaged")
     assert "detector=fetch" in refusal(".", onnx), "another file is no detector"
-    shutil.copyfile(detector, cached)  # as detector=fetch leaves it; from then on nothing need be said
+    shutil.copyfile(yunet, cached)  # as detector=fetch leaves it; from then on nothing need be said
     assert predict.main([".", onnx]) == 0
     rows = table()
     assert [row["file"] for row in rows] == [path.name for path in photos]
     assert all(float(row["score"]) > 0.6 and float(row["x2"]) - float(row["x1"]) > 40 for row in rows)
     assert "4 pictures, 3 faces, 1 without a face" in capsys.readouterr().out
-
-
-# ---------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -444,6 +407,7 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
         (["notes.txt", "boxes=whole"], "no picture by its ending"),
         (["a.png", "in.mp4", "boxes=whole"], "a video is looked at alone"),
         (["empty", "boxes=whole"], "holds no picture"),
+        (["97", "boxes=whole"], "camera 97 cannot be opened"),
         (["a.png", "detector=none.onnx"], "none.onnx cannot be read"),
         (["a.png", "boxes=none.json"], "none.json cannot be read"),
         (["in.mp4", "boxes=none.json"], "in.mp4 needs a detector"),
@@ -454,7 +418,7 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(
         (["a.png", "boxes=whole", "model=champion", "mlflow.uri=none"], "leaves no registry"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_it(here: Path, words: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence_that_names_it(here, words, said):
     save(here / "a.png", picture(0))
     for name in ("notes.txt", "student.onnx"):
         Path(name).write_text("x")
@@ -465,17 +429,14 @@ def test_a_mistake_is_one_sentence_that_names_it(here: Path, words: list[str], s
     assert not Path("poses").exists()
 
 
-def test_a_file_that_cannot_be_written_is_named(here: Path, onnx: str) -> None:
+def test_a_file_that_cannot_be_written_is_named(here, onnx):
     save(here / "a.png", picture(0))
     Path("poses").write_text("a file where the folder should be")
     assert "poses" in refusal("a.png", onnx, "boxes=whole")
     assert "a.png cannot be written" in refusal("a.png", onnx, "boxes=whole", "--json")
 
 
-# ---------------------------------------------------------------- models by name
-
-
-def test_of_a_folder_the_onnx_file_is_taken(tmp_path: Path) -> None:
+def test_of_a_folder_the_onnx_file_is_taken(tmp_path):
     for name in ("model.safetensors", "a.onnx"):
         (tmp_path / name).write_bytes(b"")
     assert loadable(tmp_path) == tmp_path / "a.onnx"
@@ -486,7 +447,7 @@ def test_of_a_folder_the_onnx_file_is_taken(tmp_path: Path) -> None:
     assert loadable(tmp_path) == tmp_path / "student.onnx"
 
 
-def test_aliases_versions_and_runs_are_the_registrys(here: Path, net: Path, fresh_database: Path) -> None:
+def test_aliases_versions_and_runs_are_the_registrys(here, net, fresh_database):
     import mlflow
 
     store, folder = here / "runs", here / "model"

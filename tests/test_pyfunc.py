@@ -1,7 +1,6 @@
 """Laws of the table predictor and the latency table, on one exported network."""
 
 import importlib.util
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ def png(index: int) -> bytes:
     return encoded.tobytes()
 
 
-def test_a_row_is_the_predictors_answer_for_its_picture_and_box(exported_net: Path, tmp_path: Path) -> None:
+def test_a_row_is_the_predictors_answer_for_its_picture_and_box(exported_net, tmp_path):
     (tmp_path / "face.png").write_bytes(png(1))
     box = head(0).box
     corners = dict(zip(CORNERS, (box.x1, box.y1, box.x2, box.y2), strict=True))
@@ -48,17 +47,17 @@ def test_a_row_is_the_predictors_answer_for_its_picture_and_box(exported_net: Pa
         ({"image": png(0), "x1": 9.0, "y1": 9.0, "x2": 9.0, "y2": 20.0}, "row 1: box .* has no area"),
     ],
 )
-def test_a_bad_row_is_named(exported_net: Path, row: dict[str, object], said: str) -> None:
+def test_a_bad_row_is_named(exported_net, row, said):
     with pytest.raises(SpecError, match=said):
         TablePredictor(exported_net / ONNX_FILE).predict(pandas.DataFrame([{"image": png(0)}, row]))
 
 
-def test_a_table_without_pictures_is_no_empty_answer(exported_net: Path) -> None:
+def test_a_table_without_pictures_is_no_empty_answer(exported_net):
     with pytest.raises(SpecError, match="neither a column 'image' nor 'path'"):
         TablePredictor(exported_net / ONNX_FILE).predict(pandas.DataFrame())
 
 
-def test_the_latency_table_has_every_runtime_that_is_here_and_they_agree(exported_net: Path) -> None:
+def test_the_latency_table_has_every_runtime_that_is_here_and_they_agree(exported_net):
     before = torch.get_num_threads()
     table = latency_table(exported_net, exported_net / ONNX_FILE, exported_net / ONNX_FILE)
     assert torch.get_num_threads() == before, "the measurement's thread is not everybody's"

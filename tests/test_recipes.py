@@ -2,23 +2,21 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from hpe_core.learning.checkpoint import load_net
-from tests.test_pipeline import call, environment, tail
+from tests.test_pipeline import call, environment, sound
 from workflows.engine.config import load
 
 
 @pytest.mark.ray
 @pytest.mark.longer
 @pytest.mark.timeout(1500)
-def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path, monkeypatch):
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
     words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
-    done = call([*command, *words], environment())
-    assert done.code == 0, tail(done)
+    done = sound(call([*command, *words], environment()))
     rows = {row["name"]: row for row in json.loads(done.out)}
     monkeypatch.setenv("HPE_DATA", str(tmp_path))
     full, small = load(["conf/ehpnet.yaml"]), load(["conf/scale/ehpnet.yaml"])

@@ -17,14 +17,13 @@ import pytest
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, shard_files
 from hpe_core.geometry.crop import offset_grid
-from hpe_core.render.scene import render_head
-from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
+from hpe_core.spec.data import CropSpec
 from workflows import benchmark
 from workflows.bench import children, common, crops, reading, training, writing
 from workflows.bench import lab as laboratory
 from workflows.bench.common import Row
 from workflows.bench.lab import Lab
-from workflows.engine.config import REPO, guarded
+from workflows.engine.config import guarded
 from workflows.engine.stage import StageFailed
 from workflows.training.jobs import as_plain
 
@@ -75,12 +74,8 @@ def test_windows_are_the_warps_of_every_offset(lab, size):
         assert window.shape == warp.shape == (3, size, size, 3)
         assert crops.grey_levels(window, warp) <= 1
         batches.append(window.copy())
+    assert crops.grey_levels(by_window(3, 0), by_warp(0, 3)) > 10, "a warp of another offset would be noticed"
     assert len({batch.tobytes() for batch in batches}) == 25, "an offset that moves nothing is not measured"
-
-
-def test_windows_would_notice_a_warp_of_another_offset(lab):
-    by_window, by_warp = crops.batches_of(lab.heads[:3], 64, 6)
-    assert crops.grey_levels(by_window(3, 0), by_warp(0, 3)) > 10
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -170,40 +165,11 @@ def test_json_holds_every_repeat_and_no_name_of_the_machine(monkeypatch, capsys)
     assert not platform.node() or platform.node() not in text
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["windws"], "unknown benchmark 'windws'; did you mean 'windows'?"),
-        (["render", "raed"], "did you mean 'read'?"),
-        (["--faces", "3"], "--faces must be at least 16, got 3"),
-        (["--repeat", "0"], "--repeat must be at least 1, got 0"),
-    ],
-)
-def test_a_typo_ends_with_one_sentence_and_code_2(words, said, capsys):
-    assert guarded(lambda: benchmark.main(words)) == 2
-    captured = capsys.readouterr()
-    assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
-
-
 def test_names_keep_the_order_of_the_table_and_help_knows_them_all():
     assert list(benchmark.chosen(["train", "read"])) == ["read", "train"]
     assert benchmark.chosen([]) == benchmark.benchmarks()
     listed = [line.split()[0] for line in str(benchmark.__doc__).splitlines() if line.startswith("    ")]
     assert listed[2:] == list(benchmark.benchmarks())
-
-
-def test_no_head_of_the_archive_is_filtered():
-    """The side through Ray drops poses beyond the limit, the others do not."""
-    limit = DataSpec({"a": DatasetSpec("aflw2000", "a")}, ("a",), ()).limit_deg
-    poses = [render_head(3, i, size=32).pose for i in range(24)]
-    assert np.abs(poses).max() <= limit
-
-
-def test_the_processes_that_a_benchmark_starts_load_neither_torch_nor_ray():
-    """What they load would be part of their start and of their memory."""
-    code = "import sys, workflows.bench.children; print(sorted({'torch', 'ray', 'mlflow', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_peak_is_that_of_children_too():

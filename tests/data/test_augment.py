@@ -15,7 +15,7 @@ from hpe_core.data.augment import Augment, move, photometric_chain
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
-from hpe_core.geometry.crop import Box, canonical_crop, window
+from hpe_core.geometry.crop import Box, canonical_crop, offset_grid, window
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import AugmentSpec
@@ -40,12 +40,9 @@ def batch_of(crop: CropSpec = CROP, soft: bool = False) -> PoseBatch:
     cuts = [canonical_crop(h.image, h.box, crop) for h in heads]
     angles = torch.tensor([h.pose for h in heads], dtype=torch.float32)
     logits = -((torch.as_tensor(BINS.centers, dtype=torch.float32) - angles[..., None]) ** 2) / 32
-    return PoseBatch(
-        torch.from_numpy(np.stack([c.pixels for c in cuts])),
-        angles,
-        torch.tensor([[c.scale_x, c.scale_y] for c in cuts], dtype=torch.float32),
-        logits.log_softmax(-1).half() if soft else None,
-    )
+    pixels = torch.from_numpy(np.stack([c.pixels for c in cuts]))
+    scales = torch.tensor([[c.scale_x, c.scale_y] for c in cuts], dtype=torch.float32)
+    return PoseBatch(pixels, angles, scales, logits.log_softmax(-1).half() if soft else None)
 
 
 @given(FLIPS, JITTERS)
@@ -193,9 +190,7 @@ def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
     assert np.abs(np.quantile(turns, [0, 0.25, 0.5, 0.75, 1]) - [-10, -5, 0, 5, 10]).max() < 1.2
     assert np.abs(turns).max() <= 10
     out, one = drawn(AugmentSpec(flip=0, photometric="none", jitter_px=2))
-    views = {
-        window(one.images_BHWC[0], CROP.size, dx, dy).numpy().tobytes() for dx in range(-2, 3) for dy in range(-2, 3)
-    }
+    views = {window(one.images_BHWC[0], CROP.size, *at).numpy().tobytes() for at in offset_grid(2, 1)}
     assert {view.numpy().tobytes() for view in out.images_BHWC} == views and len(views) == 25
 
 

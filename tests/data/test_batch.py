@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hpe_core.data.batch import FaceData, OwnFaces
-from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
-from tests.faces import write_heads
+from hpe_core.data.rows import ShardError, read_shard
+from tests.faces import exchanged, marked_labels, write_heads
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +78,15 @@ def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files,
 
     def epoch(number):
         workers = [OwnFaces(files, resident_gb=resident_gb) for _ in range(world)]
-        return [
-            list(data.shuffled(batch_size, seed=1, epoch=number, rank=rank, world=world))
-            for rank, data in enumerate(workers)
-        ]
+        how = {"seed": 1, "epoch": number, "world": world}
+        return [list(data.shuffled(batch_size, rank=rank, **how)) for rank, data in enumerate(workers)]
 
     parts, steps = epoch(0), OwnFaces(files).steps(batch_size)
     size = min(batch_size, 60) // world
     assert [[len(batch) for batch in part] for part in parts] == [[size] * steps] * world
     seen = [key for part in parts for key in keys(part)]
-    assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world) and set(seen) <= set(
-        keys(FaceData(files).ordered(9))
-    )
+    assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world)
+    assert set(seen) <= set(keys(FaceData(files).ordered(9)))
     assert list(map(keys, parts)) == list(map(keys, epoch(0))) != list(map(keys, epoch(1)))
 
 
@@ -128,30 +125,13 @@ def test_workers_share_every_global_batch(files):
 
 
 def test_soft_labels_stay_with_their_rows(files, tmp_path):
-    labels = []
-    for file in files:
-        shard = read_shard(file)
-        path = tmp_path / file.name
-        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
-        write_soft_labels(path, shard.sample_ids, marks, "test")
-        labels.append(path)
-    exchanged = _wrong(labels, tmp_path)
+    labels = marked_labels(files, tmp_path / "labels")
+    wrong = exchanged(labels, tmp_path / "wrong")
     for kind in (FaceData, OwnFaces):
         for batch in kind(files, labels).shuffled(10, seed=0, epoch=0, rank=1, world=2):
-            assert batch.soft_B3N is not None
             assert torch.equal(batch.soft_B3N[:, :, 0], batch.angles_B3.half())
         with pytest.raises(ShardError, match="do not belong"):
-            list(kind(files, exchanged).shuffled(10, seed=0, epoch=0))
-
-
-def _wrong(labels, folder):
-    """The right names with the labels of two shards exchanged."""
-    swapped = folder / "swapped"
-    swapped.mkdir()
-    sources = [labels[1], labels[0], *labels[2:]]
-    for label, source in zip(labels, sources, strict=True):
-        (swapped / label.name).write_bytes(source.read_bytes())
-    return [swapped / label.name for label in labels]
+            list(kind(files, wrong).shuffled(10, seed=0, epoch=0))
 
 
 def test_no_shards_is_an_error():

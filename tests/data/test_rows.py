@@ -1,7 +1,5 @@
 """Shards come back as they were written, in the same bytes every time, and damage never passes for data."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +26,7 @@ def faces(count: int, seed: int = 0) -> list[FaceRow]:
 
 
 @pytest.mark.parametrize("count", [1, 7, 300])
-def test_round_trip_raw(tmp_path: Path, count: int) -> None:
+def test_round_trip_raw(tmp_path, count):
     written = faces(count)
     digest = write_shard(tmp_path / "part.parquet", written, CROP, "raw")
     shard = read_shard(tmp_path / "part.parquet")
@@ -44,7 +42,7 @@ def test_round_trip_raw(tmp_path: Path, count: int) -> None:
         assert row.landmarks is None or np.array_equal(np.array(values, np.float32).reshape(68, 3), row.landmarks)
 
 
-def test_round_trip_jpeg_is_near_and_smaller(tmp_path: Path) -> None:
+def test_round_trip_jpeg_is_near_and_smaller(tmp_path):
     written = faces(50)
     write_shard(tmp_path / "raw.parquet", written, CROP, "raw")
     write_shard(tmp_path / "jpeg.parquet", written, CROP, "jpeg")
@@ -55,14 +53,14 @@ def test_round_trip_jpeg_is_near_and_smaller(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_same_rows_same_bytes(tmp_path: Path, encoding: str) -> None:
+def test_same_rows_same_bytes(tmp_path, encoding):
     first, second = (write_shard(tmp_path / f"{i}.parquet", faces(40), CROP, encoding) for i in range(2))
     assert first == second
     assert write_shard(tmp_path / "other.parquet", faces(40, seed=1), CROP, encoding) != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet", "other.parquet"]
 
 
-def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
+def test_no_flipped_bit_is_read_as_other_data(tmp_path):
     path = tmp_path / "part.parquet"
     write_shard(path, faces(6), CROP, "raw")
     good, sound = path.read_bytes(), read_shard(path)
@@ -84,7 +82,7 @@ def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>", b"PAR1" + bytes(100) + b"PAR1"])
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused_by_name(tmp_path, content):
     path = tmp_path / "part-00000.parquet"
     path.write_bytes(content)
     with pytest.raises(ShardError, match="part-00000"):
@@ -98,7 +96,7 @@ def soft(count: int, bins: int) -> np.ndarray:
     return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float16)
 
 
-def test_soft_labels_round_trip_and_belong_to_their_rows(tmp_path: Path) -> None:
+def test_soft_labels_round_trip_and_belong_to_their_rows(tmp_path):
     ids, labels = [f"face-{i}" for i in range(200)], soft(200, 66)
     digest = write_soft_labels(tmp_path / "soft.parquet", ids, labels, "two teachers")
     assert digest == write_soft_labels(tmp_path / "again.parquet", ids, labels, "two teachers")
@@ -110,7 +108,7 @@ def test_soft_labels_round_trip_and_belong_to_their_rows(tmp_path: Path) -> None
             read_soft_labels(tmp_path / "soft.parquet", other)
 
 
-def test_a_shard_is_not_soft_labels_nor_the_other_way_round(tmp_path: Path) -> None:
+def test_a_shard_is_not_soft_labels_nor_the_other_way_round(tmp_path):
     ids = [row.sample_id for row in faces(5)]
     write_shard(tmp_path / "shard.parquet", faces(5), CROP, "raw")
     write_soft_labels(tmp_path / "soft.parquet", ids, soft(5, 10), "")

@@ -23,7 +23,7 @@ def rows_of(pieces: list[Piece]) -> list[tuple[str, int]]:
 
 
 @given(SIZES, st.integers(1, 9))
-def test_the_parts_of_all_workers_are_every_row_once_in_order(sizes: list[int], world: int):
+def test_the_parts_of_all_workers_are_every_row_once_in_order(sizes, world):
     shards = shards_of(sizes)
     parts = [share(shards, rank, world) for rank in range(world)]
     assert [row for part in parts for row in rows_of(part)] == rows_of(shards)
@@ -32,7 +32,7 @@ def test_the_parts_of_all_workers_are_every_row_once_in_order(sizes: list[int], 
 
 
 @given(SIZES, st.integers(1, 9), st.integers(1, 30))
-def test_every_worker_has_rows_for_all_steps_and_less_than_a_batch_is_left(sizes: list[int], world: int, part: int):
+def test_every_worker_has_rows_for_all_steps_and_less_than_a_batch_is_left(sizes, world, part):
     shards, batch_size = shards_of(sizes), part * world
     total, steps = count(shards), steps_of(count(shards), batch_size)
     if total < world:
@@ -45,13 +45,13 @@ def test_every_worker_has_rows_for_all_steps_and_less_than_a_batch_is_left(sizes
 
 
 @given(SIZES, st.integers(1, 50))
-def test_groups_are_the_rows_in_order_and_all_but_the_last_are_full(sizes: list[int], rows: int):
+def test_groups_are_the_rows_in_order_and_all_but_the_last_are_full(sizes, rows):
     groups = cut(shards_of(sizes), rows)
     assert [row for group in groups for row in rows_of(group)] == rows_of(shards_of(sizes))
     assert all(count(group) == rows for group in groups[:-1]) and 0 < count(groups[-1]) <= rows
 
 
-def test_rows_that_are_read_are_those_that_were_asked_for_in_the_order_asked_for(tmp_path: Path):
+def test_rows_that_are_read_are_those_that_were_asked_for_in_the_order_asked_for(tmp_path):
     files = write_heads(tmp_path, 30, per_shard=12)
     pieces = share(whole_shards(files), 1, 2)
     assert count(pieces) == 15 and len(pieces) == 2

@@ -19,20 +19,12 @@ FACES = [
     {"face": 39342, "file": "image00002.jpg", "rect": (70, 5, 40, 45), "pose": (-0.2, 1.0, -1.5)},
     {"face": 7, "file": "image00013.jpg", "rect": (-5, 0, 90, 95), "pose": (6.0, 0.0, 0.0)},
 ]
-ROW: dict[str, Any] = {
-    "path": "pictures/a.png",
-    "pitch": 10.0,
-    "yaw": -20.5,
-    "roll": 3.0,
-    "x1": 5,
-    "y1": 6.5,
-    "x2": 50,
-    "y2": 60,
-}
+ROW: dict[str, Any] = {"path": "pictures/a.png", "pitch": 10.0, "yaw": -20.5, "roll": 3.0}
+ROW |= {"x1": 5, "y1": 6.5, "x2": 50, "y2": 60}
 
 
 def source(reader: str, root: Path, **more: object) -> Source:
-    return open_source(DatasetSpec(reader=reader, root=str(root), **more))  # type: ignore[arg-type]
+    return open_source(DatasetSpec(reader=reader, root=str(root), **more))
 
 
 def loaded(opened: Source) -> dict[str, Annotation]:

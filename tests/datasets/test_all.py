@@ -18,23 +18,14 @@ from hpe_core.datasets.base import UNKNOWN, DatasetError, FaceRef, FaceRow, Reje
 from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.spec.data import CropSpec, DatasetSpec
-from tests.archives import (
-    picture,
-    write_300w_lp,
-    write_aflw,
-    write_aflw2000,
-    write_biwi,
-    write_boxes,
-    write_manifest,
-    write_pointing04,
-)
+from tests import archives as archive
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
 
 
-def test_fingerprint_follows_the_files_and_not_the_place(tmp_path: Path) -> None:
+def test_fingerprint_follows_the_files_and_not_the_place(tmp_path):
     for place in ("a", "b"):
         for i in range(3):
-            path = write_aflw2000(tmp_path / place, f"image0000{i}", seed=i)
+            path = archive.write_aflw2000(tmp_path / place, f"image0000{i}", seed=i)
             for file in (path, path.with_suffix(".mat")):
                 os.utime(file, ns=(0, 1_000_000_000))
     a, b = source("aflw2000", tmp_path / "a"), source("aflw2000", tmp_path / "b")
@@ -48,8 +39,8 @@ def test_fingerprint_follows_the_files_and_not_the_place(tmp_path: Path) -> None
     assert len({first, second, a.fingerprint()}) == 3
 
 
-def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path: Path) -> None:
-    write_pointing04(tmp_path / "archive", 3, 7, 0, 30)
+def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path):
+    archive.write_pointing04(tmp_path / "archive", 3, 7, 0, 30)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "Person03").symlink_to(tmp_path / "archive" / "Person03")
     (tmp_path / "archive" / "Person03" / "up").symlink_to(tmp_path / "archive" / "Person03")
@@ -63,12 +54,10 @@ def test_linked_folders_are_read_once_and_leave_the_root_only_when_told(tmp_path
     linked.load(only(linked))
 
 
-def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(tmp_path, monkeypatch):
     """Nor does a link to a folder that holds the root show anything but the root."""
-    write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
-    write_aflw2000(tmp_path / "outer", "stranger")
+    archive.write_aflw2000(tmp_path / "outer" / "root" / "b", "image00002")
+    archive.write_aflw2000(tmp_path / "outer", "stranger")
     root = tmp_path / "outer" / "root"
     for name, target in (("a", root / "b"), ("c", root / "b"), ("up", tmp_path), ("loop", root)):
         (root / name).symlink_to(target)
@@ -84,9 +73,9 @@ def test_which_of_two_names_a_folder_is_listed_by_is_not_the_disks_choice(
     assert seen == [["a/image00002.jpg"]] * 2
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_aflw2000(tmp_path, "image00002")
-    write_aflw2000(tmp_path / "shut", "image00004")
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    archive.write_aflw2000(tmp_path, "image00002")
+    archive.write_aflw2000(tmp_path / "shut", "image00004")
     scandir = os.scandir
 
     def refuses(path: Any) -> Any:
@@ -100,29 +89,22 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monke
 
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     """An archive of one face for every reader: the reader, and the files that its face is read from."""
-    write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
-    write_aflw(root / "aflw", FACES[:1])
-    write_biwi(root / "biwi", 1, 3)
-    write_aflw2000(root / "aflw2000", "image00002")
-    write_pointing04(root / "pointing", 3, 7, 0, 30)
-    write_manifest(root / "mine", [ROW])
-    boxes = write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
-    opened = {
-        "lp": source("300w_lp", root / "lp"),
-        "aflw": source("aflw", root / "aflw"),
-        "biwi": source("biwi", root / "biwi"),
-        "aflw2000": source("aflw2000", root / "aflw2000", boxes=boxes),
-        "pointing": source("pointing04", root / "pointing"),
-        "mine": source("manifest", root / "mine"),
-    }
+    archive.write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_aflw(root / "aflw", FACES[:1])
+    archive.write_biwi(root / "biwi", 1, 3)
+    archive.write_aflw2000(root / "aflw2000", "image00002")
+    archive.write_pointing04(root / "pointing", 3, 7, 0, 30)
+    archive.write_manifest(root / "mine", [ROW])
+    boxes = archive.write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
+    kinds = {"lp": "300w_lp", "aflw": "aflw", "biwi": "biwi", "pointing": "pointing04", "mine": "manifest"}
+    opened = {name: source(reader, root / name) for name, reader in kinds.items()}
+    opened["aflw2000"] = source("aflw2000", root / "aflw2000", boxes=boxes)
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes
-    parts = {
-        name: [p for p in sorted((root / name).rglob("*")) if p.is_file() and p.name not in tables] for name in opened
-    }
-    return {name: (each, parts[name]) for name, each in opened.items()}
+    files = {name: [path for path in sorted((root / name).rglob("*")) if path.is_file()] for name in opened}
+    return {name: (each, [file for file in files[name] if file.name not in tables]) for name, each in opened.items()}
 
 
-def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Path) -> None:
+def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path):
     for name, (opened, parts) in archives(tmp_path).items():
         ref = only(opened)
         opened.load(ref)
@@ -137,35 +119,38 @@ def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path: Pat
             opened.load(ref)
 
 
-def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path: Path) -> None:
+def test_a_face_and_its_dataset_change_with_each_of_its_files_and_with_no_other(tmp_path):
+    for name, (opened, parts) in archives(tmp_path).items():
+        (tmp_path / name / "notes.txt").write_text("mine")
+        ref, before = only(opened), opened.fingerprint()
+        (state,) = opened.states([ref])
+        for path in parts:
+            aside = path.rename(tmp_path / "aside")
+            assert opened.fingerprint() != before and opened.states([ref]) != [state], path
+            aside.rename(path)
+            assert opened.fingerprint() == before and opened.states([ref]) == [state], path
+
+
+def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
     """Whatever a table calls its pictures; the readers of folders are asked with a key of the same kind."""
-    cv2.imwrite(str(tmp_path / "secret.jpg"), picture(1))
+    cv2.imwrite(str(tmp_path / "secret.jpg"), archive.picture(1))
     for name, (opened, _) in archives(tmp_path).items():
         ref = only(opened)
         up = "../" * (len(Path(ref.key).parts) + 2)
         for key in ("../secret.jpg", f"{Path(ref.key).parent}/{up}{tmp_path}/secret.jpg", str(tmp_path / "secret.jpg")):
             asked = dataclasses.replace(ref, key=key)
             if name == "mine":
-                write_manifest(tmp_path / name, [{**ROW, "path": key}], pictures=False)
+                archive.write_manifest(tmp_path / name, [{**ROW, "path": key}], pictures=False)
                 asked = only(opened)
             assert rejected(opened, asked)[0] == "outside_root", (name, key)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        b"line\nbreak",
-        b"esc\x1b[31m",
-        b"b\xffld",
-        b"x" * 251,
-        "ü".encode() * 120,
-        "\u202egpj".encode(),
-        b"<b> & 'q\"",
-        b" ",
-    ],
-)
-def test_any_name_becomes_one_line_of_text(tmp_path: Path, name: bytes) -> None:
-    write_aflw2000(tmp_path, "plain")
+ODD_NAMES = [b"line\nbreak", b"esc\x1b[31m", b"b\xffld", b"x" * 251, b"<b> & 'q\"", b" "]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "ü".encode() * 120, "\u202egpj".encode()])
+def test_any_name_becomes_one_line_of_text(tmp_path, name):
+    archive.write_aflw2000(tmp_path, "plain")
     for suffix in (".jpg", ".mat"):
         (tmp_path / f"plain{suffix}").rename(tmp_path / (os.fsdecode(name) + suffix))
     opened = source("aflw2000", tmp_path)
@@ -180,12 +165,12 @@ def test_any_name_becomes_one_line_of_text(tmp_path: Path, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("reader", ["aflw2000", "pointing04", "biwi", "aflw"])
-def test_absent_root_is_a_sentence(tmp_path: Path, reader: str) -> None:
+def test_absent_root_is_a_sentence(tmp_path, reader):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         list(source(reader, tmp_path / "nowhere").refs())
 
 
-def test_synthetic_names_are_those_of_the_renderer() -> None:
+def test_synthetic_names_are_those_of_the_renderer():
     spec = DatasetSpec(reader="synthetic", count=14, seed=5, image_px=48, heads_per_person=4)
     opened = open_source(spec)
     refs = list(opened.refs())
@@ -198,19 +183,17 @@ def test_synthetic_names_are_those_of_the_renderer() -> None:
     assert opened.fingerprint() == open_source(spec).fingerprint()
 
 
-def test_sources_travel_light_and_load_in_the_sandbox(tmp_path: Path) -> None:
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
-    write_aflw(tmp_path / "aflw", FACES[:1])
-    write_biwi(tmp_path / "biwi", 1, 3)
-    write_manifest(tmp_path / "mine", [{**ROW, "path": f"{i}.png"} for i in range(200)], pictures=False)
-    cv2.imwrite(str(tmp_path / "mine" / "0.png"), picture(0))
-    boxes = write_boxes(tmp_path / "b.json", {f"{i}.png": one((4, 5, 60, 70)) for i in range(200)})
+def test_sources_travel_light_and_load_in_the_sandbox(tmp_path):
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_aflw(tmp_path / "aflw", FACES[:1])
+    archive.write_biwi(tmp_path / "biwi", 1, 3)
+    archive.write_manifest(tmp_path / "mine", [{**ROW, "path": f"{i}.png"} for i in range(200)], pictures=False)
+    cv2.imwrite(str(tmp_path / "mine" / "0.png"), archive.picture(0))
+    boxes = archive.write_boxes(tmp_path / "b.json", {f"{i}.png": one((4, 5, 60, 70)) for i in range(200)})
     opened = [
-        source("300w_lp", tmp_path / "lp"),
-        source("aflw", tmp_path / "aflw"),
-        source("biwi", tmp_path / "biwi"),
-        source("manifest", tmp_path / "mine", boxes=boxes),
+        source(name, tmp_path / folder) for name, folder in (("300w_lp", "lp"), ("aflw", "aflw"), ("biwi", "biwi"))
     ]
+    opened.append(source("manifest", tmp_path / "mine", boxes=boxes))
     for each in opened:
         listed = list(each.refs())
         assert len(pickle.dumps(each)) < 2000  # also after it was used: tables stay where they were read
@@ -220,41 +203,41 @@ def test_sources_travel_light_and_load_in_the_sandbox(tmp_path: Path) -> None:
         assert face.crop.pixels.shape == (20, 20, 3)
 
 
-def test_every_archive_is_under_its_own_terms() -> None:
+def test_every_archive_is_under_its_own_terms():
     """A model card must not call a research archive's terms unknown; what a manifest holds only its owner knows."""
     assert {name for name, reader in readers().items() if reader.terms is UNKNOWN} == {"manifest"}
     free = {name for name, reader in readers().items() if not reader.terms.research_only}
     assert free == {"synthetic", "pointing04"}
 
 
-def test_what_is_missing_of_an_archive_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_of_an_archive_is_named(tmp_path):
     def missing(reader: str, root: Path) -> list[str]:
         opened = source(reader, root)
         return opened.reader.missing_parts(list(opened.refs()))
 
     for flip in (False, True):
-        write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
+        archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", flip=flip)
     said = missing("300w_lp", tmp_path / "lp")
     assert said[:3] == ["AFW (1 of 5,207)", "AFW_Flip (1 of 5,207)", "HELEN"] and said[-1] == "landmarks"
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
     assert "landmarks" not in missing("300w_lp", tmp_path / "lp")
-    write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
+    archive.write_pointing04(tmp_path / "pointing", 3, 7, 0, 30)
     assert missing("pointing04", tmp_path / "pointing")[1:3] == ["Person02", "Person03 (1 of 186)"]
     for sequence in range(1, 24):
-        write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
+        archive.write_biwi(tmp_path / "biwi" / "hpdb", sequence, 3)
     assert missing("biwi", tmp_path / "biwi") == ["24"]
-    write_aflw(tmp_path / "aflw", FACES)
+    archive.write_aflw(tmp_path / "aflw", FACES)
     assert missing("aflw", tmp_path / "aflw") == []
     (tmp_path / "aflw" / "data" / "flickr" / "2" / "image00013.jpg").unlink()
     assert missing("aflw", tmp_path / "aflw") == ["1 of 2 pictures, e.g. data/flickr/2/image00013.jpg"]
-    write_aflw2000(tmp_path / "aflw2000", "image00002")
+    archive.write_aflw2000(tmp_path / "aflw2000", "image00002")
     assert missing("aflw2000", tmp_path / "aflw2000") == []
 
 
-def test_census_compares_with_the_whole_archive(tmp_path: Path) -> None:
-    write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0")
+def test_census_compares_with_the_whole_archive(tmp_path):
+    archive.write_300w_lp(tmp_path / "lp", "AFW", "AFW_1_1_0")
     assert census(source("300w_lp", tmp_path / "lp")) == "1 face; the whole archive has 122,450: this is a part"
-    write_manifest(tmp_path / "mine", [ROW])
+    archive.write_manifest(tmp_path / "mine", [ROW])
     assert census(source("manifest", tmp_path / "mine")) == "1 face"
     opened = source("300w_lp", tmp_path / "lp")
     opened.reader.whole = 1

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ EDGE = st.integers(0, 12)
 
 @settings(deadline=None)
 @given(st.tuples(EDGE, EDGE, EDGE, EDGE), st.tuples(EDGE, EDGE, EDGE, EDGE))
-def test_overlap_counts_pixels(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+def test_overlap_counts_pixels(first, second):
     a, b = (Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in (first, second))
     painted = np.zeros((2, 12, 12), bool)
     for layer, box in zip(painted, (a, b), strict=True):
@@ -36,30 +35,28 @@ def test_overlap_counts_pixels(first: tuple[int, ...], second: tuple[int, ...]) 
     assert overlap(a, b) == overlap(b, a) == pytest.approx(painted.all(0).sum() / union if union else 0.0)
 
 
-def test_published_boxes_replace_the_readers_own_and_nothing_else(tmp_path: Path) -> None:
+def test_published_boxes_replace_the_readers_own_and_nothing_else(tmp_path):
     for i in range(3):
         write_aflw2000(tmp_path / "a", f"image0000{i}")
     plain = loaded(source("aflw2000", tmp_path / "a"))
     own = plain["image00000"].box
     near, far, other = corners(own.moved(3, 2)), corners(own.moved(25, 0)), (0, 0, 4, 4)
-    file = write_boxes(
-        tmp_path / "boxes.json",
-        {"image00000.jpg": one(far, near, other), "image00001.jpg": one(other), "elsewhere.jpg": one(near)},
-    )
+    entries = {"image00000.jpg": one(far, near, other), "image00001.jpg": one(other), "elsewhere.jpg": one(near)}
+    file = write_boxes(tmp_path / "boxes.json", entries)
     opened = source("aflw2000", tmp_path / "a", boxes=file)
     refs = sorted(opened.refs())
     assert refs == sorted(source("aflw2000", tmp_path / "a").refs()) and opened.reader.risky
     annotation, _ = opened.load(refs[0])
     assert corners(annotation.box) == pytest.approx(near)
     assert annotation.pose == plain["image00000"].pose
-    assert np.array_equal(annotation.landmarks, plain["image00000"].landmarks)  # type: ignore[arg-type]
+    assert np.array_equal(annotation.landmarks, plain["image00000"].landmarks)
     assert rejected(opened, refs[1])[0] == "no_box" and "touches" in rejected(opened, refs[1])[1]
     reason, said = rejected(opened, refs[2])
     assert reason == "no_box" and "image00002.jpg" in said and "boxes.json" in said
     assert census(opened) == "3 faces; the whole archive has 2,000: this is a part"
 
 
-def test_each_face_of_a_picture_gets_its_own_box(tmp_path: Path) -> None:
+def test_each_face_of_a_picture_gets_its_own_box(tmp_path):
     write_aflw(tmp_path, FACES)
     first, second = (12.0, 22.0, 66.0, 68.0), (72.0, 8.0, 108.0, 47.0)
     file = write_boxes(tmp_path / "b.json", {"2/image00002.jpg": one(second, first), "image00013.jpg": []})
@@ -70,7 +67,7 @@ def test_each_face_of_a_picture_gets_its_own_box(tmp_path: Path) -> None:
     assert rejected(opened, refs["face7"])[0] == "no_box"
 
 
-def test_names_agree_over_the_folders_that_both_name(tmp_path: Path) -> None:
+def test_names_agree_over_the_folders_that_both_name(tmp_path):
     for sequence in (1, 2):
         write_biwi(tmp_path / "hpdb", sequence, 3)
     box = (280.0, 200.0, 400.0, 330.0)
@@ -95,7 +92,7 @@ def test_names_agree_over_the_folders_that_both_name(tmp_path: Path) -> None:
         assert rejected(source("biwi", tmp_path, boxes=file))[0] == "no_box"
 
 
-def test_the_box_of_a_picture_is_not_that_of_its_mirror(tmp_path: Path) -> None:
+def test_the_box_of_a_picture_is_not_that_of_its_mirror(tmp_path):
     for flip in (False, True):
         write_300w_lp(tmp_path, "HELEN", "HELEN_1_1_0", marks=MARKS, flip=flip)
     file = write_boxes(tmp_path / "b.json", {"HELEN/HELEN_1_1_0.jpg": one((20, 10, 70, 70))})
@@ -105,7 +102,7 @@ def test_the_box_of_a_picture_is_not_that_of_its_mirror(tmp_path: Path) -> None:
     assert rejected(opened, refs["HELEN_Flip/HELEN_1_1_0"])[0] == "no_box"
 
 
-def test_a_face_without_a_box_of_its_own_takes_the_only_one(tmp_path: Path) -> None:
+def test_a_face_without_a_box_of_its_own_takes_the_only_one(tmp_path):
     """A turned variant of 300W-LP without landmarks/: several boxes may be anybody's."""
     write_300w_lp(tmp_path, "AFW", "AFW_1_1_3")
     assert rejected(source("300w_lp", tmp_path))[0] == "no_box"
@@ -128,9 +125,7 @@ def test_a_face_without_a_box_of_its_own_takes_the_only_one(tmp_path: Path) -> N
         ((20, 10, 70, float("inf")), "bad_annotation"),
     ],
 )
-def test_a_published_box_that_is_none_says_so_unless_there_is_another(
-    tmp_path: Path, box: tuple[float, ...], reason: str
-) -> None:
+def test_a_published_box_that_is_none_says_so_unless_there_is_another(tmp_path, box, reason):
     write_aflw2000(tmp_path / "a", "image00000")
     own = corners(loaded(source("aflw2000", tmp_path / "a"))["image00000"].known_box())
     alone = source("aflw2000", tmp_path / "a", boxes=write_boxes(tmp_path / "b.json", {"image00000.jpg": one(box)}))
@@ -157,7 +152,7 @@ def test_a_published_box_that_is_none_says_so_unless_there_is_another(
         ({"a.jpg": [], "./a.jpg": []}, "two entries for 'a.jpg'"),
     ],
 )
-def test_malformed_files_of_boxes_are_one_sentence(tmp_path: Path, content: Any, said: str) -> None:
+def test_malformed_files_of_boxes_are_one_sentence(tmp_path, content, said):
     write_aflw2000(tmp_path / "a", "image00000")
     opened = source("aflw2000", tmp_path / "a", boxes=write_boxes(tmp_path / "b.json", content))
     for use in (lambda: list(opened.refs()), opened.fingerprint):
@@ -165,7 +160,7 @@ def test_malformed_files_of_boxes_are_one_sentence(tmp_path: Path, content: Any,
         assert said in sentence and "b.json" in sentence
 
 
-def test_files_of_boxes_count_by_content_and_not_by_place(tmp_path: Path) -> None:
+def test_files_of_boxes_count_by_content_and_not_by_place(tmp_path):
     write_aflw2000(tmp_path / "a", "image00000")
     with pytest.raises(SpecError, match="boxes are for archives"):
         open_source(DatasetSpec("synthetic", count=3, boxes="b.json"))
@@ -184,7 +179,7 @@ def test_files_of_boxes_count_by_content_and_not_by_place(tmp_path: Path) -> Non
     assert first == moved and first != changed and leaves("") not in (first, changed)
 
 
-def test_the_path_of_a_file_of_boxes_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_file_of_boxes_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "over.yaml").write_text("data: {datasets: {wild: {reader: aflw2000, root: a, boxes: b.json}}}\n")
     spec = load(["demo", "over.yaml"])

@@ -3,7 +3,6 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ def verdict(path: Path, data: bytes) -> str:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_sound_files_are_read_in_either_byte_order(tmp_path: Path, packed: bool) -> None:
+def test_sound_files_are_read_in_either_byte_order(tmp_path, packed):
     data = written(tmp_path / "a.mat", compressed=packed)
     assert np.array_equal(read_mat(tmp_path / "a.mat", ("Pose_Para",))["Pose_Para"], POSE)
     body = struct.pack(">II", 6, 8) + struct.pack(">II", 6, 0) + struct.pack(">IIii", 5, 8, 1, 7)
@@ -62,9 +61,7 @@ KINDS = ("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
     ),
     packed=st.booleans(),
 )
-def test_numbers_are_those_that_scipy_reads(
-    tmp_path_factory: pytest.TempPathFactory, variables: dict[str, Any], packed: bool
-) -> None:
+def test_numbers_are_those_that_scipy_reads(tmp_path_factory, variables, packed):
     """What is no real number is none to either: words, complex numbers, cells, structures."""
     path = tmp_path_factory.mktemp("mat") / "a.mat"
     others = {"w_": "words", "c_": np.array([[1 + 2j]]), "e_": np.array([[1, "a"]], object), "s_": {"inside": 1.0}}
@@ -76,14 +73,14 @@ def test_numbers_are_those_that_scipy_reads(
         assert np.array_equal(values, theirs[name].astype(np.float64), equal_nan=True)
 
 
-def test_a_variable_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_variable_that_is_there_twice_is_refused(tmp_path):
     path = tmp_path / "a.mat"
     data = written(path, compressed=True)
     assert verdict(path, data + data[HEADER:]) == "bad_annotation"
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_every_byte_is_accounted_for(tmp_path: Path, packed: bool) -> None:
+def test_every_byte_is_accounted_for(tmp_path, packed):
     """Also where only the second variable is touched, which nobody asked for."""
     path = tmp_path / "a.mat"
     data = written(path, compressed=packed)
@@ -93,7 +90,7 @@ def test_every_byte_is_accounted_for(tmp_path: Path, packed: bool) -> None:
         assert verdict(path, data + more) == "bad_annotation", more
 
 
-def test_what_is_compressed_is_one_whole_variable(tmp_path: Path) -> None:
+def test_what_is_compressed_is_one_whole_variable(tmp_path):
     path = tmp_path / "a.mat"
     plain = written(path, compressed=False)
     header, body = plain[:HEADER], plain[HEADER:]
@@ -107,7 +104,7 @@ def test_what_is_compressed_is_one_whole_variable(tmp_path: Path) -> None:
     assert verdict(path, header + struct.pack("<II", 15, len(whole)) + whole[8:] + bytes(8)) == "bad_annotation"
 
 
-def test_bombs_are_refused_without_being_unpacked(tmp_path: Path) -> None:
+def test_bombs_are_refused_without_being_unpacked(tmp_path):
     path = tmp_path / "a.mat"
     header = written(path, compressed=False)[:HEADER]
     bomb = compressed(struct.pack("<II", 14, 4_000_000_000) + bytes(MAX_INFLATED))
@@ -117,7 +114,7 @@ def test_bombs_are_refused_without_being_unpacked(tmp_path: Path) -> None:
     assert verdict(path, header + half + half) == "too_large"
 
 
-def test_other_kinds_of_mat_are_refused(tmp_path: Path) -> None:
+def test_other_kinds_of_mat_are_refused(tmp_path):
     scipy.io.savemat(tmp_path / "four.mat", {"Pose_Para": POSE}, format="4")
     hdf5 = b"MATLAB 7.3 MAT-file".ljust(HEADER - 4) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(200)
     for data in ((tmp_path / "four.mat").read_bytes(), hdf5, b"<html>404</html>", bytes(1000)):

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ def faces(count: int, prefix: str = "person") -> list[FaceRef]:
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
-def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count: int, most: int) -> None:
+def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count, most):
     refs = faces(count)
     runs = list(cut(refs, most))
     assert [ref for run in runs for ref in run] == refs
@@ -37,7 +38,7 @@ def test_runs_are_the_faces_in_order_and_neither_too_long_nor_too_short(count: i
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_new_neighbours_change_few_runs(seed: int) -> None:
+def test_new_neighbours_change_few_runs(seed):
     """Wherever they are added; cuts at every n-th face would move all that come after."""
     dice = random.Random(seed)
     refs = faces(6000)
@@ -51,12 +52,9 @@ def test_new_neighbours_change_few_runs(seed: int) -> None:
     assert len(before) > 60 and sorted(changed)[10] <= 4 and max(changed) <= 15
 
 
-def test_faces_at_the_end_change_the_last_run_alone() -> None:
+def test_faces_at_the_end_change_the_last_run_alone():
     before, after = list(cut(faces(1000), 100)), list(cut(faces(1100), 100))
     assert after[: len(before) - 1] == before[:-1]
-
-
-# ---------------------------------------------------------------- what a shard depends on
 
 
 def only_row(place: Path, statement: str) -> None:
@@ -65,70 +63,57 @@ def only_row(place: Path, statement: str) -> None:
         database.commit()
 
 
-def pointing(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+Made = tuple[DatasetSpec, Callable[[], object], Callable[[], object]]  # two faces, how the second changes, one more
+
+
+def pointing(root: Path) -> Made:
     for number in (1, 2):
         write_pointing04(root, 1, number, 0, 15)
     (text,) = (root / "Person01").glob("*102*.txt")
-    return (
-        DatasetSpec("pointing04", str(root)),
-        lambda: text.write_text("Face 1 2 3 4"),
-        lambda: write_pointing04(root, 2, 1, 0, 15),
-    )
+    spec = DatasetSpec("pointing04", str(root))
+    return spec, lambda: text.write_text("Face 1 2 3 4"), lambda: write_pointing04(root, 2, 1, 0, 15)
 
 
-def aflw2000(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def aflw2000(root: Path) -> Made:
     for i in (1, 2):
         write_aflw2000(root, f"image0000{i}")
-    return (
-        DatasetSpec("aflw2000", str(root)),
-        lambda: (root / "image00002.mat").unlink(),
-        lambda: write_aflw2000(root, "image00009"),
-    )
+    spec = DatasetSpec("aflw2000", str(root))
+    return spec, lambda: (root / "image00002.mat").unlink(), lambda: write_aflw2000(root, "image00009")
 
 
-def w300(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def w300(root: Path) -> Made:
     marks = np.random.default_rng(0).uniform(10, 60, (68, 2))
     for i in (1, 2):
         write_300w_lp(root, "AFW", f"AFW_{i}_1", marks=marks)
-    return (
-        DatasetSpec("300w_lp", str(root)),
-        lambda: (root / "landmarks" / "AFW" / "AFW_2_1_pts.mat").unlink(),
-        lambda: write_300w_lp(root, "HELEN", "HELEN_1_0", marks=marks),
-    )
+    spec, place = DatasetSpec("300w_lp", str(root)), root / "landmarks" / "AFW" / "AFW_2_1_pts.mat"
+    return spec, place.unlink, lambda: write_300w_lp(root, "HELEN", "HELEN_1_0", marks=marks)
 
 
-def biwi(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def biwi(root: Path) -> Made:
     write_biwi(root / "hpdb", 1, 3)
     write_biwi(root / "hpdb", 2, 3)
-    return (
-        DatasetSpec("biwi", str(root)),
-        lambda: (root / "hpdb" / "02" / "rgb.cal").write_text("other"),
-        lambda: write_biwi(root / "hpdb", 4, 1),
-    )
+    spec, place = DatasetSpec("biwi", str(root)), root / "hpdb" / "02" / "rgb.cal"
+    return spec, lambda: place.write_text("other"), lambda: write_biwi(root / "hpdb", 4, 1)
 
 
-def aflw(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def aflw(root: Path) -> Made:
     more = [{"face": i, "file": f"image{i}.jpg", "rect": (1, 2, 30, 40), "pose": (0.1, 0.2, 0.3)} for i in (1, 2)]
     place = write_aflw(root, more)
-    return (
-        DatasetSpec("aflw", str(root)),
-        lambda: only_row(place, "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2"),
-        lambda: only_row(place, "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')"),
-    )
+    change = "UPDATE FacePose SET yaw = 0.5 WHERE face_id = 2"
+    grow = "INSERT INTO Faces VALUES (3, 'image1.jpg', 'flickr')"
+    return DatasetSpec("aflw", str(root)), partial(only_row, place, change), partial(only_row, place, grow)
 
 
-def manifest(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def manifest(root: Path) -> Made:
     root.mkdir(exist_ok=True)
     lines = ["path,pitch,yaw,roll,x1,y1,x2,y2", "a.jpg,1,2,3,0,0,9,9", "b.jpg,1,2,3,0,0,9,9"]
     (root / "manifest.csv").write_text("\n".join(lines))
-    return (
-        DatasetSpec("manifest", str(root)),
-        lambda: (root / "manifest.csv").write_text("\n".join([*lines[:2], "b.jpg,1,2,4,0,0,9,9"])),
-        lambda: (root / "manifest.csv").write_text("\n".join([lines[0], "0.jpg,1,2,3,0,0,9,9", *lines[1:]])),
-    )
+    other, more = [*lines[:2], "b.jpg,1,2,4,0,0,9,9"], [lines[0], "0.jpg,1,2,3,0,0,9,9", *lines[1:]]
+    rewrite = (root / "manifest.csv").write_text
+    return DatasetSpec("manifest", str(root)), partial(rewrite, "\n".join(other)), partial(rewrite, "\n".join(more))
 
 
-def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], object]]:
+def boxes(root: Path) -> Made:
     spec, _, more_pictures = aflw2000(root)
     file = root.parent / "boxes.json"
 
@@ -137,18 +122,15 @@ def boxes(root: Path) -> tuple[DatasetSpec, Callable[[], object], Callable[[], o
         file.write_text(json.dumps({name: [{"bbox": [0, 0, 9, corner]}] for name, corner in corners.items()}))
 
     write(9)
-    return (
-        dataclasses.replace(spec, boxes=str(file)),
-        lambda: write(8),
-        lambda: (write(9, "image00009.jpg"), more_pictures()),
-    )
+    spec = dataclasses.replace(spec, boxes=str(file))
+    return spec, lambda: write(8), lambda: (write(9, "image00009.jpg"), more_pictures())
 
 
 READERS = [pointing, aflw2000, w300, biwi, aflw, manifest, boxes]
 
 
 @pytest.mark.parametrize("make", READERS, ids=lambda make: make.__name__)
-def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path: Path, make: Callable[[Path], tuple]) -> None:
+def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path, make):
     """The second face is changed and only its state is; a face more changes nobody's; yet the dataset is another."""
     spec, change, grow = make(tmp_path / "archive")
     source = open_source(spec)
@@ -156,13 +138,13 @@ def test_a_face_depends_on_its_own_files_and_rows_alone(tmp_path: Path, make: Ca
     before, dataset = source.states([first, second]), source.fingerprint()
     assert source.states([second, first]) == before[::-1]
     grow()
-    assert source.states([first, second]) == before and source.fingerprint() != dataset
+    assert source.states([first, second]) == before and (grown := source.fingerprint()) != dataset
     change()
     after = source.states([first, second])
-    assert after[0] == before[0] and after[1] != before[1]
+    assert after[0] == before[0] and after[1] != before[1] and source.fingerprint() not in (dataset, grown)
 
 
-def test_more_rendered_heads_keep_the_shards_of_the_first() -> None:
+def test_more_rendered_heads_keep_the_shards_of_the_first():
     spec = DatasetSpec(reader="synthetic", count=300, heads_per_person=3)
 
     def hashes(count: int, **more: int) -> list[str]:
@@ -176,19 +158,12 @@ def test_more_rendered_heads_keep_the_shards_of_the_first() -> None:
 
 
 # Each key that decides a shard's bytes, with another value; every other key of `data` leaves finished shards alone.
+CONVENTION = {"unit": "radians_as_degrees", "order": "yaw_pitch_roll", "rotation": "zyx", "transposed": True}
 DECIDES: dict[str, dict[str, Any]] = {
     "data": {"limit_deg": 98.5, "encoding": "jpeg"},
     "crop": {"size": 65, "margin_px": 9, "shape": "stretch", "box_scale": 1.5},
     "dataset": {"links": "anywhere"},
-    "convention": {
-        "unit": "radians_as_degrees",
-        "order": "yaw_pitch_roll",
-        "pitch_sign": -1,
-        "yaw_sign": -1,
-        "roll_sign": -1,
-        "rotation": "zyx",
-        "transposed": True,
-    },
+    "convention": CONVENTION | {"pitch_sign": -1, "yaw_sign": -1, "roll_sign": -1},
 }
 LEAVES_ALONE: dict[str, dict[str, Any]] = {
     "data": {"max_bad_share": 0.9, "resident_gb": 1.0, "ingest": "own_shards", "stream_shards": 3},
@@ -220,12 +195,12 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in DECIDES.items() for key in keys])
-def test_a_key_that_decides_a_shards_bytes_makes_it_another(people: Path, part: str, key: str) -> None:
+def test_a_key_that_decides_a_shards_bytes_makes_it_another(people, part, key):
     assert not planned(people) & planned(people, part, **{key: DECIDES[part][key]})
 
 
 @pytest.mark.parametrize(("part", "key"), [(part, key) for part, keys in LEAVES_ALONE.items() for key in keys])
-def test_a_key_that_does_not_leaves_it_alone(people: Path, tmp_path: Path, part: str, key: str) -> None:
+def test_a_key_that_does_not_leaves_it_alone(people, tmp_path, part, key):
     value = LEAVES_ALONE[part][key]
     if key == "root":
         value = str(shutil.copytree(people, tmp_path / "moved"))  # keeps the times
@@ -234,12 +209,12 @@ def test_a_key_that_does_not_leaves_it_alone(people: Path, tmp_path: Path, part:
     assert found == planned(people) or key in ("count", "test"), "fewer faces, or fewer that are trained on"
 
 
-def test_every_key_of_a_crop_and_of_a_convention_decides() -> None:
+def test_every_key_of_a_crop_and_of_a_convention_decides():
     for part, kind in (("crop", CropSpec), ("convention", ConventionSpec)):
         assert set(DECIDES[part]) == {field.name for field in dataclasses.fields(kind)}
 
 
-def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch):
     job = Job("heads", "train", 0, (), "hash")
     other = dataclasses.replace(job, hash="other")
     found = {shards.with_code(each, reader).hash for each in (job, other) for reader in ("biwi", "manifest")}
@@ -249,7 +224,7 @@ def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypat
 
 
 @pytest.mark.parametrize("key", ["sample_id", "group", "key"])
-def test_a_face_under_another_name_makes_another_shard(key: str) -> None:
+def test_a_face_under_another_name_makes_another_shard(key):
     heads, drawn = (DatasetSpec("synthetic", count=9, seed=seed) for seed in (0, 1))
     data = DataSpec({"heads": heads, "drawn": drawn}, ("drawn",), ("heads",))
 

@@ -5,15 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
 
 from hpe_core.datasets.registry import check_datasets, reader_modules, readers
 from hpe_core.errors import SpecError
-from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import picture
 from workflows.engine.config import REPO, load
 
@@ -105,7 +103,7 @@ print(json.dumps({
 """
 
 
-def test_a_format_is_added_by_one_file(tmp_path: Path) -> None:
+def test_a_format_is_added_by_one_file(tmp_path):
     """In a copy of the code the plan, the doctor, a protocol, the card and the shards' hashes know the toys."""
     place, root, config = tmp_path / "copy", tmp_path / "toys", tmp_path / "toys.yaml"
     for name in ("hpe_core", "workflows", "conf"):
@@ -135,7 +133,7 @@ def test_a_format_is_added_by_one_file(tmp_path: Path) -> None:
     assert set(before["toys"]).isdisjoint(edited["toys"])
 
 
-def test_every_reader_says_who_it_is() -> None:
+def test_every_reader_says_who_it_is():
     known = ["300w_lp", "aflw", "aflw2000", "biwi", "manifest", "pointing04", "synthetic"]
     assert sorted(readers()) == known and len({*reader_modules(known)}) == len(known)
 
@@ -149,10 +147,11 @@ def test_every_reader_says_who_it_is() -> None:
         ({"reader": "manifest"}, "reader manifest needs root, the table or its folder"),
         ({"reader": "synthetic"}, "a synthetic dataset needs count > 0"),
         ({"reader": "synthetic", "count": 3, "boxes": "b.json"}, "boxes are for archives"),
+        ({"reader": "synthetic", "count": 3, "convention": ConventionSpec(yaw_sign=-1)}, "convention is for archives"),
         ({"reader": "aflw", "root": "/a", "group_by": "sequence"}, "group_by: sequence is for archives of sequences"),
     ],
 )
-def test_what_a_reader_cannot_take_is_said_before_anything_starts(keys: dict[str, Any], said: str) -> None:
+def test_what_a_reader_cannot_take_is_said_before_anything_starts(keys, said):
     spec = load(["demo"])
     with pytest.raises(SpecError) as caught:
         check_datasets(DataSpec({**spec.data.datasets, "it": DatasetSpec(**keys)}, spec.data.train, spec.data.test))

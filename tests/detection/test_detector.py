@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 import pickle
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import cv2
@@ -26,6 +24,7 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
+from tests.servers import answering
 from workflows.engine.config import load
 from workflows.stages.shards import data_leaves
 
@@ -33,11 +32,8 @@ CROP = CropSpec(size=16, margin_px=2)
 
 
 @pytest.fixture(scope="module")
-def yunet(real_data: Path) -> DetectorSpec:
-    file = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not file.is_file():
-        pytest.skip(f"the face detector is not here: {file}")
-    return DetectorSpec(str(file))
+def yunet(yunet: Path) -> DetectorSpec:
+    return DetectorSpec(str(yunet))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +42,7 @@ def photo(real_data: Path) -> np.ndarray:
     return source.load(min(source.refs()))[1]
 
 
-# ---------------------------------------------------------------- the detector
-
-
-def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet: DetectorSpec, photo: np.ndarray) -> None:
+def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet, photo):
     find = FaceDetector(yunet)
     (face,) = find(photo)
     assert yunet.min_score < face.score <= 1
@@ -66,11 +59,11 @@ def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet: DetectorS
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5000), (5000, 2), (33, 31)])
-def test_no_shape_of_a_picture_is_an_error(yunet: DetectorSpec, shape: tuple[int, int]) -> None:
+def test_no_shape_of_a_picture_is_an_error(yunet, shape):
     assert detector_of(yunet)(np.full((*shape, 3), 127, np.uint8)) == []
 
 
-def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet: DetectorSpec, photo: np.ndarray) -> None:
+def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet, photo):
     beside = np.concatenate([cv2.GaussianBlur(photo, None, 9.0), photo], axis=1)
     scores = [face.score for face in FaceDetector(dataclasses.replace(yunet, min_score=0.3))(beside)]
     assert len(scores) >= 2 and scores == sorted(scores, reverse=True)
@@ -78,7 +71,7 @@ def test_the_surest_face_comes_first_and_unsure_ones_are_none(yunet: DetectorSpe
     assert only.score == scores[0] and only.box.center[0] > photo.shape[1]
 
 
-def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_detector_is_one_sentence(tmp_path):
     import onnx
     from onnx import TensorProto, helper
 
@@ -97,42 +90,26 @@ def test_a_file_that_is_no_detector_is_one_sentence(tmp_path: Path) -> None:
     ("keys", "said"),
     [({"model": ""}, "no value"), ({"min_score": 1.0}, "less than 1"), ({"side_px": 8}, "at least 64")],
 )
-def test_settings_are_checked(keys: dict[str, object], said: str) -> None:
+def test_settings_are_checked(keys, said):
     with pytest.raises(SpecError, match=said):
-        DetectorSpec(**{"model": "yunet.onnx", **keys})  # type: ignore[arg-type]
+        DetectorSpec(**{"model": "yunet.onnx", **keys})
 
-
-# ---------------------------------------------------------------- fetching it
 
 GOOD = b"the bytes of a detector" * 1000
 
 
-class Answers(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path == "/gone.onnx":
-            self.send_error(404)
-            return
-        body = b"<html>sign in</html>" if self.path == "/page.onnx" else GOOD
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.path == "/half.onnx" else body)
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
 @pytest.fixture
 def site() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    def answer(path: str) -> tuple[int, bytes, int]:
+        body = {"/page.onnx": b"<html>sign in</html>", "/gone.onnx": b""}.get(path, GOOD)
+        sent = body[: len(body) // 2] if path == "/half.onnx" else body
+        return (404 if path == "/gone.onnx" else 200), sent, len(body)
+
+    with answering(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
-def test_a_fetched_file_is_kept_and_not_fetched_again(site: str, tmp_path: Path) -> None:
+def test_a_fetched_file_is_kept_and_not_fetched_again(site, tmp_path):
     sha = hashlib.sha256(GOOD).hexdigest()
     path = fetched(f"{site}/good.onnx", sha, tmp_path / "cache")
     assert path.read_bytes() == GOOD and list(path.parent.iterdir()) == [path]
@@ -145,20 +122,18 @@ def test_a_fetched_file_is_kept_and_not_fetched_again(site: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "said"), [("page", "not the face detector that was tested"), ("half", "broke off"), ("gone", "404")]
 )
-def test_what_is_not_the_tested_file_leaves_nothing_behind(site: str, tmp_path: Path, name: str, said: str) -> None:
+def test_what_is_not_the_tested_file_leaves_nothing_behind(site, tmp_path, name, said):
     with pytest.raises(SpecError, match=said) as caught:
         fetched(f"{site}/{name}.onnx", hashlib.sha256(GOOD).hexdigest(), tmp_path / "cache")
     assert f"{name}.onnx" in str(caught.value) and not list(tmp_path.rglob("*.onnx*"))
 
 
-def test_without_a_network_the_sentence_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_network_the_sentence_says_what_to_do(tmp_path):
     with pytest.raises(SpecError, match="refused; give its file by path"):
         fetched("http://127.0.0.1:9/yunet.onnx", "0" * 64, tmp_path)
 
 
-def test_the_word_fetch_means_the_file_that_was_tested(
-    yunet: DetectorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_word_fetch_means_the_file_that_was_tested(yunet, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_download", lambda url: pytest.fail("the cache holds it"))
     cache_folder().mkdir()
@@ -167,15 +142,12 @@ def test_the_word_fetch_means_the_file_that_was_tested(
     assert FaceDetector(DetectorSpec("fetch"))(np.zeros((70, 70, 3), np.uint8)) == []
 
 
-# ---------------------------------------------------------------- boxes for datasets
-
-
 def archive(root: Path) -> DatasetSpec:
     write_aflw2000(root, "image00000")
     return DatasetSpec("aflw2000", root=str(root))
 
 
-def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_takes_the_detection_that_is_its_own(tmp_path, monkeypatch):
     spec = archive(tmp_path)
     plain = open_source(spec)
     (ref,) = plain.refs()
@@ -192,7 +164,7 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch:
     finds(far, near)
     annotation, same = source.load(ref)
     assert annotation.box == near and annotation.pose == own.pose and np.array_equal(same, image)
-    assert np.array_equal(annotation.landmarks, own.landmarks)  # type: ignore[arg-type]
+    assert np.array_equal(annotation.landmarks, own.landmarks)
     for boxes, said in (((), "finds no face"), ((far,), "largest overlap 0.05")):
         finds(*boxes)
         with pytest.raises(Rejected) as caught:
@@ -200,7 +172,7 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path: Path, monkeypatch:
         assert caught.value.reason == "no_box" and said in caught.value.detail and "image00000" in caught.value.detail
 
 
-def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet: DetectorSpec, real_data: Path) -> None:
+def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet, real_data):
     spec = DatasetSpec("aflw2000", root=str(real_data / "aflw2000"), detector=yunet)
     source = open_source(spec)
     assert len(pickle.dumps(source)) < 2000
@@ -209,7 +181,7 @@ def test_every_sampled_face_of_aflw2000_is_found_in_the_sandbox(yunet: DetectorS
     assert len(faces) == 39 and not [face.detail for face in faces if isinstance(face, Rejected)]
 
 
-def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet: DetectorSpec, real_data: Path) -> None:
+def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet, real_data):
     """Profiles and bowed heads included; what is not found is no_box and nothing else."""
     pointing = DatasetSpec("pointing04", root=str(real_data / "pointing04"), detector=yunet)
     for spec, wanted in ((pointing, 0.95), (DatasetSpec("synthetic", count=40, detector=yunet), 0.75)):
@@ -220,7 +192,7 @@ def test_most_faces_of_pointing04_and_of_rendered_heads_are_found(yunet: Detecto
         assert set(lost) <= {"no_box"} and 1 - len(lost) / len(faces) >= wanted
 
 
-def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: Path) -> None:
+def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path):
     dataset, spec = archive(tmp_path / "a"), load(["demo"])
 
     def leaves(detector: DetectorSpec | None) -> dict[str, object]:
@@ -240,7 +212,7 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path: 
         leaves(first)
 
 
-def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protocol_names_the_detector_by_its_bytes(tmp_path, monkeypatch):
     monkeypatch.setenv("HPE_DATA", str(tmp_path))
     protocol, data = protocol_named("pointing04-people"), load(["pointing04"]).data
     assert matches(protocol, data) == []
@@ -254,9 +226,7 @@ def test_a_protocol_names_the_detector_by_its_bytes(tmp_path: Path, monkeypatch:
     assert matches(same, dataclasses.replace(data, datasets=data.datasets | {name: dataset})) == []
 
 
-def test_the_key_is_absolute_checked_and_excludes_a_file_of_boxes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_absolute_checked_and_excludes_a_file_of_boxes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "over.yaml").write_text("data: {datasets: {wild: {reader: aflw2000, root: a}}}\n")
     files, key = ["demo", "over.yaml"], "data.datasets.wild"

@@ -1,7 +1,6 @@
 """From a detector's box to the network's: exact where it is exact, and on real faces nearer than without it."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ BOX = Box(10.0, 20.0, 50.0, 100.0)
 HEADS = DatasetSpec("synthetic", count=12, image_px=224, seed=3)
 
 
-def test_nothing_known_moves_nothing_and_a_fit_is_undone_by_its_inverse() -> None:
+def test_nothing_known_moves_nothing_and_a_fit_is_undone_by_its_inverse():
     assert DetectorFit().of(BOX) == BOX
     fitted = DetectorFit(1.25, 0.8, 0.1).of(BOX)
     assert fitted == Box.around((30.0, 68.0), 50.0, 64.0)
@@ -25,14 +24,14 @@ def test_nothing_known_moves_nothing_and_a_fit_is_undone_by_its_inverse() -> Non
     np.testing.assert_allclose([back.x1, back.y1, back.x2, back.y2], [10, 20, 50, 100])
 
 
-def test_a_detector_s_own_boxes_need_none_and_a_user_s_have_none_known() -> None:
+def test_a_detector_s_own_boxes_need_none_and_a_user_s_have_none_known():
     aflw = DatasetSpec("aflw2000", root="somewhere")
     assert fit_to(dataclasses.replace(aflw, detector=DetectorSpec("y.onnx"))) == DetectorFit()
     assert fit_to(dataclasses.replace(aflw, boxes="boxes.json")) is None
     assert fit_to(DatasetSpec("manifest", root="faces.csv")) is None
 
 
-def test_the_mean_is_weighted_and_leaves_out_what_is_unknown() -> None:
+def test_the_mean_is_weighted_and_leaves_out_what_is_unknown():
     small, large = DetectorFit(0.5, 0.5, 0.0), DetectorFit(2.0, 2.0, 0.2)
     even = mean_fit([(small, 7), (large, 7), (None, 99)])
     assert even is not None and (even.width, even.height, even.down) == pytest.approx((1.0, 1.0, 0.1))
@@ -42,14 +41,10 @@ def test_the_mean_is_weighted_and_leaves_out_what_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("reader", ["synthetic", "aflw2000", "pointing04"])
-def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader: str, real_data: Path) -> None:
+def test_fitted_boxes_lie_nearer_to_the_reader_s_own(reader, real_data, yunet):
     """The median overlap of the faces that YuNet finds, and their median size."""
-    detector = real_data / "yunet" / "yunet_n_dynamic.onnx"
-    if not detector.is_file():
-        pytest.skip(f"the face detector is not here: {detector}")
-    spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))  # type: ignore[arg-type]
-    source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(detector))), fit_to(spec)
-    assert fit is not None
+    spec = HEADS if reader == "synthetic" else DatasetSpec(reader, root=str(real_data / reader))
+    source, find, fit = open_source(spec), FaceDetector(DetectorSpec(str(yunet))), fit_to(spec)
     rows = []
     for ref in sorted(source.refs())[:: 1 if reader != "pointing04" else 60][:12]:
         face, image = source.load(ref)

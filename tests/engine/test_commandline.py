@@ -1,6 +1,5 @@
 """key=value words: text is taken as it is written, everything else is read by the type of its key."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,14 +32,14 @@ def read(*words: str) -> Any:
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(PRINTABLE, NASTY, st.sampled_from(TEXTS)))
-def test_any_text_of_a_text_key_is_that_text(text: str) -> None:
+def test_any_text_of_a_text_key_is_that_text(text):
     assert [read(f"{key}={text}") for key in KEYS] == [text] * len(KEYS)
     assert spec_of([f"model={text}", "boxes=whole"]).model == text
     assert build(DatasetSpec, typed_overrides(DatasetSpec, ["reader=aflw", f"root={text}"])).root == text
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text: str, tmp_path: Path) -> None:
+def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text, tmp_path):
     spec = load(["demo"], [f"name={text}", f"mlflow.experiment={text}"])
     assert (spec.name, spec.mlflow.experiment) == (text, text)
     (tmp_path / "again.yaml").write_text(as_yaml(spec))
@@ -48,14 +47,14 @@ def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text:
 
 
 @pytest.mark.parametrize("text", ["/data/my runs #2", "/data/0123", "/data/x: y", "/data/[a]", "/data/on"])
-def test_a_path_is_taken_as_it_is_written(text: str) -> None:
+def test_a_path_is_taken_as_it_is_written(text):
     assert load(["demo"], [f"store={text}"]).store == text
     heads = load(["demo"], ["data.datasets.heads.reader=manifest", f"data.datasets.heads.root={text}"])
     assert heads.data.datasets["heads"].root == text
     assert dataset_alone(["reader=manifest", f"root={text}"]).datasets["manifest"].root == text
 
 
-def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path: Path) -> None:
+def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path):
     (tmp_path / "over.yaml").write_text("mlflow: {experiment: '${name} at ${student.optim.epochs}'}\n")
     spec = load(["demo", str(tmp_path / "over.yaml")], ["name=${x} #1", "student.optim.epochs=7"])
     assert spec.mlflow.experiment == "${x} #1 at 7"
@@ -83,12 +82,12 @@ def test_a_reference_of_a_file_sees_the_text_of_a_word(tmp_path: Path) -> None:
         ("student.optim.lr=${teachers.a.optim.lr}", 0.5),
     ],
 )
-def test_other_keys_are_read_by_their_type(word: str, value: Any) -> None:
+def test_other_keys_are_read_by_their_type(word, value):
     found = read("teachers.a.optim.lr=0.5", word)
     assert found == value and type(found) is type(value)
 
 
-def test_of_two_words_the_last_counts_and_mappings_are_merged() -> None:
+def test_of_two_words_the_last_counts_and_mappings_are_merged():
     words = ["name=a", "name=b", "student.distill={scale: 2, temperature: 3}", "student.distill.scale=4"]
     assert typed_overrides(PipelineSpec, words) == {"name": "b", "student": {"distill": {"scale": 4, "temperature": 3}}}
 
@@ -102,7 +101,7 @@ def test_of_two_words_the_last_counts_and_mappings_are_merged() -> None:
         ("=3", "'=3' is no override"),
     ],
 )
-def test_a_word_that_cannot_be_read_is_one_sentence(word: str, said: str) -> None:
+def test_a_word_that_cannot_be_read_is_one_sentence(word, said):
     with pytest.raises(SpecError) as caught:
         typed_overrides(PipelineSpec, [word])
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
@@ -110,7 +109,7 @@ def test_a_word_that_cannot_be_read_is_one_sentence(word: str, said: str) -> Non
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(PRINTABLE, NASTY), st.one_of(PRINTABLE, NASTY))
-def test_no_word_does_anything_but_be_read_or_refused(key: str, text: str) -> None:
+def test_no_word_does_anything_but_be_read_or_refused(key, text):
     try:
         typed_overrides(PipelineSpec, [f"{key}={text}"])
     except SpecError as error:

@@ -54,6 +54,10 @@ NETWORK: dict[str, Any] = {
     "net.pretrained": "OTHER",
     "net.bin_widths": [3, 11],
     "net.regression_head": True,
+    "hard_loss": "ce",
+    "mse_weight": 0.5,
+    "start": "OTHER",
+    "seed": 5,
     "optim.epochs": 9,
     "optim.batch_size": 24,
     "optim.lr": 0.5,
@@ -73,46 +77,21 @@ NETWORK: dict[str, Any] = {
     "augment.jitter_px": 1,
     "augment.photometric": "none",
     "augment.strength": 0.5,
-    "hard_loss": "ce",
-    "mse_weight": 0.5,
-    "start": "OTHER",
-    "seed": 5,
 }
-DISTILL = {
-    "temperature": (2, SEARCH),
-    "hard_weight": (0.5, SEARCH),
-    "scale": (0.5, SEARCH),
-    "offset_radius": (1, LABELS),
-    "offset_step": (4, LABELS),
-    "teachers": (["second"], LABELS),
-    "labels": ("online", LABELS),
+DISTILL = {"temperature": (2, SEARCH), "hard_weight": (0.5, SEARCH), "scale": (0.5, SEARCH)}
+DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS)}
+DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
+# Keys of a dataset, by the kind of dataset (see `House`) that has them, and other values.
+DATASET: dict[str, dict[str, Any]] = {
+    "boxed": {"reader": "pointing04", "boxes": "OTHER", "links": "anywhere"},
+    "found": {"root": "LARGER", "detector.model": "OTHER", "detector.min_score": 0.7, "detector.side_px": 320},
+    "drawn": {"count": 41, "seed": 90, "image_px": 96, "heads_per_person": 5, "val": 0.2, "test": 0.2},
+    "frames": {"val_groups": ["person01"], "test_groups": ["person01"], "group_by": "sequence"}
+    | {f"convention.{name}_sign": -1 for name in ("pitch", "yaw", "roll")}
+    | {"convention.unit": "radians_as_degrees", "convention.order": "yaw_pitch_roll"}
+    | {"convention.rotation": "zyx", "convention.transposed": True},
 }
-# Keys of a dataset: the kind of dataset (see `base`) that has it, and another value.
-DATASET: dict[str, tuple[str, Any]] = {
-    "reader": ("boxed", "pointing04"),
-    "root": ("found", "LARGER"),
-    "count": ("drawn", 41),
-    "seed": ("drawn", 90),
-    "image_px": ("drawn", 96),
-    "heads_per_person": ("drawn", 5),
-    "val": ("drawn", 0.2),
-    "test": ("drawn", 0.2),
-    "val_groups": ("frames", ["person01"]),
-    "test_groups": ("frames", ["person01"]),
-    "boxes": ("boxed", "OTHER"),
-    "links": ("boxed", "anywhere"),
-    "detector.model": ("found", "OTHER"),
-    "detector.min_score": ("found", 0.7),
-    "detector.side_px": ("found", 320),
-    "group_by": ("frames", "sequence"),
-    "convention.unit": ("frames", "radians_as_degrees"),
-    "convention.order": ("frames", "yaw_pitch_roll"),
-    "convention.pitch_sign": ("frames", -1),
-    "convention.yaw_sign": ("frames", -1),
-    "convention.roll_sign": ("frames", -1),
-    "convention.rotation": ("frames", "zyx"),
-    "convention.transposed": ("frames", True),
-}
+DATASETS = [(kind, key) for kind, keys in DATASET.items() for key in keys]
 # Every other key: another value, and the stages that run again.
 TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "name": ("other", PUBLISH),
@@ -170,13 +149,8 @@ TABLE |= {f"student.distill.{key}": row for key, row in DISTILL.items()}
 REFUSED = {f"teachers.*.distill.{key}" for key in DISTILL}  # teachers learn from hard labels
 
 # The entry that stands for `*`.
-PICKED = {
-    "teachers": "first",
-    "search.space.*.choice": "net.backbone",
-    "search.space.*.low": "optim.lr",
-    "search.space.*.high": "optim.lr",
-    "search.space.*.log": "optim.lr",
-}
+PICKED = {"teachers": "first", "search.space.*.choice": "net.backbone"}
+PICKED |= {f"search.space.*.{key}": "optim.lr" for key in ("low", "high", "log")}
 ROLES = {"learnt": ALL, "tested": TESTED, "spare": NOTHING}
 
 
@@ -206,13 +180,9 @@ class House:
         folder = self.root / role
         return {
             "drawn": {"reader": "synthetic", "count": 40, "seed": 10 + list(ROLES).index(role)},
-            "frames": {"reader": "biwi", "root": str(folder / "frames")},
-            "boxed": {"reader": "aflw2000", "root": str(folder / "boxed"), "boxes": str(folder / "boxes.json")},
-            "found": {
-                "reader": "pointing04",
-                "root": str(folder / "found"),
-                "detector": {"model": str(folder / "detector")},
-            },
+            "frames": {"reader": "biwi", "root": f"{folder}/frames"},
+            "boxed": {"reader": "aflw2000", "root": f"{folder}/boxed", "boxes": f"{folder}/boxes.json"},
+            "found": {"reader": "pointing04", "root": f"{folder}/found", "detector": {"model": f"{folder}/detector"}},
         }[kind]
 
     def tree(self) -> dict[str, Any]:
@@ -221,28 +191,19 @@ class House:
         net = {"backbone": "test_byobnet", "bin_widths": [3, 9]}
         train = {"optim": {"batch_size": 32}, "augment": {"jitter_px": 2}}
         student = net | {"pretrained": str(self.root / "student")}
-        space = {
-            "optim.lr": {"low": 0.001, "high": 0.1},
-            "net.backbone": {"choice": ["test_byobnet", "test_resnet"]},
-        }
+        space = {"optim.lr": {"low": 0.001, "high": 0.1}, "net.backbone": {"choice": ["test_byobnet", "test_resnet"]}}
+        datasets = {f"{role} {kind}": self.dataset(role, kind) for role in ROLES for kind in kinds}
+        tested = ["learnt drawn", *(f"tested {kind}" for kind in kinds)]
+        first = {"net": net | {"pretrained": str(self.root / "teacher")}, **train}
+        distill = {"offset_radius": 4, "offset_step": 2}
         return {
             "name": "base",
             "store": str(self.root / "store"),
-            "data": {
-                "datasets": {f"{role} {kind}": self.dataset(role, kind) for role in ROLES for kind in kinds},
-                "train": [f"learnt {kind}" for kind in kinds],
-                "test": ["learnt drawn", *(f"tested {kind}" for kind in kinds)],
-            },
-            "teachers": {
-                "first": {"net": net | {"pretrained": str(self.root / "teacher")}, **train},
-                "second": {"net": net, **train},
-            },
-            "student": {"net": student, **train, "distill": {"offset_radius": 4, "offset_step": 2}},
+            "data": {"datasets": datasets, "train": [f"learnt {kind}" for kind in kinds], "test": tested},
+            "teachers": {"first": first, "second": {"net": net, **train}},
+            "student": {"net": student, **train, "distill": distill},
             "search": {"space": space},
-            "evaluate": {},
-            "publish": {},
-            "cluster": {},
-            "mlflow": {},
+            **{name: {} for name in ("evaluate", "publish", "cluster", "mlflow")},
         }
 
     def other(self, key: str, value: Any, role: str = "") -> Any:
@@ -300,13 +261,13 @@ def keys_of(kind: Any, prefix: str = "") -> Iterator[str]:
             yield from keys_of(inner, f"{prefix}{name}." + ("*." if typing.get_origin(hint) is dict else ""))
 
 
-def test_every_key_says_where_it_belongs() -> None:
-    written = {*TABLE, *REFUSED, *(f"data.datasets.*.{key}" for key in DATASET)}
+def test_every_key_says_where_it_belongs():
+    written = {*TABLE, *REFUSED, *(f"data.datasets.*.{key}" for _, key in DATASETS)}
     assert set(keys_of(PipelineSpec)) == written
 
 
 @pytest.mark.parametrize("key", TABLE)
-def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house: House, base: dict[str, str], key: str) -> None:
+def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house, base, key):
     value, expected = TABLE[key]
     changes = {key: house.other(key, value)}
     if key.endswith("net.limit_deg"):
@@ -322,9 +283,9 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house: House, base: d
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("key", DATASET)
-def test_a_dataset_counts_where_it_is_used(house: House, base: dict[str, str], key: str, role: str) -> None:
-    kind, value = DATASET[key]
+@pytest.mark.parametrize(("kind", "key"), DATASETS)
+def test_a_dataset_counts_where_it_is_used(house, base, kind, key, role):
+    value = DATASET[kind][key]
     tree = house.tree()
     name = f"{role} {kind}"
     tree["data"]["datasets"][name] = put(tree["data"]["datasets"][name], {key: house.other(key, value, role)})
@@ -332,7 +293,7 @@ def test_a_dataset_counts_where_it_is_used(house: House, base: dict[str, str], k
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
-def test_a_teacher_has_no_soft_labels(house: House, key: str) -> None:
+def test_a_teacher_has_no_soft_labels(house, key):
     with pytest.raises(SpecError, match=r"teachers\.first\.distill"):
         build(PipelineSpec, put(house.tree(), {key: DISTILL[key.split(".")[-1]][0]}))
 
@@ -345,6 +306,7 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "no search: its length": ({"search.trials": 0}, {"search.epochs": 9, "search.grace_epochs": 1}, NOTHING),
     "no search: its space": ({"search.trials": 0}, {"search.space.*.low": 0.0005}, NOTHING),
     "searched offsets": ({}, {"search.space": {"distill.offset_radius": {"choice": [0, 4]}}}, LABELS),
+    "the first teacher is the base anyway": ({}, {"evaluate.base": "first"}, NOTHING),
     "one window, whatever K": (
         {"student.distill.offset_step": 4, "student.distill.offset_radius": 1},
         {"student.distill.offset_radius": 3},
@@ -354,7 +316,7 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_a_key_may_count_only_beside_another(house: House, name: str) -> None:
+def test_a_key_may_count_only_beside_another(house, name):
     both, change, expected = BESIDE[name]
     assert changed(hashes(put(house.tree(), both)), put(house.tree(), both | change)) == expected
 
@@ -379,18 +341,9 @@ def reordered(tree: dict[str, Any], *parents: str) -> dict[str, Any]:
         ("data.train", {}, NOTHING),
     ],
 )
-def test_an_order_counts_where_it_decides_something(
-    house: House, what: str, setting: dict[str, Any], expected: tuple[str, ...]
-) -> None:
+def test_an_order_counts_where_it_decides_something(house, what, setting, expected):
     tree = put(house.tree(), setting)
     assert changed(hashes(tree), reordered(tree, *what.split("."))) == expected
-
-
-def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house: House, base: dict[str, str]) -> None:
-    assert changed(base, put(house.tree(), {"evaluate.base": "first"})) == NOTHING
-
-
-# ---------------------------------------------------------------- files and code
 
 
 @pytest.mark.parametrize(
@@ -404,9 +357,7 @@ def test_who_names_the_first_teacher_as_the_base_says_nothing_new(house: House, 
         *[(f"{role}/boxed/image00001.jpg", 4, stages) for role, stages in ROLES.items()],
     ],
 )
-def test_a_file_that_changes_under_its_name_is_another(
-    house: House, file: str, trials: int, expected: tuple[str, ...]
-) -> None:
+def test_a_file_that_changes_under_its_name_is_another(house, file, trials, expected):
     tree = put(house.tree(), {"search.trials": trials})
     before, path = hashes(tree), house.root / file
     whole, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -418,7 +369,7 @@ def test_a_file_that_changes_under_its_name_is_another(
         os.utime(path, ns=times)
 
 
-def test_what_moved_is_the_same(house: House, base: dict[str, str], tmp_path: Path) -> None:
+def test_what_moved_is_the_same(house, base, tmp_path):
     moved = Path(shutil.copytree(house.root, tmp_path / "moved"))  # keeps the times
     tree = json.loads(json.dumps(house.tree()["data"]).replace(str(house.root), str(moved)))
     for entry in tree["datasets"].values():
@@ -428,9 +379,7 @@ def test_what_moved_is_the_same(house: House, base: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_the_code_of_a_stage_counts_from_there_on(
-    house: House, base: dict[str, str], stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_of_a_stage_counts_from_there_on(house, base, stage, monkeypatch):
     module = stage.run.__module__
     other = {module: "edited"}
     monkeypatch.setattr(planning, "code_hashes", lambda name: code_hashes(name) | (other if name == module else {}))
@@ -438,17 +387,14 @@ def test_the_code_of_a_stage_counts_from_there_on(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_code_of_a_reader_counts_where_its_datasets_are_used(
-    house: House, role: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_of_a_reader_counts_where_its_datasets_are_used(house, role, monkeypatch):
     """No import statement leads to a reader: the shards ask for its code, and for that of what it imports."""
     tree = house.tree()
     for part in ("train", "test"):
         tree["data"][part] = [name for name in tree["data"][part] if "frames" not in name or role in name]
     before, edited = hashes(tree), Biwi.__module__
-    monkeypatch.setattr(
-        shards, "code_hashes", lambda *names: code_hashes(*names) | ({edited: "edited"} if edited in names else {})
-    )
+    other = {edited: "edited"}
+    monkeypatch.setattr(shards, "code_hashes", lambda *m: code_hashes(*m) | (other if edited in m else {}))
     assert changed(before, tree) == ROLES[role]
 
 
@@ -464,7 +410,7 @@ DECIDES: dict[str, tuple[Callable[..., Any], ...]] = {
 
 
 @pytest.mark.parametrize("name", DECIDES)
-def test_the_code_that_decides_a_result_is_counted(house: House, name: str) -> None:
+def test_the_code_that_decides_a_result_is_counted(house, name):
     (entry,) = [entry for entry in plan(STAGES, build(PipelineSpec, house.tree())) if entry.stage.name == name]
     assert {thing.__module__ for thing in DECIDES[name]} <= set(entry.code)
     assert check_labels.__module__ not in entry.code, "the doctor decides nothing"

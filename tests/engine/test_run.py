@@ -1,9 +1,7 @@
 """What a run does with the stages, without Ray and MLflow: in order, only what is not finished, and nothing in vain."""
 
-import dataclasses
 import json
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +14,6 @@ from workflows.engine import pipeline
 from workflows.engine.config import load
 from workflows.engine.pipeline import check_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
-from workflows.engine.results import (
-    NetworkResult,
-    SearchResult,
-    ShardsResult,
-    Split,
-    StageResult,
-    StudentResult,
-    Trial,
-)
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
 from workflows.engine.store import Plan, Store
@@ -64,9 +53,7 @@ class Driven:
         self.ran.append(entry.stage.name)
 
 
-def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(tmp_path, monkeypatch):
     driven, spec = Driven(monkeypatch), spec_in(tmp_path)
     driven.dies = "second"
     with pytest.raises(RuntimeError, match="died"):
@@ -75,21 +62,18 @@ def test_a_run_does_what_is_not_finished_in_order_and_the_next_one_nothing(
     driven.dies = ""
     results = run(TOY, spec)
     assert driven.ran == ["first", "second", "third"] and (driven.opened, driven.asked) == (2, 2)
-    lr = spec.student.optim.lr
-    assert results.found == {
-        "first": Counted(lr, ()),
-        "second": Counted(lr, ("first",)),
-        "third": Counted(lr, ("second",)),
-    }
+    saw = {"first": (), "second": ("first",), "third": ("second",)}
+    assert results.found == {name: Counted(spec.student.optim.lr, seen) for name, seen in saw.items()}
     assert run(TOY, spec) == results
     assert len(driven.ran) == 3 and (driven.opened, driven.asked) == (2, 2), "neither Ray nor timm is loaded in vain"
     (plan(TOY, spec)[1].folder / "count").unlink()
     assert run(TOY, spec) == results and driven.ran[3:] == ["second"]
     changed = spec_in(tmp_path, "student.optim.lr=0.5")
     assert run(TOY, changed).found["second"] == Counted(0.5, ("first",)) and driven.ran[4:] == ["second", "third"]
+    assert run(TOY, spec) == results and len(driven.ran) == 6, "the old results are still there"
 
 
-def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path, monkeypatch):
     """The stage that comes first in a sentence says what to do; what it made is printed, in words or as JSON."""
     driven, spec = Driven(monkeypatch), spec_in(tmp_path)
 
@@ -115,9 +99,7 @@ def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path: Path, m
     assert driven.ran == ["first", "second"]
 
 
-def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(monkeypatch):
     spec = load(["tests/tiny.yaml"], ["student.net.backbone=a", "search.space.net.backbone.choice=[b,c]"])
     answer = SimpleNamespace(returncode=0, stdout="", stderr="")
     asked: list[list[str]] = []
@@ -130,43 +112,7 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
             check_backbones(spec)
 
 
-NETWORK = NetworkResult(4.25, 1, 1, 1.0, ())
-WORSE = dataclasses.replace(NETWORK, val_mae=5.5)
-STUDENT = load(["tests/tiny.yaml"]).student
-FOUND = Trial("a", {"optim.lr": 0.0123456}, False, 3.0, 1, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("result", "metrics", "headline"),
-    [
-        (
-            StudentResult(NETWORK, WORSE, STUDENT),
-            {"distilled/val_mae": 4.25, "hard/val_mae": 5.5},
-            "validation MAE distilled 4.25, hard 5.50",
-        ),
-        (
-            SearchResult((FOUND, dataclasses.replace(FOUND, best_val_mae=9.0)), failed=1),
-            {"trials": 2, "best_val_mae": 3.0},
-            "best of 2 trials (1 failed) 3.00 with lr=0.0123",
-        ),
-        (SearchResult(), {"trials": 0}, "left out (search.trials=0)"),
-        (
-            ShardsResult({"heads.val": Split(5, 3, {}, {}, (), "")}, 5, 3, 1, 1, {}, {}, ""),
-            {"heads.val/kept": 3, "heads.val/input": 5},
-            "heads.val 3 of 5",
-        ),
-    ],
-)
-def test_numbers_of_a_stage_are_those_of_its_result(
-    result: StageResult, metrics: dict[str, float], headline: str
-) -> None:
-    """Told to MLflow, and in the line that ends the stage."""
-    assert (result.metrics(), result.headline()) == (metrics, headline)
-
-
-def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(tmp_path, monkeypatch):
     """What others will read may lie far away, and large."""
     Driven(monkeypatch)
     spec = spec_in(tmp_path)
@@ -182,9 +128,7 @@ def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(
 
 
 @pytest.mark.parametrize(("name", "trains"), [("teachers", True), ("student", True), ("labels", False)])
-def test_networks_are_brought_before_any_is_trained_and_not_in_vain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trains: bool
-) -> None:
+def test_networks_are_brought_before_any_is_trained_and_not_in_vain(tmp_path, monkeypatch, name, trains):
     brought: list[Mirror] = []
     monkeypatch.setattr(Mirror, "bring_networks", lambda mirror: brought.append(mirror))
     store = Store.open((Stage(name, counting, (), lambda spec: {}),), spec_in(tmp_path))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import call, create_autospec
 
 import pytest
 
@@ -13,75 +14,41 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
+from tests.engine.test_results import RESULTS
 from tests.engine.test_store import Counted, counting
 from workflows.engine import pipeline, runner
+from workflows.engine import results as made
 from workflows.engine.config import load
 from workflows.engine.plan import Planned
-from workflows.engine.results import (
-    EvaluateResult,
-    LabelsResult,
-    NetworkResult,
-    PublishResult,
-    Registration,
-    Results,
-    Role,
-    Row,
-    SearchResult,
-    ShardsResult,
-    Split,
-    StageResult,
-    StudentResult,
-    TeachersResult,
-    Trial,
-)
 from workflows.engine.runner import FAILED
 from workflows.engine.stage import Stage, StageFailed, StageRun
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts, trial_file
 from workflows.full_pipeline import STAGES
 from workflows.stages import student, teachers
+from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, Model, Point, RunFacts
+from workflows.tracking.live import Live
 from workflows.tracking.progress import Event, LocalReporter, Reporter
 from workflows.tracking.projection import facts_of
 from workflows.training import networks
 
-HISTORY = tuple(
-    {"epoch": epoch, "time_ms": 10_000 * epoch, "val/mae": mae, "epoch_seconds": 4.0}
-    for epoch, mae in ((1, 7.0), (2, 5.5), (3, 6.0))
-)
-NETWORK = NetworkResult.of(HISTORY, 12.0)
+MAES = (7.0, 5.5, 6.0)
+HISTORY = tuple({"epoch": i, "time_ms": 10_000 * i, "val/mae": v, "epoch_seconds": 4.0} for i, v in enumerate(MAES, 1))
+NETWORK = made.NetworkResult.of(HISTORY, 12.0)
 SPEC = load(["tests/tiny.yaml"])
+BY_STAGE = dict(zip((stage.name for stage in STAGES), RESULTS, strict=True))
 
 
-def row(test: str, name: str, mae: float, role: Role = Role.TEACHER) -> Row:
-    return Row(test, name, role, "what it is", {"mae": mae}, 1e6, 2.0)
+def row(test: str, name: str, mae: float, role: made.Role = made.Role.DISTILLED) -> made.Row:
+    return made.Row(test, name, role, "what it is", {"mae": mae}, 1e6, 2.0)
 
 
-SCORED = EvaluateResult(
-    (
-        row("heads", Role.TEACHERS, 4.5, Role.TEACHERS),
-        row("heads", "distilled", 5.125, Role.DISTILLED),
-        row("others", "distilled", 9.0, Role.DISTILLED),
-    ),
-    *((), {}, {"flip": {"kl": 0.5}}, {}),
+ROWS = (
+    ("heads", made.Role.TEACHERS, 4.5, made.Role.TEACHERS),
+    ("heads", "distilled", 5.125),
+    ("others", "distilled", 9.0),
 )
-PUBLISHED = PublishResult(
-    *("model/student.onnx", "model/README.md", "report/report.html"),
-    exported=None,  # type: ignore[arg-type]
-    figures={"onnx/megabytes": 1.5},
-    registration=Registration("head-pose", "champion", ("faces A", 5.5), "MAE 5.13", "| MAE |", {"report": "r.html"}),
-)
-RESULTS: dict[str, tuple[StageResult, dict[str, float]]] = {
-    "shards": (
-        ShardsResult({"heads.val": Split(5, 3, {}, {}, (), "")}, 5, 3, 1, 1, {}, {}, "f00d"),
-        {"heads.val/kept": 3, "heads.val/input": 5},
-    ),
-    "teachers": (TeachersResult({"resnet": NETWORK}), {"resnet/val_mae": 5.5}),
-    "labels": (LabelsResult(("a",), ("resnet",), 3, {"a": 2.5}, ""), {"train_mae/a": 2.5}),
-    "search": (SearchResult((Trial("t1", {}, False, 4.0, 3, 1.0),)), {"trials": 1, "best_val_mae": 4.0}),
-    "student": (StudentResult(NETWORK, NETWORK, SPEC.student), {"distilled/val_mae": 5.5, "hard/val_mae": 5.5}),
-    "evaluate": (SCORED, {"drift/flip/kl": 0.5}),
-    "publish": (PUBLISHED, {"onnx/megabytes": 1.5}),
-}
+SCORED = made.EvaluateResult(tuple(row(*each) for each in ROWS), (), {}, {"flip": {"kl": 0.5}}, {})
 
 
 def entry_of(name: str, folder: Path) -> Planned:
@@ -93,18 +60,18 @@ def read_again(facts: RunFacts) -> RunFacts:
     return RunFacts.from_json(json.loads(json.dumps(facts.to_json())), facts.home)
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_a_stage_says_its_figures_its_keys_and_its_files(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BY_STAGE)
+def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
     """One that failed says how long that took, and shows the files that are there."""
-    (result, figures), entry = RESULTS[name], entry_of(name, tmp_path)
+    result, entry = BY_STAGE[name], entry_of(name, tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "quarantine.csv").touch()
     shown = [Artifact("report", "report")] if name == "publish" else []
     shown += [Artifact("quarantine.csv", "quarantine")] if name == "shards" else []
-    model = Model("head-pose", "model", "champion", ("faces A", 5.5), "| MAE |", "MAE 5.13", {"report": "r.html"})
+    model = Model("head-pose", "model", "champion", ("validation", 3.0), "table", "MAE 3.00", {"config": "demo"})
     for found, status in ((result, "FINISHED"), (None, "FAILED")):
         told = stage_facts(entry, found, "pipeline/9", 1000, 3500)
-        values = (figures if found else {}) | {"seconds": 2.5}
+        values = (found.metrics() if found else {}) | {"seconds": 2.5}
         assert told == RunFacts(
             *(f"{name}/0123", name, "pipeline/9", status, 1000, 3500, {"a.b": 1}),
             tags={"stage": name, "folder": str(tmp_path)},
@@ -113,22 +80,18 @@ def test_a_stage_says_its_figures_its_keys_and_its_files(name: str, tmp_path: Pa
             model=model if found and name == "publish" else None,
         )
         assert read_again(told) == told
+    if name not in ("teachers", "search", "student"):
+        assert children(entry, result, SPEC) == []
 
 
-def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name() -> None:
-    assert run_points(SCORED, 9) == (
-        Point("heads/teachers ensemble/mae", 4.5, 0, 9),
-        Point("heads/distilled/mae", 5.125, 0, 9),
-        Point("others/distilled/mae", 9.0, 0, 9),
-    )
+def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
+    scores = {"heads/teachers ensemble": 4.5, "heads/distilled": 5.125, "others/distilled": 9.0}
+    assert run_points(SCORED, 9) == tuple(Point(f"{name}/mae", mae, 0, 9) for name, mae in scores.items())
     assert run_tags(SCORED) == {"student_mae": "5.125"}
     assert (run_name(SPEC, run_tags(SCORED)), run_name(SPEC, {})) == ("MAE 5.12 · tiny", "tiny")
-    assert run_tags(RESULTS["shards"][0]) == {"shards.fingerprint": "f00d"}
-    others = [result for name, (result, _) in RESULTS.items() if name not in ("shards", "evaluate")]
+    assert run_tags(BY_STAGE["shards"]) == {"shards.fingerprint": "ef"}
+    others = [result for name, result in BY_STAGE.items() if name not in ("shards", "evaluate")]
     assert not any(run_points(result, 9) or run_tags(result) for result in others)
-
-
-# ---------------------------------------------------------------- networks and trials
 
 
 def shown_by(events: list[Event]) -> dict[str, tuple[Any, ...]]:
@@ -143,23 +106,19 @@ def shown_by(events: list[Event]) -> dict[str, tuple[Any, ...]]:
 
 
 def said_of(members: list[RunFacts]) -> dict[str, tuple[Any, ...]]:
-    return {
-        told.key: (told.name, told.parent, json.loads(json.dumps(told.params)), {*told.points}, told.status)
-        for told in members
-    }
+    params = {told.key: json.loads(json.dumps(told.params)) for told in members}
+    return {told.key: (told.name, told.parent, params[told.key], {*told.points}, told.status) for told in members}
 
 
 @pytest.mark.parametrize(("module", "count"), [(teachers, 1), (student, 1), (student, 2)])
-def test_what_is_shown_of_a_network_early_is_what_the_store_says(
-    module: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, tmp_path, monkeypatch):
     """The same run, figures and times, so each counts once, however often and by whomever it is sent."""
     events: list[Event] = []
     spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", f"search.finalists={count}"])
     name = module.__name__.split(".")[-1]
-    tried = [Trial(str(i), {"optim.lr": 0.01 + 0.01 * i}, False, 5.0 + i, 1, 1.0) for i in range(3)]
+    tried = [made.Trial(str(i), {"optim.lr": 0.01 + 0.01 * i}, False, 5.0 + i, 1, 1.0) for i in range(3)]
 
-    def train(job: Any, stage: Any, home: Path) -> NetworkResult:
+    def train(job: Any, stage: Any, home: Path) -> made.NetworkResult:
         home.mkdir(parents=True)
         for file in networks.KEPT:
             (home / file).touch()
@@ -172,7 +131,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(
         *(name, f"{name}/0123", spec, tmp_path / name),
         inputs={upstream: tmp_path for upstream in ("shards", "teachers", "labels")},
         hashes=dict.fromkeys(("shards", "teachers", "labels", "search"), "1"),
-        results=Results({"search": SearchResult(tuple(tried))}),
+        results=made.Results({"search": made.SearchResult(tuple(tried))}),
         reporter=LocalReporter(events.append),
     )
     module.run(stage)
@@ -193,33 +152,35 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "a(b)", "élan", "a\nb", "#1", "resnet@2", "x" * 100, "x" * 101, "a+b"])
-def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_teacher_has_a_name_that_can_be_told_or_is_refused(name, tmp_path):
     """Before anything runs, not when its network is trained."""
     tree = to_dict(SPEC)
     tree["teachers"] = {name: tree["teachers"]["resnet"]}
     with contextlib.suppress(SpecError):
         spec = build(PipelineSpec, tree)
-        (told,) = children(entry_of("teachers", tmp_path), TeachersResult({name: NETWORK}), spec)
+        (told,) = children(entry_of("teachers", tmp_path), made.TeachersResult({name: NETWORK}), spec)
         assert told.key == f"teachers/0123/{name}"
 
 
-@pytest.mark.parametrize("role", [*Role])
-def test_no_teacher_takes_the_name_of_another_row(role: Role) -> None:
+@pytest.mark.parametrize("role", [*made.Role])
+def test_no_teacher_takes_the_name_of_another_row(role):
     tree = to_dict(SPEC)
     tree["teachers"] = {str(role): tree["teachers"]["resnet"]}
-    if role in (Role.BASE, Role.TEACHER):  # their rows are named after the teachers
+    if role in (made.Role.BASE, made.Role.TEACHER):  # their rows are named after the teachers
         build(PipelineSpec, tree)
     else:
         with pytest.raises(SpecError, match=r"teachers\..*: a name is made of"):
             build(PipelineSpec, tree)
 
 
-def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path: Path) -> None:
+def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path):
     epochs = {"a": HISTORY, "b": HISTORY[:1], "c": HISTORY[:2]}
     params: dict[str, Any] = {name: {"optim.lr": i, "student": {"seed": i}} for i, name in enumerate(epochs)}
     for name, history in epochs.items():
         write_json(trial_file(tmp_path, name), {"params": params[name], "history": history})
-    found = SearchResult(tuple(Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("c", "a")), failed=1)
+    found = made.SearchResult(
+        tuple(made.Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("c", "a")), failed=1
+    )
     told = {each.key: each for each in children(entry_of("search", tmp_path), found, SPEC)}
     assert list(told) == [f"search/0123/{name}" for name in "abc"]
     for name, history in epochs.items():
@@ -229,22 +190,14 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
         assert each.status == ("FAILED" if name == "b" else "FINISHED") and read_again(each) == each
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
-    assert children(entry_of("search", tmp_path / "none"), SearchResult(), SPEC) == []
+    assert children(entry_of("search", tmp_path / "none"), made.SearchResult(), SPEC) == []
 
 
-@pytest.mark.parametrize("name", ["shards", "labels", "evaluate", "publish"])
-def test_a_stage_without_networks_has_no_children(name: str, tmp_path: Path) -> None:
-    assert children(entry_of(name, tmp_path), RESULTS[name][0], SPEC) == []
+def taught(stage: StageRun) -> made.TeachersResult:
+    return made.TeachersResult({"resnet": NETWORK})
 
 
-# ---------------------------------------------------------------- the runner writes it down
-
-
-def taught(stage: StageRun) -> TeachersResult:
-    return TeachersResult({"resnet": NETWORK})
-
-
-def scored(stage: StageRun) -> EvaluateResult:
+def scored(stage: StageRun) -> made.EvaluateResult:
     return SCORED
 
 
@@ -294,9 +247,7 @@ def statuses(spec: PipelineSpec) -> dict[str, str]:
     return {told.key.split("/")[0]: told.status for told in facts_of(spec.folder) if told.key.count("/") == 1}
 
 
-def test_a_run_writes_down_itself_its_stages_and_their_networks(
-    spec: PipelineSpec, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_writes_down_itself_its_stages_and_their_networks(spec, capsys):
     pipeline.run(ROAD, spec)
     (whole, *stages, network) = facts_of(spec.folder)
     keys = [told.key for told in stages]
@@ -313,9 +264,8 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(
     assert begun == sorted(begun) and whole.ended_ms is not None and whole.ended_ms >= (stages[-1].ended_ms or 0)
     manifest = json.loads((spec.folder / keys[0] / "manifest.json").read_text())
     assert manifest["machinery"] == {"cpus": 3.0, "gpus": 0.0} and run_file(spec)["reused"] == []
-    assert {whole.key: "RUNNING", keys[0]: "FINISHED", network.key: "FINISHED", keys[1]: "FINISHED"} | {
-        keys[2]: "RUNNING"
-    } == SEEN
+    ended = dict.fromkeys((keys[0], network.key, keys[1]), "FINISHED")
+    assert ended | {whole.key: "RUNNING", keys[2]: "RUNNING"} == SEEN
     said = capsys.readouterr().err
     assert "Ray: none" in said and "last: starting (never ran in this store)" in said
     assert "teachers: done in 0 s; validation MAE resnet 5.50" in said
@@ -328,7 +278,7 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(
         (StageFailed("stage last: resnet: no room"), "stage last: resnet: no room"),
     ],
 )
-def test_a_stage_that_fails_says_why_until_it_runs_again(spec: PipelineSpec, error: Exception, said: str) -> None:
+def test_a_stage_that_fails_says_why_until_it_runs_again(spec, error, said):
     """And the run that goes on says all that the one before it did, with the same times, so that it counts once."""
     ERRORS.append(error)
     with pytest.raises(StageFailed, match=said) as caught:
@@ -346,7 +296,7 @@ def test_a_stage_that_fails_says_why_until_it_runs_again(spec: PipelineSpec, err
         assert after[key] == before[key], key
 
 
-def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec: PipelineSpec) -> None:
+def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec):
     ERRORS.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(ROAD, spec)
@@ -354,9 +304,7 @@ def test_a_run_that_is_stopped_was_killed_and_nothing_has_failed(spec: PipelineS
     assert not (last_folder(spec) / FAILED).exists()
 
 
-def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(
-    spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monkeypatch):
     closed = []
     monkeypatch.setattr(runner.Live, "close", lambda self: closed.append(True) or "MLflow is behind")
     monkeypatch.setattr(runner, "connected", lambda cluster: (_ for _ in ()).throw(RuntimeError("no cluster")))
@@ -365,25 +313,12 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(
     assert statuses(spec) == {"pipeline": "FAILED"} and closed == [True]
 
 
-def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow() -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    def side(where: str, *kinds: str) -> SimpleNamespace:
-        return SimpleNamespace(**{kind: lambda *body, kind=kind: seen.append((where, kind, *body)) for kind in kinds})
-
-    driver: Any = SimpleNamespace(
-        console=side("console", "say", "progress"), live=side("live", "started", "metrics", "ended")
-    )
+def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
+    said = {"say": ("a line",), "progress": ("shards", 3.0, 8.0, "faces"), "ended": ("a/1/b", "FAILED")}
+    said |= {"started": ("a/1/b", "a: b", "a/1", {"lr": 1}), "metrics": ("a/1/b", {"loss": 2.0}, 4, 500)}
+    driver = SimpleNamespace(console=create_autospec(Console, instance=True), live=create_autospec(Live, instance=True))
     reporter = LocalReporter(lambda event: runner.Runner.handle(driver, event))
-    reporter.say("a line")
-    reporter.progress("shards", 3, 8, "faces")
-    reporter.started("a/1/b", "a: b", "a/1", {"lr": 1})
-    reporter.metrics("a/1/b", {"loss": 2.0}, 4, 500)
-    reporter.ended("a/1/b", "FAILED")
-    assert seen == [
-        ("console", "say", "a line"),
-        ("console", "progress", "shards", 3.0, 8.0, "faces"),
-        ("live", "started", "a/1/b", "a: b", "a/1", {"lr": 1}),
-        ("live", "metrics", "a/1/b", {"loss": 2.0}, 4, 500),
-        ("live", "ended", "a/1/b", "FAILED"),
-    ]
+    for kind, body in said.items():
+        getattr(reporter, kind)(*body)
+    for side, kinds in ((driver.console, ("say", "progress")), (driver.live, ("ended", "started", "metrics"))):
+        assert side.method_calls == [getattr(call, kind)(*said[kind]) for kind in kinds]

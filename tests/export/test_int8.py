@@ -29,7 +29,7 @@ def files(exported_net: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return exported_net / "student.onnx", small
 
 
-def test_the_predictor_loads_the_int8_file_as_the_float_one(files: tuple[Path, Path]) -> None:
+def test_the_predictor_loads_the_int8_file_as_the_float_one(files):
     plain, small = (HeadPosePredictor.load(file) for file in files)
     assert small.crop == plain.crop == NET_CROP and small.convention == plain.convention
     faces = windows(9, first=24)
@@ -40,7 +40,7 @@ def test_the_predictor_loads_the_int8_file_as_the_float_one(files: tuple[Path, P
     assert files[1].stat().st_size < 0.6 * files[0].stat().st_size
 
 
-def test_head_and_decoder_stay_float(files: tuple[Path, Path]) -> None:
+def test_head_and_decoder_stay_float(files):
     import onnx
 
     plain, small = (onnx.load(file).graph for file in files)
@@ -55,7 +55,7 @@ def test_head_and_decoder_stay_float(files: tuple[Path, Path]) -> None:
     assert kinds == {"Conv": {True}, "Gemm": {False}}
 
 
-def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(files: tuple[Path, Path]) -> None:
+def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(files):
     faces, truth = windows(9, first=24), np.array([face_row(24 + i).pose for i in range(9)], np.float32)
     found = score_int8(*files, faces, truth)
     assert found.cost_deg == pytest.approx(found.mae - found.float_mae) and found.faces == 9
@@ -71,7 +71,7 @@ SPANS = {"train": (0, 2220), "val": (2220, 2520), "test": (2520, 3000)}
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path: Path) -> None:
+def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path):
     """Eight minutes on a shared core: rendering, six epochs, and the cost on faces of other people."""
     crop = CropSpec(size=64, margin_px=6)
     files = {name: write(tmp_path / name, crop, *span) for name, span in SPANS.items()}

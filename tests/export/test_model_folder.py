@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,9 +23,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     return finished_run(tmp_path_factory.mktemp("store"))[0]
 
 
-def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parity(
-    stage: StageRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parity(stage, monkeypatch, tmp_path):
     """Ranges that were set on test faces would make their score look better than it is. Parity asks for 30 faces:
     28 of the test sets, and two of validation."""
     seen: list[Any] = []
@@ -44,37 +43,31 @@ def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parit
     parity, calibration, scored, angles = seen
     shards, size = stage.inputs["shards"], CROP.size
     tests, val = (spread_faces(shards, TESTS, "test", 99, size), spread_faces(shards, ["heads"], "val", 99, size))
-    assert tests is not None and val is not None
     np.testing.assert_array_equal(calibration, val.windows)
     np.testing.assert_array_equal(scored, tests.windows)
     np.testing.assert_array_equal(angles, tests.angles)
     np.testing.assert_array_equal(parity, np.concatenate([tests.windows, val.windows[[0, 13]]]))
 
 
-def test_a_network_that_cannot_be_quantized_names_the_way_out(stage: StageRun, monkeypatch: pytest.MonkeyPatch) -> None:
-
-    def refuses(*_: Any) -> None:
-        raise TypeError("no such\noperator")
-
-    monkeypatch.setattr(model_folder, "quantize_onnx", refuses)
+def test_a_network_that_cannot_be_quantized_names_the_way_out(stage, monkeypatch):
+    monkeypatch.setattr(model_folder, "quantize_onnx", Mock(side_effect=TypeError("no such\noperator")))
     with pytest.raises(RuntimeError, match="int8: TypeError: no such operator; publish.calibration_crops=0 leaves"):
         model_folder.export_int8(stage, stage.folder, None)
 
 
-def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage: StageRun) -> None:
+def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage):
     labels = [read_shard(stage.inputs["shards"] / f"{name}.test" / "part-00000.parquet").angles for name in TESTS]
     shards = stage.inputs["shards"]
     every = spread_faces(shards, TESTS, "test", 1000, CROP.size)
     assert every is not None and every.windows.shape == (28, CROP.size, CROP.size, 3)
     np.testing.assert_array_equal(every.angles, np.concatenate(labels))
     some = spread_faces(shards, TESTS, "test", 6, CROP.size)
-    assert some is not None
     np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
     assert spread_faces(shards, TESTS, "test", 0, CROP.size) is None
 
 
 @given(st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(0, 40), max_size=5), st.integers(-3, 120))
-def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes: dict[str, int], wanted: int) -> None:
+def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes, wanted):
     """A small test set does not make the sample smaller while another has faces to spare."""
     shares = fair_shares(sizes, wanted)
     assert sum(shares.values()) == min(max(0, wanted), sum(sizes.values()))

@@ -15,16 +15,13 @@ from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
 from hpe_core.spec.serde import to_dict
 from tests.faces import NET_CROP, noise
-from workflows.engine.exported import TracedNetwork
 from workflows.export import onnx_file as export
 from workflows.export import parity
 
 REPO = Path(__file__).resolve().parents[2]
 
 
-def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
-    exported: tuple[Path, TracedNetwork],
-) -> None:
+def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(exported):
     place, found = exported
     assert found.onnx.parity.crops == 35
     assert found.onnx.parity.worst <= 1e-3 and found.program.parity.worst <= 1e-3
@@ -42,9 +39,7 @@ def test_parity_is_measured_on_the_given_crops_and_holds_for_other_batch_sizes(
             np.testing.assert_allclose(angles, expected, atol=1e-3)
 
 
-def test_an_export_that_differs_is_an_error_and_leaves_no_file(
-    exported_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_that_differs_is_an_error_and_leaves_no_file(exported_net, tmp_path, monkeypatch):
     import onnx
 
     traced = torch.export.load(exported_net / "student.pt2")
@@ -56,7 +51,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net: Path) -> None:
+def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net):
     import onnx
 
     model = onnx.load(exported_net / "student.onnx")
@@ -67,7 +62,7 @@ def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net:
         assert str(REPO).encode() not in content and b"site-packages" not in content, name
 
 
-def test_torch_and_onnx_predictors_agree(exported_net: Path) -> None:
+def test_torch_and_onnx_predictors_agree(exported_net):
     head = render_head(0, 3, size=160)
     boxes = [head.box, head.box.moved(3.3, -2.7), Box(-20.5, 10.0, 70.25, 130.0)]
     by_torch, by_onnx = (HeadPosePredictor.load(path) for path in (exported_net, exported_net / "student.onnx"))
@@ -80,7 +75,7 @@ def test_torch_and_onnx_predictors_agree(exported_net: Path) -> None:
     assert by_onnx.predict(head.image, []).angles.shape == (0, 3)
 
 
-def test_wrong_input_is_named(exported_net: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_named(exported_net, tmp_path):
     predictor = HeadPosePredictor.load(exported_net / "student.onnx")
     with pytest.raises(ValueError, match="uint8 RGB"):
         predictor.predict(np.zeros((9, 9), np.uint8), [(0, 0, 5, 5)])

@@ -27,7 +27,7 @@ def saved(folder: Path, backbone: str) -> Path:
 
 
 @pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit"])  # a transformer has a grid of its own size
-def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path: Path, backbone: str) -> None:
+def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, backbone):
     found = hub.write_timm_folder(saved(tmp_path, backbone), tmp_path / "timm", "free for all")
     assert found.head and found.gap < 1e-3
     readme = (tmp_path / "timm" / "README.md").read_text()
@@ -44,16 +44,14 @@ def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path: Path
     assert config["head_pose"]["bins"] == {"width": 3.0, "count": 66}
 
 
-def test_without_a_linear_classifier_the_backbone_alone_is_saved_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_linear_classifier_the_backbone_alone_is_saved_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr(type(timm.create_model("test_byobnet")), "get_classifier", lambda self: (None, None))
     found = hub.write_timm_folder(saved(tmp_path, "test_byobnet"), tmp_path / "timm", "terms")
     assert not found.head and "the backbone alone" in (tmp_path / "timm" / "README.md").read_text()
     assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).num_classes == 0
 
 
-def test_a_folder_that_loads_as_another_network_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_loads_as_another_network_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_gap", lambda folder, images, expected: 0.5)
     with pytest.raises(ValueError, match="timm loads back differs by 0.5"):
         hub.write_timm_folder(saved(tmp_path, "test_byobnet"), tmp_path / "timm", "terms")

@@ -26,7 +26,7 @@ def boxes(draw: st.DrawFn) -> Box:
 
 
 def spec(shape: str, margin: int = MARGIN) -> CropSpec:
-    return CropSpec(size=SIZE, margin_px=margin, shape=shape)  # type: ignore[arg-type]
+    return CropSpec(size=SIZE, margin_px=margin, shape=shape)
 
 
 def greatest_difference(first: Image, second: Image) -> int:
@@ -35,7 +35,7 @@ def greatest_difference(first: Image, second: Image) -> int:
 
 @settings(max_examples=150, deadline=None)
 @given(boxes(), SHAPES, st.integers(-MARGIN, MARGIN), st.integers(-MARGIN, MARGIN))
-def test_window_is_the_crop_of_the_moved_box(box: Box, shape: str, dx: int, dy: int) -> None:
+def test_window_is_the_crop_of_the_moved_box(box, shape, dx, dy):
     crop = canonical_crop(NOISE, box, spec(shape))
     moved = canonical_crop(NOISE, box.moved(dx * crop.scale_x, dy * crop.scale_y), spec(shape))
     assert greatest_difference(window(crop.pixels, SIZE, dx, dy), window(moved.pixels, SIZE)) <= 1
@@ -44,7 +44,7 @@ def test_window_is_the_crop_of_the_moved_box(box: Box, shape: str, dx: int, dy: 
 @settings(max_examples=150, deadline=None)
 @given(boxes(), SHAPES)
 @example(Box(-4.0, 62.5, 4.0, 117.5), "stretch")  # where cv2.blur on uint8 puts a white pixel on a black one
-def test_mirrored_picture_gives_the_mirrored_crop(box: Box, shape: str) -> None:
+def test_mirrored_picture_gives_the_mirrored_crop(box, shape):
     there = canonical_crop(NOISE, box, spec(shape)).pixels
     flipped = np.ascontiguousarray(NOISE[:, ::-1])
     back = canonical_crop(flipped, box.mirrored(NOISE.shape[1]), spec(shape)).pixels
@@ -53,7 +53,7 @@ def test_mirrored_picture_gives_the_mirrored_crop(box: Box, shape: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(boxes(), SHAPES, st.integers(1, 10))
-def test_margin_only_adds_pixels(box: Box, shape: str, margin: int) -> None:
+def test_margin_only_adds_pixels(box, shape, margin):
     wide = canonical_crop(NOISE, box, spec(shape, margin)).pixels
     tight = canonical_crop(NOISE, box, spec(shape, 0)).pixels
     assert greatest_difference(window(wide, SIZE), tight) <= 1
@@ -61,7 +61,7 @@ def test_margin_only_adds_pixels(box: Box, shape: str, margin: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(boxes(), SHAPES)
-def test_crop_is_bilinear_sampling_of_the_averaged_picture(box: Box, shape: str) -> None:
+def test_crop_is_bilinear_sampling_of_the_averaged_picture(box, shape):
     """Against a second implementation: running means by cumulative sums, then bilinear by hand, black outside."""
     crop = canonical_crop(NOISE, box, spec(shape))
     u = np.arange(SIZE + 2 * MARGIN) - MARGIN + 0.5
@@ -86,7 +86,7 @@ def sampling_matrix(length: int, positions: NDArray[np.floating], mean: int) -> 
 
 @given(boxes())
 @settings(max_examples=50, deadline=None)
-def test_outside_the_picture_is_black(box: Box) -> None:
+def test_outside_the_picture_is_black(box):
     white = np.full((60, 80, 3), 255, np.uint8)
     crop = canonical_crop(white, box, spec("square"))
     u = np.arange(SIZE + 2 * MARGIN) - MARGIN + 0.5
@@ -98,24 +98,19 @@ def test_outside_the_picture_is_black(box: Box) -> None:
     assert (crop.pixels[outside] == 0).all()
 
 
-def test_box_at_a_corner_shows_one_quarter() -> None:
-    crop = canonical_crop(np.full((48, 48, 3), 255, np.uint8), Box(-12, -12, 12, 12), spec("square", 0))
-    assert (crop.pixels[13:, 13:] == 255).all() and (crop.pixels[:11] == 0).all() and (crop.pixels[:, :11] == 0).all()
-
-
-def test_unit_scale_copies_pixels() -> None:
+def test_unit_scale_copies_pixels():
     crop = canonical_crop(NOISE, Box(50, 40, 50 + SIZE, 40 + SIZE), spec("square"))
     assert np.array_equal(crop.pixels, NOISE[40 - 6 : 40 + 30, 50 - 6 : 50 + 30])
 
 
-def test_far_more_pixels_than_a_short_can_count() -> None:
+def test_far_more_pixels_than_a_short_can_count():
     wide = np.zeros((40, 40_000, 3), np.uint8)
     wide[:, 39_000:] = 200
     assert (canonical_crop(wide, Box(39_500, 8, 39_524, 32), spec("square")).pixels == 200).all()
 
 
 @pytest.mark.parametrize("side", [24, 48, 380, 390, 900])
-def test_an_even_picture_stays_even_at_every_scale(side: int) -> None:
+def test_an_even_picture_stays_even_at_every_scale(side):
     """At 16 x 16 pixels a sum still fits into 16 bits, at 17 x 17 it does not."""
     even = np.full((1000, 1000, 3), (255, 137, 1), np.uint8)
     crop = canonical_crop(even, Box.around((500, 500), side, side), spec("square", 0))
@@ -123,13 +118,13 @@ def test_an_even_picture_stays_even_at_every_scale(side: int) -> None:
 
 
 @pytest.mark.parametrize("box", [Box(5, 5, 5, 50), Box(5, 5, 50, 5), Box(50, 5, 5, 50), Box(0, 0, float("nan"), 9)])
-def test_box_without_area_is_refused(box: Box) -> None:
+def test_box_without_area_is_refused(box):
     with pytest.raises(ValueError, match="no area"):
         canonical_crop(NOISE, box, spec("square"))
 
 
 @given(boxes(), floats(0.5, 3))
-def test_network_box_keeps_the_center(box: Box, factor: float) -> None:
+def test_network_box_keeps_the_center(box, factor):
     for shape in ("square", "stretch"):
         grown = network_box(box, CropSpec(size=SIZE, shape=shape, box_scale=factor))
         assert grown.center == pytest.approx(box.center)
@@ -138,27 +133,27 @@ def test_network_box_keeps_the_center(box: Box, factor: float) -> None:
 
 
 @given(boxes())
-def test_landmarks_follow_the_pixels(box: Box) -> None:
+def test_landmarks_follow_the_pixels(box):
     crop = canonical_crop(NOISE, box, spec("stretch"))
     corners = np.array([[crop.box.x1, crop.box.y1], [crop.box.x2, crop.box.y2]])
     assert crop.to_crop(corners) == pytest.approx(np.array([[0, 0], [SIZE, SIZE]]), abs=1e-3)
 
 
 @given(st.integers(0, 20), st.integers(1, 8))
-def test_offset_grid(radius: int, step: int) -> None:
+def test_offset_grid(radius, step):
     grid = offset_grid(radius, step)
     assert len(grid) == (2 * (radius // step) + 1) ** 2 == len(set(grid))
     assert all(abs(v) <= radius and v % step == 0 for pair in grid for v in pair)
     assert (0, 0) in grid and {(-dx, -dy) for dx, dy in grid} == set(grid)
 
 
-def test_offset_grid_of_the_paper_and_bad_ones() -> None:
+def test_offset_grid_of_the_paper_and_bad_ones():
     assert len(offset_grid(15, 5)) == 49
     for radius, step in ((-1, 1), (3, 0)):
         with pytest.raises(ValueError):
             offset_grid(radius, step)
 
 
-def test_window_beyond_the_margin_is_refused() -> None:
+def test_window_beyond_the_margin_is_refused():
     with pytest.raises(ValueError, match="margin"):
         window(np.zeros((1, 36, 36, 3), np.uint8), SIZE, 7, 0)

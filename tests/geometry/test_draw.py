@@ -33,7 +33,7 @@ def drawn(pitch: float, yaw: float, roll: float) -> NDArray[np.uint8]:
 RED, GREEN, BLUE = 0, 1, 2
 
 
-def test_frontal_head_has_red_to_the_side_green_down_and_blue_at_the_centre() -> None:
+def test_frontal_head_has_red_to_the_side_green_down_and_blue_at_the_centre():
     image = drawn(0, 0, 0)
     red, green, blue = (centre_of(image, channel) for channel in (RED, GREEN, BLUE))
     assert red[0] > 30 and abs(red[1]) < 1
@@ -43,36 +43,27 @@ def test_frontal_head_has_red_to_the_side_green_down_and_blue_at_the_centre() ->
 
 
 @pytest.mark.parametrize(
-    ("pose", "along", "across"),
-    [
-        ((0, 40, 0), (-1, 0), (0, 1)),
-        ((0, -40, 0), (1, 0), (0, 1)),
-        ((30, 0, 0), (0, -1), (1, 0)),
-        ((-30, 0, 0), (0, 1), (1, 0)),
-    ],
+    ("pose", "along"), [((0, 40, 0), (-1, 0)), ((0, -40, 0), (1, 0)), ((30, 0, 0), (0, -1)), ((-30, 0, 0), (0, 1))]
 )
-def test_blue_follows_the_nose(
-    pose: tuple[float, float, float], along: tuple[int, int], across: tuple[int, int]
-) -> None:
+def test_blue_follows_the_nose(pose, along):
     """Yaw + turns it to the left of the picture, pitch + lifts it."""
     blue = np.array(centre_of(drawn(*pose), BLUE))
-    assert blue @ along > 10
-    assert abs(blue @ across) < 2
+    assert blue @ along > 10 and abs(blue @ along[::-1]) < 2
 
 
-def test_positive_roll_turns_clockwise_on_screen() -> None:
+def test_positive_roll_turns_clockwise_on_screen():
     red, green = (centre_of(drawn(0, 0, 25), channel) for channel in (RED, GREEN))
     assert red[0] > 20 and red[1] > 10  # from the right, downwards
     assert green[0] < -10 and green[1] > 20  # from below, to the left
 
 
-def test_what_is_nearer_is_drawn_last() -> None:
+def test_what_is_nearer_is_drawn_last():
     middle = SIDE // 2
     assert mask(drawn(0, 0, 0), BLUE)[middle, middle]
     assert not mask(drawn(0, 180, 0), BLUE).any()  # the nose points away, hidden behind the other axes
 
 
-def test_mirrored_pose_is_the_mirrored_picture() -> None:
+def test_mirrored_pose_is_the_mirrored_picture():
     for pose in np.random.default_rng(0).uniform(-80, 80, (20, 3)):
         ends, twin = axis_ends(pose), axis_ends(mirror(pose))
         flipped = ends * [-1, 1, 1]
@@ -80,14 +71,14 @@ def test_mirrored_pose_is_the_mirrored_picture() -> None:
         np.testing.assert_allclose(twin, flipped, atol=1e-12)
 
 
-def test_drawing_copies_and_the_defaults_fit_small_pictures() -> None:
+def test_drawing_copies_and_the_defaults_fit_small_pictures():
     crop = np.full((64, 64, 3), 128, np.uint8)
     image = draw_axes(crop, (10, 20, 30))
     assert (crop == 128).all() and image.shape == crop.shape and (image != 128).any()
     assert enlarged(crop[:, :32], 128).shape == (128, 64, 3)
 
 
-def test_contact_sheet_holds_every_picture_unchanged() -> None:
+def test_contact_sheet_holds_every_picture_unchanged():
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (30, 40, 3), dtype=np.uint8) for _ in range(5)]
     sheet = contact_sheet(pictures, 3, ["a\nb"] * 5, pad=4)

@@ -95,7 +95,7 @@ def in_a_folder(rest: str, folder: Path, **variables: str) -> subprocess.Complet
     return subprocess.run(["bash", "-c", rest], cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_an_unknown_device_ends_the_build_in_a_sentence_before_anything_is_installed(tmp_path: Path):
+def test_an_unknown_device_ends_the_build_in_a_sentence_before_anything_is_installed(tmp_path):
     shutil.copy(REPO / "pyproject.toml", tmp_path)
     done = in_a_folder(step_that("DEVICE").rest, tmp_path, DEVICE="tpu")
     assert done.returncode == 2 and done.stderr == "DEVICE is cpu or cuda, not tpu\n"
@@ -112,7 +112,7 @@ def test_every_dependency_is_pinned():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_steps_replayed_in_a_fresh_environment_make_a_pipeline(tmp_path: Path):
+def test_the_steps_replayed_in_a_fresh_environment_make_a_pipeline(tmp_path):
     """Every COPY and every pip step, DEVICE=cuda (the ordinary package index), then the commands of a user."""
     app, home = tmp_path / "app", tmp_path / "venv"
     app.mkdir()

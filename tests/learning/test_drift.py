@@ -31,11 +31,8 @@ class Oracle:
 
 def faces() -> PoseBatch:
     rows = [face_row(i) for i in range(12)]
-    return PoseBatch(
-        torch.from_numpy(np.stack([row.crop.pixels for row in rows])),
-        torch.tensor([row.pose for row in rows], dtype=torch.float32),
-        torch.ones(len(rows), 2),
-    )
+    pixels, poses = np.stack([row.crop.pixels for row in rows]), np.array([row.pose for row in rows], np.float32)
+    return PoseBatch(torch.from_numpy(pixels), torch.from_numpy(poses), torch.ones(len(rows), 2))
 
 
 def test_a_teacher_that_mirrors_with_the_picture_has_no_drift_under_a_flip():

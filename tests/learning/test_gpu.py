@@ -17,26 +17,16 @@ from hpe_core.spec.training import LabelSet
 from tests.faces import CROP, write_heads
 from tests.learning.test_loop import SPEC
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
-]
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+pytestmark = [pytest.mark.gpu, no_gpu]
 CUDA = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("changes", [{"amp": True}, {"amp": True, "channels_last": True}, {"compile": True}], ids=str)
 def test_faster_ways_of_training_still_learn(tmp_path, changes):
-    files = write_heads(tmp_path, 96)
+    data, losses = FaceData(write_heads(tmp_path, 96)), []
     spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=8, ema_decay=0.0, **changes))
-    losses = []
-    fit(
-        spec,
-        CROP,
-        FaceData(files),
-        FaceData(files),
-        place=Place(CUDA),
-        on_epoch=lambda end: losses.append(end.metrics["train/loss"]),
-    )
+    fit(spec, CROP, data, data, place=Place(CUDA), on_epoch=lambda end: losses.append(end.metrics["train/loss"]))
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -95,8 +95,7 @@ def test_resume_equals_no_interruption(shards, whole, tmp_path, cut):
 
 
 @pytest.mark.parametrize(
-    ("errors", "cut"),
-    [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)],
+    ("errors", "cut"), [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)]
 )
 def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
     shards, whole, tmp_path, monkeypatch, errors, cut
@@ -154,12 +153,8 @@ def test_distillation_pulls_towards_the_soft_labels_not_the_hard_ones(shards, tm
         logs = np.broadcast_to(logits - np.log(np.exp(logits).sum()), (len(shard), 3, 66)).astype(np.float16)
         labels.append(tmp_path / file.name)
         write_soft_labels(labels[-1], shard.sample_ids, np.ascontiguousarray(logs), "test")
-    spec = dataclasses.replace(
-        SPEC,
-        augment=AugmentSpec(flip=0, photometric="none"),
-        optim=dataclasses.replace(SPEC.optim, epochs=6, ema_decay=0.0),
-        distill=DistillSpec(hard_weight=0.0),
-    )
+    changes = {"augment": AugmentSpec(flip=0, photometric="none"), "distill": DistillSpec(hard_weight=0.0)}
+    spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=6, ema_decay=0.0), **changes)
     seen = []
     fit(spec, CROP, FaceData(shards[0], labels), FaceData(shards[1]), on_epoch=lambda end: seen.append(end.metrics))
     assert seen[-1]["train/kl"] < 0.2 * seen[0]["train/kl"]
@@ -209,13 +204,8 @@ def test_angles_and_losses_keep_their_digits_in_half_precision(shards):
 def test_channels_last_computes_the_same_network(shards):
     curves = []
     for wanted in (False, True):
-        optim = dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted)
-        net = fit(
-            dataclasses.replace(SPEC, optim=optim),
-            CROP,
-            *data(shards),
-            on_epoch=lambda end: curves.append(end.metrics["train/loss"]),
-        )
+        spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=1, channels_last=wanted))
+        net = fit(spec, CROP, *data(shards), on_epoch=lambda end: curves.append(end.metrics["train/loss"]))
         filters = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1 < p.shape[2]]
         assert filters and {p.is_contiguous(memory_format=torch.channels_last) for p in filters} == {wanted}
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler, turn
-from hpe_core.learning.metrics import PoseSums, aligned_summary, axes_error, head_offset, realigned
+from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
+from hpe_core.learning.metrics import PoseSums, aligned_summary, head_offset, realigned
 
 
 def poses(seed: int, count: int = 60) -> np.ndarray:
@@ -26,11 +26,6 @@ def test_sums_do_not_depend_on_how_rows_are_cut(seed, cuts):
     assert all(abs(merged[key] - whole[key]) < 1e-9 for key in whole)
 
 
-def test_a_half_turn_scores_180():
-    scores = PoseSums.of([[0, 0, 0]], [[0, 0, 180]]).summary()
-    assert scores["roll"] == 180 and scores["geodesic"] == 180 and abs(scores["mae"] - 60) < 1e-12
-
-
 EDGES = (0, 30, 60, 100)
 
 
@@ -44,10 +39,8 @@ def test_every_figure_is_its_definition_over_the_faces(seed, count):
     cosines = (first.as_matrix() * second.as_matrix()).sum(1).clip(-1, 1)
     by_hand = dict(zip(("pitch", "yaw", "roll"), errors.mean(0), strict=True))
     by_hand |= {"n": count, "mae": errors.mean(), "auc": np.maximum(0, 1 - errors.mean(1) / 20).mean()}
-    by_hand |= {
-        "geodesic": np.degrees((first.inv() * second).magnitude()).mean(),
-        "maev": np.degrees(np.arccos(cosines)).mean(),
-    }
+    by_hand["geodesic"] = np.degrees((first.inv() * second).magnitude()).mean()
+    by_hand["maev"] = np.degrees(np.arccos(cosines)).mean()
     for low, high in pairwise(EDGES):
         inside = (np.abs(true[:, 1]) >= low) & (np.abs(true[:, 1]) < high)
         if inside.any():
@@ -67,14 +60,6 @@ def test_a_range_begins_at_its_lower_edge_and_nothing_lies_beyond_the_last():
     assert nothing["n"] == nothing["mae"] == 0 and np.isnan(nothing["median"])
 
 
-@given(st.integers(0, 50), st.floats(-40, 40))
-def test_geodesic_error_does_not_change_when_both_pictures_are_turned(seed, delta):
-    predicted, true = poses(seed), poses(seed + 1)
-    before = PoseSums.of(predicted, true).summary()["geodesic"]
-    after = PoseSums.of(turn(predicted, delta), turn(true, delta)).summary()["geodesic"]
-    assert abs(before - after) < 1e-6
-
-
 @given(st.integers(0, 50))
 def test_median_and_p90_are_those_of_the_sorted_errors(seed):
     predicted, true = poses(seed, 201), poses(seed + 1, 201)
@@ -86,25 +71,6 @@ def test_median_and_p90_are_those_of_the_sorted_errors(seed):
 def test_sums_survive_the_way_through_a_vector():
     sums = PoseSums.of(poses(0), poses(1))
     assert PoseSums.from_vector(sums.as_vector()).summary() == sums.summary()
-
-
-@given(st.integers(0, 50), st.floats(0.1, 170))
-def test_a_turn_about_an_axis_moves_the_other_two_by_its_angle(seed, angle):
-    """Which is what MAEV averages; so it lies at two thirds of the geodesic error there."""
-    head = euler_to_matrix(poses(seed, 5))
-    for axis in np.eye(3):
-        c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-        cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-        spin = c * np.eye(3) + s * cross + (1 - c) * np.outer(axis, axis)
-        np.testing.assert_allclose(axes_error(head, head @ spin), 2 / 3 * angle, atol=1e-6)
-
-
-def test_the_area_under_the_distribution_is_that_of_the_curve():
-    predicted, true = poses(3, 500) * 0.2, poses(4, 500) * 0.2
-    errors = angle_error(predicted, true).mean(1)
-    grid = np.linspace(0, 20, 20_001)
-    share = (errors[None, :] <= grid[:, None]).mean(1)
-    assert abs(PoseSums.of(predicted, true).summary()["auc"] - np.trapezoid(share, grid) / 20) < 1e-3
 
 
 @given(st.integers(0, 50), st.lists(st.floats(-15, 15), min_size=3, max_size=3))
@@ -157,14 +123,6 @@ def test_an_offset_is_a_rotation_and_no_other_near_it_fits_better(seed, count):
 def test_a_face_seen_from_behind_keeps_its_branch():
     behind = np.array([[10.0, 120.0, -5.0], [10.0, -91.0, 5.0], [10.0, 60.0, 5.0]])
     np.testing.assert_allclose(realigned(behind, np.eye(3)), behind, atol=1e-9)
-
-
-def test_alignment_never_makes_a_constant_truth_of_noise():
-    """On unrelated predictions the offset helps a little, and the raw error stays what it was."""
-    predicted, true = poses(6, 400), poses(7, 400)
-    assert (
-        aligned_summary(predicted, true)["aligned_geodesic"] > 0.6 * PoseSums.of(predicted, true).summary()["geodesic"]
-    )
 
 
 def test_a_prediction_that_is_no_number_makes_a_mean_that_is_none():

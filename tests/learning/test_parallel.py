@@ -40,9 +40,8 @@ class Joined:
 
     def shuffled(self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
         assert (rank, world) == (0, 1)
-        both = [
-            part.shuffled(batch_size, seed=seed, epoch=epoch, rank=of, world=2) for of, part in enumerate(self.parts)
-        ]
+        how = {"seed": seed, "epoch": epoch, "world": 2}
+        both = [part.shuffled(batch_size, rank=of, **how) for of, part in enumerate(self.parts)]
         for first, second in zip(*both, strict=True):
             names = ("images_BHWC", "angles_B3", "scales_B2")
             yield PoseBatch(*[torch.cat([getattr(first, name), getattr(second, name)]) for name in names])
@@ -95,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", CASES)
-def test_two_workers_make_what_one_makes(folder: Path, case: str) -> None:
+def test_two_workers_make_what_one_makes(folder, case):
     """Each takes half of every batch, or each has rows of its own."""
     alone, together = folder / f"alone-{CASES[case][1]}", folder / case
     first, second = load_net(alone).net.state_dict(), load_net(together).net.state_dict()

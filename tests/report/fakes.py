@@ -16,22 +16,8 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, PublishSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from hpe_core.system.files import write_json
+from workflows.engine import results as made
 from workflows.engine.exported import Exported, Int8, Int8Score, NetworkFile, Parity, TimmFolder, TracedNetwork
-from workflows.engine.results import (
-    Cell,
-    EvaluateResult,
-    LabelsResult,
-    NetworkResult,
-    Results,
-    Role,
-    Row,
-    SearchResult,
-    ShardsResult,
-    Split,
-    StudentResult,
-    TeachersResult,
-    Trial,
-)
 from workflows.engine.stage import StageRun
 from workflows.sharding.accounts import Broken, write_quarantine
 from workflows.sharding.quarantine import SHEET
@@ -40,8 +26,9 @@ from workflows.tracking.progress import Event, LocalReporter
 
 CROP = CropSpec(size=32, margin_px=4)
 TESTS = ("heads", "other <set>")
-NETS = {"base": Role.BASE, "second": Role.TEACHER} | {
-    role.value: role for role in (Role.HARD, Role.DISTILLED, Role.TEACHERS, Role.OFFSETS, Role.COMBINED)
+NETS = {"base": made.Role.BASE, "second": made.Role.TEACHER} | {
+    role.value: role
+    for role in (made.Role.HARD, made.Role.DISTILLED, made.Role.TEACHERS, made.Role.OFFSETS, made.Role.COMBINED)
 }
 PARITY = Parity({"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, {}, 64, 1e-3)
 EXPORTED = Exported(
@@ -75,7 +62,7 @@ def write_faces(folder: Path, name: str, split: str, seed: int) -> tuple[list[st
     return [head.sample_id for head in heads], np.array([head.pose for head in heads])
 
 
-def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> Results:
+def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> made.Results:
     """What the stages before publish leave behind, in their own shapes, without training anything."""
     random = np.random.default_rng(0)
     write_faces(inputs["shards"], "heads", "train", 2)
@@ -83,41 +70,34 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> Results:
     faces = {name: write_faces(inputs["shards"], name, "test", i) for i, name in enumerate(TESTS)}
     ids, truth = ({name: pair[part] for name, pair in faces.items()} for part in (0, 1))
     predictions = {
-        net: {test: truth[test] + random.normal(0, 3 + i, truth[test].shape) for test in TESTS}
+        net: {test: true + random.normal(0, 3 + i, true.shape) for test, true in truth.items()}
         for i, net in enumerate(reversed(NETS))
     }
     write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
-    rows = tuple(
-        Row(
-            test=test,
-            name=net,
-            role=role,
-            what="what it is",
-            scores=PoseSums.of(predictions[net][test], truth[test]).summary()
-            | aligned_summary(predictions[net][test], truth[test]),
-            parameters=4e5,
-            latency_ms=3.0,
-        )
+    scores = {
+        (test, net): PoseSums.of(found[test], truth[test]).summary() | aligned_summary(found[test], truth[test])
+        for net, found in predictions.items()
         for test in TESTS
-        for net, role in NETS.items()
-    )
-    cells = tuple(Cell(k, d, 5.0 - 0.1 * k) for k in range(3) for d in (1, 2))
+    }
+    each = ((test, net, role) for test in TESTS for net, role in NETS.items())
+    rows = tuple(made.Row(test, net, role, "what it is", scores[test, net], 4e5, 3.0) for test, net, role in each)
+    cells = tuple(made.Cell(k, d, 5.0 - 0.1 * k) for k in range(3) for d in (1, 2))
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
-    network = NetworkResult.of(history, 1.0)
+    network = made.NetworkResult.of(history, 1.0)
     twin = dataclasses.replace(network, val_mae=8.9)
-    split = Split(17, 14, {"truncated_picture": 1}, {"out_of_range": 2}, (), "0123456789abcdef")
+    split = made.Split(17, 14, {"truncated_picture": 1}, {"out_of_range": 2}, (), "0123456789abcdef")
     splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]
     write_quarantine(inputs["shards"], broken)
     cv2.imwrite(str(inputs["shards"] / SHEET), np.zeros((40, 60, 3), np.uint8))
-    return Results(
+    return made.Results(
         {
-            "shards": ShardsResult(splits, 32, 28, 2, 2, {}, {}, "fedcba"),
-            "teachers": TeachersResult({"base": network, "second": network}),
-            "labels": LabelsResult(("base-K0-d1",), ("base",), 14, {"base-K0-d1": 5.0}, "abc"),
-            "search": SearchResult((Trial("a", {"optim.lr": 0.00123}, False, 7.1, 3, 2.0, 4e5, 3.0),)),
-            "student": StudentResult(network, twin, spec.student),
-            "evaluate": EvaluateResult(
+            "shards": made.ShardsResult(splits, 32, 28, 2, 2, {}, {}, "fedcba"),
+            "teachers": made.TeachersResult({"base": network, "second": network}),
+            "labels": made.LabelsResult(("base-K0-d1",), ("base",), 14, {"base-K0-d1": 5.0}, "abc"),
+            "search": made.SearchResult((made.Trial("a", {"optim.lr": 0.00123}, False, 7.1, 3, 2.0, 4e5, 3.0),)),
+            "student": made.StudentResult(network, twin, spec.student),
+            "evaluate": made.EvaluateResult(
                 rows=rows,
                 new_people=tuple(
                     dataclasses.replace(row, scores=row.scores | {"n": 7}) for row in rows if row.test == TESTS[0]

@@ -50,7 +50,7 @@ def material(stage: StageRun, **results: Any) -> Material:
     return Material(dataclasses.replace(stage, results=known), EXPORTED, {}, {}, Undrawn(stage.folder))
 
 
-def test_the_report_stands_alone_and_shows_every_figure(report: Path) -> None:
+def test_the_report_stands_alone_and_shows_every_figure(report):
     page = report.read_text()
     pictures = sorted(report.parent.glob("*.png"))
     assert len(pictures) == page.count("<img ") == (6 + WORST) * len(TESTS) + 2 + 2 + 1 + 1
@@ -62,22 +62,15 @@ def test_the_report_stands_alone_and_shows_every_figure(report: Path) -> None:
     assert "secret" not in text
 
 
-def test_the_report_names_what_it_shows(stage: StageRun, report: Path) -> None:
+def test_the_report_names_what_it_shows(stage, report):
     page = report.read_text()
-    for name in (
-        "heads",
-        "other &lt;set&gt;",
-        "fake &amp; small",
-        "truncated_picture",
-        "0.00123",
-        "hash-of-search",
-        "a&lt;b&gt;.jpg",
-        "0123456789ab",
-        '>6.000</td><td data-name="GPU hours">1.000</td>',  # CPU and GPU hours
-        '>36.000</td><td data-name="GPU hours">6.000</td>',  # of all six stages
-        "heads 0, other &lt;set&gt; 1, base 0, second 0, student 0",
-        "7 faces of people who were not trained on",
-    ):
+    names = ["heads", "other &lt;set&gt;", "fake &amp; small", "truncated_picture", "0.00123", "hash-of-search"]
+    names += ["a&lt;b&gt;.jpg", "0123456789ab", "7 faces of people who were not trained on"]
+    names += ["heads 0, other &lt;set&gt; 1, base 0, second 0, student 0"]
+    names += [
+        f'>{cpu}.000</td><td data-name="GPU hours">{gpu}.000</td>' for cpu, gpu in ((6, 1), (36, 6))
+    ]  # and of all
+    for name in names:
         assert name in page, name
     for row in stage.results.evaluate.rows:
         assert f"{row.mae:.2f}" in page
@@ -90,7 +83,7 @@ def table(head: list[str], lines: list[Line], **how: Any) -> str:
     return str(module.table(head, lines, **how))
 
 
-def test_every_cell_of_a_wide_table_names_its_column() -> None:
+def test_every_cell_of_a_wide_table_names_its_column():
     """On a telephone the head is not shown."""
     row = line(Entry("a", below="b"), "1", "–", "x", ours=True)
     page = table(["name", "n < 2", "m", "said"], [row], words=["said"])
@@ -101,14 +94,14 @@ def test_every_cell_of_a_wide_table_names_its_column() -> None:
     assert "<table" in table(["name", "n", "m", "said"], [])
 
 
-def test_a_table_that_is_cut_off_keeps_its_numbers_below_each_other() -> None:
+def test_a_table_that_is_cut_off_keeps_its_numbers_below_each_other():
     """Five columns are left on a telephone; none becomes a card."""
     page = table(["name", *"abcdefg"], [line("a", *["9.99"] * 7)], cut_off=True)
     assert 'class="first"' in page and "data-name" not in page and page.count("9.99") == 7
     assert ".first tr > :nth-child(n + 6) { display: none }" in (TEMPLATES / "report.css").read_text()
 
 
-def test_links_lead_to_the_sections() -> None:
+def test_links_lead_to_the_sections():
     opening, empty = Section("", "samples", {"owned": {}, "sheets": []}), {"owned": {}, "sheets": []}
     page = whole_page("t", opening, [Section("A & b", "samples", empty), Section("C", "samples", empty)])
     targets = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
@@ -117,18 +110,15 @@ def test_links_lead_to_the_sections() -> None:
         assert f'<section id="{target}"><h2>{name}</h2>' in page
 
 
-def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(stage: StageRun) -> None:
+def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(stage):
     assert not [*papers(material(stage))], "no protocol was asked for"
     protocol, data = protocol_named("offsets-1"), stage.spec.data
     photos = DatasetSpec("aflw2000", root="/photos")
     data = dataclasses.replace(data, datasets={**data.datasets, "photos": photos}, test=("photos",))
     row = dataclasses.replace(stage.results.evaluate.row(Role.DISTILLED), test="photos")
-    evaluated = dataclasses.replace(
-        stage.results.evaluate,
-        rows=(row,),
-        boxes={"photos": "yunet 0123"},
-        protocol=UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data))),
-    )
+    asked = UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, data)))
+    changes = {"rows": (row,), "boxes": {"photos": "yunet 0123"}, "protocol": asked}
+    evaluated = dataclasses.replace(stage.results.evaluate, **changes)
     other = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, data=data))
     (section,) = papers(material(other, evaluate=evaluated))
     page = " ".join(rendered(section).split())
@@ -140,7 +130,7 @@ def test_the_papers_stand_beside_ours_with_a_mark_where_protocols_differ(stage: 
     assert same and all("offsets, table" in row for row in same) and len(same) < len(theirs)
 
 
-def test_the_paired_gain_is_the_difference_of_the_table(stage: StageRun) -> None:
+def test_the_paired_gain_is_the_difference_of_the_table(stage):
     predictions = read_predictions(predictions_of(stage))
     for test in TESTS:
         hard, distilled = (stage.results.evaluate.row(role, test) for role in (Role.HARD, Role.DISTILLED))
@@ -148,7 +138,7 @@ def test_the_paired_gain_is_the_difference_of_the_table(stage: StageRun) -> None
         assert gain == pytest.approx(hard.mae - distilled.mae, abs=1e-4) and margin > 0
 
 
-def test_the_headline_says_what_the_interval_allows(stage: StageRun) -> None:
+def test_the_headline_says_what_the_interval_allows(stage):
     opening = headline(dataclasses.replace(material(stage), predictions=read_predictions(predictions_of(stage))))
     gain = opening.values["gains"][0]
 
@@ -163,11 +153,11 @@ def test_the_headline_says_what_the_interval_allows(stage: StageRun) -> None:
     assert "-0.10 to +1.10°" in said(0.5, 0.6)
 
 
-def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage: StageRun) -> None:
-    trials = tuple(
-        Trial(f"t{i}", {"optim.lr": 0.001 * i}, False, 7 + i / 10, 3, 2.0, 4e5, 3.0 + i)
-        for i in range(SHOWN_TRIALS + 3)
+def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage):
+    found = (
+        (f"t{i}", {"optim.lr": 0.001 * i}, False, 7 + i / 10, 3, 2.0, 4e5, 3.0 + i) for i in range(SHOWN_TRIALS + 3)
     )
+    trials = tuple(Trial(*each) for each in found)
     student = stage.results.student
     rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_mae=6.25)),)
     found = dataclasses.replace(stage.results.search, trials=trials, failed=2)
@@ -180,7 +170,7 @@ def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage: StageRun
     assert "None: the student was trained as configured." in rendered(section) and "<table" not in rendered(section)
 
 
-def test_the_lowest_of_a_column_is_bold_and_every_row_of_the_test_set_is_there(stage: StageRun) -> None:
+def test_the_lowest_of_a_column_is_bold_and_every_row_of_the_test_set_is_there(stage):
     rows = [row for row in stage.results.evaluate.rows if row.test == TESTS[0]]
     found = ResultsTable.of(rows)
     assert [entry.entries[0].text for entry in found.lines] == [row.name for row in rows]
@@ -193,7 +183,7 @@ def test_the_lowest_of_a_column_is_bold_and_every_row_of_the_test_set_is_there(s
     assert not any(entry.best for entries in found.lines for entry in entries.entries[-2:]), "costs are no contest"
 
 
-def test_a_test_set_shows_its_own_rows_and_its_worst_faces_first(stage: StageRun) -> None:
+def test_a_test_set_shows_its_own_rows_and_its_worst_faces_first(stage):
     predictions = read_predictions(predictions_of(stage))
     made = dataclasses.replace(material(stage), predictions=predictions)
     for test, section in zip(TESTS, scored_sets(made), strict=True):
@@ -204,13 +194,13 @@ def test_a_test_set_shows_its_own_rows_and_its_worst_faces_first(stage: StageRun
         assert off == sorted(errors, reverse=True)[:WORST]
 
 
-def test_every_face_of_a_split_is_accounted_for(stage: StageRun) -> None:
+def test_every_face_of_a_split_is_accounted_for(stage):
     (section,) = accounts(material(stage))
     _, *counts = section.values["splits"][0].entries
     assert [entry.text for entry in counts] == ["17", "14", "2", "1", "1 truncated_picture"]
 
 
-def test_pictures_of_people_have_owners_and_rendered_ones_none(stage: StageRun) -> None:
+def test_pictures_of_people_have_owners_and_rendered_ones_none(stage):
     data = stage.spec.data
     photos = {TESTS[1]: DatasetSpec("aflw2000", root="/photos")}
     mixed = dataclasses.replace(stage.spec, data=dataclasses.replace(data, datasets={**data.datasets, **photos}))
@@ -219,7 +209,7 @@ def test_pictures_of_people_have_owners_and_rendered_ones_none(stage: StageRun) 
     assert [(name, split) for name, split, _ in section.values["sheets"]] == [(TESTS[0], "train"), (TESTS[1], "test")]
 
 
-def test_moved_labels_are_shown_where_there_are_some(stage: StageRun) -> None:
+def test_moved_labels_are_shown_where_there_are_some(stage):
     (section,) = soft_labels(material(stage))
     assert "turn, yaw below 60" in rendered(section) and "base-K0-d1" in rendered(section)
     still = dataclasses.replace(stage.results.evaluate, drift={})
@@ -228,13 +218,13 @@ def test_moved_labels_are_shown_where_there_are_some(stage: StageRun) -> None:
     assert "<table" not in rendered(section) and "None are stored: labels are online." in rendered(section)
 
 
-def test_a_section_is_a_function_and_the_template_of_its_name() -> None:
+def test_a_section_is_a_function_and_the_template_of_its_name():
     for make in SECTIONS:
         assert (TEMPLATES / f"{make.__name__}.html.j2").is_file()
         assert make.__module__ == f"workflows.report.sections.{make.__name__}"
 
 
-def test_a_value_that_a_template_names_and_nobody_gave_is_an_error() -> None:
+def test_a_value_that_a_template_names_and_nobody_gave_is_an_error():
     with pytest.raises(UndefinedError, match="'sheets' is undefined"):
         render("samples.html.j2", owned={})
 

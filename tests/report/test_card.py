@@ -10,25 +10,16 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from tests.report.fakes import EXPORTED
-from workflows.engine.results import (
-    EvaluateResult,
-    NetworkResult,
-    Results,
-    Role,
-    Row,
-    ShardsResult,
-    Split,
-    StudentResult,
-    UnderProtocol,
-)
+from workflows.engine import results as made
 from workflows.report.card import metrics_table, model_card
 
+HEADS = {"heads": DatasetSpec("synthetic", count=10)}
 CROP = CropSpec(size=48, margin_px=6, box_scale=1.1)
 
 
 def card_of(
     train: dict[str, DatasetSpec],
-    protocol: UnderProtocol | None = None,
+    protocol: made.UnderProtocol | None = None,
     distill: DistillSpec | None = None,
     tests: dict[str, DatasetSpec] | None = None,
     fit: DetectorFit | None = None,
@@ -40,22 +31,20 @@ def card_of(
     fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
     spec = PipelineSpec("card", data, {"big": TrainSpec(), "fetched": fetched}, configured)
     scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": 123.0}
-    row = Row(next(iter(train)), Role.DISTILLED, Role.DISTILLED, "student", scores, 4e5, 3.0)
-    network = NetworkResult.of([{"epoch": 1, "val/mae": 6.0}], 1.0)
-    split = Split(1234, 1234, {}, {}, (), "0123456789abcdef")
+    row = made.Row(next(iter(train)), made.Role.DISTILLED, made.Role.DISTILLED, "student", scores, 4e5, 3.0)
+    network = made.NetworkResult.of([{"epoch": 1, "val/mae": 6.0}], 1.0)
+    split = made.Split(1234, 1234, {}, {}, (), "0123456789abcdef")
     splits = {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}
-    results = Results(
-        {
-            "student": StudentResult(network, network, student),
-            "evaluate": EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol),
-            "shards": ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, ""),
-        }
+    evaluated = made.EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol)
+    shards = made.ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, "")
+    results = made.Results(
+        {"student": made.StudentResult(network, network, student), "evaluate": evaluated, "shards": shards}
     )
     exported = dataclasses.replace(EXPORTED, traced=dataclasses.replace(EXPORTED.traced, detector_fit=fit))
     return model_card(spec, results, exported, {"stage student": "abc123"})
 
 
-def test_the_card_names_convention_terms_and_evidence() -> None:
+def test_the_card_names_convention_terms_and_evidence():
     rendered = DatasetSpec("synthetic", count=10)
     free = card_of({"heads": rendered, "p04": DatasetSpec("pointing04", root="p")})
     evidence = (CONVENTION, "48 x 48", "6.25", "| 123 |", "1,234", "2.0e-05", "abc123", "Apache-2.0", "Gourier")
@@ -67,36 +56,32 @@ def test_the_card_names_convention_terms_and_evidence() -> None:
     assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
 
 
-def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others() -> None:
+def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others():
     """Those of the trial that won, not those of the configuration; only their pretrained weights bind it."""
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    every = card_of(heads)
-    assert (
-        "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every and "fetched began with" in every
-    )
-    alone = card_of(heads, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
+    every = card_of(HEADS)
+    assert "soft labels of 2 teachers: big (resnet18), fetched (regnetx_002). " in every
+    assert "fetched began with" in every
+    alone = card_of(HEADS, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
     assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
 
 
-def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it() -> None:
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    assert "far above the table" in card_of(heads)
-    tested = card_of(heads, tests={"photos": DatasetSpec("aflw2000", root="a")})
+def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it():
+    assert "far above the table" in card_of(HEADS)
+    tested = card_of(HEADS, tests={"photos": DatasetSpec("aflw2000", root="a")})
     assert "those of photos below" in tested and "far above the table" not in tested
-    fitted = card_of(heads, fit=DetectorFit(1.18, 1.19, 0.01))
-    assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(heads)
+    fitted = card_of(HEADS, fit=DetectorFit(1.18, 1.19, 0.01))
+    assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(HEADS)
 
 
-def test_the_card_names_the_protocol_by_its_hash() -> None:
-    heads = {"heads": DatasetSpec("synthetic", count=10)}
-    asked = UnderProtocol("offsets-1", "feedbeef", ("data.crop.size is 48",))
-    assert "No published protocol" in card_of(heads)
-    named = card_of(heads, asked)
+def test_the_card_names_the_protocol_by_its_hash():
+    asked = made.UnderProtocol("offsets-1", "feedbeef", ("data.crop.size is 48",))
+    assert "No published protocol" in card_of(HEADS)
+    named = card_of(HEADS, asked)
     assert "offsets-1, hash `feedbeef`" in named and "data.crop.size is 48" in named
     assert "No published protocol" not in named and "- heads: boxes by renderer, N = 1234" in named
 
 
-def test_no_name_breaks_a_table_or_opens_a_tag() -> None:
+def test_no_name_breaks_a_table_or_opens_a_tag():
     card = card_of({"a|b\n<i>": DatasetSpec("synthetic", count=10)})
     assert "a\\|b &lt;i>" in card and "<i>" not in card and "a|b" not in card
     for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
@@ -104,9 +89,9 @@ def test_no_name_breaks_a_table_or_opens_a_tag() -> None:
         assert len(columns) > 2 and len(set(columns)) == 1, table
 
 
-def test_the_card_lists_every_network_and_stresses_the_student() -> None:
+def test_the_card_lists_every_network_and_stresses_the_student():
     scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": 7.0}
-    rows = [Row("heads", role, role, "what", scores, 4e5, 3.0) for role in (Role.HARD, Role.DISTILLED)]
+    rows = [made.Row("heads", role, role, "what", scores, 4e5, 3.0) for role in (made.Role.HARD, made.Role.DISTILLED)]
     head, _, *lines = metrics_table(rows).splitlines()
     assert [line.split("|")[3].strip() for line in lines] == ["hard, what", "**distilled**, what"]
     assert head.count("|") == lines[0].count("|")

@@ -38,7 +38,7 @@ def bare(hint: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_true_is_no_number_and_nothing_is_no_value(kind: Any) -> None:
+def test_true_is_no_number_and_nothing_is_no_value(kind):
     for name, hint in hints_of(kind).items():
         if bare(hint) in (int, float):
             with pytest.raises(SpecError, match=rf"^it\.{name} is True; a (whole )?number is needed$"):
@@ -70,7 +70,7 @@ def needed(kind: Any) -> dict[str, Any]:
         (SearchSpec, "grace_epochs", 5, "grace_epochs 5 exceeds epochs 4"),
     ],
 )
-def test_a_limit_holds_however_a_value_comes(kind: Any, key: str, value: Any, said: str) -> None:
+def test_a_limit_holds_however_a_value_comes(kind, key, value, said):
     joint = ": " if "exceeds" in said else "."  # what is wrong of two keys together is said of their owner
     with pytest.raises(SpecError) as built:
         build(kind, {key: value}, "some.where")
@@ -82,16 +82,16 @@ def test_a_limit_holds_however_a_value_comes(kind: Any, key: str, value: Any, sa
         assert str(made.value) == said
 
 
-def test_a_spec_is_frozen_is_hashed_and_travels() -> None:
+def test_a_spec_is_frozen_is_hashed_and_travels():
     spec = DatasetSpec("aflw2000", "/a", detector=DetectorSpec("y.onnx"))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.count = 3  # type: ignore[misc]
+        spec.count = 3
     again = pickle.loads(pickle.dumps(spec))
     assert again == spec and hash(again) == hash(spec) and dataclasses.asdict(again) == dataclasses.asdict(spec)
     assert pickle.loads(pickle.dumps(SPEC)) == SPEC
 
 
-def test_plain_values_become_what_the_key_wants() -> None:
+def test_plain_values_become_what_the_key_wants():
     spec = build(DatasetSpec, {"reader": "aflw", "root": 7, "val": 0, "count": 3.0, "test_groups": "image1"})
     assert (spec.root, spec.val, spec.count, spec.test_groups) == ("7", 0.0, 3, ("image1",))
     assert type(spec.val) is float and type(spec.count) is int
@@ -124,5 +124,5 @@ def test_plain_values_become_what_the_key_wants() -> None:
         ("name.of", None),
     ],
 )
-def test_the_type_of_a_key_is_found(key: str, hint: Any) -> None:
+def test_the_type_of_a_key_is_found(key, hint):
     assert hint_at(PipelineSpec, key.split(".")) == hint

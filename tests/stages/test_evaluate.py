@@ -40,7 +40,7 @@ def archive(root: Path) -> DatasetSpec:
     return DatasetSpec("biwi", root=str(root), val=0.1)
 
 
-def test_whose_boxes_a_test_set_has_is_named(tmp_path: Path):
+def test_whose_boxes_a_test_set_has_is_named(tmp_path):
     def named(reader: str, **keys: Any) -> str:
         return drawn_by(open_source(DatasetSpec(reader, root="" if reader == "synthetic" else str(tmp_path), **keys)))
 
@@ -53,7 +53,7 @@ def test_whose_boxes_a_test_set_has_is_named(tmp_path: Path):
     assert named("aflw2000", boxes=boxes) != first
 
 
-def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):
+def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path):
     spec = dataclasses.replace(archive(tmp_path / "hpdb"), group_by="sequence", test_groups=PUBLISHED)
     data, groups = planned(spec, tmp_path / "shards")
     found = new_people(data, tmp_path / "shards", groups)["biwi"]
@@ -62,13 +62,13 @@ def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path: Path):
     assert len(groups["biwi"]) == 8
 
 
-def test_where_nobody_is_on_both_sides_nothing_is_said(tmp_path: Path):
+def test_where_nobody_is_on_both_sides_nothing_is_said(tmp_path):
     spec = dataclasses.replace(archive(tmp_path / "hpdb"), test_groups=LEAK_FREE)
     data, groups = planned(spec, tmp_path / "shards")
     assert new_people(data, tmp_path / "shards", groups) == {}
 
 
-def test_another_datasets_people_are_not_compared(tmp_path: Path):
+def test_another_datasets_people_are_not_compared(tmp_path):
     """Groups of two archives may be spelt alike and are other people."""
     heads = DatasetSpec("synthetic", count=3)
     data, groups = planned(archive(tmp_path / "hpdb"), tmp_path / "shards", heads=heads)
@@ -76,7 +76,7 @@ def test_another_datasets_people_are_not_compared(tmp_path: Path):
     assert "heads" not in new_people(data, tmp_path / "shards", groups)
 
 
-def test_biwi_is_aligned_by_sequence_and_the_others_as_a_whole(tmp_path: Path):
+def test_biwi_is_aligned_by_sequence_and_the_others_as_a_whole(tmp_path):
     spec = archive(tmp_path / "hpdb")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"01/frame_00003_rgb.png": [{"bbox": [1, 2, 90, 90], "type": "test"}]}')

@@ -57,7 +57,7 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-def test_a_set_has_the_same_bytes_alone_and_in_company(house: House):
+def test_a_set_has_the_same_bytes_alone_and_in_company(house):
     together = house.label("together", ALL, ONE, FAR)
     for asked, piece in together.items():
         alone = house.label(f"alone-{asked.name}", asked)[asked]
@@ -66,7 +66,7 @@ def test_a_set_has_the_same_bytes_alone_and_in_company(house: House):
         assert len(read_soft_labels(piece, shard.sample_ids)) == len(shard)
 
 
-def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house, monkeypatch):
     """Of all teachers of the set, row by row, however the shard is cut into batches; and the error is that mean's."""
     monkeypatch.setattr(labels, "BATCH", 4)
     nets = {name: load_net(house.root / name).net for name in NAMES}
@@ -84,9 +84,7 @@ def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house: House, monkeyp
         assert receipt["mae"] == pytest.approx(PoseSums.of(angles, shard.angles).summary()["mae"], abs=1e-3)
 
 
-def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(house, monkeypatch):
     """The shard's bytes and name, each asked teacher's weights and their meaning, the teachers, K, d, and the code."""
     weights = {name: [f"weights of {name}", f"meaning of {name}"] for name in (*NAMES, "third")}
 
@@ -97,17 +95,11 @@ def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(
     sibling = house.root / "shards" / "others.train" / house.shard.name
     sibling.parent.mkdir()
     sibling.write_bytes(house.shard.read_bytes())
-    found = [
-        first,
-        job(LabelSet(("second", "first"), 2, 2)),
-        job(LabelSet((*NAMES, "third"), 2, 2)),
-        job(ONE._replace(radius=2, step=2)),
-        job(ALL._replace(radius=4)),
-        job(ALL._replace(step=1)),
-        job(shard=sibling),
-        *(job(**{name: [f"weights of {name}", "other"]}) for name in NAMES),
-        *(job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES),
-    ]
+    sets = [LabelSet(("second", "first"), 2, 2), LabelSet((*NAMES, "third"), 2, 2), ONE._replace(radius=2, step=2)]
+    sets += [ALL._replace(radius=4), ALL._replace(step=1)]
+    found = [first, job(shard=sibling), *map(job, sets)]
+    found += [job(**{name: [f"weights of {name}", "other"]}) for name in NAMES]
+    found += [job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES]
     assert job(third=["other", "other"]) == first, "who is not asked has no say"
     house.shard.write_bytes(house.shard.read_bytes() + b" ")
     found.append(job())
@@ -116,7 +108,7 @@ def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(
     assert len(set(found)) == len(found)
 
 
-def test_the_error_of_a_set_weighs_every_face_alike() -> None:
+def test_the_error_of_a_set_weighs_every_face_alike():
     """Whatever the shards' sizes, and of that set alone."""
     receipts = [
         {"set": ONE.name, "rows": 1, "mae": 10.0, "shard": "a", "sha256": "1"},
@@ -129,7 +121,7 @@ def test_the_error_of_a_set_weighs_every_face_alike() -> None:
         assert fingerprint([receipts[0] | {key: "other"}, *receipts[1:]]) != fingerprint(receipts)
 
 
-def test_one_more_set_computes_that_set_alone(house: House):
+def test_one_more_set_computes_that_set_alone(house):
     before = house.label("old", ALL, ONE)
     jobs = house.jobs(ALL, ONE, FAR)
     wanted = {job: house.root / "new" / place(house.shard, labels) for labels, job in jobs.items()}
@@ -140,14 +132,7 @@ def test_one_more_set_computes_that_set_alone(house: House):
     assert fitting_receipt(after[FAR], jobs[FAR]) is not None
 
 
-def test_a_teacher_that_was_trained_anew_labels_anew_where_it_has_a_say(house: House):
-    before = house.jobs(ALL, ONE)
-    house.teach("second", 7)
-    after = house.jobs(ALL, ONE)
-    assert before[ONE] == after[ONE] and before[ALL] != after[ALL]
-
-
-def test_a_piece_whose_bytes_changed_is_made_again(house: House):
+def test_a_piece_whose_bytes_changed_is_made_again(house):
     piece = house.label("stage", ALL)[ALL]
     whole = piece.read_bytes()
     piece.write_bytes(whole[:-40] + bytes(40))

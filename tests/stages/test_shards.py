@@ -39,34 +39,21 @@ from workflows.stages.shards import BuildShard, build_shards
 from workflows.storage import disk as room
 from workflows.storage.disk import DiskFull, disk_is_full
 from workflows.storage.receipts import Receipt
+from workflows.tracking.progress import Event, LocalReporter, Reporter
 
 CROP = CropSpec(size=16, margin_px=2)
 SPLITS = ("train", "val", "test")
 
 
-class Progress:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, float, float, str]] = []
-        self.said: list[str] = []
-
-    def progress(self, task: str, done: float, total: float, unit: str = "") -> None:
-        self.calls.append((task, done, total, unit))
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 def build(data: DataSpec, folder: Path, workers: int = 2) -> ShardsResult:
-    reporter = Progress()
+    events = list[Event]()
     try:
-        return build_shards(data, folder, reporter, workers=workers)  # type: ignore[arg-type]
+        return build_shards(data, folder, LocalReporter(events.append), workers=workers)
     finally:
-        if reporter.calls:
-            assert {(task, unit) for task, _, _, unit in reporter.calls} == {("shards", "faces")}
-            done = [call[1] for call in reporter.calls]
-            assert done == sorted(done) and done[-1] == reporter.calls[0][2]
+        calls = [body for kind, body in events if kind == "progress"]
+        assert {(task, unit) for task, _, _, unit in calls} <= {("shards", "faces")}
+        done = [number for _, number, _, _ in calls]
+        assert done == sorted(done) and done[-1:] == [total for _, _, total, _ in calls[:1]]
 
 
 @pytest.fixture
@@ -88,12 +75,8 @@ def archive(root: Path, people: int = 6, faces: int = 6) -> DatasetSpec:
     for person in range(1, people + 1):
         for number in range(faces):
             write_pointing04(root, person, number, -15 + 15 * (number % 3), -30 + 15 * number)
-    return DatasetSpec(
-        reader="pointing04",
-        root=str(root),
-        val_groups=(f"Person{people - 1:02d}",),
-        test_groups=(f"Person{people:02d}",),
-    )
+    val, test = ((f"Person{person:02d}",) for person in (people - 1, people))
+    return DatasetSpec("pointing04", str(root), val_groups=val, test_groups=test)
 
 
 def pointing(root: Path, **changes: Any) -> DataSpec:
@@ -103,10 +86,8 @@ def pointing(root: Path, **changes: Any) -> DataSpec:
 
 def wild(root: Path, **changes: Any) -> DataSpec:
     """An AFLW2000 folder as the one test set, beside rendered heads for training."""
-    datasets = {
-        "wild": DatasetSpec(reader="aflw2000", root=str(root)),
-        "drawn": DatasetSpec(reader="synthetic", count=6, image_px=32, heads_per_person=1, val=0.5, test=0.0, seed=1),
-    }
+    drawn = DatasetSpec("synthetic", count=6, image_px=32, heads_per_person=1, val=0.5, test=0.0, seed=1)
+    datasets = {"wild": DatasetSpec("aflw2000", root=str(root)), "drawn": drawn}
     data = DataSpec(datasets=datasets, train=("drawn",), test=("wild",), crop=CROP, max_bad_share=1.0)
     return dataclasses.replace(data, **changes)
 
@@ -139,19 +120,12 @@ def check_law(summary: ShardsResult, folder: Path) -> None:
     assert counted == {name: dict(reasons) for name, reasons in found.items()}
 
 
-# ---------------------------------------------------------------- sound input
-
-
 @pytest.mark.usefixtures("ray_cluster")
-def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bytes_for_any_workers_and_listing_order(tmp_path, monkeypatch):
     data = pointing(tmp_path / "archive")
     first = build(data, tmp_path / "one", workers=1)
     check_law(first, tmp_path / "one")
-    assert {name: entry.kept for name, entry in first.splits.items()} == {
-        "heads.train": 24,
-        "heads.val": 6,
-        "heads.test": 6,
-    }
+    assert [first.splits[f"heads.{split}"].kept for split in SPLITS] == [24, 6, 6] and len(first.splits) == 3
     assert len(shard_files(tmp_path / "one", "heads", "train")) >= 5
     for shard in [read_shard(p) for p in shard_files(tmp_path / "one", "heads", "test")]:
         assert set(shard.groups) == {"Person06"} and shard.images.shape[1:] == (20, 20, 3)
@@ -159,6 +133,19 @@ def test_same_bytes_for_any_workers_and_listing_order(tmp_path: Path, monkeypatc
     for workers in (2, 4):
         assert build(data, tmp_path / str(workers), workers=workers) == first
         assert content(tmp_path / str(workers)) == content(tmp_path / "one")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Dataset and people of every shard that is cut from now on."""
+    seen, original = list[tuple[str, list[str]]](), BuildShard.build
+
+    def noting(self: BuildShard, dataset: str, refs: Sequence[FaceRef], *rest: Any) -> Receipt:
+        seen.append((dataset, [ref.group for ref in refs]))
+        return original(self, dataset, refs, *rest)
+
+    monkeypatch.setattr(BuildShard, "build", noting)
+    return seen
 
 
 class Shuffled(Wrapped):
@@ -170,8 +157,8 @@ class Shuffled(Wrapped):
         yield from listed
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_a_cut_off_run_goes_on_where_it_was(tmp_path):
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     whole = build(data, folder)
     before = content(folder)
@@ -184,12 +171,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
     (folder / "heads.val" / "part-00000.json").write_text('{"hash": ')
     (train / ".part-00004.parquet.77.tmp").write_bytes(b"half a shard")
     (train / "part-00009.parquet").write_bytes(b"of an earlier cut")
-    redone = {
-        "heads.train/part-00001",
-        "heads.train/part-00002",
-        "heads.train/part-00003",
-        "heads.val/part-00000",
-    }
+    redone = {"heads.train/part-00001", "heads.train/part-00002", "heads.train/part-00003", "heads.val/part-00000"}
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*") if path.name != "part-00009.parquet"}
     assert build(data, folder) == whole
     assert content(folder) == before
@@ -199,7 +181,7 @@ def test_a_cut_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_test_set_costs_only_its_own_shards(tmp_path, built):
     """Finished shards are shared with the sibling folder; a damaged one is cut anew and stays damaged there."""
     data = pointing(tmp_path / "archive")
     old, new = tmp_path / "shards" / "old", tmp_path / "shards" / "new"
@@ -207,23 +189,16 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch:
     mine = sorted(path.relative_to(old) for path in old.glob("heads.*/part-*.parquet"))
     whole = {path: (old / path).read_bytes() for path in mine}
     (old / mine[0]).write_bytes(b"damaged")
-    built: list[str] = []
-    original = BuildShard.build
-
-    def counting(self: BuildShard, dataset: str, *rest: Any) -> Receipt:
-        built.append(dataset)
-        return original(self, dataset, *rest)
-
-    monkeypatch.setattr(BuildShard, "build", counting)
+    built.clear()
     for number in range(3):
         write_aflw2000(tmp_path / "others", f"image{number:05d}")
     more = DatasetSpec(reader="aflw2000", root=str(tmp_path / "others"))
     wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
-    said = Progress()
-    build_shards(wider, new, said, workers=1)  # type: ignore[arg-type]
-    assert any("others: 3 faces; the whole archive has 2,000: this is a part" in line for line in said.said)
-    assert any("shards are taken over" in line for line in said.said)
-    assert sorted(built) == ["heads", "others"], "the damaged shard and the new set"
+    events = list[Event]()
+    build_shards(wider, new, LocalReporter(events.append), workers=1)
+    said = " ".join(body for kind, body in events if kind == "say")
+    assert "others: 3 faces; the whole archive has 2,000: this is a part" in said and "shards are taken over" in said
+    assert sorted(dataset for dataset, _ in built) == ["heads", "others"], "the damaged shard and the new set"
     assert {path: (new / path).read_bytes() for path in mine} == whole
     assert (old / mine[0]).read_bytes() == b"damaged"
     assert (old / mine[1]).stat().st_ino == (new / mine[1]).stat().st_ino
@@ -234,9 +209,7 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(tmp_path, built):
     """Another person between the others: what is taken over is byte for byte what a fresh run makes."""
     data = pointing(tmp_path / "archive", rows_per_shard=4)
     people = tmp_path / "archive"
@@ -244,23 +217,16 @@ def test_a_grown_archive_costs_only_the_shards_of_its_new_faces(
     old, new, fresh = (tmp_path / "shards" / "old", tmp_path / "shards" / "new", tmp_path / "elsewhere")
     before = build(data, old)
     (tmp_path / "Person03").rename(people / "Person03")
-    built: list[str] = []
-    original = BuildShard.build
-
-    def counting(self: BuildShard, dataset: str, refs: Sequence[FaceRef], *rest: Any) -> Receipt:
-        built.extend(ref.group for ref in refs)
-        return original(self, dataset, refs, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BuildShard, "build", counting)
-        grown = build(data, new)
-    assert grown.kept == before.kept + 6 and built.count("Person03") == 6
-    assert len(built) <= 15, "the new faces and a few neighbours of 24"
+    built.clear()
+    grown = build(data, new)
+    cut = [group for _, groups in built for group in groups]
+    assert grown.kept == before.kept + 6 and cut.count("Person03") == 6
+    assert len(cut) <= 15, "the new faces and a few neighbours of 24"
     assert build(data, fresh) == grown and content(fresh) == content(new)
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
+def test_changed_files_and_changed_keys_are_not_skipped(tmp_path):
     data, folder = pointing(tmp_path / "archive", rows_per_shard=100), tmp_path / "out"
     first = build(data, folder)
     write_pointing04(tmp_path / "archive", 1, 0, -15, -30, text="Face 60 44 40 50")
@@ -274,11 +240,8 @@ def test_changed_files_and_changed_keys_are_not_skipped(tmp_path: Path) -> None:
     assert build(dataclasses.replace(data, datasets=elsewhere), tmp_path / "again").fingerprint == second.fingerprint
 
 
-# ---------------------------------------------------------------- bad input
-
-
 @pytest.mark.usefixtures("without_ray")
-def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -> None:
+def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path):
     root, folder = tmp_path / "archive", tmp_path / "out"
     paths = [write_aflw2000(root, f"image{i:05d}", (1.0 * i, -2.0 * i, 0.5), seed=i) for i in range(20)]
     half = paths[0].read_bytes()
@@ -301,24 +264,13 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
     write_aflw2000(root, "image00013", (-714.0, 0.0, 0.0))
     summary = build(wild(root), folder)
     check_law(summary, folder)
-    assert quarantine(folder) == {
-        "image00000.jpg": "truncated_picture",
-        "image00001.jpg": "damaged_picture",
-        "image00002.jpg": "not_a_picture",
-        "image00003.jpg": "not_a_picture",
-        "image00004.mat": "unreadable_file",
-        "image00005.jpg": "unreadable_file",
-        "image00006.jpg": "bad_annotation",
-        "image00007.jpg": "nan_pose",
-        "image00008.jpg": "box_outside",
-        "image00009.jpg": "box_degenerate",
-        "image00010.jpg": "bad_annotation",
-        "image00011.jpg": "duplicate_id",
-    }
+    reasons = ["truncated_picture", "damaged_picture", *["not_a_picture"] * 2, *["unreadable_file"] * 2]
+    reasons += ["bad_annotation", "nan_pose", "box_outside", "box_degenerate", "bad_annotation", "duplicate_id"]
+    names = [f"image{i:05d}.{'mat' if i == 4 else 'jpg'}" for i in range(12)]
+    assert quarantine(folder) == dict(zip(names, reasons, strict=True))
     with open(folder / TABLE, newline="") as stream:
         assert list(csv.DictReader(stream)) == pq.read_table(folder / QUARANTINE).to_pylist()
     sheet = cv2.imread(str(folder / SHEET))
-    assert sheet is not None
     for left in range(8, 900, 152):
         assert sheet[8:152, left : left + 144].std() > 20, "what is left of a picture is shown"
     entry = summary.splits["wild.test"]
@@ -327,7 +279,7 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path: Path) -
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
 
 
-def test_a_common_reason_hides_no_rare_one() -> None:
+def test_a_common_reason_hides_no_rare_one():
     broken = [Broken("it", "train", f"face{i:03d}", "", "no_box", "") for i in range(100)]
     broken += [Broken("it", "train", f"other{i}", "", "nan_pose", "") for i in range(3)]
     shown = chosen(broken, 10)
@@ -336,47 +288,37 @@ def test_a_common_reason_hides_no_rare_one() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_faces_that_kill_or_stop_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_that_kill_or_stop_the_decoder(tmp_path, monkeypatch):
     root = tmp_path / "archive"
     root.mkdir()
     fates = ["ok", "segfault", "ok", "exit", "hang", "ok", "memory", "raise", "ok", "exit"]
     for i, fate in enumerate(fates):
         (root / f"face{i}").write_text(fate)
     monkeypatch.setattr(shards, "FACE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(
-        shards, "open_source", lambda spec: Trouble(root) if spec.reader == "aflw2000" else open_source(spec)
-    )
+    troubled = {"aflw2000": lambda spec: Trouble(root)}
+    monkeypatch.setattr(shards, "open_source", lambda spec: troubled.get(spec.reader, open_source)(spec))
     summary = build(wild(root, rows_per_shard=1), tmp_path / "out")
     check_law(summary, tmp_path / "out")
     entry = summary.splits["wild.test"]
     assert entry.kept == 4
-    assert entry.quarantined == {
-        "decoder_crashed": 3,
-        "decoder_hung": 1,
-        "reader_failed": 1,
-        "too_large": 1,
-    }
+    assert entry.quarantined == {"decoder_crashed": 3, "decoder_hung": 1, "reader_failed": 1, "too_large": 1}
     receipts = [json.loads(p.read_text()) for p in sorted((tmp_path / "out" / "wild.test").glob("*.json"))]
     assert [receipt["kept"] for receipt in receipts] == [int(fate == "ok") for fate in fates]
     assert len(shard_files(tmp_path / "out", "wild", "test")) == 4, "where nothing is kept there is only the receipt"
 
 
-# ---------------------------------------------------------------- a disk with too little room
-
-
-def test_too_little_room_is_said_before_any_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_said_before_any_decoding(tmp_path, monkeypatch):
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     needed = 36 * row_bytes(CROP, "raw")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1000))
-    with pytest.raises(
-        DiskFull, match=r"shards of 36 faces need 0.08 MB in .*out.* 0.08 MB are free: 0.00 MB are missi"
-    ):
+    said = r"shards of 36 faces need 0.08 MB in .*out.* 0.08 MB are free: 0.00 MB are missi"
+    with pytest.raises(DiskFull, match=said):
         build(data, folder)
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     """The failed write leaves nothing behind, what is there needs no room again, and the run goes on."""
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"
     whole = build(data, folder)
@@ -393,7 +335,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(rows.pq, "write_table", until_full)
         with pytest.raises(OSError) as caught:
-            build_shards(data, folder, Progress())  # type: ignore[arg-type]
+            build_shards(data, folder, Reporter())
     assert disk_is_full(caught.value) and not disk_is_full(ValueError("no"))
     there = content(folder)
     assert len(there) == 4 and there.items() < wanted.items(), "two shards with their receipts, and no half one"
@@ -404,7 +346,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("size", "encoding"), [(64, "raw"), (64, "jpeg"), (112, "jpeg")])
-def test_the_estimate_holds_for_rendered_heads(tmp_path: Path, size: int, encoding: str) -> None:
+def test_the_estimate_holds_for_rendered_heads(tmp_path, size, encoding):
     source, crop = open_source(DatasetSpec(reader="synthetic", count=12)), CropSpec(size=size, margin_px=8)
     faces = [face for face in load_directly(source, crop, list(source.refs())) if isinstance(face, rows.FaceRow)]
     rows.write_shard(tmp_path / "part.parquet", faces, crop, encoding)
@@ -431,9 +373,7 @@ class Posed(Trouble):
 @given(
     st.lists(st.tuples(*[st.sampled_from([0.0, 69.9, 70.0, 70.1, -70.0, -70.1, -180.0])] * 3) | st.none(), max_size=12)
 )
-def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
-    poses: list[tuple[float, float, float] | None],
-) -> None:
+def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(poses):
     """Each once, in the order of the sample ids; who is beyond the limit by any angle is filtered, not quarantined."""
     data = DataSpec({"posed": Posed([]).spec}, ("posed",), ("posed",), CROP, limit_deg=70.0)
     refs = [FaceRef(f"id{i:02d}", f"person{i}", str(i)) for i in range(len(poses))]
@@ -444,9 +384,8 @@ def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
         assert Path(folder, "part.parquet").exists() == bool(receipt["kept"])
     far = [ref.sample_id for ref, pose in zip(refs, poses, strict=True) if pose and max(map(abs, pose)) > 70]
     assert receipt["filtered"] == far
-    assert [row[0] for row in receipt["quarantined"]] == [
-        r.sample_id for r, p in zip(refs, poses, strict=True) if not p
-    ]
+    lost = [ref.sample_id for ref, pose in zip(refs, poses, strict=True) if pose is None]
+    assert [row[0] for row in receipt["quarantined"]] == lost
     kept = [(ref, pose) for ref, pose in zip(refs, poses, strict=True) if pose and ref.sample_id not in far]
     assert receipt["kept"] + len(far) + len(receipt["quarantined"]) == receipt["input"] == len(poses)
     assert receipt["kept"] == len(kept) and (shard is not None) == bool(kept)
@@ -457,9 +396,6 @@ def test_a_face_is_kept_filtered_or_quarantined_and_the_limit_itself_is_inside(
         assert [int(image.max()) for image in shard.images] == [int(ref.key) for ref, _ in kept], "its own picture"
 
 
-# ---------------------------------------------------------------- data that cannot be used
-
-
 def sentence(data: DataSpec, folder: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         build(data, folder)
@@ -468,7 +404,7 @@ def sentence(data: DataSpec, folder: Path) -> str:
     return text
 
 
-def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path: Path) -> None:
+def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path):
     """No cluster is needed: the listing alone shows it."""
     (tmp_path / "empty").mkdir()
     assert "'wild' is empty" in sentence(wild(tmp_path / "empty"), tmp_path / "out")
@@ -486,7 +422,7 @@ def test_listings_that_cannot_work_stop_before_any_decoding(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path: Path) -> None:
+def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path):
     data = pointing(tmp_path / "archive", max_bad_share=1.0)
     for path in (tmp_path / "archive" / "Person05").glob("*.jpg"):
         path.write_bytes(b"")
@@ -496,7 +432,7 @@ def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
+def test_too_much_broken_stops_and_mending_goes_on(tmp_path):
     data, folder = pointing(tmp_path / "archive", max_bad_share=0.1), tmp_path / "out"
     texts = sorted((tmp_path / "archive" / "Person01").glob("*.txt"))
     sound = {path: path.read_text() for path in texts}
@@ -513,13 +449,8 @@ def test_too_much_broken_stops_and_mending_goes_on(tmp_path: Path) -> None:
     assert build(data, folder).kept == 36 and quarantine(folder) == {} and not (folder / SHEET).exists()
 
 
-# ---------------------------------------------------------------- planning
-
-
 @given(st.integers(0, 10_000), *[st.floats(0.05, 0.45)] * 2, st.integers(1, 4), st.integers(3, 20))
-def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
-    seed: int, val: float, test: float, heads: int, persons: int
-) -> None:
+def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(seed, val, test, heads, persons):
     """Every face is in one shard of one split, sorted; a share of few people is at least one person.
 
     Who is trained on does not depend on who is tested on.
@@ -545,7 +476,7 @@ def test_people_stand_on_one_side_and_a_test_set_changes_nothing_for_the_others(
     assert sum(len(job.refs) for job in never_trained_on.jobs) == count
 
 
-def test_count_draws_from_everybody(tmp_path: Path) -> None:
+def test_count_draws_from_everybody(tmp_path):
     spec = dataclasses.replace(archive(tmp_path, people=10, faces=8), count=40)
     data = DataSpec(datasets={"heads": spec}, train=("heads",), test=("heads",))
     refs = [ref for job in plan_dataset("heads", open_source(spec), data).jobs for ref in job.refs]

@@ -1,6 +1,5 @@
 """Who is trained to the end after a search, and who of them becomes the student."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,17 +22,14 @@ def searched(*errors: float, own: int | None = None, alike: int = 1) -> SearchRe
 
     So many trials after each other have the same settings: a space of few choices is soon searched twice.
     """
-    trials = [
-        Trial(str(i), OWN if i == own else {"optim.lr": 0.01 + i // alike}, i == own, mae, 1, 1.0, 1.0, 1.0)
-        for i, mae in enumerate(errors)
-    ]
+    settings = [OWN if i == own else {"optim.lr": 0.01 + i // alike} for i in range(len(errors))]
+    each = zip(settings, errors, strict=True)
+    trials = [Trial(str(i), changes, i == own, mae, 1, 1.0, 1.0, 1.0) for i, (changes, mae) in enumerate(each)]
     return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_mae)))
 
 
 @given(st.lists(st.floats(1, 20), min_size=1, max_size=8), st.integers(1, 10), st.data())
-def test_the_best_trial_is_among_them_and_so_are_the_own_settings(
-    errors: list[float], count: int, data: st.DataObject
-) -> None:
+def test_the_best_trial_is_among_them_and_so_are_the_own_settings(errors, count, data):
     own = data.draw(st.none() | st.integers(0, len(errors) - 1))
     search = searched(*errors, own=own, alike=data.draw(st.integers(1, 3)))
     different = {trial.changes["optim.lr"] for trial in search.trials}
@@ -46,14 +42,12 @@ def test_the_best_trial_is_among_them_and_so_are_the_own_settings(
         assert [best[changes["optim.lr"]] for changes in chosen] == sorted(best.values())[:count]
 
 
-def test_without_a_search_the_student_is_as_configured() -> None:
+def test_without_a_search_the_student_is_as_configured():
     assert finalists(SearchResult(), 3) == [{}]
 
 
 @pytest.mark.parametrize("winner", ["finalist-1", "finalist-2", "distilled"])
-def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
-) -> None:
+def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(tmp_path, monkeypatch, winner):
     """Of two finalists, or the only one, which has no rival and is called by its name at once."""
     alone = winner == "distilled"
     spec = load(["tests/tiny.yaml"], [f"search.finalists={1 if alone else 2}"])

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,16 +19,6 @@ from tests.faces import CROP, write_heads
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
 from workflows.stages import evaluate
-from workflows.stages.evaluate import (
-    Predictions,
-    asked_of,
-    heatmap,
-    networks_of,
-    predict_all,
-    table,
-    with_ensembles,
-    write_predictions,
-)
 
 TESTS = {"heads": 5, "others": 8}
 TEACHERS = ("first", "second", "third")
@@ -39,32 +28,29 @@ Angles = dict[str, np.ndarray]
 
 def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
     heads = {name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(("drawn", *TESTS))}
-    return build(
-        PipelineSpec,
-        {
-            "name": "law",
-            "data": {"datasets": heads, "train": ["drawn"], "test": list(TESTS), "crop": {"size": 32, "margin_px": 6}},
-            "teachers": {name: {} for name in TEACHERS},
-            "student": {"distill": {}},
-            "evaluate": {"base": base, "offset_radius": 4, "offset_step": 2, "heatmap_radius": heatmap_radius},
-        },
-    )
+    data = {"datasets": heads, "train": ["drawn"], "test": list(TESTS), "crop": {"size": 32, "margin_px": 6}}
+    scored = {"base": base, "offset_radius": 4, "offset_step": 2, "heatmap_radius": heatmap_radius}
+    tree = {"name": "law", "data": data, "teachers": {name: {} for name in TEACHERS}, "evaluate": scored}
+    return build(PipelineSpec, tree | {"student": {"distill": {}}})
 
 
-def found() -> dict[str, Predictions]:
+def found() -> dict[str, evaluate.Predictions]:
     """What networks may have predicted: no two say the same, and no plain angle is that of the offsets."""
     random = np.random.default_rng(0)
 
     def drawn() -> Angles:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
-    return {name: Predictions({}, {}, drawn(), drawn(), drawn(), {}) for name in (*TEACHERS, Role.HARD, Role.DISTILLED)}
+    return {
+        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {})
+        for name in (*TEACHERS, Role.HARD, Role.DISTILLED)
+    }
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str) -> None:
+def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
     spec, each = pipeline(base), found()
-    whole = with_ensembles(spec, each)
+    whole = evaluate.with_ensembles(spec, each)
     assert set(whole) == {*each, *ENSEMBLES}
     for test in TESTS:
         for name, entry in each.items():
@@ -76,21 +62,21 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base: str)
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base: str) -> None:
+def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base):
     spec = pipeline(base)
-    folders = networks_of(spec, {"teachers": Path("/t"), "student": Path("/s"), "shards": Path("/x")})
+    folders = evaluate.networks_of(spec, {"teachers": Path("/t"), "student": Path("/s"), "shards": Path("/x")})
     assert folders == {name: Path("/t", name) for name in TEACHERS} | {n: Path("/s", n) for n in ("hard", "distilled")}
-    assert [name for name in folders if asked_of(spec, name)[0] == (4, 2)] == list(TEACHERS)
-    assert [name for name in folders if asked_of(spec, name)[1] == 3] == [base or "first"]
+    assert [name for name in folders if evaluate.asked_of(spec, name)[0] == (4, 2)] == list(TEACHERS)
+    assert [name for name in folders if evaluate.asked_of(spec, name)[1] == 3] == [base or "first"]
 
 
 @pytest.mark.parametrize("base", ["", "second"])
-def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base: str) -> None:
+def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base):
     spec, each = pipeline(base), found()
-    whole, truth = with_ensembles(spec, each), each[Role.HARD].truth
+    whole, truth = evaluate.with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
-    rows = table(spec, truth, whole, costs, recordings)
+    rows = evaluate.table(spec, truth, whole, costs, recordings)
     assert len(rows) == len(TESTS) * len(whole)
     first, *others = base or "first", *(name for name in TEACHERS if name != (base or "first"))
     for test in TESTS:
@@ -132,13 +118,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
     return folder / "net", net, files
 
 
-def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(
-    asked: tuple[Path, PoseNet, dict[str, list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(asked, monkeypatch):
     folder, net, files = asked
     monkeypatch.setattr(evaluate, "BATCH", 3)
-    result = predict_all(str(folder), files, (4, 2), 2)
-    alone = predict_all(str(folder), files, (0, 1), 0)
+    result = evaluate.predict_all(str(folder), files, (4, 2), 2)
+    alone = evaluate.predict_all(str(folder), files, (0, 1), 0)
     for test, count in TESTS.items():
         shards = [read_shard(Path(file)) for file in files[test]]
         crops = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
@@ -146,28 +130,27 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         with torch.inference_mode():
             seen = {at: net.angles(window(crops, CROP.size, *at)).double().numpy() for at in offset_grid(4, 1)}
         np.testing.assert_allclose(result.angles[test], seen[0, 0], atol=1e-3)
-        np.testing.assert_allclose(
-            result.offset_angles[test], np.mean([seen[at] for at in offset_grid(4, 2)], 0), atol=1e-3
-        )
+        mean = np.mean([seen[at] for at in offset_grid(4, 2)], axis=0)
+        np.testing.assert_allclose(result.offset_angles[test], mean, atol=1e-3)
         assert np.abs(result.offset_angles[test] - result.angles[test]).max() > 0.1
         assert result.ids[test] == [name for shard in shards for name in shard.sample_ids]
         assert result.groups[test] == [name for shard in shards for name in shard.groups]
         np.testing.assert_array_equal(result.truth[test], truth)
-        cells = {(cell.K, cell.d): cell.mae for cell in heatmap(result.kd[test])}
+        cells = {(cell.K, cell.d): cell.mae for cell in evaluate.heatmap(result.kd[test])}
         assert set(cells) == {(k, d) for k in range(3) for d in (1, 2)} and len(truth) == count
         for pair, mae in cells.items():
             mean = np.mean([seen[at] for at in offset_grid(*pair)], axis=0)
             assert mae == pytest.approx(PoseSums.of(mean, truth).summary()["mae"], abs=1e-3)
         np.testing.assert_array_equal(alone.offset_angles[test], alone.angles[test])
-        assert heatmap(alone.kd[test]) == ()
+        assert evaluate.heatmap(alone.kd[test]) == ()
 
 
-def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> None:
+def test_every_prediction_is_written_beside_its_own_label(tmp_path):
     each = found()
-    whole = with_ensembles(pipeline(), each)
+    whole = evaluate.with_ensembles(pipeline(), each)
     truth = each[Role.HARD].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
-    write_predictions(tmp_path / "p.parquet", ids, truth, whole)
+    evaluate.write_predictions(tmp_path / "p.parquet", ids, truth, whole)
     rows = read_table(tmp_path / "p.parquet").to_pylist()
     assert len(rows) == len(whole) * sum(TESTS.values())
     for row in rows:
@@ -177,9 +160,7 @@ def test_every_prediction_is_written_beside_its_own_label(tmp_path: Path) -> Non
         np.testing.assert_allclose(true, truth[row["test"]][i], rtol=1e-5)
 
 
-def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(monkeypatch, tmp_path):
     import ray
 
     network = NetworkResult(1.0, 1, 1, 1.0, ())
@@ -188,10 +169,10 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(
         (tmp_path / f"drawn.{split}").mkdir()
         (tmp_path / f"drawn.{split}" / "part-00000.parquet").touch()
     monkeypatch.setattr(ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=lambda *words: words))
-    stage: Any = SimpleNamespace(
-        spec=pipeline(),
-        inputs={"shards": tmp_path, "teachers": Path("/t")},
-        results=Results({"student": StudentResult(network, network, student)}),
+    inputs, results = (
+        {"shards": tmp_path, "teachers": Path("/t")},
+        {"student": StudentResult(network, network, student)},
     )
+    stage = SimpleNamespace(spec=pipeline(), inputs=inputs, results=Results(results))
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment))

@@ -72,7 +72,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_torn_or_lost_file_is_found_by_its_size_alone(tmp_path: Path) -> None:
+def test_a_torn_or_lost_file_is_found_by_its_size_alone(tmp_path):
     folder = run_toy(spec_in(tmp_path))["first"].folder
     whole = inventory(folder)
     assert set(whole) == {f"part/{name}.{kind}" for name in PIECES for kind in ("json", "parquet")}
@@ -87,7 +87,7 @@ def test_a_torn_or_lost_file_is_found_by_its_size_alone(tmp_path: Path) -> None:
     assert actions(plan(TOY, spec_in(tmp_path))) == ["skip", "skip"]
 
 
-def test_a_flipped_bit_is_found_when_a_stage_is_about_to_read_it(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_when_a_stage_is_about_to_read_it(tmp_path):
     """Not before: a run with nothing to do hashes nothing."""
     folder = run_toy(spec_in(tmp_path))["first"].folder
     whole = inventory(folder)
@@ -103,21 +103,20 @@ def test_a_flipped_bit_is_found_when_a_stage_is_about_to_read_it(tmp_path: Path)
     assert not list(folder.rglob(".*")), "what was set aside is gone"
 
 
-def test_a_repair_that_makes_other_bytes_says_so(tmp_path: Path) -> None:
+def test_a_repair_that_makes_other_bytes_says_so(tmp_path):
     planned = run_toy(spec_in(tmp_path))
     folder = planned["first"].folder
     manifest = finished(folder)
     manifest["files"]["part/a.parquet"]["sha256"] = "0" * 64
     write_json(folder / "manifest.json", manifest)
-    assert set_aside_damaged(folder, manifest["files"]) == [
-        "part/a.parquet is damaged: its bytes are not those that were written"
-    ]
+    said = "part/a.parquet is damaged: its bytes are not those that were written"
+    assert set_aside_damaged(folder, manifest["files"]) == [said]
     store = Store.open(TOY, spec_in(tmp_path))
     _, (said,) = execute(store, planned, store.plan()["first"], Reporter())
     assert "part/a.parquet came out with other bytes" in said
 
 
-def test_verify_names_what_is_damaged_and_the_next_run_repairs_it(tmp_path: Path) -> None:
+def test_verify_names_what_is_damaged_and_the_next_run_repairs_it(tmp_path):
     spec = spec_in(tmp_path)
     assert verify(TOY, spec, as_json=False) == ("nothing is finished yet for this configuration", True)
     folder = run_toy(spec)["first"].folder

@@ -1,7 +1,6 @@
 """One run at a time writes into a remote store; a dead run's lease is taken over, a living one's never."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,10 +37,8 @@ with lease.Lease(Remote(sys.argv[1]), Path("/first")):
 """
 
 
-def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO, env=dict(os.environ)
-    )
+def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO)
     try:
         assert process.stdout is not None and process.stdout.readline().strip() == "held"
         with pytest.raises(StoreHeld, match=f"{store} is in use by process {process.pid} on first-machine since"):
@@ -55,9 +53,7 @@ def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_fo
         process.kill()
 
 
-def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(store, monkeypatch):
     monkeypatch.setattr(workflows.storage.lease, "SETTLE_S", 2.0)
     found_free, inside = threading.Barrier(2), threading.Barrier(2)
     original, has_it = Lease._await_turn, []
@@ -77,7 +73,7 @@ def test_of_two_that_take_a_free_store_in_the_same_moment_one_has_it(
     assert has_it == [True]
 
 
-def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store, monkeypatch):
     """However long a server that fails keeps a beat waiting: the next one tells that the run is alive."""
     assert STALE_S >= BEAT_S + 2 * PATIENCE_S, "the clocks of a run: a read and a write that fail for as long as may be"
     held_up, answered = threading.Event(), threading.Event()
@@ -100,7 +96,7 @@ def test_a_holder_whose_requests_hang_is_not_taken_for_dead(store: str, monkeypa
             answered.set()
 
 
-def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store: str) -> None:
+def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(store):
     remote = Remote(store)
     with Lease(remote, Path("/here")) as lease:
         remote.write("lease.json", b'{"hol')
@@ -111,7 +107,7 @@ def test_a_beat_of_its_own_that_is_half_written_takes_no_store_from_its_holder(s
         assert json.loads(remote.read("lease.json") or b"{}")["id"] == lease._mine["id"]
 
 
-def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_is_continued_at_once_where_it_was_killed(store, monkeypatch):
     monkeypatch.setattr(workflows.storage.lease, "STALE_S", 1000.0)
     remote = Remote(store)
     left = Lease(remote, remote.folder)
@@ -119,7 +115,7 @@ def test_a_killed_run_is_continued_at_once_where_it_was_killed(store: str, monke
     run_toy(spec_in(store))
 
 
-def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
+def test_a_holder_that_was_cut_off_sends_nothing_any_more(store):
     remote = Remote(store)
     with Lease(remote, Path("/here")) as lease:
         lease.check()
@@ -138,34 +134,28 @@ def test_a_holder_that_was_cut_off_sends_nothing_any_more(store: str) -> None:
     assert json.loads(remote.read("lease.json") or b"{}")["id"] == "other", "nor does it remove the other's lease"
 
 
-def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(store, monkeypatch):
     hanging, answered = threading.Event(), threading.Event()
 
     def hang(*ignored: object) -> None:
         hanging.set()
         answered.wait(30)
 
-    def fail(*ignored: object) -> None:
-        raise RemoteError("the server is gone")
-
     with pytest.raises(StageFailed, match="shards"), held(spec_in(store)) as mirror:
         (mirror.folder / "mlflow.db").write_bytes(b"runs")
-        monkeypatch.setattr(Remote, "send", fail)
+        monkeypatch.setattr(Remote, "send", Mock(side_effect=RemoteError("the server is gone")))
         monkeypatch.setattr(Remote, "read", hang)
         assert hanging.wait(20), "the beat waits for an answer"
         began = time.monotonic()
         raise StageFailed("stage shards failed")
     assert time.monotonic() - began < 10
     answered.set()
-    assert mirror.lease is not None
     for thread in (mirror.lease._thread, *mirror.lease._beats):
         thread.join(20)
         assert not thread.is_alive()
 
 
-def test_a_lease_that_is_half_written_is_that_of_somebody(store: str) -> None:
+def test_a_lease_that_is_half_written_is_that_of_somebody(store):
     """Not every filesystem writes a file at once; whoever left half of one was killed in that moment, or goes on."""
     remote = Remote(store)
     remote.write("lease.json", b'{"hol')

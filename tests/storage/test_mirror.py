@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -43,9 +44,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "othe
     monkeypatch.setattr(workflows.storage.lease.platform, "node", lambda: name)
 
 
-def test_what_one_machine_finished_another_one_skips_and_goes_on_from(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_one_machine_finished_another_one_skips_and_goes_on_from(store, tmp_path, monkeypatch):
     folder = run_toy(here(store))["first"].folder
     whole = inventory(folder)
     there = Remote(store).index()
@@ -62,7 +61,7 @@ def test_what_one_machine_finished_another_one_skips_and_goes_on_from(
     assert Remote(store).index().keys() > there.keys() and seen(here(store)) == ["skip", "skip"]
 
 
-def test_the_manifest_goes_last(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_goes_last(store, monkeypatch):
     """A run that is cut off while it sends has finished nothing there, and sends the rest the next time."""
     sent: list[str] = []
     original = Remote.send
@@ -100,7 +99,7 @@ def network(spec: PipelineSpec, name: str, weights: bytes, *more: str) -> Path:
     return folder
 
 
-def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_damaged_here_does_not_go_there(store, monkeypatch, tmp_path):
     """A stage that nothing reads in this run is not hashed, so what is whole there is left alone, and fetched later.
 
     Nor is a network, which is never written again, whether or not this run has made a stage.
@@ -123,7 +122,7 @@ def test_what_is_damaged_here_does_not_go_there(store: str, monkeypatch: pytest.
     assert inventory(here(store).folder / "first" / folder.name) == whole
 
 
-def test_a_piece_that_two_folders_share_is_sent_once_for_each(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_that_two_folders_share_is_sent_once_for_each(store, monkeypatch):
     sent: list[str] = []
     original = Remote.send
     monkeypatch.setattr(Remote, "send", lambda self, names: [sent.extend(names), original(self, names)][1])
@@ -144,9 +143,7 @@ def test_a_piece_that_two_folders_share_is_sent_once_for_each(store: str, monkey
     assert [name for name in sent if not name.startswith("mlflow")] == wanted
 
 
-def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(
-    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(store, monkeypatch, tmp_path):
     folder = run_toy(here(store))["first"].folder
     whole = inventory(folder)
     flip(folder / "part" / "b.parquet")
@@ -162,7 +159,7 @@ def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again
     assert Remote(store).read(f"first/{folder.name}/part/b.parquet") == b"b" * 1000, "and sent"
 
 
-def test_files_lost_there_are_noticed_by_the_plan(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_lost_there_are_noticed_by_the_plan(store, monkeypatch, tmp_path):
     folder = run_toy(here(store))["first"].folder
     Remote(store).delete(f"first/{folder.name}/part/c.parquet")
     assert seen(here(store)) == ["skip", "skip"], "it is still here"
@@ -170,7 +167,7 @@ def test_files_lost_there_are_noticed_by_the_plan(store: str, monkeypatch: pytes
     assert seen(here(store)) == ["repair", "skip"]
 
 
-def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mlflows_files_follow(store, monkeypatch, tmp_path):
     spec = here(store)
     (spec.folder / "mlartifacts" / "deep").mkdir(parents=True)
     (spec.folder / "mlflow.db").write_bytes(b"runs")
@@ -189,9 +186,7 @@ def test_mlflows_files_follow(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (spec.folder / "mlflow.db").read_bytes() == b"more runs", "what is newer there replaces ours"
 
 
-def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
-    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(store, monkeypatch, tmp_path):
     network(here(store), "trained", b"weights", "result.json")
     network(here(store), "half", b"weights")
     run_toy(here(store))
@@ -206,22 +201,19 @@ def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(
     assert (mirror.folder / "networks" / "trained" / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(
-    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(store, monkeypatch, tmp_path):
     """Killed in between: what makes it count comes last. Without its weights, lost or not yet here, it is not sent."""
     network(here(store), "trained", b"weights", "result.json")
     folder = run_toy(here(store))["first"].folder
     elsewhere(monkeypatch, tmp_path)
     batches: list[set[str]] = []
     original = Remote.copy_here
-    monkeypatch.setattr(
-        Remote, "copy_here", lambda self, found: [batches.append({Path(n).name for n in found}), original(self, found)]
-    )
+    monkeypatch.setattr(Remote, "copy_here", lambda self, found: [batches.append(set(found)), original(self, found)][1])
     with held(here(store)) as mirror:
         batches.clear()
         mirror.bring_networks()
-    assert batches == [{"model.safetensors", "model.json"}, {"result.json"}]
+    names = [sorted(Path(name).name for name in batch) for batch in batches]
+    assert names == [["model.json", "model.safetensors"], ["result.json"]]
     lost = here(store).folder / "networks" / "trained"
     (lost / "model.safetensors").unlink()
     (network(here(store), "lost", b"weights", "result.json") / "model.safetensors").unlink()
@@ -232,22 +224,17 @@ def test_a_network_that_was_fetched_in_part_neither_counts_nor_stops_a_run(
     assert (lost / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_an_address_that_is_none_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_none_is_one_sentence(bucket, monkeypatch):
     absent = f"{bucket[:2]}://no-such-bucket-here/runs"
     with pytest.raises(SpecError, match=f"store: {absent}/lease.json cannot be written"):
         run_toy(here(absent))
-
-    def refuse(*ignored: object) -> None:
-        raise RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
-
-    monkeypatch.setattr(Remote, "index", refuse)
+    denied = RemoteError("s3://bucket/runs cannot be listed: AWS Error ACCESS_DENIED")
+    monkeypatch.setattr(Remote, "index", Mock(side_effect=denied))
     with pytest.raises(SpecError, match="store: s3://bucket/runs cannot be listed"):  # nothing has begun: exit code 2
         Store.open(STAGES, here(f"{bucket}/runs"))
 
 
-def test_too_little_room_for_what_is_fetched_is_said_before(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_for_what_is_fetched_is_said_before(store, tmp_path, monkeypatch):
     run_toy(here(store))
     elsewhere(monkeypatch, tmp_path)
     monkeypatch.setattr(workflows.storage.disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

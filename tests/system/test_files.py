@@ -6,14 +6,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from hpe_core.system.files import read_json, replacing, write_atomic, write_json
 
 
-def test_a_file_is_replaced_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
+def test_a_file_is_replaced_when_the_block_ends_and_not_before(tmp_path):
     path = tmp_path / "deep" / "file.json"
     write_json(path, {"b": 1, "a": [2]})
     assert read_json(path) == {"a": [2], "b": 1}
@@ -23,7 +22,7 @@ def test_a_file_is_replaced_when_the_block_ends_and_not_before(tmp_path: Path) -
     assert path.read_bytes() == b"new" and list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     write_atomic(path, "old")
     for failure in (OSError("the disk is full"), KeyboardInterrupt()):
@@ -39,7 +38,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert sorted(tmp_path.iterdir()) == [path, folder]
 
 
-def test_a_killed_writer_leaves_the_old_file_and_a_name_that_can_be_swept(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_file_and_a_name_that_can_be_swept(tmp_path):
     path = tmp_path / "part-00000.parquet"
     path.write_bytes(b"old")
     script = (
@@ -53,21 +52,21 @@ def test_a_killed_writer_leaves_the_old_file_and_a_name_that_can_be_swept(tmp_pa
     assert len(left) == 1 and left == set(tmp_path.glob(".part-*.tmp"))
 
 
-def test_the_bytes_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     path, flushed = tmp_path / "file", []
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append((os.fstat(descriptor).st_size, path.exists())))
     write_atomic(path, b"12345")
     assert flushed == [(5, False)]
 
 
-def test_any_name_that_a_disk_takes_can_be_replaced(tmp_path: Path) -> None:
+def test_any_name_that_a_disk_takes_can_be_replaced(tmp_path):
     for name in ("n" * 255, "ü" * 127, "😀" * 63, os.fsdecode(b"\xff" * 255)):
         write_atomic(tmp_path / name, b"x")
         assert (tmp_path / name).read_bytes() == b"x"
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_writers_of_one_file_do_not_mix_their_bytes(tmp_path: Path) -> None:
+def test_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
     path, inside = tmp_path / "file", threading.Barrier(4)
 
     def write(letter: bytes) -> None:
@@ -82,7 +81,7 @@ def test_writers_of_one_file_do_not_mix_their_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() in {letter * 2000 for letter in letters} and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_to_the_file_that_is_there_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_link_to_the_file_that_is_there_leaves_nothing_behind(tmp_path):
     """POSIX: renaming one link of a file to another one does nothing."""
     path = tmp_path / "piece"
     path.write_bytes(b"bytes")

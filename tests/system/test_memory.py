@@ -28,7 +28,7 @@ def faults(word: str) -> tuple[bool, float]:
     return kept == "True", float(count)
 
 
-def test_a_loop_meets_its_own_memory_again() -> None:
+def test_a_loop_meets_its_own_memory_again():
     kept, count = faults("keep")
     if not kept:
         pytest.skip("the C library is not glibc")

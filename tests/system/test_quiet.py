@@ -130,7 +130,7 @@ def leaving(trace: str) -> list[str]:
     return found
 
 
-def test_the_reading_of_a_trace_tells_strangers_from_this_machine() -> None:
+def test_the_reading_of_a_trace_tells_strangers_from_this_machine():
     own = next(one.address for one in psutil.net_if_addrs()["lo"] if one.family == socket.AF_INET)
     quiet = f"""
 1 connect(3<UDP:[1]>, {{sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("8.8.8.8")}}, 16) = 0
@@ -153,7 +153,7 @@ def test_the_reading_of_a_trace_tells_strangers_from_this_machine() -> None:
     assert leaving("\n".join(loud)) == loud
 
 
-def test_what_a_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_has_chosen_stays(monkeypatch):
     name = next(iter(SWITCHES))
     monkeypatch.setenv(name, "mine")
     be_quiet()
@@ -161,7 +161,7 @@ def test_what_a_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_strace
-def test_poses_from_an_onnx_file_are_nobodys_business(tmp_path: Path) -> None:
+def test_poses_from_an_onnx_file_are_nobodys_business(tmp_path):
     model = str(write_onnx(tmp_path / "small.onnx"))
     assert seen(tmp_path / "quiet", POSES, model, "0") == Seen([], [])
     assert any("deviceid" in path for path in seen(tmp_path / "loud", POSES, model, "0", **LOUD).written)
@@ -169,7 +169,7 @@ def test_poses_from_an_onnx_file_are_nobodys_business(tmp_path: Path) -> None:
 
 @needs_strace
 @pytest.mark.longer
-def test_poses_are_sent_nowhere_after_a_while_either(tmp_path: Path) -> None:
+def test_poses_are_sent_nowhere_after_a_while_either(tmp_path):
     """ONNX Runtime looks its server up ten seconds after the first session."""
     model = str(write_onnx(tmp_path / "small.onnx"))
     assert seen(tmp_path / "quiet", POSES, model, "15") == Seen([], [])
@@ -178,7 +178,7 @@ def test_poses_are_sent_nowhere_after_a_while_either(tmp_path: Path) -> None:
 
 @needs_strace
 @pytest.mark.longer
-def test_training_and_publishing_are_as_quiet(tmp_path: Path) -> None:
+def test_training_and_publishing_are_as_quiet(tmp_path):
     assert seen(tmp_path / "quiet", PUBLISHED, str(tmp_path / "quiet")) == Seen([], [])
     loud = seen(tmp_path / "loud", LOUDEST, **LOUD)
     assert any("deviceid" in path for path in loud.written) and any("mlflow" in path for path in loud.written)
@@ -187,7 +187,7 @@ def test_training_and_publishing_are_as_quiet(tmp_path: Path) -> None:
 
 @needs_strace
 @pytest.mark.longer
-def test_a_cluster_asks_nobody_where_it_is(tmp_path: Path) -> None:
+def test_a_cluster_asks_nobody_where_it_is(tmp_path):
     """Ray's own processes and its workers. The process of its dashboard would ask for the cloud, switches or not."""
     assert seen(tmp_path / "quiet", ON_RAY) == Seen([], [])
     assert any("169.254.169.254" in line for line in seen(tmp_path / "loud", ASKING).calls)

@@ -5,19 +5,18 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from tests.servers import answering
 from tests.tracking.places import EXPERIMENT, client_of, free_port, history, loss, runs_by_key, told, until, uri_of
 from workflows.tracking import live as living
-from workflows.tracking.facts import RunFacts
 from workflows.tracking.live import Live
 from workflows.tracking.server import prepare
 from workflows.tracking.sync import Synced, sync
@@ -32,17 +31,14 @@ def talk(live: Live, steps: int = 300, workers: int = 4) -> float:
     def work(worker: int) -> None:
         key = f"publish/1/{worker}"
         calls: list[Callable[[], None]] = [lambda: live.started(key, key, "publish/1", {"lr": 0.1})]
-        calls += [lambda s=step: live.metrics(key, {"loss": 1.0}, s, s) for step in range(steps)]  # type: ignore[misc]
+        calls += [lambda s=step: live.metrics(key, {"loss": 1.0}, s, s) for step in range(steps)]
         for call in [*calls, live.sync, lambda: live.ended(key, "FINISHED")]:
             began = time.perf_counter()
             call()
             slowest[0] = max(slowest[0], time.perf_counter() - began)
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
     return slowest[0]
 
 
@@ -51,7 +47,7 @@ def said() -> list[str]:
     return []
 
 
-def test_a_running_network_is_seen_and_its_figures_count_once(store: Path, tmp_path: Path, said: list[str]):
+def test_a_running_network_is_seen_and_its_figures_count_once(store, tmp_path, said):
     facts = told(tmp_path / "home", points=5)
     finished = list(facts)
     facts[:] = [replace(run, status="RUNNING", ended_ms=None, points=(), model=None) for run in facts[:2]]
@@ -81,7 +77,7 @@ def test_a_running_network_is_seen_and_its_figures_count_once(store: Path, tmp_p
     assert sync(store, uri_of(store), EXPERIMENT, finished) == Synced()
 
 
-def test_a_locked_database_delays_nobody(store: Path, tmp_path: Path, said: list[str]):
+def test_a_locked_database_delays_nobody(store, tmp_path, said):
     facts = told(tmp_path / "home")
     prepare()
     other = sqlite3.connect(store / "mlflow.db", isolation_level=None)
@@ -98,36 +94,18 @@ def test_a_locked_database_delays_nobody(store: Path, tmp_path: Path, said: list
     assert history(client, runs_by_key(client)["publish/1/a"], "loss") == [(p.step, p.value) for p in loss(30)]
 
 
-@contextmanager
-def slow_server(seconds: float) -> Iterator[str]:
-    """A server that thinks for so long, and then says that it is busy."""
-
-    class Slow(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            time.sleep(seconds)
-            self.send_error(503)
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.parametrize("kind", ["dead", "slow"])
-def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(
-    kind: str, store: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(kind, tmp_path, said, monkeypatch):
     prepare()
     monkeypatch.setattr(living, "ROOM", 50)
     monkeypatch.setattr(living, "PAUSE_S", 0.1)
-    with slow_server(2.0) as address:
-        uri = f"http://127.0.0.1:{free_port()}" if kind == "dead" else address
+
+    def slow(path: str) -> tuple[int, bytes, int]:
+        time.sleep(2.0)
+        return 503, b"", 0
+
+    with answering(slow) as port:
+        uri = f"http://127.0.0.1:{free_port() if kind == 'dead' else port}"
         live = Live(tmp_path / "mine", uri.replace("//", "//me:secret@"), EXPERIMENT, list, say=said.append)
         assert talk(live) < 0.5
         assert live._events.qsize() <= 50, "what waits is bounded"
@@ -138,7 +116,7 @@ def test_a_dead_or_slow_server_delays_nobody_and_is_named_once(
     assert len(said) == 1 and f"MLflow at {uri} is dead or slow" in said[0], said
 
 
-def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path):
+def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path):
     """It accepts, and that is all. One file is on its way when the process ends."""
     code = """
         import sys, time
@@ -158,7 +136,6 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path):
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
         command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "store"), uri]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None and process.stdin is not None
             sentence, seconds = process.stdout.readline().rsplit(maxsplit=1)
             began = time.monotonic()
             process.stdin.close()
@@ -168,16 +145,15 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path):
     assert float(seconds) < 5 and ended < 8, (seconds, ended)  # a request alone may take 10
 
 
-def test_facts_that_cannot_be_read_stop_nothing(store: Path, said: list[str]):
-    def broken() -> list[RunFacts]:
-        raise ValueError("run.json: no such key 'started_ms'")
-
+def test_facts_that_cannot_be_read_stop_nothing(store, said):
+    broken = Mock(side_effect=ValueError("run.json: no such key 'started_ms'"))
     live = Live(store, uri_of(store), EXPERIMENT, broken, say=said.append)
     live.started("it's", "odd", "pipeline/1", {})
     assert "no such key 'started_ms'" in live.close(60) and len(said) == 1
 
 
-def test_without_mlflow_nothing_is_done(tmp_path: Path, said: list[str]):
+def test_without_mlflow_nothing_is_done(tmp_path, said):
     live = Live(tmp_path / "store", "none", EXPERIMENT, list, say=said.append)
     talk(live, steps=2 * living.ROOM, workers=1)
-    assert live.close() == "" and not said and not (tmp_path / "store").exists()
+    assert live.close() == "" and not said and sync(tmp_path / "store", "none", "e", told(tmp_path)) == Synced()
+    assert not (tmp_path / "store").exists()

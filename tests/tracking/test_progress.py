@@ -1,34 +1,17 @@
 """Laws of the way from workers to the driver: nothing is lost, nothing twice, in order, and nobody waits."""
 
-import inspect
-import io
 import pickle
 import threading
-from pathlib import Path
 from typing import Any
-
-import pytest
+from unittest.mock import Mock
 
 from tests.tracking.places import until
-from workflows.tracking.console import Console
-from workflows.tracking.live import Live
-from workflows.tracking.progress import Board, Event, LocalReporter, Pump, Reporter
+from workflows.tracking.progress import Board, Event, Pump, Reporter
 
 
-def test_a_reporter_sends_what_the_console_and_live_tracking_take():
-    events: list[Event] = []
-    reporter, console, live = LocalReporter(events.append), Console(io.StringIO()), Live(Path(), "none", "e", list)
-    reporter.progress("resnet", 1, 2, "faces")
-    reporter.say("hello")
-    reporter.started("a/1", "a", "a", {"lr": 1})
-    reporter.metrics("a/1", {"loss": 1.0}, 3, 5)
-    reporter.ended("a/1")
-    assert events[0] == ("progress", ("resnet", 1.0, 2.0, "faces")) and events[1] == ("say", "hello")
-    for kind, body in events:
-        method = getattr(console if kind in ("progress", "say") else live, kind)
-        inspect.signature(method).bind(*([body] if kind == "say" else body))
+def test_a_reporter_to_nobody_travels_to_workers():
     Reporter().say("to nobody")
-    assert pickle.loads(pickle.dumps(Reporter())) is not None, "it travels to workers"
+    assert pickle.loads(pickle.dumps(Reporter())) is not None
 
 
 class Remote:
@@ -44,7 +27,7 @@ class Actor:
         self.put, self.drain = Remote(board.put), Remote(board.drain)
 
 
-def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(monkeypatch: pytest.MonkeyPatch):
+def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(monkeypatch):
     import ray
 
     actor, heard, asked = Actor(), list[Event](), list[Any]()
@@ -69,13 +52,10 @@ def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
 
-def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+def test_a_board_that_is_gone_ends_progress_and_nothing_else(monkeypatch):
     import ray
 
-    def get(answer: Any, timeout: float) -> Any:
-        raise ray.exceptions.ActorDiedError
-
-    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "get", Mock(side_effect=ray.exceptions.ActorDiedError))
     pump = Pump(Actor(), lambda event: None, every_s=0.001)
     pump._thread.join(10)
     assert not pump._thread.is_alive()

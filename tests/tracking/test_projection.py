@@ -51,19 +51,18 @@ def gone() -> int:
     return process.pid
 
 
-def test_facts_are_the_same_after_json(tmp_path: Path):
+def test_facts_are_the_same_after_json(tmp_path):
     odd = RunFacts("a", "a", points=(Point("x", math.inf, 0, 1),), model=model_in(tmp_path), home=tmp_path)
     for run in [*told(tmp_path), odd]:
         assert RunFacts.from_json(json.loads(json.dumps(run.to_json() | {"pid": 1})), run.home) == run
-    nan = RunFacts.from_json(
-        json.loads(json.dumps(replace(odd, points=(Point("x", math.nan, 0, 1),)).to_json())), tmp_path
-    )
+    unknown = replace(odd, points=(Point("x", math.nan, 0, 1),)).to_json()
+    nan = RunFacts.from_json(json.loads(json.dumps(unknown)), tmp_path)
     assert math.isnan(nan.points[0].value)
     with pytest.raises(ValueError, match="a run's key is made of letters"):
         RunFacts("it's", "quoted")
 
 
-def test_a_finished_run_tells_itself_its_stages_and_their_networks(tmp_path: Path):
+def test_a_finished_run_tells_itself_its_stages_and_their_networks(tmp_path):
     begin(tmp_path, "pipeline/1", ["shards/a", "teachers/b", "labels/c"], status="FINISHED", ended_ms=3000)
     finish(tmp_path, "shards/a", "pipeline/1")
     network = RunFacts("teachers/b/resnet", "teachers: resnet", "teachers/b", "FINISHED", points=(Point("x", 1, 0, 1),))
@@ -75,11 +74,10 @@ def test_a_finished_run_tells_itself_its_stages_and_their_networks(tmp_path: Pat
     assert found["teachers/b/resnet"].home == found["teachers/b"].home == tmp_path / "teachers/b"
 
 
-def test_a_stage_belongs_to_the_run_that_made_it(tmp_path: Path):
+def test_a_stage_belongs_to_the_run_that_made_it(tmp_path):
     """Run 1 was cut off in the shards, run 2 finished them, and run 3 read them; run 1 is not continued."""
-    begin(
-        tmp_path, "pipeline/3", ["shards/a", "labels/z"], ["shards/a"], started_ms=3000, status="FINISHED", ended_ms=9
-    )
+    ended = {"status": "FINISHED", "ended_ms": 9}
+    begin(tmp_path, "pipeline/3", ["shards/a", "labels/z"], ["shards/a"], started_ms=3000, **ended)
     begin(tmp_path, "pipeline/1", ["shards/a", "labels/x"], started_ms=1000)
     begin(tmp_path, "pipeline/2", ["shards/a", "labels/y"], started_ms=2000)
     (tmp_path / "shards/a").mkdir(parents=True)
@@ -94,7 +92,7 @@ def test_a_stage_belongs_to_the_run_that_made_it(tmp_path: Path):
     assert by_key(tmp_path)["shards/a"].parent == "pipeline/3", "its run's file is lost, it is not"
 
 
-def test_only_a_run_whose_process_works_in_the_store_is_running(tmp_path: Path):
+def test_only_a_run_whose_process_works_in_the_store_is_running(tmp_path):
     def statuses(held: bool) -> list[str]:
         return [by_key(tmp_path, held)[key].status for key in ("pipeline/1", "shards/a")]
 
@@ -113,7 +111,7 @@ def test_only_a_run_whose_process_works_in_the_store_is_running(tmp_path: Path):
     assert statuses(held=True) == ["KILLED", "KILLED"], "a store is held by one run, the newest"
 
 
-def test_a_failed_stage_says_why_and_shows_what_it_has(tmp_path: Path):
+def test_a_failed_stage_says_why_and_shows_what_it_has(tmp_path):
     begin(tmp_path, "pipeline/1", ["shards/a", "teachers/b"], status="FAILED", ended_ms=7000)
     finish(tmp_path, "shards/a", "pipeline/1", ended_ms=4000)
     say(tmp_path / "teachers/b/failed.json", {"error": "no room", "time_ms": 6000})
@@ -131,7 +129,7 @@ def test_a_failed_stage_says_why_and_shows_what_it_has(tmp_path: Path):
     assert "error" not in by_key(tmp_path)["teachers/b"].tags, "the next try made it"
 
 
-def test_a_damaged_file_tells_nothing(tmp_path: Path):
+def test_a_damaged_file_tells_nothing(tmp_path):
     begin(tmp_path, "pipeline/1", ["shards/a"], status="FINISHED", ended_ms=1)
     begin(tmp_path, "pipeline/2", [])
     finish(tmp_path, "shards/a", "pipeline/1")
@@ -142,7 +140,7 @@ def test_a_damaged_file_tells_nothing(tmp_path: Path):
     assert facts_of(tmp_path / "nowhere") == []
 
 
-def test_git_commit_names_the_commit_and_its_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_git_commit_names_the_commit_and_its_changes(tmp_path, monkeypatch):
     assert git_commit(tmp_path / "nowhere") == "unknown"
     repo = tmp_path / "repo"
     repo.mkdir()

@@ -9,24 +9,15 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from tests.tracking.places import (
-    EXPERIMENT,
-    client_of,
-    free_port,
-    history,
-    loss,
-    model_in,
-    runs_by_key,
-    told,
-    until,
-    uri_of,
-)
+from tests.tracking import places
 from workflows.tracking import server
 from workflows.tracking import sync as syncing
 from workflows.tracking.facts import Artifact, Point, RunFacts
@@ -37,26 +28,26 @@ from workflows.tracking.sync import Session, Synced, clean, flatten, sync
 NOTHING = Synced()
 
 
-def bring(store: Path, facts: list[RunFacts], experiment: str = EXPERIMENT) -> Synced:
-    return sync(store, uri_of(store), experiment, facts)
+def bring(store: Path, facts: list[RunFacts], experiment: str = places.EXPERIMENT) -> Synced:
+    return sync(store, places.uri_of(store), experiment, facts)
 
 
 def forget(store: Path) -> None:
     """Take away the notes of what was sent."""
-    client = client_of(uri_of(store))
-    for run in runs_by_key(client).values():
+    client = places.client_of(places.uri_of(store))
+    for run in places.runs_by_key(client).values():
         client.delete_tag(run.info.run_id, "hpe.sent")
 
 
-def state(uri: str, experiment: str = EXPERIMENT) -> dict[str, Any]:
+def state(uri: str, experiment: str = places.EXPERIMENT) -> dict[str, Any]:
     """All that MLflow shows of an experiment, but for its ids."""
-    client = client_of(uri)
-    runs = runs_by_key(client, experiment)
+    client = places.client_of(uri)
+    runs = places.runs_by_key(client, experiment)
     ids = {run.info.run_id: key for key, run in runs.items()}
     shown: dict[str, Any] = {}
     for key, run in runs.items():
         tags = {tag: ids.get(value, value) for tag, value in run.data.tags.items() if tag != "hpe.sent"}
-        figures = {name: repr(history(client, run, name)) for name in run.data.metrics}  # nan is not nan
+        figures = {name: repr(places.history(client, run, name)) for name in run.data.metrics}  # nan is not nan
         files = [file.path for file in client.list_artifacts(run.info.run_id)]
         files += [file.path for folder in files for file in client.list_artifacts(run.info.run_id, folder)]
         shown[key] = (run.info.run_name, run.info.status, run.info.end_time, run.data.params, tags, figures, files)
@@ -64,15 +55,6 @@ def state(uri: str, experiment: str = EXPERIMENT) -> dict[str, Any]:
         shown[f"version {version.version}"] = (ids.get(version.run_id), version.description)
         shown["aliases"] = client.get_registered_model(experiment).aliases
     return shown
-
-
-# ---------------------------------------------------------------- without MLflow
-
-
-def test_help_and_plan_load_no_mlflow():
-    code = "import sys, workflows.tracking.live, workflows.tracking.projection; sys.exit('mlflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr
 
 
 def test_params_become_flat_names_that_mlflow_takes():
@@ -84,16 +66,11 @@ def test_params_become_flat_names_that_mlflow_takes():
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "file:///x", "mlruns", "", "nonesuch"])
-def test_an_address_that_would_land_somewhere_else_is_an_error(uri: str, tmp_path: Path):
+def test_an_address_that_would_land_somewhere_else_is_an_error(uri, tmp_path):
     with pytest.raises(ValueError, match="uri must be"):
         sync(tmp_path / "store", uri, "e", [])
     with pytest.raises(ValueError, match="uri must be"):
         Live(tmp_path / "store", uri, "e", list)
-    assert not (tmp_path / "store").exists()
-
-
-def test_without_mlflow_nothing_is_recorded(tmp_path: Path):
-    assert sync(tmp_path / "store", "none", "e", told(tmp_path)) == NOTHING
     assert not (tmp_path / "store").exists()
 
 
@@ -103,11 +80,8 @@ def test_addresses_are_shown_without_passwords():
     assert ui_command("none") == ""
 
 
-# ---------------------------------------------------------------- SQLite
-
-
-def test_mlflow_shows_what_the_store_says_and_gets_it_once(store: Path, tmp_path: Path):
-    facts = told(tmp_path / "home")
+def test_mlflow_shows_what_the_store_says_and_gets_it_once(store, tmp_path):
+    facts = places.told(tmp_path / "home")
     odd = (Point("odd metric=1", math.inf, 0, 5), Point("odd metric=1", math.nan, 1, 6), Point("odd metric=1", 2, 2, 7))
     tags = {"commit": "c0ffee", "long": "x" * 9000, "it's/../odd\n": "yes", "n" * 300: "yes"}
     facts[0] = replace(facts[0], points=odd, tags=tags, params={"n" * 300: "it's \n odd", "a/../b": ""})
@@ -116,8 +90,8 @@ def test_mlflow_shows_what_the_store_says_and_gets_it_once(store: Path, tmp_path
     assert done.registered == ["registered head-pose version 1, the champion"]
     assert bring(store, facts) == NOTHING
 
-    client = client_of(uri_of(store))
-    runs = runs_by_key(client)
+    client = places.client_of(places.uri_of(store))
+    runs = places.runs_by_key(client)
     parent, stage, network = (runs[run.key] for run in facts)
     assert (parent.info.run_name, parent.info.status) == ("MAE 4.10 · demo", "FINISHED")
     assert (parent.info.start_time, parent.info.end_time) == (1000, 9000)
@@ -128,8 +102,8 @@ def test_mlflow_shows_what_the_store_says_and_gets_it_once(store: Path, tmp_path
     assert network.data.tags["mlflow.parentRunId"] == stage.info.run_id
     assert stage.data.params == {"net.name": "resnet", "net.bins": "[1, 2]", "rows.0.x": "None"}
     assert len(network.data.params) == 150
-    assert history(client, network, "loss") == [(point.step, point.value) for point in loss(30)]
-    figures = history(client, parent, "odd metric_1")
+    assert places.history(client, network, "loss") == [(point.step, point.value) for point in places.loss(30)]
+    figures = places.history(client, parent, "odd metric_1")
     assert [step for step, _ in figures] == [0, 1, 2] and figures[2][1] == 2
     assert math.isnan(figures[0][1]) and math.isnan(figures[1][1]), "inf would ruin the axis of the chart"
     assert parent.data.tags["nonfinite.odd metric_1"] == "nan at step 1"
@@ -137,17 +111,17 @@ def test_mlflow_shows_what_the_store_says_and_gets_it_once(store: Path, tmp_path
     assert (kept / "kept/notes.txt").read_text() == "notes" and (kept / "model/student.onnx").read_bytes() == b"onnx"
     assert list(Path.cwd().iterdir()) == [], "nothing may be written into the working directory"
 
-    facts[2] = replace(facts[2], points=loss(40))
+    facts[2] = replace(facts[2], points=places.loss(40))
     assert bring(store, facts) == Synced(runs=1, points=10), "what is there is not sent again"
     facts[1] = replace(facts[1], tags={**facts[1].tags, "new": "tag"})
     done = bring(store, facts)
     assert (done.runs, done.points, done.artifacts) == (1, 0, 0)
-    facts[2] = replace(facts[2], points=tuple(point._replace(time_ms=point.time_ms + 9) for point in loss(41)))
+    facts[2] = replace(facts[2], points=tuple(point._replace(time_ms=point.time_ms + 9) for point in places.loss(41)))
     assert bring(store, facts) == Synced(runs=1, points=41), "other points are new ones, however many there are"
-    before = state(uri_of(store))
+    before = state(places.uri_of(store))
     forget(store)
     again = bring(store, facts)
-    assert again.points == 46 and state(uri_of(store)) == before, "what is sent again leaves no trace"
+    assert again.points == 46 and state(places.uri_of(store)) == before, "what is sent again leaves no trace"
 
 
 class Cut:
@@ -163,12 +137,9 @@ class Cut:
         return getattr(self.client, name)
 
 
-def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    facts = told(tmp_path / "home", points=3)
+def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(store, tmp_path, monkeypatch):
+    facts = places.told(tmp_path / "home", points=3)
     model = facts[1].model
-    assert model is not None
 
     def named(name: str) -> list[RunFacts]:
         """The facts, with a registered model of their own."""
@@ -176,7 +147,7 @@ def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(
         return [facts[0], own, replace(facts[2], params={"p": 1})]
 
     assert bring(store, named("whole"), "whole").runs == 3
-    expected = state(uri_of(store), "whole")
+    expected = state(places.uri_of(store), "whole")
     for at in range(1, 99):
         name = f"cut-{at}"
         with monkeypatch.context() as patch:
@@ -187,110 +158,100 @@ def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(
             except ConnectionError:
                 pass
         bring(store, named(name), name)
-        assert state(uri_of(store), name) == expected, f"cut off at writing call {at}"
+        assert state(places.uri_of(store), name) == expected, f"cut off at writing call {at}"
         assert bring(store, named(name), name) == NOTHING
     assert 15 < at < 98
 
 
-def test_of_two_syncs_at_once_one_sends(store: Path, tmp_path: Path):
-    facts, found, failed = told(tmp_path / "home"), list[Synced](), list[Exception]()
-    together = threading.Barrier(2)
+def test_of_two_syncs_at_once_one_sends(store, tmp_path):
+    facts, together = places.told(tmp_path / "home"), threading.Barrier(2)
 
-    def work() -> None:
-        try:
-            together.wait()
-            found.append(bring(store, facts))
-        except Exception as error:
-            failed.append(error)
+    def work(_: int) -> int:
+        together.wait()
+        return bring(store, facts).runs
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed and sorted(done.runs for done in found) == [0, 3]
-    assert len(runs_by_key(client_of(uri_of(store)))) == 3
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(work, range(2))) == [0, 3]
+    assert len(places.runs_by_key(places.client_of(places.uri_of(store)))) == 3
 
 
-def test_a_run_that_was_killed_goes_on_as_the_same_run(store: Path):
+def test_a_run_that_was_killed_goes_on_as_the_same_run(store):
     killed = RunFacts("pipeline/1", "demo", None, "KILLED", 1000, 2000, {"lr": 1, "seed": 7})
     bring(store, [killed])
-    client = client_of(uri_of(store))
-    first = runs_by_key(client)["pipeline/1"]
+    client = places.client_of(places.uri_of(store))
+    first = places.runs_by_key(client)["pipeline/1"]
     assert first.info.status == "KILLED"
     going = replace(killed, status="RUNNING", ended_ms=None, params={"lr": 2, "seed": 7, "new": 1})
     bring(store, [going])
-    assert runs_by_key(client)["pipeline/1"].info.status == "RUNNING"
+    assert places.runs_by_key(client)["pipeline/1"].info.status == "RUNNING"
     bring(store, [replace(going, status="FINISHED", ended_ms=9000, name="MAE 4.10 · demo")])
-    run = runs_by_key(client)["pipeline/1"]
+    run = places.runs_by_key(client)["pipeline/1"]
     assert run.info.run_id == first.info.run_id and (run.info.status, run.info.end_time) == ("FINISHED", 9000)
     assert run.info.run_name == run.data.tags["mlflow.runName"] == "MAE 4.10 · demo"
     assert run.data.params == {"lr": "1", "seed": "7", "new": "1"}, "a param keeps its first value"
     assert run.data.tags["param.lr"] == "2" and "param.seed" not in run.data.tags
 
 
-def test_what_was_shown_early_ends_with_its_stage(store: Path):
+def test_what_was_shown_early_ends_with_its_stage(store):
     run, stage = RunFacts("pipeline/1", "demo"), RunFacts("teachers/1", "teachers", "pipeline/1")
     other = RunFacts("teachers/2", "teachers", "pipeline/1")
     bring(store, [run, stage, other])
-    session = Session(store, uri_of(store), EXPERIMENT)
+    session = Session(store, places.uri_of(store), places.EXPERIMENT)
     for key in ("teachers/1/a", "teachers/1/b", "teachers/2/c"):
         session.begin(RunFacts(key, key, key.rpartition("/")[0]))
     session.end("teachers/1/b", "FAILED")
     told = [run, replace(stage, status="KILLED", ended_ms=5), other]
     bring(store, told)
-    client = client_of(uri_of(store))
-    found = runs_by_key(client)
+    client = places.client_of(places.uri_of(store))
+    found = places.runs_by_key(client)
     assert [found[f"teachers/{key}"].info.status for key in ("1/a", "1/b", "2/c")] == ["KILLED", "FAILED", "RUNNING"]
     assert found["teachers/1/a"].data.tags["mlflow.parentRunId"] == found["teachers/1"].info.run_id
-    whole = RunFacts("teachers/1/a", "a", "teachers/1", "FINISHED", 1, 2, points=loss(3))
+    whole = RunFacts("teachers/1/a", "a", "teachers/1", "FINISHED", 1, 2, points=places.loss(3))
     bring(store, [run, replace(stage, status="FINISHED", ended_ms=9), whole])
     session.begin(RunFacts("teachers/1/a", "a", "teachers/1"))  # the stage is repaired, and shows its network again
-    assert runs_by_key(client)["teachers/1/a"].info.status == "RUNNING"
+    assert places.runs_by_key(client)["teachers/1/a"].info.status == "RUNNING"
     assert bring(store, [run, replace(stage, status="FINISHED", ended_ms=9), whole]) == Synced(runs=1)
-    after = runs_by_key(client)["teachers/1/a"]
+    after = places.runs_by_key(client)["teachers/1/a"]
     assert after.info.run_id == found["teachers/1/a"].info.run_id and after.info.status == "FINISHED"
 
 
-def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store: Path, tmp_path: Path):
-    facts = told(tmp_path / "home", points=3)
+def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store, tmp_path):
+    facts = places.told(tmp_path / "home", points=3)
     bring(store, facts)
-    client, before = client_of(uri_of(store)), state(uri_of(store))
-    client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
-    assert bring(store, facts) == NOTHING and state(uri_of(store)) == before
-    client.delete_run(runs_by_key(client)["publish/1/a"].info.run_id)
-    assert bring(store, facts) == NOTHING and "publish/1/a" not in runs_by_key(client), "the user's wish"
-    facts[2] = replace(facts[2], points=loss(4))
+    client, before = places.client_of(places.uri_of(store)), state(places.uri_of(store))
+    client.delete_experiment(client.get_experiment_by_name(places.EXPERIMENT).experiment_id)
+    assert bring(store, facts) == NOTHING and state(places.uri_of(store)) == before
+    client.delete_run(places.runs_by_key(client)["publish/1/a"].info.run_id)
+    assert bring(store, facts) == NOTHING and "publish/1/a" not in places.runs_by_key(client), "the user's wish"
+    facts[2] = replace(facts[2], points=places.loss(4))
     assert bring(store, facts).points == 4 and bring(store, facts) == NOTHING
-    assert history(client, runs_by_key(client)["publish/1/a"], "loss") == [(p.step, p.value) for p in loss(4)]
+    assert places.history(client, places.runs_by_key(client)["publish/1/a"], "loss") == [
+        (p.step, p.value) for p in places.loss(4)
+    ]
 
 
-def test_what_mlflow_refuses_holds_up_nothing_else(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    facts = told(tmp_path / "home")
+def test_what_mlflow_refuses_holds_up_nothing_else(store, tmp_path, monkeypatch):
+    facts = places.told(tmp_path / "home")
     shutil.rmtree(tmp_path / "home/model")  # lost: nothing to register
     done = bring(store, facts)
     assert list(done.refused) == ["publish/1"] and "no artifacts in 'model'" in done.sentence()
-    client = client_of(uri_of(store))
-    assert history(client, runs_by_key(client)["publish/1/a"], "loss") and done.runs == 2
-    model_in(tmp_path / "home")  # repaired
+    client = places.client_of(places.uri_of(store))
+    assert places.history(client, places.runs_by_key(client)["publish/1/a"], "loss") and done.runs == 2
+    places.model_in(tmp_path / "home")  # repaired
     assert bring(store, facts).refused == {} and bring(store, facts) == NOTHING
     assert client.get_model_version_by_alias("head-pose", "champion").version in ("1", 1)
-
-    def on_fire(*_: object) -> None:
-        raise RuntimeError("disk on fire")
-
-    monkeypatch.setattr(type(client), "log_artifact", on_fire)
+    monkeypatch.setattr(type(client), "log_artifact", Mock(side_effect=RuntimeError("disk on fire")))
     new = [replace(facts[2], key="publish/1/b", artifacts=(Artifact("notes.txt"),), home=tmp_path / "home")]
     new += [replace(facts[2], key="publish/1/c")]
     assert bring(store, new).refused == {"publish/1/b": "RuntimeError: disk on fire"}
-    assert runs_by_key(client)["publish/1/c"].data.metrics
+    assert places.runs_by_key(client)["publish/1/c"].data.metrics
 
 
-def test_the_alias_is_won_on_the_same_faces_and_once(store: Path, tmp_path: Path):
+def test_the_alias_is_won_on_the_same_faces_and_once(store, tmp_path):
     entries, said, facts = [("A", 5.0), ("A", 6.0), ("A", 4.0), ("B", 9.0)], [], []
     for number, (faces, error) in enumerate(entries, start=1):
         home = tmp_path / str(number)
-        model = model_in(home, error, faces, {"report": "report/report.html"})
+        model = places.model_in(home, error, faces, {"report": "report/report.html"})
         run = RunFacts(f"publish/{number}", "publish", None, "FINISHED", model=model, artifacts=(Artifact("model"),))
         facts.append(replace(run, home=home))
         said += bring(store, facts[-1:]).registered
@@ -300,15 +261,15 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store: Path, tmp_path: Path
         "3, the champion",
         "4, the champion",
     ]
-    client = client_of(uri_of(store))
+    client = places.client_of(places.uri_of(store))
     versions = {version.version: version for version in client.search_model_versions("name = 'head-pose'")}
     assert len(versions) == 4
     champion = client.get_model_version_by_alias("head-pose", "champion")
-    run_id = runs_by_key(client)["publish/4"].info.run_id
+    run_id = places.runs_by_key(client)["publish/4"].info.run_id
     assert champion.run_id == run_id and champion.source == f"runs:/{run_id}/model"
     assert champion.tags["contest"] == "B" and "| 9.00 |" in champion.description
     # Two clicks from the start page: the experiment shows the champion, its run and its report.
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name(places.EXPERIMENT)
     assert found.tags["champion"] == "MAE 9.00 · head-pose v4"
     note, page = found.tags["mlflow.note.content"], client.get_registered_model("head-pose").description
     assert f"/runs/{run_id}" in note and "#/models/head-pose/versions/4" in note and "| 9.00 |" in page
@@ -322,15 +283,12 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store: Path, tmp_path: Path
     assert str(client.get_model_version_by_alias("head-pose", "candidate").version) == "4"
 
 
-def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     """MLflow never opens one whose making was cut off: by a kill, or by a disk that was full and no longer is."""
     server.prepare()
     from mlflow.store.db import utils
 
-    def cut_off(engine: Any) -> None:
-        raise OSError("No space left on device")
-
-    uri = uri_of(tmp_path)
+    uri, cut_off = places.uri_of(tmp_path), Mock(side_effect=OSError("No space left on device"))
     with monkeypatch.context() as patch:
         patch.setattr(utils, "_upgrade_db", cut_off)
         with pytest.raises(OSError):
@@ -345,7 +303,7 @@ def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         make_database(uri, upgrade=True)
 
 
-def test_an_older_schema_is_brought_up(store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_older_schema_is_brought_up(store, monkeypatch):
     server.prepare()
     from mlflow import exceptions
 
@@ -360,11 +318,8 @@ def test_an_older_schema_is_brought_up(store: Path, monkeypatch: pytest.MonkeyPa
     upgraded = list[str]()
     monkeypatch.setattr("mlflow.MlflowClient", Old)
     monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", lambda engine: upgraded.append(str(engine.url)))
-    connect(uri_of(store), "e", store)
-    assert upgraded == [uri_of(store)]
-
-
-# ---------------------------------------------------------------- a server
+    connect(places.uri_of(store), "e", store)
+    assert upgraded == [places.uri_of(store)]
 
 
 @pytest.fixture
@@ -372,7 +327,7 @@ def start_server(store: Path) -> Iterator[Callable[[int], None]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(port: int) -> None:
-        words = f"server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri {uri_of(store)}"
+        words = f"server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri {places.uri_of(store)}"
         words += f" --artifacts-destination {store}/served"
         command = [sys.executable, "-m", "mlflow", *words.split()]
         with open(store / "server.log", "wb") as log:
@@ -386,7 +341,7 @@ def start_server(store: Path) -> Iterator[Callable[[int], None]]:
             except OSError:
                 return False
 
-        until(up, 180)  # a server imports for a minute on a busy machine
+        places.until(up, 180)  # a server imports for a minute on a busy machine
 
     yield start
     for process in started:
@@ -398,23 +353,23 @@ def start_server(store: Path) -> Iterator[Callable[[int], None]]:
             process.wait()
 
 
-def test_a_server_that_was_dead_gets_all_exactly_once(store: Path, tmp_path: Path, start_server: Callable[[int], None]):
+def test_a_server_that_was_dead_gets_all_exactly_once(store, tmp_path, start_server):
     """Files go through the server: the client sees no folder of its."""
-    port, mine, facts = free_port(), tmp_path / "mine", told(tmp_path / "home")
+    port, mine, facts = places.free_port(), tmp_path / "mine", places.told(tmp_path / "home")
     uri, said = f"http://127.0.0.1:{port}", list[str]()
-    live = Live(mine, uri, EXPERIMENT, lambda: facts, say=said.append, mend="full_pipeline.py sync -c x.yaml")
+    live = Live(mine, uri, places.EXPERIMENT, lambda: facts, say=said.append, mend="full_pipeline.py sync -c x.yaml")
     live.started("publish/1/a", "a", "publish/1", {})
     behind = live.close()
     assert behind.startswith("MLflow is behind (") and "`full_pipeline.py sync -c x.yaml` brings it up" in behind
     assert len(said) == 1 and "dead or slow" in said[0] and uri in said[0]
     start_server(port)
-    assert sync(mine, uri, EXPERIMENT, facts).runs == 3
+    assert sync(mine, uri, places.EXPERIMENT, facts).runs == 3
     before = state(uri)
     assert before["publish/1"][-1] == ["kept", "model", "kept/notes.txt", "model/student.onnx"]
     assert before["version 1"] == ("publish/1", "| MAE |\n|---|\n| 4.10 |")
-    assert sync(mine, uri, EXPERIMENT, facts) == NOTHING
+    assert sync(mine, uri, places.EXPERIMENT, facts) == NOTHING
     forget(store)
-    live = Live(mine, uri, EXPERIMENT, lambda: facts, say=said.append)
+    live = Live(mine, uri, places.EXPERIMENT, lambda: facts, say=said.append)
     assert live.close(60) == "" and state(uri) == before, "the next run mends it, too"
     assert said[1:] == ["registered head-pose version 1, the champion"]
     assert not (mine / "mlartifacts").exists() and list((store / "served").rglob("student.onnx"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,22 +34,15 @@ from workflows.training import networks as train
 from workflows.training.jobs import Job, as_plain, from_plain, job_for, online_teachers, open_data
 from workflows.training.networks import resend, train_all, train_one
 
-SIZES = {  # no two sums of them are equal
-    ("heads", "train"): 24,
-    ("others", "train"): 10,
-    ("heads", "val"): 5,
-    ("others", "val"): 2,
-    ("heads", "test"): 3,
-    ("tested", "test"): 1,
-}
+SIZES = {("heads", "train"): 24, ("others", "train"): 10, ("heads", "val"): 5, ("others", "val"): 2}
+SIZES |= {("heads", "test"): 3, ("tested", "test"): 1}  # no two sums of them are equal
 NET = {"backbone": "test_resnet"}
 
 
 def pipeline(**changes: Any) -> PipelineSpec:
     """Trained on two datasets, tested on one of them and on another; `changes` are of its top level."""
-    heads = {
-        name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(("heads", "others", "tested"))
-    }
+    names = ("heads", "others", "tested")
+    heads = {name: {"reader": "synthetic", "count": 9, "seed": i} for i, name in enumerate(names)}
     tree = {
         "name": "law",
         "data": {"datasets": heads, "train": ["heads", "others"], "test": ["heads", "tested"], "crop": to_dict(CROP)},
@@ -57,7 +51,7 @@ def pipeline(**changes: Any) -> PipelineSpec:
         "search": {"epochs": 4, "space": {"optim.lr": {"low": 0.1, "high": 0.9}}},
     }
     for key, value in changes.items():
-        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
     return build(PipelineSpec, tree)
 
 
@@ -103,35 +97,30 @@ def check_faces(folders: dict[str, Path], learnt: Any, judged: Any, *, soft: boo
 
 def job(folders: dict[str, Path], labels: bool = True, **changes: Any) -> Job:
     spec = pipeline(**changes)
-    return Job(
-        "key", "name", spec.student, spec.data, folders["shards"], folders["labels"] / LABELS.name if labels else None
-    )
+    place = folders["labels"] / LABELS.name if labels else None
+    return Job("key", "name", spec.student, spec.data, folders["shards"], place)
 
 
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
-def test_training_rows_teach_and_validation_rows_judge(folders: dict[str, Path], ingest: str, labels: bool) -> None:
+def test_training_rows_teach_and_validation_rows_judge(folders, ingest, labels):
     data = to_dict(pipeline().data) | {"ingest": ingest}
     check_faces(folders, *open_data(job(folders, labels, data=data)), soft=labels)
 
 
 @pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
-def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders: dict[str, Path], ingest: str) -> None:
+def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders, ingest):
     """A network's hash does not, so a network of the same name must have seen the same batches."""
     data = to_dict(pipeline().data) | {"ingest": ingest}
-    orders = [
-        open_data(job(folders, data=data | {"train": names}))[0] for names in (["heads", "others"], ["others", "heads"])
-    ]
+    names = (["heads", "others"], ["others", "heads"])
+    orders = [open_data(job(folders, data=data | {"train": order}))[0] for order in names]
     first, second = (poses(learnt.shuffled(4, seed=0, epoch=1)) for learnt in orders)
     assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
 
 
-def test_a_stream_has_as_many_of_each(folders: dict[str, Path]) -> None:
+def test_a_stream_has_as_many_of_each(folders):
     learnt, judged = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": "ray_data"}))
     assert (len(learnt), len(judged)) == (34, 7)
-
-
-# ---------------------------------------------------------------- the bodies of a trial and of a worker
 
 
 class Fit:
@@ -147,9 +136,8 @@ class Fit:
         self.files: list[dict[str, Any]] = []
         self.events: list[Event] = []
         monkeypatch.setattr("hpe_core.learning.loop.fit", self)
-        context = SimpleNamespace(
-            get_trial_id=lambda: "t1", get_world_rank=lambda: rank, get_world_size=lambda: rank + 1
-        )
+        told = {"get_trial_id": "t1", "get_world_rank": rank, "get_world_size": rank + 1}
+        context = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
         checkpoint = None if resume is None else ray.train.Checkpoint.from_directory(str(resume))
         for library in (ray.train, ray.tune):
             monkeypatch.setattr(library, "get_context", lambda: context)
@@ -173,9 +161,7 @@ class Fit:
         return [body for found, body in self.events if found == kind]
 
 
-def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypatch, tmp_path):
     """And every epoch lies in the stage's folder with the time that was told, so that it counts once."""
     spec, fit = pipeline(), Fit(monkeypatch)
     config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
@@ -186,17 +172,14 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
     assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
     assert fit.reported == [{"val_mae": 6.5, "best_val_mae": 6.5}, {"val_mae": 7.0, "best_val_mae": 6.5}]
-    assert [body[:3] for body in fit.told("metrics")] == [
-        ("search/1/t1", {"val/mae": 6.5}, 1),
-        ("search/1/t1", {"val/mae": 7.0}, 2),
-    ]
+    told = [("search/1/t1", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
+    assert [body[:3] for body in fit.told("metrics")] == told
     assert fit.told("ended") == [("search/1/t1", "FINISHED")]
     kept = json.loads(trial_file(tmp_path, "t1").read_text())
     history = kept["history"]
     assert fit.told("started") == [("search/1/t1", "trial t1", "search/1", kept["params"])]
-    assert [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history] == fit.told(
-        "metrics"
-    )
+    again = [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history]
+    assert again == fit.told("metrics")
     assert fit.files[-1]["history.json"] == history
 
     write_json(tmp_path / "history.json", history[:1])
@@ -205,9 +188,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(
     assert again.files[0]["history.json"][0] == history[0], "what came before a kill is kept"
 
 
-def test_a_worker_trains_its_job_and_tells_each_epoch_once(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch, tmp_path):
     """Told again after a kill, an epoch has the same time, so that it counts once."""
     asked, fit = job(folders), Fit(monkeypatch)
     config = {"job": as_plain(asked), "threads": 1, "readers": 1}
@@ -232,29 +213,24 @@ def test_a_worker_trains_its_job_and_tells_each_epoch_once(
     assert (silent.more["place"].rank, silent.more["place"].world) == (1, 2)
 
 
-# ---------------------------------------------------------------- what is told of a network
-
 EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 
 
 @given(EPOCHS)
-def test_a_network_is_as_good_as_its_best_epoch(errors: list[float]) -> None:
+def test_a_network_is_as_good_as_its_best_epoch(errors):
     history = [{"epoch": i, "time_ms": i, "val/mae": mae, "train/loss": -mae} for i, mae in enumerate(errors, start=1)]
     found = NetworkResult.of(history, 12.5)
     assert found == NetworkResult(min(errors), 1 + errors.index(min(errors)), len(errors), 12.5, tuple(history))
 
 
 @given(EPOCHS, st.integers(0, 8))
-def test_an_epoch_that_is_told_twice_counts_once(errors: list[float], lost: int) -> None:
+def test_an_epoch_that_is_told_twice_counts_once(errors, lost):
     history = [{"epoch": i, "time_ms": 1000 * i, "val/mae": mae} for i, mae in enumerate(errors, start=1)]
     events: list[Event] = []
     for part in (history, history[lost:], history):
         resend(LocalReporter(events.append), "key", part)
     assert len({json.dumps(event) for event in events}) == len(history)
     assert all(body == ("key", {"val/mae": errors[body[2] - 1]}, body[2], 1000 * body[2]) for _, body in events)
-
-
-# ---------------------------------------------------------------- a network's own hash
 
 
 def stage_of(spec: PipelineSpec, folders: dict[str, Path], **hashes: str) -> Any:
@@ -303,15 +279,11 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),
     ],
 )
-def test_a_network_is_known_by_what_it_depends_on(
-    folders: dict[str, Path], changes: dict[str, Any], taught: Taught, other: bool
-) -> None:
+def test_a_network_is_known_by_what_it_depends_on(folders, changes, taught, other):
     assert (network(folders, taught, **changes) != network(folders, taught)) == other
 
 
-def test_weights_and_code_are_part_of_a_networks_name(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeypatch):
     file, found = tmp_path / "weights", set()
     student = {"net": NET | {"pretrained": str(file)}}
     for text in ("one", "two"):
@@ -324,7 +296,7 @@ def test_weights_and_code_are_part_of_a_networks_name(
     assert len(found) == 5
 
 
-def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:
+def test_a_job_crosses_to_a_worker_whole(folders):
     stage = stage_of(pipeline(), folders)
     for spec in (stage.spec.student, online(stage.spec.student), hard_twin(stage.spec.student)):
         sent = job_for(stage, "distilled", spec)
@@ -334,7 +306,7 @@ def test_a_job_crosses_to_a_worker_whole(folders: dict[str, Path]) -> None:
     assert job_for(stage, "a", stage.spec.student).labels == folders["labels"] / LABELS.name
 
 
-def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path: Path) -> None:
+def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path):
     import torch
 
     for seed, name in enumerate(("first", "second", "third")):
@@ -346,21 +318,16 @@ def test_online_labels_come_from_the_teachers_that_are_asked(tmp_path: Path) -> 
     assert (teachers.labels, teachers.size, list(teachers.nets)) == (asked, CROP.size, ["first", "third"])
     first, third = (next(net.parameters()) for net in teachers.nets.values())
     torch.manual_seed(2)
-    assert torch.equal(third, next(PoseNet(NetSpec("test_resnet"), CROP.size).parameters())) and not torch.equal(
-        first, third
-    )
+    wanted = next(PoseNet(NetSpec("test_resnet"), CROP.size).parameters())
+    assert torch.equal(third, wanted) and not torch.equal(first, third)
     assert online_teachers(Job("", "", spec.student, spec.data, Path()), "cpu") is None
 
 
-# ---------------------------------------------------------------- networks that exist, and those that fail
-
-
-def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
     events: list[Event] = []
     spec = pipeline(store=str(tmp_path))
-    stage = SimpleNamespace(
-        spec=spec, key="s/1", name="student", folder=tmp_path / "student" / "1", reporter=LocalReporter(events.append)
-    )
+    folder, reporter = tmp_path / "student" / "1", LocalReporter(events.append)
+    stage = SimpleNamespace(spec=spec, key="s/1", name="student", folder=folder, reporter=reporter)
     asked = Job("s/1/distilled", "distilled", spec.student, spec.data, Path())
     trained = NetworkResult.of([{"epoch": 1, "time_ms": 1, "val/mae": 3.0}], 1.0)
 
@@ -371,18 +338,16 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
         write_json(home / "result.json", to_dict(trained))
         return trained
 
-    def dies(job: Job, stage: Any, home: Path) -> NetworkResult:
-        raise RuntimeError("no room")
-
+    dies = Mock(side_effect=RuntimeError("no room"))
     monkeypatch.setattr(train, "run_ray_train", dies)
     with pytest.raises(RuntimeError):
-        train_one(asked, stage)  # type: ignore[arg-type]
+        train_one(asked, stage)
     assert events[-1] == ("ended", ("s/1/distilled", "FAILED")) and not stage.folder.exists()
     monkeypatch.setattr(train, "run_ray_train", ray_train)
-    first = train_one(asked, stage)  # type: ignore[arg-type]
+    first = train_one(asked, stage)
     monkeypatch.setattr(train, "run_ray_train", dies)
     events.clear()
-    assert train_one(asked, stage) == first == trained  # type: ignore[arg-type]
+    assert train_one(asked, stage) == first == trained
     assert [body[:3] for kind, body in events if kind == "metrics"] == [("s/1/distilled", {"val/mae": 3.0}, 1)]
     assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
     kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}
@@ -390,7 +355,7 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("room", [1, 8])
-def test_all_are_trained_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_all_are_trained_and_those_that_fail_are_named(monkeypatch, room):
     spec = pipeline()
     stage: Any = SimpleNamespace(spec=spec, name="teachers")
     asked = [Job("", name, spec.student, spec.data, Path()) for name in ("a", "b", "c")]

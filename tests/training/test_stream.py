@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,22 +15,10 @@ import pytest
 import torch
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.data.rows import ShardError, read_shard, write_soft_labels
+from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import FaceArrays, count
-from tests.faces import write_heads
-from tests.test_pipeline import (
-    PATIENCE_S,
-    environment,
-    family,
-    has_checkpoint,
-    is_train_worker,
-    result_of,
-    run,
-    stage_folder,
-    tail,
-    whole_tree,
-    words,
-)
+from tests import test_pipeline as road
+from tests.faces import exchanged, marked_labels, write_heads
 from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
 ROWS, PER_SHARD = 130, 12
@@ -44,14 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def labels(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Soft labels that say whose they are: the first bins hold the hard labels."""
-    folder, beside = tmp_path_factory.mktemp("labels"), []
-    for file in files:
-        shard = read_shard(file)
-        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
-        beside.append(folder / file.name)
-        write_soft_labels(beside[-1], shard.sample_ids, marks, "test")
-    return beside
+    return marked_labels(files, tmp_path_factory.mktemp("labels"))
 
 
 def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> PoseBatch:
@@ -61,20 +41,13 @@ def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, 
     return to_batch(pa.concat_tables(t for task in tasks for t in read_groups({k: [v] for k, v in task.items()})))
 
 
-def exchange(labels: list[Path], folder: Path) -> list[Path]:
-    """The right names with the labels of two shards exchanged."""
-    for label, other in zip(labels, [labels[1], labels[0], *labels[2:]], strict=True):
-        (folder / label.name).write_bytes(other.read_bytes())
-    return [folder / label.name for label in labels]
-
-
 def keys(batch: PoseBatch) -> list[bytes]:
     return [picture.numpy().tobytes() for picture in batch.images_BHWC]
 
 
 @pytest.mark.parametrize("stream_shards", [1, 3, 100])
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 16), (2, 16), (3, 12), (4, 1000)])
-def test_every_row_once_in_equal_steps(files: list[Path], stream_shards: int, world: int, batch_size: int):
+def test_every_row_once_in_equal_steps(files, stream_shards, world, batch_size):
     data = StreamedFaces(files, None, stream_shards)
     for epoch in (0, 1):
         parts = [without_ray(data, batch_size, seed=5, epoch=epoch, rank=rank, world=world) for rank in range(world)]
@@ -84,7 +57,7 @@ def test_every_row_once_in_equal_steps(files: list[Path], stream_shards: int, wo
         assert len(set(seen)) == len(seen) > ROWS - max(batch_size % ROWS, world)
 
 
-def test_a_task_reads_few_shards_however_many_there_are(files: list[Path]):
+def test_a_task_reads_few_shards_however_many_there_are(files):
     """What a stream holds is bounded by its groups; a group of 3 shards' rows touches one or two more at its ends."""
     data = StreamedFaces(files, None, 3)
     groups = data.plan(16, seed=0, epoch=0, rank=0, world=1)
@@ -92,7 +65,7 @@ def test_a_task_reads_few_shards_however_many_there_are(files: list[Path]):
     assert len(groups) == ROWS // 16 / 2 == 4
 
 
-def test_epochs_seeds_and_workers_have_orders_of_their_own(files: list[Path]):
+def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     data = StreamedFaces(files, None, 3)
     base = {"seed": 0, "epoch": 0, "rank": 0, "world": 1}
     orders = [keys(without_ray(data, 16, **{**base, **change})) for change in ({}, {"epoch": 1}, {"seed": 1}, {})]
@@ -107,9 +80,8 @@ def test_rows_cross_as_they_are():
     for bins in (None, 62):
         soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(np.float16)
         images = random.integers(0, 256, (7, 20, 20, 3), np.uint8)
-        faces = FaceArrays(
-            images, random.normal(size=(7, 3)).astype("f4"), random.normal(size=(7, 2)).astype("f4"), soft
-        )
+        angles, scales = (random.normal(size=(7, n)).astype("f4") for n in (3, 2))
+        faces = FaceArrays(images, angles, scales, soft)
         table = to_table(faces)
         cut = pa.concat_tables([table.slice(2, 3), table.slice(5, 1)])
         for part, rows in ((table, slice(None)), (cut, slice(2, 6))):
@@ -119,18 +91,16 @@ def test_rows_cross_as_they_are():
             assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
 
 
-def test_soft_labels_stay_with_their_rows(files: list[Path], labels: list[Path], tmp_path: Path):
+def test_soft_labels_stay_with_their_rows(files, labels, tmp_path):
     whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
     assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
-    exchanged = StreamedFaces(files, exchange(labels, tmp_path), 3)
+    wrong = StreamedFaces(files, exchanged(labels, tmp_path), 3)
     with pytest.raises(ShardError, match="do not belong"):
-        without_ray(exchanged, 16, seed=0, epoch=0, rank=0, world=1)
+        without_ray(wrong, 16, seed=0, epoch=0, rank=0, world=1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_gives_the_rows_of_the_plan_in_its_order(
-    files: list[Path], labels: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch, tmp_path):
     """Two tasks at once of which the first is the slower, and blocks of a few rows: neither may change a batch."""
 
     def first_is_slow(plans: dict[str, Any]) -> Iterator[pa.Table]:
@@ -147,10 +117,7 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(
     for field in dataclasses.fields(PoseBatch):
         assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
     with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
-        list(StreamedFaces(files, exchange(labels, tmp_path)).shuffled(16, **where))
-
-
-# ---------------------------------------------------------------- through Ray Train, with workers that die
+        list(StreamedFaces(files, exchanged(labels, tmp_path)).shuffled(16, **where))
 
 
 STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
@@ -166,33 +133,30 @@ def is_reader(process: psutil.Process) -> bool:
 @pytest.mark.ray
 @pytest.mark.longer
 @pytest.mark.timeout(1800)
-def test_killed_workers_and_readers_change_no_weight(tmp_path: Path):
+def test_killed_workers_and_readers_change_no_weight(tmp_path):
     """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
-    done = run("shards", calm)
-    assert done.code == 0, tail(done)
+    road.sound(road.run("shards", calm))
     shutil.copytree(calm, store)
-    done = run("teachers", calm, *STREAM)
-    assert done.code == 0, tail(done)
+    road.sound(road.run("teachers", calm, *STREAM))
     killed: set[str] = set()
-    with open(log, "w") as stream, whole_tree() as started:
-        command = words("teachers", store, *STREAM)
-        process = started(subprocess.Popen(command, env=environment(), stdout=stream, stderr=stream, text=True))
-        deadline = time.monotonic() + PATIENCE_S
+    with open(log, "w") as stream, road.whole_tree() as start:
+        process = start(road.words("teachers", store, *STREAM), stdout=stream, stderr=stream)
+        deadline = time.monotonic() + road.PATIENCE_S
         while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-            for name, wanted in (("reader", is_reader), ("worker", is_train_worker)):
-                if name not in killed and has_checkpoint(store):
-                    victim = next(filter(wanted, family(process.pid)), None)
+            for name, wanted in (("reader", is_reader), ("worker", road.is_train_worker)):
+                if name not in killed and road.has_checkpoint(store):
+                    victim = next(filter(wanted, road.family(process.pid)), None)
                     if victim is not None:
                         with suppress(psutil.NoSuchProcess):
                             victim.kill()
                             killed.add(name)
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=road.PATIENCE_S)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert killed == {"reader", "worker"}
-    ours, theirs = (stage_folder(place, "teachers") for place in (store, calm))
-    for name, summary in result_of(store, "teachers")["networks"].items():
+    ours, theirs = (road.stage_folder(place, "teachers") for place in (store, calm))
+    for name, summary in road.result_of(store, "teachers")["networks"].items():
         assert summary["epochs"] == 8
         weights = [(folder / name / "model.safetensors").read_bytes() for folder in (ours, theirs)]
         assert weights[0] == weights[1], f"teacher {name} has other weights"

@@ -1,8 +1,6 @@
 """BIWI: an archive of its exact layout, and a frame of the real one."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +15,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
-from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
+from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_biwi, write_boxes
 from tests.datasets.reading import corners, one, only, refusal, rejected, source, splits
@@ -27,20 +25,12 @@ LEAK_FREE = ("person06", "person07", "person10", "person13")
 FIXTURE = [[0.45684, -0.404949, -0.792031], [-0.103806, 0.860022, -0.499587], [0.883471, 0.310449, 0.350856]]
 
 
-def test_biwi_fixture(tmp_path: Path) -> None:
-    write_biwi(tmp_path / "hpdb", 1, 501, np.array(FIXTURE))
-    opened = source("biwi", tmp_path)
-    pose = opened.load(only(opened))[0].pose
-    assert pose == pytest.approx((-54.92, -52.38, 41.55), abs=0.01)
-    assert matrix_to_euler(np.array(FIXTURE).T) != pytest.approx(pose, abs=5)  # the old loaders' reading
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     pose=st.tuples(st.floats(-99, 99), st.floats(-85, 85), st.floats(-99, 99)),
     center=st.tuples(st.floats(-200, 200), st.floats(-150, 150), st.floats(700, 1300)),
 )
-def test_biwi_pose_and_box_follow_the_files(tmp_path_factory: Any, pose: Any, center: Any) -> None:
+def test_biwi_pose_and_box_follow_the_files(tmp_path_factory, pose, center):
     """The box against OpenCV's projection of its middle and of two points half its size beside it."""
     root = tmp_path_factory.mktemp("biwi")
     write_biwi(root, 4, 10, euler_to_matrix(pose), center)
@@ -51,9 +41,8 @@ def test_biwi_pose_and_box_follow_the_files(tmp_path_factory: Any, pose: Any, ce
     values = np.array([float(word) for word in (root / "04" / "rgb.cal").read_text().split()])
     turn, shift = values[13:22].reshape(3, 3), values[22:25]
     written = np.array([float(f"{value:g}") for value in center])
-    spread = (
-        turn.T @ np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0]], float).T
-    )  # beside it, as the colour camera sees it
+    # beside it, as the colour camera sees it
+    spread = turn.T @ np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0]], float).T
     corner, _ = cv2.Rodrigues(turn)
     points, _ = cv2.projectPoints((written[:, None] + spread).T.copy(), corner, shift, values[:9].reshape(3, 3), None)
     middle, right, below = points[:, 0]
@@ -62,7 +51,7 @@ def test_biwi_pose_and_box_follow_the_files(tmp_path_factory: Any, pose: Any, ce
     assert annotation.box.height / 2 == pytest.approx(below[1] - middle[1], abs=0.01)
 
 
-def test_biwi_sample(real_data: Path) -> None:
+def test_biwi_sample(real_data):
     """YuNet finds the nose tip at (343.0, 274.9), and the face at (301.7, 210.8) ... (384.8, 321.9)."""
     for root in (real_data / "biwi", real_data / "biwi" / "hpdb"):
         opened = source("biwi", root)
@@ -78,7 +67,7 @@ def test_biwi_sample(real_data: Path) -> None:
     assert census(opened) == "1 face; the whole archive has 15,678: this is a part"
 
 
-def test_biwi_splits_by_person_or_as_published(tmp_path: Path) -> None:
+def test_biwi_splits_by_person_or_as_published(tmp_path):
     for sequence in range(1, 25):
         write_biwi(tmp_path / "hpdb", sequence, 3)
     spec = DatasetSpec("biwi", root=str(tmp_path), test_groups=LEAK_FREE, val=0.1)
@@ -123,7 +112,7 @@ def test_biwi_splits_by_person_or_as_published(tmp_path: Path) -> None:
         (" ", "bad_annotation"),
     ],
 )
-def test_biwi_texts(tmp_path: Path, text: str, reason: str | None) -> None:
+def test_biwi_texts(tmp_path, text, reason):
     write_biwi(tmp_path, 2, 9, text=text)
     opened = source("biwi", tmp_path)
     if reason is None:
@@ -133,7 +122,7 @@ def test_biwi_texts(tmp_path: Path, text: str, reason: str | None) -> None:
         assert found == reason and "/02/" in said
 
 
-def test_biwi_lists_what_is_half_there(tmp_path: Path) -> None:
+def test_biwi_lists_what_is_half_there(tmp_path):
     for frame in (1, 2, 3):
         write_biwi(tmp_path, 2, frame)
     (tmp_path / "02" / "frame_00001_rgb.png").unlink()
@@ -151,7 +140,7 @@ def test_biwi_lists_what_is_half_there(tmp_path: Path) -> None:
     assert rejected(opened, refs[2])[0] == "no_box"
 
 
-def test_biwi_copies_with_jpegs_and_without_calibration(tmp_path: Path) -> None:
+def test_biwi_copies_with_jpegs_and_without_calibration(tmp_path):
     """As some are handed on: the pose is all there, and the face where somebody else says."""
     path = write_biwi(tmp_path, 2, 1, np.array(FIXTURE))
     cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
@@ -170,7 +159,7 @@ def test_biwi_copies_with_jpegs_and_without_calibration(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(pose=st.tuples(st.floats(-180, 180), st.floats(-90, 90), st.floats(-180, 180)), axis=st.integers(0, 2))
-def test_a_mirror_or_a_scaled_matrix_is_no_rotation(pose: Any, axis: int) -> None:
+def test_a_mirror_or_a_scaled_matrix_is_no_rotation(pose, axis):
     rotation = euler_to_matrix(pose)
     flipped = rotation.copy()
     flipped[axis] *= -1
