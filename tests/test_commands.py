@@ -1,5 +1,6 @@
 """Every command answers --help at once, and a typo with one sentence."""
 
+import re
 import subprocess
 import sys
 import time
@@ -54,3 +55,18 @@ def test_the_script_ends_as_its_main_does():
     command = [sys.executable, "workflows/full_pipeline.py", "plna"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 2 and "did you mean 'plan'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_files_that_pages_and_docstrings_name_are_there():
+    """Walls move, and sentences about them stay behind."""
+    texts = [*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "tests/README.md"]
+    texts += [path for room in ("hpe_core", "workflows", "conf", "infra") for path in (REPO / room).rglob("*.[py]*")]
+    named = r"(?:hpe_core|workflows|tests|conf|docs|infra)/[\w./-]+\.(?:py|yaml|md|png|jpg)\b"
+    missing = {
+        f"{path.relative_to(REPO)}: {name}"
+        for path in texts
+        if path.suffix in (".py", ".md", ".yaml")
+        for name in re.findall(named, path.read_text())
+        if not (REPO / name).exists()
+    }
+    assert not missing

@@ -9,7 +9,7 @@ so positive pitch lifts the nose, positive yaw turns it to the left of the pictu
 head clockwise on screen. It holds for `Pose_Para` of 300W-LP and AFLW2000 and for BIWI's stored matrix.
 
 Everything here is NumPy in float64: angles are small arrays, and one implementation cannot disagree with
-itself. `tests/test_rotation.py` checks it against SciPy and the BIWI fixture.
+itself. `tests/geometry/test_rotation.py` checks it against SciPy and the BIWI fixture.
 """
 
 import numpy as np

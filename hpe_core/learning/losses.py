@@ -1,6 +1,6 @@
 """The papers' losses, each beside its equation. Sums run over the three angles, means over the batch.
 
-Tested in tests/test_losses.py against a direct NumPy reading of the formulas.
+Tested in tests/learning/test_losses.py against a direct NumPy reading of the formulas.
 """
 
 import torch
