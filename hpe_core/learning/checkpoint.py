@@ -16,11 +16,9 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import replacing, write_json
-
-WEIGHTS, MEANING = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True, eq=False)
