@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.reporting import LocalReporter
 from tests.tracking.places import until
 from workflows.tracking.console import Console
 from workflows.tracking.live import Live
-from workflows.tracking.progress import Board, Event, LocalReporter, Pump, Reporter
+from workflows.tracking.progress import Board, Event, Pump, Reporter
 
 
 def test_a_reporter_sends_what_the_console_and_live_tracking_take():
