@@ -12,7 +12,6 @@ from workflows.engine.results import (
     LabelsResult,
     NetworkResult,
     PublishResult,
-    Registration,
     Role,
     Row,
     SearchResult,
@@ -25,6 +24,7 @@ from workflows.engine.results import (
     Trial,
     UnderProtocol,
 )
+from workflows.tracking.facts import Model
 
 NETWORK = NetworkResult.of(
     [{"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0}], 1.5
@@ -59,7 +59,7 @@ RESULTS: tuple[StageResult, ...] = (
             "",
         ),
         {"onnx/megabytes": 1.0},
-        Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"}),
+        Model("head-pose", "model", "champion", ("validation", 3.0), "table", "MAE 3.00", {"config": "demo"}),
     ),
 )
 

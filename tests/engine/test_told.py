@@ -14,6 +14,7 @@ from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
 from tests.engine.test_store import Counted, counting
+from tests.reporting import LocalReporter
 from workflows.engine import pipeline, runner
 from workflows.engine.config import load
 from workflows.engine.plan import Planned
@@ -22,7 +23,6 @@ from workflows.engine.results import (
     LabelsResult,
     NetworkResult,
     PublishResult,
-    Registration,
     Results,
     Role,
     Row,
@@ -40,7 +40,7 @@ from workflows.engine.told import children, run_name, run_points, run_tags, stag
 from workflows.full_pipeline import STAGES
 from workflows.stages import student, teachers
 from workflows.tracking.facts import Artifact, Model, Point, RunFacts
-from workflows.tracking.progress import Event, LocalReporter, Reporter
+from workflows.tracking.progress import Event, Reporter
 from workflows.tracking.projection import facts_of
 from workflows.training import networks
 
@@ -68,7 +68,7 @@ PUBLISHED = PublishResult(
     *("model/student.onnx", "model/README.md", "report/report.html"),
     exported=None,  # type: ignore[arg-type]
     figures={"onnx/megabytes": 1.5},
-    registration=Registration("head-pose", "champion", ("faces A", 5.5), "MAE 5.13", "| MAE |", {"report": "r.html"}),
+    registration=Model("head-pose", "model", "champion", ("faces A", 5.5), "| MAE |", "MAE 5.13", {"report": "r.html"}),
 )
 RESULTS: dict[str, tuple[StageResult, dict[str, float]]] = {
     "shards": (
@@ -178,7 +178,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(
     module.run(stage)
     events.clear()
     result = module.run(stage)  # the networks are there, and are told with all their epochs
-    told = children(entry_of(name, stage.folder), result, spec)
+    told = list(children(entry_of(name, stage.folder), result, spec))
     assert said_of(told) == shown_by(events)
     expected = {"teachers": ["byobnet", "resnet"], "student": ["distilled", "hard"]}[name]
     expected = ["finalist-1", "finalist-2", "hard"] if count == 2 else expected
@@ -229,12 +229,12 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
         assert each.status == ("FAILED" if name == "b" else "FINISHED") and read_again(each) == each
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
-    assert children(entry_of("search", tmp_path / "none"), SearchResult(), SPEC) == []
+    assert list(children(entry_of("search", tmp_path / "none"), SearchResult(), SPEC)) == []
 
 
 @pytest.mark.parametrize("name", ["shards", "labels", "evaluate", "publish"])
 def test_a_stage_without_networks_has_no_children(name: str, tmp_path: Path) -> None:
-    assert children(entry_of(name, tmp_path), RESULTS[name][0], SPEC) == []
+    assert list(children(entry_of(name, tmp_path), RESULTS[name][0], SPEC)) == []
 
 
 # ---------------------------------------------------------------- the runner writes it down
