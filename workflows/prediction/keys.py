@@ -47,10 +47,8 @@ class PredictSpec:
     def __post_init__(self) -> None:
         check(bool(self.model), "model names nothing")
         check(bool(self.out), "out names no folder")
-        check(
-            bool(self.detector) != bool(self.boxes),
-            "say where the faces are: detector=FILE, detector=fetch, boxes=FILE.json or boxes=whole (one of them)",
-        )
+        said = "say where the faces are: detector=FILE, detector=fetch, boxes=FILE.json or boxes=whole (one of them)"
+        check(bool(self.detector) != bool(self.boxes), said)
         check(0.2 <= self.box_scale <= 5, f"box_scale must lie in 0.2 ... 5, got {self.box_scale}")
         check(self.frames >= 0, f"frames must not be negative, got {self.frames}")
 
