@@ -1,6 +1,7 @@
 """What went wrong, said to the user: one sentence that names the file, the key or the row."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -15,6 +16,11 @@ class SpecError(UserError, ValueError):
 def check(condition: bool, message: str) -> None:
     if not condition:
         raise SpecError(message)
+
+
+def say(text: str) -> None:
+    """A line on standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -1,16 +1,13 @@
-"""Picture and boxes -> poses, from a saved network (torch) or an ONNX file (onnxruntime, OpenCV and NumPy
-alone).
+"""Picture and boxes -> poses, from a saved network (torch) or an ONNX file (onnxruntime, OpenCV and NumPy alone).
 
     angles, spread = HeadPosePredictor.load("student.onnx").predict(image_rgb, [(x1, y1, x2, y2)])
 
 Both kinds carry their crop contract (what the window shows of a box, and how a detector's box becomes one that the
-network was taught with), and the pixels take the one way that training and evaluation take: the canonical crop with its
-margin, then its central window. Torch is imported only for a saved network, so that the ONNX file runs where there is
-no torch.
+network was taught with), and the pixels take the way of training and evaluation: the canonical crop with its margin,
+then its central window. Torch is imported only for a saved network.
 """
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,30 +30,22 @@ BATCH = 64
 
 
 class Poses(NamedTuple):
-    """Degrees, (M, 3) float32 each: (pitch, yaw, roll), and the standard deviation of each predicted
-    distribution."""
+    """Degrees, (M, 3) float32 each: (pitch, yaw, roll), and the standard deviation of each predicted distribution."""
 
     angles: NDArray[np.float32]
     spread: NDArray[np.float32]
 
 
-class Runner(ABC):
-    """A loaded network: its crop contract, its angle convention, and windows -> Poses."""
-
-    crop: CropSpec
-    detector_fit: DetectorFit | None  # None where nobody knows it
-    convention: str
-
-    @abstractmethod
-    def __call__(self, windows_BHWC: Image) -> Poses:
-        """(B, size, size, 3) uint8 RGB -> Poses."""
-
-
 class HeadPosePredictor:
     """Poses of the faces in a picture. Made by `load`."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    crop: CropSpec  # what the network's window shows of a box
+    detector_fit: DetectorFit | None  # makes YuNet's boxes such as the network learnt; None: unknown
+    convention: str  # of the angles, in one line
+
+    def __init__(self, runner: "_OnnxRunner | _TorchRunner") -> None:
+        self._runner, self.convention = runner, CONVENTION  # a network of another one is not loaded
+        self.crop, self.detector_fit = runner.crop, runner.detector_fit
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int = 0) -> "HeadPosePredictor":
@@ -67,21 +56,6 @@ class HeadPosePredictor:
         """
         path = Path(path)
         return cls(_OnnxRunner(path, threads) if path.suffix == ".onnx" else _TorchRunner(path))
-
-    @property
-    def crop(self) -> CropSpec:
-        """The crop contract: what the network's window shows of a box."""
-        return self._runner.crop
-
-    @property
-    def detector_fit(self) -> DetectorFit | None:
-        """How YuNet's boxes become such as the network was taught with; None where nobody knows."""
-        return self._runner.detector_fit
-
-    @property
-    def convention(self) -> str:
-        """The angle convention in one line."""
-        return self._runner.convention
 
     def predict(self, image: Image, boxes: Sequence[Box] | ArrayLike, *, detected: bool = False) -> Poses:
         """Poses of the faces in `boxes` (Box values or (M, 4) x1, y1, x2, y2 pixels) of an RGB picture.
@@ -98,13 +72,11 @@ class HeadPosePredictor:
         return self.predict_windows(window(stacked, self.crop.size))
 
     def predict_windows(self, windows_BHWC: Image) -> Poses:
-        """Poses of windows that are cut already: (B, size, size, 3) uint8 RGB. Raises ValueError for
-        another shape."""
+        """Poses of windows that are cut already: (B, size, size, 3) uint8 RGB. Raises ValueError for another shape."""
         size = self.crop.size
         if windows_BHWC.dtype != np.uint8 or windows_BHWC.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"windows must be (B, {size}, {size}, 3) uint8, got {windows_BHWC.shape} {windows_BHWC.dtype}"
-            )
+            given = f"{windows_BHWC.shape} {windows_BHWC.dtype}"
+            raise ValueError(f"windows must be (B, {size}, {size}, 3) uint8, got {given}")
         starts = range(0, len(windows_BHWC), BATCH)
         parts = [self._runner(np.ascontiguousarray(windows_BHWC[i : i + BATCH])) for i in starts]
         if not parts:
@@ -136,10 +108,7 @@ def noted_fit(notes: Mapping[str, Any]) -> DetectorFit | None:
 
 
 def open_session(path: Path, threads: int = 1) -> Any:
-    """An ONNX Runtime session on so many CPU threads (0: its own choice).
-
-    Raises SpecError that names the file, UserError where ONNX Runtime is not installed.
-    """
+    """An ONNX Runtime session on so many CPU threads (0: its own choice). Raises SpecError or UserError."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -152,7 +121,7 @@ def open_session(path: Path, threads: int = 1) -> Any:
         raise SpecError(f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}") from None
 
 
-class _OnnxRunner(Runner):
+class _OnnxRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_session(path, threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
@@ -163,20 +132,18 @@ class _OnnxRunner(Runner):
             raise SpecError(f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}")
         if contract["convention"] != CONVENTION:
             raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
-        self.crop, self.convention = build(CropSpec, contract["crop"]), CONVENTION
-        self.detector_fit = noted_fit(contract)
+        self.crop, self.detector_fit = build(CropSpec, contract["crop"]), noted_fit(contract)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
 
 
-class _TorchRunner(Runner):
+class _TorchRunner:
     def __init__(self, folder: Path) -> None:
         from hpe_core.learning.checkpoint import load_net
 
         saved = load_net(folder)
-        self._net, self.crop, self.convention = saved.net, saved.crop, CONVENTION  # load_net has compared it
-        self.detector_fit = noted_fit(saved.notes)
+        self._net, self.crop, self.detector_fit = saved.net, saved.crop, noted_fit(saved.notes)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         import torch

@@ -49,6 +49,15 @@ def test_a_wrong_word_is_one_sentence(words, said, capsys, monkeypatch):
     assert said in told.err and told.err.count("\n") == 1 and told.out == ""
 
 
+@pytest.mark.parametrize(("words", "example"), [(["plan"], "hpe run -c conf"), (["doctor"], "hpe doctor -c conf")])
+def test_the_examples_of_a_help_name_the_command_that_was_called(words, example, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(SystemExit):
+        cli.run([*words, "--help"])
+    said = capsys.readouterr().out
+    assert f"\n    {example}" in said and "python workflows" not in said
+
+
 def test_the_words_reach_the_command(monkeypatch):
     reached: list[list[str]] = []
 

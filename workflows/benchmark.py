@@ -29,14 +29,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_core.errors import SpecError, check, nearest
+from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.system.packages import check_extra
+from workflows.bench.lab import Lab
 from workflows.engine.commandline import CommandParser
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded, tell
 
 if TYPE_CHECKING:
     from workflows.bench.common import Row
-    from workflows.bench.lab import Lab
 
     Benchmarks = Mapping[str, Callable[[Lab], list[Row]]]
 
@@ -62,8 +62,7 @@ def chosen(names: Sequence[str]) -> "Benchmarks":
 
 def measure(wanted: "Benchmarks", faces: int, repeat: int) -> "list[Row]":
     """Run benchmarks one after the other in a temporary folder."""
-    from workflows.bench.common import one_thread, say
-    from workflows.bench.lab import Lab
+    from workflows.bench.common import one_thread
 
     rows = []
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started from here

@@ -55,11 +55,11 @@ def run(argv: Sequence[str]) -> int:
 def command(argv: Sequence[str]) -> Callable[[], int]:
     """What the words call. Raises SpecError that names the nearest command."""
     name, words = argv[0], list(argv[1:])
+    sys.argv = ["hpe" if name in VERBS else f"hpe {name}", *words]  # what its --help calls itself
     if name in VERBS:
         pipeline = importlib.import_module("workflows.full_pipeline")
         return lambda: int(pipeline.main(argv))
     if name in PROGRAMS:
-        sys.argv = [f"hpe {name}", *words]  # what its --help calls itself
         program = importlib.import_module(f"workflows.{name.replace('-', '_')}")
         return lambda: int(program.main(words))
     check(name.isidentifier() or "-" in name[1:], f"a command comes first, for example hpe run {' '.join(argv)}")

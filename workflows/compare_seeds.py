@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpe_core.errors import SpecError, check, nearest
+from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
 from workflows.engine.config import arguments, guarded, load, tell
 from workflows.engine.results import Cell, EvaluateResult
@@ -46,11 +46,7 @@ def with_seed(spec: PipelineSpec, seed: int) -> PipelineSpec:
 
 
 def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
-    """The run without a search whose student learns from one source of soft labels.
-
-    K and d of the offsets are the configured student's. All kinds name the same label sets in their (unused) search
-    space, so that one pass over the faces writes the labels of all; online labels are not stored.
-    """
+    """The run without a search that learns from one source. All kinds name the same label sets: written in one pass."""
     distill = spec.student.distill
     assert distill is not None
     check(kind in KINDS, f"variants: there is no '{kind}'{nearest(kind, list(KINDS))}")
@@ -72,11 +68,7 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
 
 
 def compare(spec: PipelineSpec, seeds: Sequence[int], variants: Sequence[str] = ()) -> tuple[list[Compared], Cells]:
-    """Runs every seed (finished ones are skipped).
-
-    Returns a row a test set and network, and the (K, d) map of the first test set, averaged over the seeds. With
-    variants, each has its own distilled row, named and described by its kind.
-    """
+    """A row a test set and network (a variant: a distilled row), and the mean (K, d) map, over runs of every seed."""
     runs, maps = [], []
     for seed in seeds:
         seeded = with_seed(spec, seed)
@@ -100,11 +92,8 @@ def together(by_kind: Mapping[str, Sequence[Compared]]) -> list[Compared]:
 
 
 def scores(spec: PipelineSpec, title: str) -> tuple[list[Compared], Cells]:
-    """The rows and the first test set's (K, d) map of one run.
-
-    Nothing is published: every seed would move the registry's aliases.
-    """
-    print(title, file=sys.stderr)
+    """The rows and (K, d) map of one run, which is not published: every seed would move the registry's aliases."""
+    say(title)
     return read(run_pipeline(spec, STAGES[:-1]).evaluate, spec.data.test[0])
 
 

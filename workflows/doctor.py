@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hpe_core.datasets.plan import used_datasets
 from hpe_core.datasets.registry import reader_of
-from hpe_core.errors import SpecError, check, nearest
+from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
@@ -71,14 +71,14 @@ def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, p
     """Every dataset that has a role, and its pictures where a folder is given for them."""
     seen = []
     for name in used_datasets(data):
-        print(f"looking at {name}", file=sys.stderr)
+        say(f"looking at {name}")
         seen.append(examine(name, data.datasets[name], data, faces, prefix.format(name), planned=planned))
         try:
             written = write_pictures(seen[-1], data, out) if out is not None else []
         except OSError as error:
             raise SpecError(f"out={out}: the pictures cannot be written: {error}") from None
         for path in written:
-            print(f"wrote {path}", file=sys.stderr)
+            say(f"wrote {path}")
     return seen
 
 

@@ -1,6 +1,6 @@
 """From face images to a registered student, top to bottom.
 
-    python workflows/full_pipeline.py -c conf/demo.yaml             run what is not finished
+    python workflows/full_pipeline.py run -c conf/demo.yaml         run what is not finished
     python workflows/full_pipeline.py plan -c conf/demo.yaml        say what would run, why, and what it costs
     python workflows/full_pipeline.py teachers -c conf/demo.yaml    one stage, if those that it reads are finished
     python workflows/full_pipeline.py verify -c conf/demo.yaml      hash every finished file; the next run repairs

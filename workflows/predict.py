@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from hpe_core.errors import say
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     media = open_media(words, out, upright=not spec.boxes or spec.boxes == WHOLE)
     if media.left_out:
         endings = ", ".join(f"{number} {ending}" for ending, number in sorted(media.left_out.items()))
-        print(f"left out, by their endings no pictures: {endings}", file=sys.stderr)
+        say(f"left out, by their endings no pictures: {endings}")
     tally, stopped = Tally(), False
     with ExitStack() as opened:
         opened.callback(media.close)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     kept = f"; in {out}" if spec.draw or not as_json else ""
     print(tally.sentence(media.noun) + kept, file=sys.stderr if as_json else sys.stdout)
     if stopped and not media.live:
-        print("stopped before the end", file=sys.stderr)
+        say("stopped before the end")
         return EXIT_STOPPED
     return EXIT_BAD_INPUT if tally.unusable else 0
 

@@ -8,9 +8,7 @@ label, which is exact for its mean where the teacher is right and leaves its sha
 them: the offset ensemble is already a mean over such shifts.
 
 Near 90 degrees of yaw a small turn swaps much of pitch for roll (the Euler angles' lock): the labels are right and no
-network can follow them. `turn_gain` leaves such faces unturned. On the demo's heads, validation MAE of the base teacher
-over seeds 0, 1, 2 with every face turned: 6.92, 6.88, 6.35; with turn_gain 2: 6.16, 6.37, 6.11
-(`workflows/compare_seeds.py -c conf/demo.yaml`, the line "teachers: done").
+network can follow them. `turn_gain` leaves such faces unturned (docs/results.md: what that is worth).
 """
 
 from dataclasses import replace
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpe_core.data.batch import PoseBatch
@@ -27,6 +26,8 @@ from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import window
 from hpe_core.spec.training import AugmentSpec
+
+Values = NDArray[Any]  # one entry a face
 
 
 class Augment:
@@ -55,10 +56,10 @@ def move(
     batch: PoseBatch,
     size: int,
     bins: AngleBins,
-    flips: np.ndarray,
-    turns_deg: np.ndarray,
-    jitter_px: np.ndarray,
-    turn_gain: float = 0.0,
+    flips: Values,
+    turns_deg: Values,
+    jitter_px: Values,
+    turn_gain: float = 0,
 ) -> PoseBatch:
     """Flip (B,) bool, then turn (B,) degrees clockwise, then look (B, 2) whole pixels (dx, dy) aside.
 
@@ -67,8 +68,7 @@ def move(
     before = batch.angles_B3.cpu().numpy()
     angles = np.where(flips[:, None], rotation.mirror(before), before)
     turned = rotation.turn(angles, turns_deg) if np.any(turns_deg) else angles
-    # A turned profile can leave the grid (2 % of rendered heads at +-10 degrees), and near 90 degrees of yaw pitch and
-    # roll run away from it; such a face is not turned.
+    # A turned profile can leave the grid, and near 90 degrees of yaw pitch and roll run away from it.
     beyond = np.abs(turned).max(axis=1) > bins.limit
     if turn_gain:
         beyond |= rotation.angle_error(turned, angles).max(axis=1) > turn_gain * np.abs(turns_deg) + 1e-6
@@ -98,7 +98,7 @@ def center_window(batch: PoseBatch, size: int) -> PoseBatch:
     return replace(batch, images_BHWC=window(batch.images_BHWC, size))
 
 
-def _slice(crops_BHWC: Tensor, size: int, flips: np.ndarray, jitter_px: np.ndarray) -> Tensor:
+def _slice(crops_BHWC: Tensor, size: int, flips: Values, jitter_px: Values) -> Tensor:
     """Without a turn every window is whole pixels: a gather, no resampling."""
     margin = (crops_BHWC.shape[1] - size) // 2
     assert np.abs(jitter_px).max(initial=0) <= margin, f"a jitter beyond the stored margin of {margin} pixels"
@@ -112,7 +112,7 @@ def _slice(crops_BHWC: Tensor, size: int, flips: np.ndarray, jitter_px: np.ndarr
 
 
 def _warp(
-    crops_BHWC: Tensor, scales_B2: Tensor, size: int, flips: np.ndarray, turns_deg: np.ndarray, jitter_px: np.ndarray
+    crops_BHWC: Tensor, scales_B2: Tensor, size: int, flips: Values, turns_deg: Values, jitter_px: Values
 ) -> Tensor:
     """Sample the window through p_in = F S^-1 Rz(-turn) S (p_out + jitter), about the crop's centre, linearly."""
     stored = crops_BHWC.shape[1]

@@ -1,13 +1,11 @@
 """Shards -> PoseBatch: rows resident in memory when they fit, else streamed shard group by shard group.
 
-`TrainFaces` is what the training loop asks for. Two of its kinds are here: `FaceData` reads everything in every worker
-and cuts each global batch among them, so the workers together see the faces that one worker would see; `OwnFaces` keeps
-a worker's own part only. The third, a stream of Ray Data, is `workflows/training/stream.py`: the library knows no Ray.
-In all of them the order of rows is a function of (files, seed, epoch, workers) alone, so a resumed run sees the same
-batches.
+`TrainFaces` is what the training loop asks for: `FaceData` reads everything in every worker and cuts each global batch
+among them, `OwnFaces` keeps a worker's own part only, and `workflows/training/stream.py` streams by Ray Data. In all of
+them the order of rows is a function of (files, seed, epoch, workers) alone, so a resumed run sees the same batches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -45,20 +43,19 @@ class PoseBatch:
         return int(self.images_BHWC.shape[0])
 
     def to(self, device: torch.device) -> "PoseBatch":
-        moved = {
-            name: value.to(device, non_blocking=True) for name, value in self.__dict__.items() if value is not None
-        }
-        return replace(self, **moved)
+        return self._each(lambda column: column.to(device, non_blocking=True))
 
-    def take(self, rows: Tensor) -> "PoseBatch":
-        """The rows that an index or a mask picks."""
-        return replace(self, **{name: value[rows] for name, value in self.__dict__.items() if value is not None})
+    def take(self, rows: Tensor | slice) -> "PoseBatch":
+        """The rows that an index, a mask or a slice picks."""
+        return self._each(lambda column: column[rows])
 
     def split(self, parts: int) -> list["PoseBatch"]:
         """In so many parts, in order, of sizes that differ by at most one face; an empty part is left out."""
-        cuts = {name: v.tensor_split(parts) for name, v in self.__dict__.items() if v is not None}
-        pieces = [replace(self, **{name: cut[i] for name, cut in cuts.items()}) for i in range(parts)]
-        return [piece for piece in pieces if len(piece)]
+        runs = np.array_split(np.arange(len(self)), parts)
+        return [self.take(slice(rows[0], rows[-1] + 1)) for rows in runs if len(rows)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PoseBatch":
+        return replace(self, **{name: change(column) for name, column in vars(self).items() if column is not None})
 
 
 def taken(rows: FaceArrays, index: NDArray[np.int64]) -> PoseBatch:
@@ -153,11 +150,7 @@ class FaceData:
 
 
 class OwnFaces:
-    """The same rows, of which each worker reads and keeps its own equal part (`shares.share`) and never the others'.
-
-    A batch holds as many rows of every worker's part. A part that does not fit into the budget is read anew in every
-    epoch, a group of rows at a time.
-    """
+    """The same rows, of which each worker keeps its own part, or reads it anew in every epoch if it does not fit."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None, resident_gb: float = 4.0) -> None:
         self.shards = whole_shards(files, labels)

@@ -1,13 +1,11 @@
 """Shards: one row a face, one Parquet file a shard, the same bytes for the same input.
 
-Raw images are a fixed-size binary column of (size + 2 margin)^2 * 3 bytes, so a shard is read without
-decoding; JPEG (q95, 4:4:4) is the small choice. (A uint8 tensor column would be stored as INT32: four times
-the size.) Row groups of 128 rows, page checksums on and verified when read. The file's metadata holds schema
-version, convention and crop, so that a shard of another recipe is refused rather than misread.
+Raw images are a fixed-size binary column of (size + 2 margin)^2 * 3 bytes, so a shard is read without decoding; JPEG
+(q95, 4:4:4) is the small choice. (Parquet would store a uint8 tensor column as INT32.) Page checksums are verified when
+read. The metadata hold schema version, convention and crop, so that a shard of another recipe is refused, not misread.
 
-Soft labels are a column file per shard in the same row order, joined by position and checked by sample id:
-many label sets share one set of images. They hold log-probabilities in fp16, so temperature stays a key of
-the student.
+Soft labels are a column file per shard in the same row order, joined by position and checked by sample id: many label
+sets share one set of images. They hold log-probabilities in fp16, so temperature stays a key of the student.
 """
 
 import json
@@ -23,13 +21,15 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets.base import SCHEMA_VERSION, FaceRow
 from hpe_core.errors import UserError
-from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.geometry.crop import Image, encoded
+from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.data import CropSpec
+from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import file_sha256, replacing
 
 ROW_GROUP = 128
-CROP_KEYS = ("size", "margin_px", "shape", "box_scale")
+TEXTS, SCALES, CORNERS = ("sample_id", "group", "path"), ("scale_x", "scale_y"), ("x1", "y1", "x2", "y2")
+CROP_KEYS = tuple(to_dict(CropSpec()))
 
 
 class ShardError(UserError):
@@ -53,11 +53,7 @@ class Shard:
 
 
 def row_bytes(crop: CropSpec, encoding: str) -> int:
-    """About how much of a shard's file a face takes, for asking whether there is room.
-
-    Raw is the picture and up to 1 kB beside it. JPEG varies with its content: over Pointing'04, AFLW2000 and rendered
-    heads at 64, 112 and 224 px a face took 8 to 29 % of the raw picture, and never more than this on average.
-    """
+    """About how much of a shard's file a face takes, for asking whether there is room; in JPEG usually less."""
     raw = crop.stored_size**2 * 3
     return raw + 1_000 if encoding == "raw" else raw // 5 + 2_000
 
@@ -66,21 +62,12 @@ def schema(crop: CropSpec, encoding: str) -> pa.Schema:
     """Arrow schema of a shard, with version, convention and crop in its metadata."""
     image = pa.binary(crop.stored_size**2 * 3) if encoding == "raw" else pa.binary()
     columns = [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("group", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        *[pa.field(name, pa.float32(), nullable=False) for name in ("pitch", "yaw", "roll")],
-        *[pa.field(name, pa.float32(), nullable=False) for name in ("scale_x", "scale_y")],
-        *[pa.field(name, pa.float32(), nullable=False) for name in ("x1", "y1", "x2", "y2")],
+        *[pa.field(name, pa.string(), nullable=False) for name in TEXTS],
+        *[pa.field(name, pa.float32(), nullable=False) for name in (*ANGLE_NAMES, *SCALES, *CORNERS)],
         pa.field("landmarks", pa.list_(pa.float32())),
         pa.field("image", image, nullable=False),
     ]
-    contract = {
-        "version": SCHEMA_VERSION,
-        "convention": CONVENTION,
-        "encoding": encoding,
-        **{key: getattr(crop, key) for key in CROP_KEYS},
-    }
+    contract = {"version": SCHEMA_VERSION, "convention": CONVENTION, "encoding": encoding, **to_dict(crop)}
     return pa.schema(columns, metadata={"hpe": json.dumps(contract, sort_keys=True)})
 
 
@@ -88,10 +75,7 @@ def stored_image(pixels: Image, encoding: str) -> bytes:
     """A canonical crop as the image column holds it."""
     if encoding == "raw":
         return pixels.tobytes()
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
-    done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-    assert done, "cv2 refused to encode a uint8 RGB picture"
-    return buffer.tobytes()
+    return encoded(pixels, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111])
 
 
 def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table:
@@ -107,7 +91,7 @@ def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table
         pictures = pa.FixedSizeBinaryArray.from_buffers(images, len(rows), [None, pa.py_buffer(pixels)])
     else:
         pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], images)
-    texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in ("sample_id", "group", "path")]
+    texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in TEXTS]
     floats = [pa.array(np.ascontiguousarray(column)) for column in numbers_MF.T]
     arrays = [*texts, *floats, pa.array(landmarks, columns.field("landmarks").type), pictures]
     return pa.Table.from_arrays(arrays, schema=columns)
@@ -140,6 +124,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"shard {path} cannot be read: {error}") from None
+
+
+def count_rows(file: Path) -> int:
+    """Of a Parquet file, by its footer alone."""
+    return int(pq.read_metadata(file).num_rows)
 
 
 def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
@@ -197,9 +186,9 @@ def read_shard(path: Path) -> Shard:
         sample_ids=table["sample_id"].to_pylist(),
         groups=table["group"].to_pylist(),
         paths=table["path"].to_pylist(),
-        angles=stacked("pitch", "yaw", "roll"),
-        scales=stacked("scale_x", "scale_y"),
-        boxes=stacked("x1", "y1", "x2", "y2"),
+        angles=stacked(*ANGLE_NAMES),
+        scales=stacked(*SCALES),
+        boxes=stacked(*CORNERS),
         images=images,
     )
 

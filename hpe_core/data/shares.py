@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import ShardError, read_shard, read_soft_labels
+from hpe_core.data.rows import ShardError, count_rows, read_shard, read_soft_labels
 
 
 class Piece(NamedTuple):
@@ -52,7 +52,7 @@ def whole_shards(files: Sequence[Path], labels: Sequence[Path] | None = None) ->
     if labels is not None and [path.name for path in labels] != [path.name for path in files]:
         raise ShardError(f"soft labels beside {labels[0].parent if labels else '(none)'} do not match the shards")
     beside: Sequence[Path | None] = [None] * len(files) if labels is None else labels
-    return [Piece(file, label, 0, pq.read_metadata(file).num_rows) for file, label in zip(files, beside, strict=True)]
+    return [Piece(file, label, 0, count_rows(file)) for file, label in zip(files, beside, strict=True)]
 
 
 def count(pieces: Iterable[Piece]) -> int:
@@ -109,10 +109,7 @@ def part_of(total: int, batch_size: int, world: int) -> int:
 
 
 def read_pieces(pieces: Sequence[Piece], order: NDArray[np.int64] | None = None) -> FaceArrays:
-    """The rows of some pieces, row k of the result being row order[k] of them laid end to end.
-
-    Page checksums are verified; soft labels are joined by position and checked by sample id. Raises ShardError.
-    """
+    """The rows of some pieces; row k is row order[k] of them laid end to end. All is checked. Raises ShardError."""
     total = count(pieces)
     where = None if order is None else np.argsort(order)
     images = angles = scales = soft = None

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import ClassVar, Literal
@@ -18,6 +19,12 @@ from hpe_core.spec.data import DatasetSpec
 
 SCHEMA_VERSION = 1  # of a shard's rows
 Pose = tuple[float, float, float]  # pitch, yaw, roll, degrees
+
+
+def pose_of(degrees: Iterable[float]) -> Pose:
+    """Three numbers of an array as a pose."""
+    pitch, yaw, roll = map(float, degrees)
+    return pitch, yaw, roll
 
 
 @dataclass(frozen=True, order=True)
@@ -101,6 +108,15 @@ class DatasetError(UserError):
     """A dataset as a whole cannot be used; one sentence for the user."""
 
 
+@contextmanager
+def naming(dataset: str) -> Iterator[None]:
+    """A DatasetError of the block says which dataset it is about."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{dataset}': {error}") from None
+
+
 @dataclass(frozen=True)
 class Terms:
     """Who made a dataset, and what its owners allow."""
@@ -141,10 +157,7 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, refs: Sequence[FaceRef]) -> None:
-        """Bring what `load` will read to this machine, where it lies on another. Called outside of the sandbox.
-
-        Raises RemoteError: that the network is down says nothing about a picture.
-        """
+        """Bring what `load` will read to this machine. Raises RemoteError: then no picture is to blame."""
 
     def fingerprint(self) -> str:
         """A hash that changes when a face comes, goes or changes. Opens no picture. Raises DatasetError."""
@@ -156,10 +169,7 @@ class Source(ABC):
 
 
 class Reader(Source):
-    """One format: a file in `readers/` holds the class, and everything that is known about the format stands there.
-
-    `registry.py` finds the class by its `name`, the value of the key `reader`.
-    """
+    """One format: all that is known of it stands in its class. `registry.py` finds it by `name`, the key `reader`."""
 
     name: ClassVar[str]
     terms: ClassVar[Terms] = UNKNOWN
@@ -239,10 +249,7 @@ def lacking(found: Mapping[str, int], known: Mapping[str, int]) -> list[str]:
 
 
 def census(source: Source, found: int | None = None) -> str:
-    """How much of its archive a dataset holds, as a sentence, from a listing alone (or of `found` faces listed before).
-
-    A reader that knows the size of the whole archive has it as `whole`. Raises DatasetError.
-    """
+    """How much of its archive a dataset holds, as a sentence, from a listing (or `found`). Raises DatasetError."""
     found = sum(1 for _ in source.refs()) if found is None else found
     whole = source.reader.whole
     counted = f"{found:,} {'face' if found == 1 else 'faces'}"

@@ -1,15 +1,13 @@
 """Published boxes for any archive's reader: a JSON file `{file: [{"bbox": [x1, y1, x2, y2], "type": "train|test"}]}`.
 
-An error of pose depends on the boxes, so papers are comparable on one detector's only, and some publish theirs. A face
-keeps its reader's pose, person and landmarks and gets the published box. One without an entry is rejected as no_box. Of
-several boxes it gets the one that overlaps the reader's own most, by intersection over union. If none overlaps, the
-boxes are other faces' and it is rejected, too. Where the reader has no box of its own (300W-LP without landmarks/, BIWI
-without rgb.cal, Pointing'04 without its texts) a picture's only box is the face's. A face that the reader rejects stays
-rejected. `type` says how the publisher split; it is not used, since the dataset's own keys say who is tested on.
+Papers are comparable on one detector's boxes only, and some publish theirs. A face keeps its reader's pose, person and
+landmarks and gets the published box: of several the one that overlaps the reader's own most (intersection over union).
+Without an entry, or if no box overlaps, it is rejected as no_box. Where the reader has no box of its own a picture's
+only box is the face's. `type` is not used: the dataset's own keys say who is tested on.
 
 An entry belongs to a picture if their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
-`hpdb/01/frame_00003_rgb.png`, and a bare name fits any folder. It must fit one picture only: BIWI repeats its names in
-every sequence and 300W-LP in every mirror, so a bare name would put a box onto other faces. Such a file is refused.
+`hpdb/01/frame_00003_rgb.png`. It must fit one picture only: BIWI repeats its names in every sequence and 300W-LP in
+every mirror, so a bare name would put a box onto other faces. Such a file is refused.
 """
 
 import json
@@ -52,10 +50,8 @@ class BoxFile:
             entry = self.entry(path)
             if entry is not None and used.setdefault(entry, path) != path:
                 first, second = files.printable(used[entry]), files.printable(path)
-                raise DatasetError(
-                    f"{files.printable(str(file))}: its entry '{entry}' fits {first} and {second}; "
-                    "give the folders, too"
-                )
+                said = f"its entry '{entry}' fits {first} and {second}; give the folders, too"
+                raise DatasetError(f"{files.printable(str(file))}: {said}")
 
 
 class Boxed(Wrapped):
@@ -139,10 +135,7 @@ def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
 
 
 def best_match(boxes: Sequence[Box], own: Box | Rejected) -> tuple[Box, float]:
-    """Of the boxes that somebody drew in a picture the one that overlaps the reader's own most, and by how much.
-
-    Raises Rejected where the reader has none and there are several: nobody knows whose they are.
-    """
+    """The box that overlaps the reader's own most, and by how much. Raises Rejected for several where it has none."""
     if isinstance(own, Box):
         best = max(boxes, key=lambda box: overlap(box, own))
         return best, overlap(best, own)

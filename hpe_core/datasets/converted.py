@@ -5,7 +5,7 @@ The convention is among the keys that decide a shard, so the states are the read
 
 import dataclasses
 
-from hpe_core.datasets.base import Annotation, FaceRef, Wrapped
+from hpe_core.datasets.base import Annotation, FaceRef, Wrapped, pose_of
 from hpe_core.geometry.convention import to_ours
 from hpe_core.geometry.crop import Image
 
@@ -15,5 +15,4 @@ class Converted(Wrapped):
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         annotation, image = self.source.load(ref)
-        pitch, yaw, roll = (float(angle) for angle in to_ours(annotation.pose, self.spec.convention))
-        return dataclasses.replace(annotation, pose=(pitch, yaw, roll)), image
+        return dataclasses.replace(annotation, pose=pose_of(to_ours(annotation.pose, self.spec.convention))), image

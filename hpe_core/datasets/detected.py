@@ -1,13 +1,10 @@
 """A face detector's boxes for any reader: what a network meets in use, in place of boxes drawn by hand or landmarks.
 
-A face keeps its reader's pose, person and landmarks. It gets the detection that overlaps the reader's own box most, by
-intersection over union. Below `MIN_OVERLAP` the detector has not found this face, and it is rejected as no_box: a
-neighbour's box would teach a wrong pose. Where the reader has no box of its own, a picture's only detection is the
-face, and one of several is nobody's. The detector runs where the picture is decoded, for archives in the sandbox's
-child, so a file that ends the detector costs that file only.
-
-The least overlap is low, because readers' boxes differ from a detector's in what they mean, not only in where they lie
-(docs/datasets.md has figures).
+A face keeps its reader's pose, person and landmarks and gets the detection that overlaps the reader's own box most.
+Below `MIN_OVERLAP` the detector has not found this face, and it is rejected as no_box: a neighbour's box would teach a
+wrong pose. (It is low because boxes differ in what they mean: docs/datasets.md.) Where the reader has no box of its
+own, a picture's only detection is the face. The detector runs where the picture is decoded, so a file that ends it
+costs that file only.
 """
 
 import json
@@ -40,11 +37,8 @@ class Detected(Wrapped):
             raise Rejected("no_box", f"{who}: the detector finds no face")
         best, share = best_match(found, annotation.box)
         if share < MIN_OVERLAP:
-            raise Rejected(
-                "no_box",
-                f"{who}: no face that the detector finds is the annotated one (largest overlap {share:.2f}; "
-                f"{MIN_OVERLAP:g} is needed)",
-            )
+            said = f"largest overlap {share:.2f}; {MIN_OVERLAP:g} is needed"
+            raise Rejected("no_box", f"{who}: no face that the detector finds is the annotated one ({said})")
         return replace(annotation, box=best), image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:

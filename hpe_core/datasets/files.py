@@ -127,10 +127,7 @@ def _index(remote: Remote) -> dict[str, Entry]:
 
 
 def archive_root(root: str) -> Path:
-    """The folder of a `root:` key as an absolute path, with ~ expanded; of a remote one its counterpart here.
-
-    It need not exist yet.
-    """
+    """The folder of a `root:` key as an absolute path, of a remote one its counterpart here; it need not exist yet."""
     return Remote(root).folder if is_remote(root) else Path(root).expanduser().absolute()
 
 

@@ -1,10 +1,9 @@
 """MATLAB 5 files as the 300W-LP family stores them: named real numbers, or a `Rejected` that says why not.
 
-Why not scipy's reader: it stops at the last variable that it was asked for and compares no checksum, so a file with
-bytes missing can give numbers that nobody wrote, and a damaged one can end the process. Here every element is read to
-its end: elements must follow each other up to the last byte, and a compressed one must inflate to one whole variable
-under zlib's Adler-32 (how much passes: docs/datasets.md). Tests hold this reader against scipy's. Format: MAT-File
-Format, The MathWorks, version 5, chapter 1.
+scipy's reader stops at the last variable that it was asked for and compares no checksum, and a damaged file can end the
+process. Here elements must follow each other up to the last byte, and a compressed one must inflate to one whole
+variable under zlib's Adler-32 (how much passes: docs/datasets.md). Tests hold this reader against scipy's. Format:
+MAT-File Format, The MathWorks, version 5, chapter 1.
 """
 
 import struct
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Pose, Rejected
+from hpe_core.datasets.base import Pose, Rejected, pose_of
 from hpe_core.datasets.pictures import read_bytes
 
 MAX_MAT = 1 << 24  # a .mat of these archives has about 5 kB
@@ -85,10 +84,7 @@ def _element(data: bytes, place: int, order: str, name: str) -> tuple[int, memor
 
 
 def _variable(body: memoryview, order: str, names: Container[str]) -> tuple[str, NDArray[np.float64]] | None:
-    """(name, values) of a matrix element, None for one that is not asked for or holds something else than real numbers.
-
-    Its parts are flags, dimensions, name and values. Raises ValueError or struct.error where they do not fit together.
-    """
+    """(name, values) of a matrix element; None if not asked for, or no real numbers. Raises ValueError."""
     _, flags, place = _part(body, 0, order)
     (flag,) = struct.unpack_from(f"{order}I", flags)
     if not DOUBLE <= flag & 0xFF <= UINT64 or flag & COMPLEX:
@@ -134,5 +130,4 @@ def pose_para(mat: Variables, name: str) -> Pose:
         raise Rejected("bad_annotation", f"{name}: Pose_Para has fewer than three numbers")
     if not np.isfinite(radians).all():
         raise Rejected("nan_pose", f"{name}: Pose_Para is not finite")
-    pitch, yaw, roll = (float(value) for value in np.degrees(radians))
-    return pitch, yaw, roll
+    return pose_of(np.degrees(radians))

@@ -1,10 +1,8 @@
 """Strict picture decoding: the whole picture as the file stores it, or a `Rejected` that says why not.
 
-A lenient decoder invents what a damaged JPEG lacks: cv2 returns half a picture, PIL's `open` and `verify` pass it, and
-PIL's full load says nothing of corrupt data inside. libjpeg complains on stderr. Its complaints are collected there
-and count as damage. What then still passes is a flawless JPEG of another picture: a JPEG has no checksum (how many:
-docs/datasets.md). cv2 and PIL decode plain JPEGs to equal pixels and cv2 is faster, so cv2 decodes those and PIL the
-rest.
+A lenient decoder invents what a damaged JPEG lacks, so what libjpeg complains of on stderr counts as damage. What then
+still passes is a flawless JPEG of another picture: a JPEG has no checksum (how many: docs/datasets.md). cv2 decodes
+plain JPEGs, to the pixels that PIL gives and faster; PIL decodes the rest.
 
 One rule for orientation: the pixels as stored. Published boxes and landmarks refer to those, so every reader ignores
 an EXIF orientation. Alpha is dropped, gray is repeated, 16 bits are scaled to 8 by 1 / 257.
@@ -39,14 +37,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
 COMPLAINTS = (b"Corrupt JPEG", b"Premature end", b"Inconsistent", b"Invalid", b"Unsupported", b"Bogus")
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError)
-BROKEN_DATA = (
-    *BROKEN,
-    struct.error,
-    zlib.error,
-    OverflowError,
-    ZeroDivisionError,
-    Pil.DecompressionBombError,
-)
+BROKEN_DATA = (*BROKEN, struct.error, zlib.error, OverflowError, ZeroDivisionError, Pil.DecompressionBombError)
 
 _stderr_lock = threading.Lock()
 
@@ -100,10 +91,7 @@ def decode_picture(data: bytes, name: str) -> Image:
 
 
 def jpeg_frame(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as the frame header of a plain JPEG declares them: 8 bits, gray or three colours, Huffman codes.
-
-    None for anything else (CMYK, 12 bits, lossless), and where no frame header is found; PIL then has its say.
-    """
+    """(width, height) of a plain JPEG: 8 bits, gray or three colours, Huffman codes; else None, and PIL has its say."""
     place = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
     while place + 10 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -177,11 +165,7 @@ def _to_rgb8(picture: Pil.Image) -> Image:
 
 @contextmanager
 def libjpeg_complaints() -> Iterator[list[str]]:
-    """Collects what libjpeg prints on file descriptor 2 inside the block; all else goes on to stderr.
-
-    The descriptor belongs to the whole process, so one thread at a time is inside. The list is filled on
-    leaving.
-    """
+    """Collects what libjpeg prints on file descriptor 2, for one thread at a time; all else goes on to stderr."""
     found: list[str] = []
     with _stderr_lock:
         catcher = _catcher()

@@ -1,16 +1,12 @@
 """From a dataset's listing to the jobs of the shards stage: sort, thin, drop repeats, split by person, cut.
 
-No picture is opened. The result does not depend on the order in which the disk lists its files.
+No picture is opened, and the order in which the disk lists files decides nothing. A dataset that grows keeps its
+shards: a job's hash covers its own faces and what decides them, and where a shard ends is decided by the names of the
+faces around that place (`cut`).
 
-A dataset that grows keeps its shards. A job's hash covers its own faces and what decides them. Where a shard ends is
-decided by the names of the faces around that place (`cut`), so faces that are added, removed or changed alter the
-shards that they lie in, and now and then the next ones. The price: a shard holds three quarters of `rows_per_shard` on
-average.
-
-A dataset may say itself who is tested on (`FaceRef.split`, from a manifest). That decides, for whole groups: a group on
-two sides is an error. Only val is then still drawn, from the train groups, where the dataset names none: published
-splits know train and test, and neither may choose a checkpoint. A dataset that is only tested on contributes what it
-calls test.
+A dataset may say itself who is tested on (`FaceRef.split`, from a manifest). That decides, for whole groups. Only val
+is then still drawn, from the train groups, where the dataset names none: published splits know train and test, and
+neither may choose a checkpoint. A dataset that is only tested on contributes what it calls test.
 """
 
 import hashlib
@@ -18,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from hpe_core.datasets.base import SCHEMA_VERSION, DatasetError, FaceRef, Source, share_of, split_of
+from hpe_core.datasets.base import SCHEMA_VERSION, DatasetError, FaceRef, Source, naming, share_of, split_of
 from hpe_core.datasets.files import printable
 from hpe_core.errors import nearest
 from hpe_core.spec.data import DatasetSpec, DataSpec
@@ -63,16 +59,10 @@ def wanted_splits(name: str, data: DataSpec) -> tuple[str, ...]:
 
 
 def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
-    """List, split and cut one dataset.
-
-    Raises DatasetError where it is empty, where a named group is not there, or where a split that is needed
-    gets no face: hours before the decoding would show it.
-    """
+    """List, split and cut one dataset. Raises DatasetError where it or a split is empty, or a named group not there."""
     spec = source.spec
-    try:
+    with naming(name):
         listed = sorted(source.refs())
-    except DatasetError as error:
-        raise DatasetError(f"dataset '{name}': {error}") from None
     if not listed:
         where = f" in {printable(spec.root)}" if spec.root else ""
         raise DatasetError(f"dataset '{name}' is empty: the reader {spec.reader} finds no face{where}")
@@ -98,15 +88,11 @@ def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
                 fix = "the dataset itself says which split a face belongs to"
             elif split in ("val", "test"):
                 fix += f" or set data.datasets.{name}.{split} (now {getattr(spec, split):g})"
-            raise DatasetError(
-                f"dataset '{name}' has an empty {split} set: none of its {len(groups)} groups "
-                f"({len(listed)} faces) falls into it; {fix}"
-            )
+            none = f"none of its {len(groups)} groups ({len(listed)} faces) falls into it"
+            raise DatasetError(f"dataset '{name}' has an empty {split} set: {none}; {fix}")
     faces = [ref for split in wanted for ref in by_split[split]]
-    try:
+    with naming(name):
         states = dict(zip(faces, source.states(faces), strict=True))
-    except DatasetError as error:
-        raise DatasetError(f"dataset '{name}': {error}") from None
     jobs = []
     for split in wanted:
         for part, some in enumerate(cut(by_split[split], data.rows_per_shard)):
@@ -143,10 +129,8 @@ def _given_splits(name: str, listed: list[FaceRef], spec: DatasetSpec) -> dict[s
     given: dict[str, str] = {}
     for ref in listed:
         if ref.split and given.setdefault(ref.group, ref.split) != ref.split:
-            raise DatasetError(
-                f"dataset '{name}' puts the group '{ref.group}' into {given[ref.group]} and {ref.split}: a group is a "
-                "person and stays on one side"
-            )
+            said = f"dataset '{name}' puts the group '{ref.group}' into {given[ref.group]} and {ref.split}"
+            raise DatasetError(f"{said}: a group is a person and stays on one side")
     for key, split, named in (("test_groups", "test", spec.test_groups), ("val_groups", "val", spec.val_groups)):
         if named and given and (split == "test" or "val" in given.values()):
             raise DatasetError(f"dataset '{name}' says itself who is in {split}, so {key} cannot; leave it out")
@@ -156,11 +140,7 @@ def _given_splits(name: str, listed: list[FaceRef], spec: DatasetSpec) -> dict[s
 def _split_groups(
     groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...], given: dict[str, str]
 ) -> dict[str, str]:
-    """Each group's split.
-
-    Shares are drawn per group, so of few people a small share may get nobody. An empty split then takes the group
-    that was drawn nearest to it from the fullest split, as long as that one keeps another.
-    """
+    """Each group's split. One that got nobody takes the group drawn nearest to it from the fullest split."""
     trained_on = "train" in wanted
     if given:
         spec = replace(spec, test=0.0, val=0.0 if "val" in given.values() else spec.val)
@@ -169,11 +149,7 @@ def _split_groups(
         group: split_of(group, spec, trained_on=trained_on) if group in drawn else given[group] for group in groups
     }
     named = {*spec.test_groups, *spec.val_groups}
-    shares = {
-        "test": 0.0 if spec.test_groups else spec.test,
-        "val": 0.0 if spec.val_groups else spec.val,
-        "train": 1.0,
-    }
+    shares = {"test": 0.0 if spec.test_groups else spec.test, "val": 0.0 if spec.val_groups else spec.val, "train": 1.0}
     for split, share in shares.items():
         # Whether or not the test faces are asked for: who is trained on must not depend on the list of test sets.
         if not trained_on or share == 0 or split in splits.values():
@@ -201,10 +177,8 @@ def _check_groups(name: str, groups: list[str], spec: DatasetSpec) -> None:
         for group in named:
             if group not in known:
                 close = nearest(group, groups) if len(groups) <= 40 else ""
-                raise DatasetError(
-                    f"dataset '{name}': {key} names '{group}', which is none of the {len(groups)} groups "
-                    f"from {groups[0]} to {groups[-1]}{close}"
-                )
+                said = f"{key} names '{group}', which is none of the {len(groups)} groups"
+                raise DatasetError(f"dataset '{name}': {said} from {groups[0]} to {groups[-1]}{close}")
 
 
 def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Sequence[FaceRef]) -> str:

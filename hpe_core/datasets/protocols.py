@@ -1,11 +1,9 @@
 """Test protocols as values: what is trained on, tested on, filtered, boxed and split.
 
-Two errors may stand in one table when their protocols agree in all of that; `Protocol.hash` names the agreement.
-Readers are plain strings, so a protocol may name an archive that nobody reads here yet.
-
-Sources: the offset paper (Sheka, Samun 2021, sections 4.1-4.4, table 1) and EHPNet (Thai et al., ICPRAM 2022, sections
-3 and 4.1). Neither prints a margin around the detector's box (scale 1 is the box as detected) or says which training
-faces validate: that is each configuration's own business.
+Two errors may stand in one table when their protocols agree in all of that; `Protocol.hash` names the agreement. A
+protocol may name an archive that nobody reads here yet. Sources: the offset paper (Sheka, Samun 2021, sections 4.1-4.4,
+table 1) and EHPNet (Thai et al., ICPRAM 2022, sections 3 and 4.1). Neither prints a margin around the detector's box
+(scale 1 is the box as detected) or says which training faces validate.
 """
 
 import hashlib

@@ -26,10 +26,7 @@ def readers() -> Mapping[str, type[Reader]]:
 
 
 def reader_of(spec: DatasetSpec, key: str = "") -> Reader:
-    """The dataset's reader, after its keys were checked; opens no file.
-
-    `key` is that of the dataset, as in 'data.datasets.heads'. Raises SpecError.
-    """
+    """The dataset's reader, after its keys were checked; opens no file. `key` names the dataset. Raises SpecError."""
     prefix = f"{key}." if key else ""
     check(spec.reader in readers(), f"{prefix}reader is {one_of(spec.reader, readers())}")
     reader = readers()[spec.reader](spec)
@@ -66,10 +63,7 @@ def reader_modules(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def boxes_of(spec: DatasetSpec) -> str | None:
-    """Who draws a dataset's boxes, as `protocols.Boxes.source` has it; None for those of a file or manifest: anybody's.
-
-    A detector is named with its file's hash. Raises SpecError where that cannot be read.
-    """
+    """Who draws a dataset's boxes, as protocols have it; None for a file or manifest: anybody's. Raises SpecError."""
     if spec.detector is not None:
         return drawn_by(spec.detector)
     return None if spec.boxes else reader_of(spec).own_boxes

@@ -1,15 +1,12 @@
 """Loads faces from other people's files in a child process that may crash or hang without harm.
 
-A damaged picture can crash the process that decodes it (libtiff does), or keep it busy for ever. So a child reads a
-risky source: it decodes, crops and sends back the crop, never the whole picture. Answers come in order, a handful at a
-time. If the child ends or hangs, a new one is asked face by face, so the first face without an answer is the culprit.
-After two failures it is rejected: the first may have been the machine's doing.
+The child decodes, crops and sends back the crop, never the whole picture. Answers come in order, a handful at a time.
+If the child ends or hangs, a new one is asked face by face, so the first face without an answer is the culprit. After
+two failures it is rejected: the first may have been the machine's doing. Pixels come back through memory that both
+processes map, one place for each reference of a request; the pipe carries the rest of the row.
 
-Pixels come back through memory that both processes map, one place for each reference of a request. The pipe carries
-the rest of the row.
-
-The child limits its address space against decompression bombs. An alarm whose default action ends it even inside C
-code sees to it that it does not outlive a parent that was killed. Why not pebble: docs/libraries.md.
+The child limits its address space against decompression bombs, and an alarm that ends it even inside C code sees to it
+that it does not outlive a parent that was killed. Why not pebble: docs/libraries.md.
 """
 
 import math
@@ -23,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -98,7 +95,7 @@ def check_box(box: Box, width: int, height: int, name: str) -> None:
         raise Rejected("box_outside", f"{text}: only {share:.2%} of it lies inside the {width} x {height} picture")
 
 
-class Sandbox:
+class Sandbox(AbstractContextManager["Sandbox"]):
     """A child process that loads faces of one source; started at the first use, replaced when it dies."""
 
     def __init__(self, source: Source, crop: CropSpec, *, timeout_s: float = 20.0, tries: int = TRIES) -> None:
@@ -215,18 +212,14 @@ class Sandbox:
             self._stderr.close()
         self._child, self._pipe, self._stderr = None, None, None
 
-    def __enter__(self) -> "Sandbox":
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-class _Ended:
+class _Ended(NamedTuple):
     """The child ended: with an exit status, or None if it was killed because it did not answer in time."""
 
-    def __init__(self, status: int | None) -> None:
-        self.status = status
+    status: int | None
 
     def blame(self, ref: FaceRef, timeout_s: float) -> Rejected:
         name = f"{ref.sample_id} ({printable(ref.key)})"

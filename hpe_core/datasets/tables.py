@@ -1,8 +1,7 @@
-"""CSV, JSON lines and Parquet as named columns and rows, with a broken row kept in its place as what is wrong with it.
+"""CSV, JSON lines and Parquet as named columns and rows; a broken row stays in its place as a sentence about it.
 
-A file that cannot be divided into rows is a DatasetError; a row that is no row is a sentence, so that it can be counted
-and named without losing its neighbours. CSV holds text, the others hold what they hold. A CSV's values are parted by
-commas, semicolons or tabs: whichever finds most of the wanted columns in its first line.
+A file that cannot be divided into rows is a DatasetError. CSV holds text, the others hold what they hold. A CSV's
+values are parted by commas, semicolons or tabs: whichever finds most of the wanted columns in its first line.
 """
 
 import csv

@@ -1,16 +1,15 @@
 """Where the faces are: YuNet through OpenCV's `FaceDetectorYN` (Wu, Peng, Yu 2023, "YuNet: a tiny millisecond-level
-face detector"). The project ships no weights: the ONNX file is named by the user, or fetched when the user says so.
+face detector"). The ONNX file is named by the user, or fetched when the user says so.
 
 The picture's longer side is scaled down to `side_px`, since the detector was trained on faces of about 10 to 300
-pixels; boxes are scaled back to the picture's own pixels. Smaller pictures are not enlarged.
-
-`URL` is that of libfacedetection.train, the detector's home, at a fixed commit; `SHA256` is that of the file that this
-project's tests ran with. OpenCV Zoo hands out other exports of the same network, which work by path.
+pixels; boxes are scaled back. `URL` is that of libfacedetection.train, the detector's home, at a fixed commit; `SHA256`
+is that of the file that the tests ran with. OpenCV Zoo hands out other exports, which work by path.
 """
 
 import hashlib
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,17 +49,14 @@ class FaceDetector:
         self.spec = spec
         path = model_path(spec.model)
         model = np.frombuffer(read_model(path), np.uint8)
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it says of every network what it lacks
+        nothing, size = np.empty(0, np.uint8), (64, 64)
         try:
-            nothing, size = np.empty(0, np.uint8), (64, 64)
-            self._network = cv2.FaceDetectorYN.create("onnx", model, nothing, size, spec.min_score, NMS_IOU, TOP_K)
-            self._network.detect(np.zeros((*size, 3), np.uint8))  # an ONNX file of another kind fails only here
+            with silent_opencv():  # it says of every network what it lacks
+                self._network = cv2.FaceDetectorYN.create("onnx", model, nothing, size, spec.min_score, NMS_IOU, TOP_K)
+                self._network.detect(np.zeros((*size, 3), np.uint8))  # an ONNX file of another kind fails only here
         except cv2.error as error:
             said = " ".join(str(error.err).split())[:120]
             raise SpecError(f"the detector's file {path} is no YuNet face detector: {said}") from None
-        finally:
-            cv2.utils.logging.setLogLevel(level)
 
     def __call__(self, image: Image) -> list[Detection]:
         """The faces of an (H, W, 3) uint8 RGB picture, the surest first."""
@@ -77,6 +73,17 @@ class FaceDetector:
             for x, y, w, h, score in rows[:, [0, 1, 2, 3, 14]].astype(float).tolist()
         ]
         return sorted(faces, key=lambda face: -face.score)
+
+
+@contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Without OpenCV's remarks on stderr: the caller says in one sentence what failed."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 @lru_cache(maxsize=2)
@@ -120,10 +127,7 @@ def cache_folder() -> Path:
 
 
 def fetched(url: str = URL, sha256: str = SHA256, folder: Path | None = None) -> Path:
-    """The detector's file in the cache, downloaded unless it is there with the right bytes.
-
-    Raises SpecError where it cannot be had or is not the file that was tested; then nothing is left behind.
-    """
+    """The detector's file in the cache, downloaded unless it is there and right. Raises SpecError."""
     path = (folder or cache_folder()) / url.rpartition("/")[2]
     if _has_bytes(path, sha256):
         return path

@@ -1,9 +1,7 @@
 """From a detector's box to the box that a network was taught with.
 
-Datasets mean different things by a face's box. YuNet's ends at the brow and the chin. That of rendered heads is a sixth
-larger, that of 300W-LP's loaders is wider, lower and further down, Pointing'04's is smaller. A network that is shown
-another kind of box than it learnt from sees a face of another size. Each reader says how its boxes differ from YuNet's
-(docs/datasets.md: how that was measured, and what it is worth).
+Datasets mean different things by a face's box, and a network that is shown another kind than it learnt from sees a face
+of another size. Each reader says how its boxes differ from YuNet's (docs/datasets.md: how that was measured).
 """
 
 import math

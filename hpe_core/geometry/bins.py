@@ -1,9 +1,8 @@
-"""Angle bins for regression via classification (RvC): edges, centres, encode, decode, mirror, shift.
+"""Angle bins for regression via classification (RvC): centres, encode, decode, mirror, shift.
 
-A grid is symmetric about zero, so mirroring a distribution is exactly reversing its bins. Decoding is the
-expectation over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBins.covering(93, 3)`
-(62 bins); the offset paper +-99 with widths 1, 2, 3, 4. Width 4 does not divide 198, so it gets 50 bins over
-+-100. Shared by the labels, the losses, the models and the exported ONNX graph; nobody else knows a bin centre.
+A grid is symmetric about zero, so mirroring a distribution is exactly reversing its bins. Decoding is the expectation
+over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBins.covering(93, 3)`, the offset paper
++-99 with widths 1, 2, 3, 4; 4 does not divide 198, so it gets 50 bins over +-100. Nobody else knows a bin centre.
 """
 
 import math
@@ -35,11 +34,6 @@ class AngleBins:
         return self.width * self.count / 2
 
     @property
-    def edges(self) -> NDArray[np.float64]:
-        """(count + 1,) degrees."""
-        return np.asarray((np.arange(self.count + 1) - self.count / 2) * self.width, np.float64)
-
-    @property
     def centers(self) -> NDArray[np.float64]:
         """(count,) degrees."""
         return np.asarray((np.arange(self.count) - (self.count - 1) / 2) * self.width, np.float64)
@@ -54,10 +48,7 @@ class AngleBins:
         return probs @ self.centers_like(probs)
 
     def spread(self, probs: Tensor) -> Tensor:
-        """(..., N) probabilities -> (...) standard deviation in degrees, taken about the mean.
-
-        (E[x^2] - E[x]^2 would lose a sharp distribution's digits in float32.)
-        """
+        """(..., N) probabilities -> (...) standard deviation, degrees (E[x^2] - E[x]^2 would lose digits)."""
         centers = self.centers_like(probs)
         away = centers - (probs @ centers).unsqueeze(-1)
         return (probs * away.square()).sum(-1).sqrt()
@@ -72,16 +63,12 @@ class AngleBins:
     def shift(self, probs: Tensor, by_deg: Tensor) -> Tensor:
         """Move each (..., N) distribution by (...) degrees, by linear interpolation between bins.
 
-        Mass that would leave the grid stays in the outermost bin, so a distribution remains one. The mean
-        moves by exactly `by_deg` as long as nothing reaches the border; the variance grows by at most
-        width^2 / 4. Used when an in-plane turn moves the hard label: the soft label follows it.
+        Mass that would leave the grid stays in the outermost bin. The mean moves by exactly `by_deg` as long as nothing
+        reaches the border; the variance grows by at most width^2 / 4.
         """
-        position = torch.arange(self.count, device=probs.device, dtype=probs.dtype) + (by_deg / self.width).unsqueeze(
-            -1
-        )
-        position = position.clamp(0, self.count - 1)
-        low = position.floor()
+        bins = torch.arange(self.count, device=probs.device, dtype=probs.dtype)
+        position = (bins + (by_deg / self.width).unsqueeze(-1)).clamp(0, self.count - 1)
+        low = position.floor().long()
         weight_high = position - low
-        low_index = low.long()
-        out = torch.zeros_like(probs).scatter_add_(-1, low_index, probs * (1 - weight_high))
-        return out.scatter_add_(-1, (low_index + 1).clamp_max(self.count - 1), probs * weight_high)
+        out = torch.zeros_like(probs).scatter_add_(-1, low, probs * (1 - weight_high))
+        return out.scatter_add_(-1, (low + 1).clamp_max(self.count - 1), probs * weight_high)

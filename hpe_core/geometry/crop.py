@@ -1,14 +1,13 @@
 """Boxes, the canonical crop with its margin, and the offset windows of eq. 5.
 
-The stored picture of a face is a square of (size + 2 margin)^2 network-input pixels around its box. The
-window at (dx, dy) whole pixels is the crop of the box moved by dx * s_x, dy * s_y image pixels, which is
-exactly the offset paper's eq. 5 (its s_y has a typo; it is (y2 - y1) / h): no second resize, no second decode.
-
-One warp of the float box with linear sampling agrees with a warp per offset to one grey level. The field's
-habit, rounding the box and resizing, does not: each offset is then rounded anew.
+The stored picture of a face is a square of (size + 2 margin)^2 network-input pixels around its box. The window at
+(dx, dy) whole pixels is the crop of the box moved by dx * s_x, dy * s_y image pixels, which is the offset paper's eq. 5
+(its s_y has a typo; it is (y2 - y1) / h): no second resize, no second decode. It agrees with a warp per offset to one
+grey level; the field's habit, rounding the box and resizing, does not.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +19,13 @@ from hpe_core.spec.data import CropSpec
 Image = NDArray[np.uint8]
 LANDMARKS_GROWN = 1.4  # docs/datasets.md says how this was chosen
 BOX_RULE = f"landmarks x {LANDMARKS_GROWN:g}"  # as a protocol names it
+
+
+def encoded(image: Image, suffix: str = ".png", options: Sequence[int] = ()) -> bytes:
+    """An (H, W, 3) uint8 RGB picture as the content of a file; `options` are OpenCV's."""
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    assert done, f"OpenCV does not encode {suffix}"
+    return data.tobytes()
 
 
 @dataclass(frozen=True)
@@ -106,30 +112,23 @@ def network_box(box: Box, spec: CropSpec) -> Box:
 
 
 def canonical_crop(image: Image, box: Box, spec: CropSpec) -> FaceCrop:
-    """Cut `box` (as annotated) from an (H, W, 3) uint8 RGB image with `spec.margin_px` on every side.
-
-    What lies outside the image is black. A face larger than twice the network input is first averaged over
-    whole pixels (as many as a crop pixel covers), else linear sampling would skip some and alias.
-    Raises ValueError for a box that is not finite or thinner than one pixel.
-    """
+    """Cut `box` from an (H, W, 3) uint8 RGB image, margin all around, black outside. Raises ValueError for no box."""
     if not box.is_valid():
         raise ValueError(f"box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g}) has no area")
     target = network_box(box, spec)
     scale_x, scale_y = target.width / spec.size, target.height / spec.size
-    side = spec.size + 2 * spec.margin_px
-    origin_x = target.x1 - spec.margin_px * scale_x
-    origin_y = target.y1 - spec.margin_px * scale_y
-    pixels = _resampled(image, origin_x, origin_y, scale_x, scale_y, side)
+    corner = target.moved(-spec.margin_px * scale_x, -spec.margin_px * scale_y)
+    pixels = _resampled(image, corner.x1, corner.y1, scale_x, scale_y, spec.stored_size)
     return FaceCrop(pixels, scale_x, scale_y, target)
 
 
 def _resampled(image: Image, x: float, y: float, scale_x: float, scale_y: float, side: int) -> Image:
     """side^2 pixels of scale_x x scale_y image pixels each, from the corner (x, y) on.
 
-    A running mean before the sampling, not a reduction to cells: cells would be anchored at one edge of the image, so
-    that a mirrored picture averaged other pixels (up to 84 grey levels off) and the last, partial cell was lost. What
-    is sampled are exact sums, divided and rounded once at the end; means on uint8 wrap single pixels round in OpenCV
-    5.0.0 (5 of 3,000 random small pictures). With a fourth channel OpenCV warps twice as fast.
+    Where a pixel of the crop covers several of the image, these are averaged first, else linear sampling would skip
+    some and alias: by a running mean, since cells anchored at one edge would make a mirrored picture another one.
+    Sampled are exact sums, divided and rounded once at the end: OpenCV 5.0.0 wraps single pixels of uint8 means. With a
+    fourth channel it warps twice as fast.
     """
     height, width = image.shape[:2]
     fx, fy = min(max(1, int(scale_x)), width), min(max(1, int(scale_y)), height)
@@ -158,10 +157,7 @@ def _resampled(image: Image, x: float, y: float, scale_x: float, scale_y: float,
 
 
 def offset_grid(radius_px: int, step_px: int) -> list[tuple[int, int]]:
-    """Offsets (dx, dy) = (i d, j d) with |i d|, |j d| <= K (offsets eq. 5); K < d gives the one window (0, 0).
-
-    Raises ValueError for K < 0 or d < 1.
-    """
+    """Offsets (dx, dy) = (i d, j d) with |i d|, |j d| <= K (offsets eq. 5). Raises ValueError for K < 0 or d < 1."""
     if radius_px < 0 or step_px < 1:
         raise ValueError(f"an offset grid needs K >= 0 and d >= 1, got K={radius_px}, d={step_px}")
     reach = radius_px // step_px

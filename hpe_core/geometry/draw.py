@@ -1,9 +1,7 @@
-"""Pose axes on faces, and contact sheets. Pure functions on (H, W, 3) uint8 RGB pictures; each returns a
-new picture.
+"""Pose axes on faces, and contact sheets: functions on (H, W, 3) uint8 RGB pictures that return a new picture.
 
-The colours and directions are the field's (HopeNet's `draw_axis` and its heirs): red is the head's x axis,
-to the right of the picture for a frontal head; green points down; blue points out of the face, where the
-nose points. They are the columns x, y and -z of R, so no second convention exists here.
+Colours and directions are the field's (HopeNet's `draw_axis`): red is the head's x axis, to the right for a frontal
+head, green points down, blue out of the face. They are the columns x, y and -z of R: no second convention exists here.
 """
 
 from collections.abc import Sequence
@@ -21,8 +19,7 @@ _SUBPIXEL = 4  # OpenCV takes end points as integers with so many fractional bit
 
 
 def axis_ends(pose_deg: ArrayLike) -> NDArray[np.float64]:
-    """(pitch, yaw, roll) -> (3, 3): the unit axes red, green, blue as rows of camera (x right, y down, z
-    away)."""
+    """(pitch, yaw, roll) -> (3, 3): the unit axes red, green, blue as rows of camera (x right, y down, z away)."""
     rotation = euler_to_matrix(pose_deg)
     return np.stack([rotation[:, 0], rotation[:, 1], -rotation[:, 2]])
 
@@ -34,12 +31,7 @@ def draw_axes(
     length: float | None = None,
     thickness: int | None = None,
 ) -> Image:
-    """A copy of the picture with the head's axes, seen from afar (orthographic), the nearest drawn last.
-
-    `pose_deg` is (pitch, yaw, roll). `center` is in pixels as in `crop.Box` (default: the middle), `length`
-    in pixels (default: 0.4 of the shorter side). A thin white outline keeps the lines apart from skin and
-    hair.
-    """
+    """A copy with the head's axes, seen from afar, the nearest drawn last; `center` and `length` are in pixels."""
     height, width = image.shape[:2]
     x, y = center or (width / 2, height / 2)
     reach = length if length is not None else 0.4 * min(height, width)
@@ -47,29 +39,16 @@ def draw_axes(
     ends = axis_ends(pose_deg)
     drawn = np.array(image, dtype=np.uint8, order="C")
     for axis in np.argsort(-ends[:, 2], kind="stable"):
-        color = (RED, GREEN, BLUE)[axis]
         tip = x + reach * float(ends[axis, 0]), y + reach * float(ends[axis, 1])
-        _line(drawn, (x, y), tip, OUTLINE, thick + 2)
-        _line(drawn, (x, y), tip, color, thick)
+        # OpenCV counts from pixel centres, boxes from pixel corners.
+        start, end = (tuple(round((at - 0.5) * (1 << _SUBPIXEL)) for at in place) for place in ((x, y), tip))
+        for color, wide in ((OUTLINE, thick + 2), ((RED, GREEN, BLUE)[axis], thick)):
+            cv2.line(drawn, start, end, color, wide, cv2.LINE_AA, _SUBPIXEL)
     return drawn
 
 
-def _line(
-    image: Image,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    color: tuple[int, int, int],
-    thickness: int,
-) -> None:
-    """An anti-aliased line with round ends; OpenCV counts from pixel centres, boxes from pixel corners."""
-    scale = 1 << _SUBPIXEL
-    a, b = ((round((px - 0.5) * scale), round((py - 0.5) * scale)) for px, py in (start, end))
-    cv2.line(image, a, b, color, thickness, cv2.LINE_AA, _SUBPIXEL)
-
-
 def enlarged(image: Image, side: int) -> Image:
-    """The picture resized so that its longer side is `side` pixels: small crops are enlarged before axes
-    are drawn."""
+    """The picture resized so that its longer side is `side` pixels."""
     factor = side / max(image.shape[:2])
     size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
     how = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
@@ -79,11 +58,10 @@ def enlarged(image: Image, side: int) -> Image:
 def contact_sheet(
     pictures: Sequence[Image], columns: int, captions: Sequence[str] | None = None, pad: int = 8
 ) -> Image:
-    """Pictures in rows of `columns` on white, each centred in a cell of the largest size, with a caption
-    below.
+    """Pictures in rows of `columns` on white, each in the middle of a cell of the largest size, with a caption below.
 
-    A caption may have several lines and is ASCII (OpenCV's letters), as large as its cell allows. Raises
-    ValueError for no pictures, fewer than one column, or another number of captions than of pictures.
+    A caption may have several lines and is ASCII (OpenCV's letters), as large as its cell allows. Raises ValueError for
+    no pictures, fewer than one column, or another number of captions than of pictures.
     """
     if not pictures or columns < 1:
         raise ValueError(f"a contact sheet needs pictures and columns, got {len(pictures)} and {columns}")

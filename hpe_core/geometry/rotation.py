@@ -1,4 +1,4 @@
-"""THE angle convention: Euler <-> matrix <-> 6D, geodesic distance, mirror and in-plane turn.
+"""THE angle convention: Euler <-> matrix, geodesic distance, mirror and in-plane turn.
 
 Order is always (pitch, yaw, roll), in degrees. Camera frame: x right, y down, z forward (away from the
 camera). A head that looks straight into the camera has R = I, and
@@ -8,8 +8,7 @@ camera). A head that looks straight into the camera has R = I, and
 so positive pitch lifts the nose, positive yaw turns it to the left of the picture, positive roll turns the
 head clockwise on screen. It holds for `Pose_Para` of 300W-LP and AFLW2000 and for BIWI's stored matrix.
 
-Everything here is NumPy in float64: angles are small arrays, and one implementation cannot disagree with
-itself. `tests/geometry/test_rotation.py` checks it against SciPy and the BIWI fixture.
+Everything here is NumPy in float64: one implementation cannot disagree with itself.
 """
 
 import numpy as np
@@ -39,7 +38,6 @@ def euler_to_matrix(angles_deg: ArrayLike) -> Floats:
 def matrix_to_euler(rotation: ArrayLike) -> Floats:
     """(..., 3, 3) rotation -> (..., 3) degrees with yaw in [-90, 90], pitch and roll in (-180, 180].
 
-    A triple with |yaw| > 90 names the same rotation as another one inside; this returns the inside one.
     At |yaw| = 90 only pitch + roll is determined; roll is then put to zero.
     """
     r = np.asarray(rotation, dtype=np.float64)
@@ -56,31 +54,10 @@ def is_rotation(matrix: ArrayLike, tolerance: float = 0.01) -> bool:
     return bool(np.abs(r @ r.T - np.eye(3)).max() <= tolerance and np.linalg.det(r) > 0)
 
 
-def matrix_to_6d(rotation: ArrayLike) -> Floats:
-    """(..., 3, 3) -> (..., 6): the first two columns, one after the other (Zhou et al., CVPR 2019)."""
-    r = np.asarray(rotation, dtype=np.float64)
-    return np.concatenate([r[..., :, 0], r[..., :, 1]], axis=-1)
-
-
-def matrix_from_6d(six: ArrayLike) -> Floats:
-    """(..., 6) -> (..., 3, 3) by Gram-Schmidt. Raises ValueError where the two vectors are parallel."""
-    six = np.asarray(six, dtype=np.float64)
-    first, second = six[..., :3], six[..., 3:]
-    norm = np.linalg.norm(first, axis=-1, keepdims=True)
-    x = first / np.where(norm > 0, norm, 1.0)
-    second = second - np.sum(x * second, axis=-1, keepdims=True) * x
-    rest = np.linalg.norm(second, axis=-1, keepdims=True)
-    if np.any(norm < 1e-9) or np.any(rest < 1e-9):
-        raise ValueError("a 6D rotation needs two vectors that are neither zero nor parallel")
-    y = second / rest
-    return np.stack([x, y, np.cross(x, y)], axis=-1)
-
-
 def geodesic_deg(first: ArrayLike, second: ArrayLike) -> Floats:
     """Angle of the rotation from one (..., 3, 3) matrix to the other, degrees in [0, 180].
 
-    Taken from the chord |R1 - R2|_F = 2 sqrt(2) sin(angle / 2), which keeps its precision near zero, where
-    the usual arccos of the trace loses half of the digits.
+    From the chord |R1 - R2|_F = 2 sqrt(2) sin(angle / 2): near zero, arccos of the trace would lose half of the digits.
     """
     chord = np.linalg.norm(np.asarray(first, np.float64) - np.asarray(second, np.float64), axis=(-2, -1))
     return np.degrees(2.0 * np.arcsin(np.clip(chord / (2.0 * np.sqrt(2.0)), 0.0, 1.0)))

@@ -2,9 +2,8 @@
 
 BotNet (Srinivas et al. 2021, "Bottleneck Transformers for Visual Recognition") is a ResNet whose last stage has
 self-attention with relative positions in place of its 3 x 3 convolutions. EHPNet does not print its variant; this is
-ResNet101's (3, 4, 23, 3) with the stride of BotNet's own variant S1 (1 in the last stage): at 112 pixels the last stage
-sees 7 x 7 positions, which cannot be halved. Built of timm's byobnet blocks, so weights, features and image sizes work
-as for any timm model; the positions are learnt for one image size, a multiple of 16.
+ResNet101's (3, 4, 23, 3) with stride 1 in the last stage, as BotNet's own S1: at 112 pixels that stage sees 7 x 7
+positions, which cannot be halved. The positions are learnt for one image size, a multiple of 16.
 """
 
 import dataclasses
@@ -30,9 +29,7 @@ BOTNET101 = ByoModelCfg(
 )
 # The same blocks and stem with one bottleneck a stage: BotNet's code path in the time of a test.
 TEST_BOTNET = dataclasses.replace(
-    BOTNET101,
-    blocks=tuple(dataclasses.replace(block, d=1, c=block.c // 8) for block in BOTNET101.blocks),
-    stem_chs=16,
+    BOTNET101, blocks=tuple(dataclasses.replace(block, d=1, c=block.c // 8) for block in BOTNET101.blocks), stem_chs=16
 )
 
 

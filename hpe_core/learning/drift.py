@@ -2,13 +2,8 @@
 
 A stored soft label belongs to the crop as it lies in the shard. Under a flip its yaw and roll bins are reversed, under
 a turn each distribution is shifted by the change of the hard label (`augment.move`). Both are exact only for a teacher
-that treats mirrored and turned faces alike; this measures the rest, on the faces and augmentation of a run.
-
-Seen in the demo (turns of up to 10 degrees of every face, three teachers over K=2, d=2, 768 training faces): up to 60
-degrees of yaw the moved labels lie 1.5 degrees from the teachers' own words and unmoved ones 2.6; beyond 60 degrees it
-is 14.5 and 3.6, because pitch and roll of the hard label then change by far more than the turn. `augment.turn_gain` was
-made for that. A flip costs 2.4 and 3.6. Every run has its own figures in MLflow (`drift/...` of the stage "evaluate")
-and in the report.
+that treats mirrored and turned faces alike; this measures the rest, on the faces and augmentation of a run (seen in the
+demo: docs/results.md).
 """
 
 from collections.abc import Mapping

@@ -27,10 +27,7 @@ TINY = 1e-7  # log-probabilities are stored as float16
 def ensemble_probs(
     nets: Mapping[str, PoseNet], crops_BHWC: Tensor, size: int, sets: Sequence[LabelSet]
 ) -> dict[LabelSet, Tensor]:
-    """Mean softmax over the teachers and windows of each label set: {set: (B, 3, N) float32}.
-
-    `crops_BHWC` are uint8 canonical crops on the networks' device. Raises ValueError where K exceeds the margin.
-    """
+    """{set: (B, 3, N) mean softmax over its teachers and windows} of uint8 canonical crops. Raises ValueError."""
     grids = {labels: set(offset_grid(*labels.offsets)) for labels in sets}
     means: dict[LabelSet, Tensor] = {}
     for dx, dy in sorted(set().union(*grids.values())):
@@ -53,11 +50,7 @@ def log_labels(probs_B3N: Tensor) -> Tensor:
 
 
 class OnlineTeachers:
-    """Soft labels of the very view that the student is shown, written inside the training step.
-
-    Stored labels belong to the crop as it lies in the shard, and a flip or a turn moves them along; these are the
-    teachers' own words on the flipped, turned, recoloured picture. They cost the teachers' forward passes each step.
-    """
+    """Soft labels of the very view that the student is shown (flipped, turned, recoloured), made in the step."""
 
     def __init__(self, nets: Mapping[str, PoseNet], size: int, labels: LabelSet) -> None:
         self.nets = {name: nets[name].eval() for name in labels.teachers}

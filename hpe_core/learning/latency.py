@@ -11,10 +11,7 @@ from hpe_core.learning.models import PoseNet
 
 
 def cpu_cost(net: PoseNet, threads: int = 1, repeat: int = 50) -> dict[str, float]:
-    """{'parameters', 'latency_ms'}: the median of `repeat` single pictures in eager PyTorch, after ten to warm up.
-
-    The weights do not matter, and other work on the machine does: measure one network at a time.
-    """
+    """{'parameters', 'latency_ms'}: the median of single pictures in eager PyTorch. Measure one network at a time."""
     net = net.cpu().eval()
     picture = torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8)
     with torch_threads(threads), torch.inference_mode():

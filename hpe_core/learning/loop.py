@@ -26,7 +26,7 @@ from hpe_core.learning.checkpoint import save_net, start_from
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import PoseTask, make_task
+from hpe_core.learning.task import PoseTask
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec
@@ -73,37 +73,36 @@ def fit(
     called on every rank after each epoch; `on_step` with faces seen and faces in all. `resume` is a folder written by
     `EpochEnd.save`. `stop_after` ends early after so many finished epochs, on the schedule of the full length.
     """
+    optim = spec.optim
     torch.manual_seed(spec.seed)
     net = PoseNet(spec.net, crop.size)
     if spec.start:
         start_from(net, crop, Path(spec.start))
     net = net.to(place.device)
-    if spec.optim.channels_last:
+    if optim.channels_last:
         net = net.to(memory_format=torch.channels_last)
     view_size = crop.size if teachers is None else teachers.view_size
-    task, augment = make_task(spec, net), Augment(spec.augment, view_size, net.main_bins)
-    state = _State(net, spec.optim)
+    task, augment = PoseTask(spec, net), Augment(spec.augment, view_size, net.main_bins)
+    state = _State(net, optim)
     if resume is not None:
         state.load(resume, place.device)
-    model = wrapped(net, spec.optim, place)
-    steps = train.steps(spec.optim.batch_size)
-    total_faces = spec.optim.epochs * steps * min(spec.optim.batch_size, len(train))
-    scale = _Schedule(spec.optim, steps)
+    model = wrapped(net, optim, place)
+    steps, step_faces = train.steps(optim.batch_size), min(optim.batch_size, len(train))
 
-    for epoch in range(state.epoch, min(spec.optim.epochs, stop_after or spec.optim.epochs)):
+    for epoch in range(state.epoch, min(optim.epochs, stop_after or optim.epochs)):
         began = time.monotonic()
         torch.manual_seed(_mixed(spec.seed, epoch, place.rank))  # dropout and the like
         random = np.random.default_rng([spec.seed, 1 + epoch, place.rank])
         model.train()
         sums: dict[str, Tensor] = {}
-        batches = train.shuffled(spec.optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world)
-        for step, batch in enumerate(batches):
+        batches = train.shuffled(optim.batch_size, seed=spec.seed, epoch=epoch, rank=place.rank, world=place.world)
+        for step, batch in enumerate(batches, start=epoch * steps):
             batch = augment(batch, random).to(place.device)
-            state.set_lr(scale(epoch * steps + step))
-            for name, value in backward(task, model, batch, spec.optim, place, teachers).items():
+            state.set_lr(lr_factor(optim, step, steps))
+            for name, value in backward(task, model, batch, optim, place, teachers).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             state.step()
-            on_step((epoch * steps + step + 1) * min(spec.optim.batch_size, len(train)), total_faces)
+            on_step((step + 1) * step_faces, optim.epochs * steps * step_faces)
         state.epoch = epoch + 1
         metrics = {f"train/{name}": float(value) / steps for name, value in sums.items()}
         if not math.isfinite(metrics["train/loss"]):
@@ -111,7 +110,7 @@ def fit(
         if place.world > 1:  # each worker has batch statistics of its own; the network that is saved is rank 0's
             for buffer in state.averaged().buffers():
                 dist.broadcast(buffer, 0)
-        scored = validate(state.averaged(), val, crop, spec.optim.batch_size * 2, place).summary()
+        scored = validate(state.averaged(), val, crop, optim.batch_size * 2, place).summary()
         metrics |= {f"val/{name}": value for name, value in scored.items() if name != "n"}
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
         if not math.isfinite(scored["mae"]):
@@ -141,11 +140,7 @@ def backward(
     place: Place,
     teachers: OnlineTeachers | None = None,
 ) -> dict[str, Tensor]:
-    """Sum the gradients of a batch, in `optim.accumulate` parts; returns the loss and its named parts, detached.
-
-    Each part weighs as many faces as it has, so the gradient is the whole batch's (but for batch statistics). Workers
-    exchange gradients once, at the last part.
-    """
+    """Sum the gradients of a batch in `optim.accumulate` parts, by their faces; returns loss and parts, detached."""
     half = optim.amp and place.device.type == "cuda"
     sums: dict[str, Tensor] = {}
     pieces = batch.split(optim.accumulate)
@@ -182,19 +177,14 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class _Schedule:
-    """Learning-rate factor at a step: linear warm-up, then cosine to zero (EHPNet 4.2) or constant."""
-
-    def __init__(self, spec: OptimSpec, steps_per_epoch: int) -> None:
-        self.kind = spec.schedule
-        self.warmup, self.total = spec.warmup_epochs * steps_per_epoch, spec.epochs * steps_per_epoch
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.kind == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup)))
+def lr_factor(optim: OptimSpec, step: int, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by: linear warm-up, then cosine to zero (EHPNet 4.2) or constant."""
+    warmup, total = optim.warmup_epochs * steps_per_epoch, optim.epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if optim.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 class _State:

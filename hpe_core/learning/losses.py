@@ -1,7 +1,4 @@
-"""The papers' losses, each beside its equation. Sums run over the three angles, means over the batch.
-
-Tested in tests/learning/test_losses.py against a direct NumPy reading of the formulas.
-"""
+"""The papers' losses, each beside its equation. Sums run over the three angles, means over the batch."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +10,7 @@ from hpe_core.learning.models import PoseLogits
 
 def cross_entropy(logits_B3N: Tensor, angles_B3: Tensor, bins: AngleBins) -> Tensor:
     """EHPNet eq. 1 and L^(j) of offsets eq. 4: sum over angles of -log p[bin of the label]; mean over the batch."""
-    flat = F.cross_entropy(logits_B3N.flatten(0, 1), bins.encode(angles_B3).flatten())
-    return 3 * flat
+    return 3 * F.cross_entropy(logits_B3N.flatten(0, 1), bins.encode(angles_B3).flatten())
 
 
 def expectation_mse(logits_B3N: Tensor, angles_B3: Tensor, bins: AngleBins) -> Tensor:

@@ -1,14 +1,12 @@
 """Pose errors as mergeable sums: exact for any batch size and any number of workers.
 
 Angle errors are circular (min(d, 360 - d)); the geodesic error is the angle between the rotations; MAEV is the mean
-angle between the three axes of the two heads (Cao et al., WACV 2021). Yaw ranges are those of the field: 0-30, 30-60,
-60-99 degrees of |yaw|. Median and 90th percentile come from a histogram of the geodesic error, whose cells add up like
-every other sum; they are exact to half a cell, 0.005 degrees. The area under the error distribution up to 20 degrees is
-a mean of max(0, 1 - e / 20) over faces, e being a face's mean angle error.
+angle between the three axes of the two heads (Cao et al., WACV 2021). Yaw ranges are those of the field. Median and
+90th percentile come from a histogram of the geodesic error and are exact to half a cell. The area under the error
+distribution up to 20 degrees is the mean of max(0, 1 - e / 20), e being a face's mean angle error.
 
-Datasets disagree about where a head's own axes point, by a few constant degrees. `head_offset` finds that rotation once
-for a dataset (or a sequence), and `realigned` applies it: errors after it say what a network knows apart from the habit
-of its training set. They stand beside the raw ones and never replace them.
+Datasets disagree about where a head's own axes point, by a few constant degrees. `head_offset` finds that rotation for
+a dataset (or a sequence), `realigned` applies it: errors after it stand beside the raw ones and never replace them.
 """
 
 from dataclasses import dataclass
@@ -120,10 +118,7 @@ def realigned(predicted_deg: ArrayLike, offset: ArrayLike) -> Floats:
 
 
 def aligned_summary(predicted_deg: ArrayLike, true_deg: ArrayLike, groups: ArrayLike | None = None) -> dict[str, float]:
-    """Errors after one offset for all faces, or for each of `groups` (M,): aligned_mae, aligned_geodesic, offset_deg.
-
-    `offset_deg` is the size of the offset, averaged over faces. The offset is found on the very faces that are scored.
-    """
+    """aligned_mae, aligned_geodesic and mean offset_deg after one offset for all, or for each of `groups` (M,)."""
     predicted, true = np.asarray(predicted_deg, np.float64), np.asarray(true_deg, np.float64)
     names = np.zeros(len(true), np.int64) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     moved, sizes = predicted.copy(), np.zeros(len(true))

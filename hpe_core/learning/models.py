@@ -105,10 +105,9 @@ def create_backbone(spec: NetSpec, size: int) -> nn.Module:
         except TypeError:
             return timm.create_model(spec.backbone, **options)
     except OSError as error:
-        raise SpecError(
-            f"pretrained weights of {spec.backbone} could not be fetched (offline?): name a local file in "
-            f"net.pretrained, or none ({str(error).splitlines()[0][:120]})"
-        ) from None
+        said = "could not be fetched (offline?): name a local file in net.pretrained, or none"
+        why = str(error).splitlines()[0][:120]
+        raise SpecError(f"pretrained weights of {spec.backbone} {said} ({why})") from None
 
 
 def check_backbone(name: str) -> None:

@@ -67,10 +67,7 @@ Links = Literal["inside", "anywhere"]
 
 @checked
 class DatasetSpec:
-    """One dataset and how its people are split. Named groups win over shares; shares are drawn per group.
-
-    What keys a reader needs or refuses it says itself (`datasets/registry.py`).
-    """
+    """One dataset and how its people are split: named groups win over shares, which are drawn per group."""
 
     reader: str  # a name of datasets/readers
     root: str = ""
@@ -106,14 +103,12 @@ class DataSpec:
     of rows is fixed by the network's seed and the epoch, and a run that was cut off goes on with the batches that it
     would have seen:
 
-    all_shards  every worker reads every shard and takes its part of each batch. The workers see the batches that one
-                worker would see, and each keeps every row.
-    own_shards  every worker reads and keeps its own equal part of the rows, so memory and reading fall with the number
-                of workers. A batch holds as many rows of each part.
+    all_shards  every worker keeps every row and takes its part of each batch, which is the one that a single worker
+                would see
+    own_shards  every worker reads and keeps its own equal part of the rows; a batch holds as many rows of each part
     ray_data    workers keep nothing: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
-                each worker), read, check, decode and shuffle, `stream_shards` shards at a time. For more rows than fit
-                into memory, or where the machines with the GPUs have too few CPUs to decode. Slower than the others
-                while rows fit (docs/benchmarks.md).
+                each worker), read, decode and shuffle, `stream_shards` shards at a time. For more rows than fit into
+                memory, or GPU machines with few CPUs; slower while rows fit (docs/benchmarks.md)
     """
 
     datasets: dict[str, DatasetSpec]
@@ -132,29 +127,20 @@ class DataSpec:
         check(bool(self.train), "data.train names no dataset")
         for role, names in (("train", self.train), ("test", self.test)):
             for name in names:
-                check(
-                    name in self.datasets,
-                    f"data.{role} names '{name}', which data.datasets does not define "
-                    f"(defined: {', '.join(self.datasets) or 'none'})",
-                )
+                said = f"data.{role} names '{name}', which data.datasets does not define"
+                check(name in self.datasets, f"{said} (defined: {', '.join(self.datasets) or 'none'})")
         for name in self.datasets:
             check(is_name(name), f"data.datasets.{name}: a name has no slash and does not begin with a dot")
 
     @property
     def batching(self) -> dict[str, Any]:
-        """The keys that decide, beside the number of workers, which faces meet in a batch.
-
-        The default says what it said before there was a choice, so that networks that are trained keep their names.
-        """
+        """The keys that decide, beside the number of workers, which faces meet in a batch."""
         if self.ingest == "ray_data":
             return {"ingest": self.ingest, "stream_shards": self.stream_shards}
         return {"resident_gb": self.resident_gb} | ({} if self.ingest == "all_shards" else {"ingest": self.ingest})
 
     def wanted_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
-        """Bytes of pixels, of so many faces, that one worker keeps if it may; with ray_data, that are held for it.
-
-        A stream holds the shards that its tasks are reading, and as many that wait (`workflows/training/stream.py`).
-        """
+        """Bytes of pixels, of so many faces, that a worker keeps if it may, or that a stream holds for it."""
         row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
         if self.ingest == "ray_data":
             return row * min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard)

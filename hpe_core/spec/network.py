@@ -5,7 +5,7 @@ from typing import Annotated
 from hpe_core.errors import check
 from hpe_core.spec.serde import Positive, Text, at_most, checked
 
-WEIGHTS, MEANING = "model.safetensors", "model.json"  # the files of a saved network, in a folder of its own
+WEIGHTS, MEANING = "model.safetensors", "model.json"  # the two files of a saved network
 Degrees = Annotated[Positive, at_most(180)]
 
 

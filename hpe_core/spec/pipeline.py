@@ -9,6 +9,7 @@ from typing import Any
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import DataSpec, is_name
+from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import Count, Natural, Text, build, checked, to_dict
 from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_offsets
 from hpe_core.system.remote import Remote, is_remote
@@ -103,27 +104,19 @@ class PipelineSpec:
         check(self.student.distill is not None, "student.distill is missing: the student learns from soft labels")
         for name, teacher in self.teachers.items():
             check(teacher.distill is None, f"teachers.{name}.distill: a teacher learns from hard labels")
-            check(
-                teacher.net.limit_deg == self.student.net.limit_deg
-                and min(teacher.net.bin_widths) == min(self.student.net.bin_widths),
-                f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student",
-            )
+            said = f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student"
+            check(self._fits_labels(teacher.net), said)
         for who, spec in {**{f"teachers.{k}": v for k, v in self.teachers.items()}, "student": self.student}.items():
-            check(
-                spec.net.limit_deg >= self.data.limit_deg,
-                f"{who}.net.limit_deg {spec.net.limit_deg} is smaller than data.limit_deg {self.data.limit_deg}",
-            )
-            check(
-                spec.augment.jitter_px <= self.data.crop.margin_px,
-                f"{who}.augment.jitter_px {spec.augment.jitter_px} exceeds data.crop.margin_px",
-            )
+            limit, jitter = spec.net.limit_deg, spec.augment.jitter_px
+            said = f"{who}.net.limit_deg {limit} is smaller than data.limit_deg {self.data.limit_deg}"
+            check(limit >= self.data.limit_deg, said)
+            said = f"{who}.augment.jitter_px {jitter} exceeds data.crop.margin_px"
+            check(jitter <= self.data.crop.margin_px, said)
             self._check_batch(spec.optim, f"{who}.optim")
         for name in self.teachers:
-            check(
-                is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None and name not in TAKEN,
-                f"teachers.{name}: a name is made of letters, digits, spaces and .:@=,-_ (100 at most), does not begin "
-                f"with a dot, and is none of {', '.join(TAKEN)}",
-            )
+            good = is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None and name not in TAKEN
+            said = "a name is made of letters, digits, spaces and .:@=,-_ (100 at most), does not begin with a dot"
+            check(good, f"teachers.{name}: {said}, and is none of {', '.join(TAKEN)}")
         self._check_search()
         base = self.evaluate.base
         check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")
@@ -145,21 +138,23 @@ class PipelineSpec:
         for key, entry in self.search.space.items():
             student_with(self.student, {key: None}, check_only=True)
             check(key != "net.pretrained", "search.space.net.pretrained: weights files are not searched")
+            check(key != "optim.epochs", "search.space.optim.epochs: every trial has search.epochs epochs")
             for value in entry.choice or (entry.low, entry.high):
                 try:
                     changed = student_with(self.student, {key: value})
                 except SpecError as error:
                     raise SpecError(f"search.space.{key}: {error}") from None
                 self._check_batch(changed.optim, f"search.space.{key}: student.optim")
-                check(
-                    changed.augment.jitter_px <= self.data.crop.margin_px,
-                    f"search.space.{key}: {value} exceeds data.crop.margin_px {self.data.crop.margin_px}",
-                )
-                check(
-                    changed.net.limit_deg == self.student.net.limit_deg
-                    and min(changed.net.bin_widths) == min(self.student.net.bin_widths),
-                    f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width",
-                )
+                margin = self.data.crop.margin_px
+                said = f"search.space.{key}: {value} exceeds data.crop.margin_px {margin}"
+                check(changed.augment.jitter_px <= margin, said)
+                said = f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width"
+                check(self._fits_labels(changed.net), said)
+
+    def _fits_labels(self, net: NetSpec) -> bool:
+        """Whether a network has the bins of the student's soft labels."""
+        own = self.student.net
+        return (net.limit_deg, min(net.bin_widths)) == (own.limit_deg, min(own.bin_widths))
 
     def label_set(self, student: TrainSpec) -> LabelSet:
         """The soft labels that a student asks for, its teachers in the order of the configuration."""
@@ -189,15 +184,10 @@ class PipelineSpec:
                 found.add(labels)
             reach = student.augment.jitter_px if student.distill.labels == "online" else 0
             margin = self.data.crop.margin_px
-            check(
-                student.distill.offset_radius <= margin,
-                f"an offset radius K of {student.distill.offset_radius} exceeds data.crop.margin_px {margin}",
-            )
-            check(
-                labels.radius + reach <= margin,
-                f"online labels look K + augment.jitter_px = {labels.radius + reach} pixels aside, "
-                f"more than data.crop.margin_px {margin}",
-            )
+            radius, farthest = student.distill.offset_radius, labels.radius + reach
+            check(radius <= margin, f"an offset radius K of {radius} exceeds data.crop.margin_px {margin}")
+            said = f"online labels look K + augment.jitter_px = {farthest} pixels aside"
+            check(farthest <= margin, f"{said}, more than data.crop.margin_px {margin}")
         return tuple(sorted(found))
 
     @property
@@ -214,14 +204,12 @@ def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: 
     """The student with dotted keys replaced, validated. `check_only` looks at the names alone."""
     tree = to_dict(student)
     for key, value in changes.items():
-        node, *rest = key.split(".")
-        place, parts = tree, [node, *rest]
-        for depth, part in enumerate(parts):
-            if not isinstance(place, dict) or part not in place:
-                known = list(place) if isinstance(place, dict) else []
-                where = "search.space: student." + ".".join(parts[: depth + 1])
-                raise SpecError(f"{where} does not exist{nearest(part, known)}")
-            if depth < len(parts) - 1:
+        place, parts = tree, key.split(".")
+        for depth, part in enumerate(parts, start=1):
+            known = list(place) if isinstance(place, dict) else []
+            where = f"search.space: student.{'.'.join(parts[:depth])}"
+            check(part in known, f"{where} does not exist{nearest(part, known)}")
+            if depth < len(parts):
                 place = place[part]
         place[parts[-1]] = value
     return student if check_only else build(TrainSpec, tree, "student")

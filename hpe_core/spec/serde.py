@@ -6,6 +6,7 @@ no spec by name. Why pydantic does not do this: docs/libraries.md.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import NoneType
@@ -17,22 +18,12 @@ T = TypeVar("T")
 Limit = tuple[str, Callable[[Any], bool]]  # what is said of a value that does not keep to it
 
 
-def at_least(low: float) -> Limit:
-    return f"must be at least {low:g}, got {{}}", lambda value: value >= low
+def _limit(said: str, holds: Callable[[Any, float], bool]) -> Callable[[float], Limit]:
+    return lambda bound: (f"must be {said} {bound:g}, got {{}}", lambda value: holds(value, bound))
 
 
-def at_most(high: float) -> Limit:
-    return f"must be at most {high:g}, got {{}}", lambda value: value <= high
-
-
-def above(low: float) -> Limit:
-    return f"must be greater than {low:g}, got {{}}", lambda value: value > low
-
-
-def below(high: float) -> Limit:
-    return f"must be less than {high:g}, got {{}}", lambda value: value < high
-
-
+at_least, at_most = _limit("at least", operator.ge), _limit("at most", operator.le)
+above, below = _limit("greater than", operator.gt), _limit("less than", operator.lt)
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, above(0)]

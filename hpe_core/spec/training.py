@@ -24,10 +24,8 @@ class OptimSpec:
     compile: bool = False  # torch.compile; needs a C++ compiler on the worker
 
     def __post_init__(self) -> None:
-        check(
-            self.batch_size >= 2 * self.accumulate,
-            f"accumulate {self.accumulate} leaves less than two faces of a batch of {self.batch_size}",
-        )
+        said = f"accumulate {self.accumulate} leaves less than two faces of a batch of {self.batch_size}"
+        check(self.batch_size >= 2 * self.accumulate, said)
         check(self.warmup_epochs <= self.epochs, f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
 
 
@@ -43,10 +41,8 @@ class AugmentSpec:
     strength: Share = 1.0  # scales the probability of the photometric chain
 
     def __post_init__(self) -> None:
-        check(
-            self.turn_gain == 0 or self.turn_gain >= 1,
-            f"turn_gain is 0 or at least 1 (roll itself changes by the turn), got {self.turn_gain}",
-        )
+        said = f"turn_gain is 0 or at least 1 (roll itself changes by the turn), got {self.turn_gain}"
+        check(self.turn_gain == 0 or self.turn_gain >= 1, said)
 
 
 @checked

@@ -1,12 +1,10 @@
 """Opens the filesystem of an address: s3:// and gs:// by pyarrow, any other scheme by fsspec.
 
 Credentials and servers are named as the filesystems' own tools name them: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION,
-and AWS_ENDPOINT_URL for a server that speaks S3 but is not Amazon's; GOOGLE_APPLICATION_CREDENTIALS, and
-STORAGE_EMULATOR_HOST for a server that speaks like Google's and is asked without credentials. The path is taken as it
-is written: '%20' is three characters of a name, and '#' and a space are one.
-
-A server that fails, is silent or drops the line is asked again for about half a minute. The clients' own patience is
-too short on S3 and too long on Google's (docs/filesystems.md).
+and AWS_ENDPOINT_URL for another server that speaks S3; GOOGLE_APPLICATION_CREDENTIALS, and STORAGE_EMULATOR_HOST for a
+server that speaks like Google's and is asked without credentials. The path is taken as it is written: '%20' is three
+characters of a name. A server that fails, is silent or drops the line is asked again for about half a minute
+(docs/filesystems.md).
 """
 
 import os

@@ -1,12 +1,9 @@
 """Remote files by way of a folder on this machine.
 
-Whatever reads an archive or a store needs real files: scipy, SQLite, OpenCV and Ray's workers. So a remote folder has a
-counterpart here, `$HPE_CACHE/head-pose-remote/<scheme>/<bucket>/<path>` ($HPE_CACHE is ~/.cache if it is not set), and
-files are copied there when they are asked for. That takes disk: delete the folder whenever you like. A copy counts
-while its size and time are those of the original. (S3 keeps whole seconds: if a file is replaced twice within one, by
-as many bytes, the second change is not seen.)
-
-Why not fsspec's own get, put and find: docs/libraries.md.
+Whatever reads an archive or a store needs real files. So a remote folder has a counterpart here,
+`$HPE_CACHE/head-pose-remote/<scheme>/<bucket>/<path>` ($HPE_CACHE is ~/.cache if it is not set), and files are copied
+there when they are asked for. That takes disk: delete the folder whenever you like. A copy counts while its size and
+time are those of the original. (S3 keeps whole seconds.) Why not fsspec's own get, put and find: docs/libraries.md.
 """
 
 import os
@@ -48,10 +45,7 @@ def is_remote(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Remote:
-    """A remote folder, such as s3://bucket/archives/BIWI. Opens nothing when it is made; may be pickled.
-
-    Every method that asks the server raises RemoteError, which names the file.
-    """
+    """A remote folder, such as s3://bucket/archives/BIWI; opens nothing when made. Its methods raise RemoteError."""
 
     address: str
 
@@ -87,10 +81,7 @@ class Remote:
         return {name: _entry(info) for name, info in zip(names, found, strict=True) if info.is_file}
 
     def fetch(self, paths: Iterable[str]) -> int:
-        """Copy the named files here unless they are here; remove here what is gone there. Returns the bytes copied.
-
-        Leaves alone a name that leads out of the folder or to a folder, or that no disk takes: its reader will say so.
-        """
+        """Copy the named files here unless they are here; remove here what is gone there. Returns the bytes copied."""
         names = [name for name in dict.fromkeys(paths) if can_lie_here(name)]
         there = self.look(names)
         for name in names:
@@ -182,10 +173,7 @@ class Remote:
 
 
 def can_lie_here(name: str) -> bool:
-    """Whether a name is a path that stays below the folder it starts from and that a disk can hold.
-
-    Names in tables are other people's: '//etc/passwd' is absolute, and neither a disk nor a client takes a NUL.
-    """
+    """Whether a name, maybe somebody else's, is a path that stays below its folder and that a disk can hold."""
     sizes = [len(os.fsencode(part)) for part in name.split("/")]
     plain = not {"", ".", ".."}.intersection(name.split("/")) and "\0" not in name
     return plain and max(sizes) <= LONGEST and sum(sizes) + len(sizes) <= LONGEST_PATH

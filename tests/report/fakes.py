@@ -16,13 +16,14 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import EvaluateSpec, MlflowSpec, PipelineSpec, PublishSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 from hpe_core.system.files import write_json
+from tests.reporting import LocalReporter
 from workflows.engine import results as made
 from workflows.engine.exported import Exported, Int8, Int8Score, NetworkFile, Parity, TimmFolder, TracedNetwork
 from workflows.engine.stage import StageRun
 from workflows.sharding.accounts import Broken, write_quarantine
 from workflows.sharding.quarantine import SHEET
 from workflows.stages.evaluate import write_predictions
-from workflows.tracking.progress import Event, LocalReporter
+from workflows.tracking.progress import Event
 
 CROP = CropSpec(size=32, margin_px=4)
 TESTS = ("heads", "other <set>")

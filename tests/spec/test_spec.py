@@ -77,6 +77,7 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("student.augment.turn_gain=0.5", "turn_gain is 0 or at least 1"),
         ("publish.alias=candidate", "means something else in the registry"),
         ("search.space.net.pretrained.choice=[a]", "weights files are not searched"),
+        ("search.space.optim.epochs.choice=[9]", "search.space.optim.epochs: every trial has search.epochs epochs"),
         ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
         (
             "search.space.optim.optimizer.choice=[adamm]",

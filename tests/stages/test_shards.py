@@ -30,6 +30,7 @@ from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_aflw2000, write_pointing04
 from tests.datasets.test_sandbox import Trouble
+from tests.reporting import LocalReporter
 from workflows.engine.results import ShardsResult
 from workflows.full_pipeline import STAGES
 from workflows.sharding.accounts import QUARANTINE, Broken
@@ -39,7 +40,7 @@ from workflows.stages.shards import BuildShard, build_shards
 from workflows.storage import disk as room
 from workflows.storage.disk import DiskFull, disk_is_full
 from workflows.storage.receipts import Receipt
-from workflows.tracking.progress import Event, LocalReporter, Reporter
+from workflows.tracking.progress import Event, Reporter
 
 CROP = CropSpec(size=16, margin_px=2)
 SPLITS = ("train", "val", "test")

@@ -136,13 +136,13 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
         assert result.ids[test] == [name for shard in shards for name in shard.sample_ids]
         assert result.groups[test] == [name for shard in shards for name in shard.groups]
         np.testing.assert_array_equal(result.truth[test], truth)
-        cells = {(cell.K, cell.d): cell.mae for cell in evaluate.heatmap(result.kd[test])}
+        cells = {(cell.K, cell.d): cell.mae for cell in result.kd[test]}
         assert set(cells) == {(k, d) for k in range(3) for d in (1, 2)} and len(truth) == count
         for pair, mae in cells.items():
             mean = np.mean([seen[at] for at in offset_grid(*pair)], axis=0)
             assert mae == pytest.approx(PoseSums.of(mean, truth).summary()["mae"], abs=1e-3)
         np.testing.assert_array_equal(alone.offset_angles[test], alone.angles[test])
-        assert evaluate.heatmap(alone.kd[test]) == ()
+        assert alone.kd[test] == ()
 
 
 def test_every_prediction_is_written_beside_its_own_label(tmp_path):

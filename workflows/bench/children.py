@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from hpe_core.geometry.crop import Image
 from hpe_core.spec.data import DataSpec
 from hpe_core.system.memory import keep_freed_memory
 from workflows.tracking.progress import Reporter
-from workflows.training.jobs import from_plain, open_data
+from workflows.training.jobs import Job, open_data
 
 
 def alone(processes: int, *, keep: bool = False) -> ProcessPoolExecutor:
@@ -53,7 +52,7 @@ def write_here(jobs: Sequence[ShardJob], data: DataSpec, folder: Path) -> int:
     return count
 
 
-def train_here(job: dict[str, Any], notes: Path) -> None:
+def train_here(job: Job, notes: Path) -> None:
     """Trains as a worker of Ray Train does: a checkpoint after each epoch, and its figures into `notes`."""
     import torch
 
@@ -64,8 +63,7 @@ def train_here(job: dict[str, Any], notes: Path) -> None:
         end.save(notes.parent)
 
     torch.set_num_threads(1)
-    whole = from_plain(job)
-    fit(whole.spec, whole.data.crop, *open_data(whole), on_epoch=on_epoch)
+    fit(job.spec, job.data.crop, *open_data(job), on_epoch=on_epoch)
 
 
 class Noting(Reporter):

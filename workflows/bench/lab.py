@@ -14,17 +14,16 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import scipy.io
 
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
-from hpe_core.geometry.crop import Image
+from hpe_core.errors import say
+from hpe_core.geometry.crop import Image, encoded
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
-from workflows.bench.common import say
 from workflows.engine.cluster import connected
 
 DISTINCT = 24  # heads that are rendered for the archive; the rest are copies of their files
@@ -51,12 +50,14 @@ class Lab:
     @cached_property
     def archive(self) -> Path:
         """`faces` pictures with their .mat files, as AFLW2000 stores them."""
+        import scipy.io
+
         root = self.folder / "archive"
         root.mkdir()
-        encoded = [jpeg(head.image) for head in self.heads]
+        jpegs = [jpeg(head.image) for head in self.heads]
         for i in range(self.faces):
             head = self.heads[i % len(self.heads)]
-            (root / f"image{i:05d}.jpg").write_bytes(encoded[i % len(encoded)])
+            (root / f"image{i:05d}.jpg").write_bytes(jpegs[i % len(jpegs)])
             points = np.vstack([head.landmarks.T, np.zeros((1, len(head.landmarks)))]).astype(np.float32)
             pose = np.array([[*np.radians(head.pose), 0.0, 0.0, 0.0, 1.0]], np.float32)
             scipy.io.savemat(root / f"image{i:05d}.mat", {"Pose_Para": pose, "pt3d_68": points})
@@ -104,6 +105,4 @@ def shards_in(folder: Path, faces: Sequence[FaceRow], crop: CropSpec = CROP, enc
 
 
 def jpeg(image: Image) -> bytes:
-    done, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert done, "cv2 refused to encode a uint8 picture"
-    return code.tobytes()
+    return encoded(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

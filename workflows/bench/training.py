@@ -15,7 +15,7 @@ from workflows.bench.common import Row, Side, interleaved, must_agree, rows_of
 from workflows.bench.lab import BATCH, CLUSTER, Lab, shards_in
 from workflows.engine.results import Results
 from workflows.engine.stage import StageRun
-from workflows.training.jobs import Job, as_plain
+from workflows.training.jobs import Job
 from workflows.training.networks import run_ray_train
 
 End = tuple[float, dict[str, float]]  # when an epoch ended, and its figures
@@ -54,11 +54,7 @@ def train(lab: Lab) -> list[Row]:
 
 
 def figures(began: float, ends: Sequence[End], faces: int) -> dict[str, float]:
-    """Faces a second inside epochs, from one epoch's end to the next, and of CPU time; seconds of the start-up.
-
-    `began` is when the run was asked for, `faces` are those of an epoch. The first epoch is left out of the rates: it
-    reads the shards and warms the libraries.
-    """
+    """Faces a second in epochs, from end to end, and of CPU time, but for the first epoch; seconds of the start-up."""
     times, rows = [when for when, _ in ends], [metrics for _, metrics in ends]
     counted = faces * (len(ends) - 1)
     return {
@@ -97,4 +93,4 @@ def by_ray(job: Job, notes: Path) -> None:
 
 def by_itself(job: Job, notes: Path) -> None:
     with alone(1) as process:
-        process.submit(train_here, as_plain(job), notes).result()
+        process.submit(train_here, job, notes).result()

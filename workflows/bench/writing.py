@@ -12,10 +12,11 @@ import psutil
 
 from hpe_core.datasets.plan import Job, plan_dataset
 from hpe_core.datasets.registry import open_source
+from hpe_core.errors import say
 from hpe_core.spec.data import DataSpec
 from hpe_core.system.files import file_sha256
 from workflows.bench.children import alone, decode_all, write_here
-from workflows.bench.common import Row, Side, Work, interleaved, must_agree, rate, rows_of, say
+from workflows.bench.common import Row, Side, Work, interleaved, must_agree, rate, rows_of
 from workflows.bench.lab import Encoding, Lab, data_of
 from workflows.stages.shards import build_shards
 from workflows.tracking.progress import Reporter
@@ -24,11 +25,7 @@ CORES = os.cpu_count() or 1
 
 
 def write(lab: Lab) -> list[Row]:
-    """Shards from the archive, in one process and by the whole stage on all cores, against decoding its pictures.
-
-    The rival is a plain loop in a process of its own. A second one keeps its freed memory, as our workers do
-    (`hpe_core.system.memory`): that alone makes it faster, and says what else the stage costs.
-    """
+    """Shards, in one process and by the whole stage, against decoding alone, without and with freed memory kept."""
     pictures = [str(path) for path in lab.pictures]
     parts = [pictures[i::CORES] for i in range(CORES)]
     with ExitStack() as stack:
@@ -79,10 +76,7 @@ def whole(lab: Lab, count: int) -> int:
 
 
 def through_ray(lab: Lab) -> Side:
-    """build_shards: steady rate, seconds until the first shard's work began, seconds in all.
-
-    The receipts' times on disk tell when each shard was done. Once, the bytes are compared with `write_here`'s.
-    """
+    """build_shards: steady rate, seconds to the first shard and in all, by the receipts' times on disk."""
     data, expected = lab.data(), lab.scratch()
     jobs = jobs_of(data)
     whole(lab, write_here(jobs, data, expected))

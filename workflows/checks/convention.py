@@ -1,16 +1,12 @@
 """Are an archive's labels in our convention? Asked of its landmarks, which know nothing of Euler angles.
 
-A pose is solved from the landmarks of every face: a scaled orthographic fit of the project's own average head
-(`sources/headmesh.py`, shaped after rounded anthropometric means). Then every way in which labels go wrong (each angle
-negated or not, every order of the three angles, every order of the rotations, R transposed, radians taken for degrees)
-is asked how far its labels lie from the solved poses.
+A pose is solved from the landmarks of every face: a scaled orthographic fit of the project's own average head. Then
+every way in which labels go wrong (each angle negated or not, every order of the three angles, every order of the
+rotations, R transposed, radians taken for degrees) is asked how far its labels lie from the solved poses.
 
-What it means to look straight ahead differs between archives: on the 39 faces of our AFLW2000 sample the solved heads
-look 9.4 degrees higher than the labels say, all alike. So one tilt, the same for all faces, is fitted with every
-hypothesis, and told. What remains there is 2.7 degrees.
-
-Sixteen of the 68 points are used, those that AFLW's 21 landmarks have, too: corners of brows, eyes and mouth, nose and
-chin. They stay on their spot of the head, as jaw and lids do not; with all 68 points it is 2.9 degrees.
+What it means to look straight ahead differs between archives, so one tilt, the same for all faces, is fitted with every
+hypothesis, and told. Sixteen of the 68 points are used, those that AFLW's 21 landmarks have, too: corners of brows,
+eyes and mouth, nose and chin stay on their spot of the head, as jaw and lids do not (docs/doctor.md has figures).
 """
 
 import itertools
@@ -29,10 +25,7 @@ from hpe_core.spec.data import ConventionSpec
 
 POINTS = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
 SIGNS = tuple(f"{name}_sign" for name in ANGLE_NAMES)
-UNITS = {
-    "radians_as_degrees": "radians were taken for degrees",
-    "degrees_as_radians": "degrees were taken for radians",
-}
+UNITS = {"radians_as_degrees": "radians were taken for degrees", "degrees_as_radians": "degrees were taken for radians"}
 FEWEST_POINTS = 8  # of the sixteen; fewer fix no depth
 FEWEST_FACES = 8
 MAX_TILT = 20.0  # degrees; archives differ by less in what they call level
@@ -44,11 +37,7 @@ MAX_ERROR = 20.0  # degrees; labels that lie farther off in every convention are
 
 
 def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> Floats | None:
-    """(68, 2) landmarks in a picture (x right, y down, square pixels) -> (3, 3) R_cam, or None where they do not fit.
-
-    Least squares of a 2 x 3 affine camera, whose nearest rows of a scaled rotation are taken. `visible_L` (68,) says
-    which points count.
-    """
+    """(68, 2) landmarks -> (3, 3) R_cam by an affine camera, or None where they do not fit. `visible_L`: who counts."""
     points = np.asarray(landmarks_L2, dtype=np.float64)[POINTS]
     seen = np.isfinite(points).all(axis=1)
     if visible_L is not None:
@@ -93,9 +82,7 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
     """Which convention labels are in. `labels_N3` are the reader's, before `configured` is applied to them.
 
     The configured convention stands unless another one's mean error is clearly smaller and Wilcoxon's signed-rank test
-    over the faces says the same. With drawn poses and noisy landmarks (mean errors of 4 to 13 degrees, 8 to 100 faces)
-    that raised no false alarm in 1,380 trials, and of the 39 AFLW2000 faces, relabelled in 399 wrong conventions of up
-    to three keys, it named every one.
+    over the faces says the same.
     """
     labels, solved = np.asarray(labels_N3, dtype=np.float64), np.asarray(solved_N33, dtype=np.float64)
     if len(labels) < FEWEST_FACES:
@@ -133,8 +120,7 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
 @cache
 def hypotheses() -> tuple[ConventionSpec, ...]:
     """All 864 combinations of unit, order, signs and rotation; ours is the first. `twin` spells the transposed ones."""
-    keys = ("unit", "order", *SIGNS, "rotation")
-    combinations = itertools.product(*(_choices(key) for key in keys))
+    combinations = itertools.product(*map(_choices, ("unit", "order", *SIGNS, "rotation")))
     return tuple(ConventionSpec(*values) for values in combinations)
 
 

@@ -13,21 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.data.rows import stored_image
-from hpe_core.datasets.base import (
-    OUT_OF_RANGE,
-    DatasetError,
-    FaceRef,
-    FaceRow,
-    Rejected,
-    Source,
-    census,
-    share_of,
-)
+from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError, FaceRef, FaceRow, Rejected, Source, census, share_of
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
-from hpe_core.geometry.crop import window
+from hpe_core.geometry.crop import encoded, window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings, solve_pose
@@ -277,8 +268,6 @@ def _yaml(value: Any) -> str:
 
 def write_pictures(seen: Examined, data: DataSpec, folder: Path) -> list[Path]:
     """`<name>.faces.png`, crops with the axes of their labels by yaw, and `<name>.angles.png`. Raises OSError."""
-    import cv2
-
     from workflows.report.figures import angle_histograms, sample_sheet
 
     if not seen.kept:
@@ -288,8 +277,6 @@ def write_pictures(seen: Examined, data: DataSpec, folder: Path) -> list[Path]:
     windows = np.stack([window(seen.kept[i].crop.pixels, data.crop.size) for i in shown])
     folder.mkdir(parents=True, exist_ok=True)
     faces, angles = folder / f"{seen.name}.faces.png", folder / f"{seen.name}.angles.png"
-    sheet = sample_sheet(windows, seen.poses[shown], columns=6)
-    if not cv2.imwrite(str(faces), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{faces} cannot be written")
+    faces.write_bytes(encoded(sample_sheet(windows, seen.poses[shown], columns=6)))
     angle_histograms(seen.name, seen.poses).savefig(angles)
     return [faces, angles]

@@ -117,10 +117,7 @@ def _trained(spec: PipelineSpec, seen: Sequence[Examined]) -> int:
 
 
 def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
-    """Writable, and with room for what the run will cut; shards that lie there already count as room.
-
-    `complete`: every dataset was there to be counted.
-    """
+    """Writable, and with room for the run, shards that lie there included. `complete`: every dataset was counted."""
     place = next(path for path in (store, *store.parents) if path.exists())
     if not place.is_dir():
         return Look("store", str(store), error("store", f"{place} is a file, not a folder"))

@@ -7,9 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 
 QUIET = {
@@ -30,6 +32,15 @@ QUIET = {
 def worker_environment() -> dict[str, str]:
     """What every worker's process needs: quiet libraries, and one BLAS thread unless a worker asks for more."""
     return {**QUIET, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def worker_device(threads: int = 1) -> Any:
+    """Sets up the process of a worker that computes; returns the torch device that it computes on."""
+    import torch
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def machinery() -> dict[str, float]:
@@ -73,11 +84,8 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = " ".join(str(error).split())[:200]
-            token = (
-                ""
-                if os.environ.get("RAY_AUTH_MODE") == "token"
-                else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
-            )
+            asked = os.environ.get("RAY_AUTH_MODE") == "token"
+            token = "" if asked else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
             raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there{token}: {first}") from None
         have = ray.cluster_resources()
         gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
@@ -117,10 +125,7 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
 
 
 def running_address() -> str | None:
-    """RAY_ADDRESS, or the cluster that `ray start` left running on this machine, or None.
-
-    Clusters that other processes started for themselves with ray.init are not taken for one.
-    """
+    """RAY_ADDRESS, or the cluster that `ray start` left running here, or None."""
     if os.environ.get("RAY_ADDRESS"):
         return os.environ["RAY_ADDRESS"]
     address = noted_address()

@@ -21,7 +21,7 @@ MISSING = "???"  # in OmegaConf a value that somebody still has to give; a merge
 
 
 class CommandParser(argparse.ArgumentParser):
-    """`keys` are lines about key=value words, `codes` what each exit code means. Wrong words raise SpecError."""
+    """`keys` are lines about key=value words, `codes` what exit codes mean. Wrong words raise SpecError."""
 
     def __init__(self, doc: str, keys: str, codes: Mapping[int, str]) -> None:
         meanings = {**codes, EXIT_STOPPED: "stopped (Ctrl-C)"}
@@ -32,6 +32,8 @@ class CommandParser(argparse.ArgumentParser):
             epilog="\n\n".join(filter(None, [keys, said])),
             allow_abbrev=False,  # an option that is added later would make a short form ambiguous
         )
+        if self.prog.partition(" ")[0] == "hpe":
+            self.description = re.sub(r"python workflows/\w+\.py", self.prog, doc.strip())
 
     def error(self, message: str) -> NoReturn:
         """One sentence, which names the nearest option, or the key that was written like one."""
@@ -45,10 +47,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def typed_overrides(kind: type, words: Sequence[str], files: Any = None) -> dict[str, Any]:
-    """The words, laid over merged configuration files if there are any, as plain values that `build` takes for `kind`.
-
-    Raises SpecError for a word without `=`, for a list or mapping that is no YAML, and for a `${...}` without a value.
-    """
+    """The words, laid over merged files, as plain values that `build` takes for `kind`. Raises SpecError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
     from yaml import YAMLError

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import check_datasets
-from hpe_core.errors import SpecError, UserError, check, nearest
+from hpe_core.errors import SpecError, UserError, check, nearest, say
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
@@ -29,7 +29,6 @@ REPO = Path(__file__).resolve().parents[2]
 _PACKED = Path(__file__).resolve().parents[1] / "conf"  # there in an installed package (setup.py)
 CONF = _PACKED if _PACKED.is_dir() else REPO / "conf"
 DEFAULT_CONFIG = "conf/demo.yaml"
-NAMED_TABLES = ("data.datasets", "teachers", "search.space")  # mappings whose names the YAML file chooses
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
 EXIT_CODES = {
@@ -51,8 +50,7 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     merged = OmegaConf.create({})
     seen: list[Path] = []
     for name in files:
-        for layer in _layers(find_config(name), seen):
-            merged = OmegaConf.merge(merged, layer)
+        merged = OmegaConf.merge(merged, *_layers(find_config(name), seen))
     _check_names(OmegaConf.to_container(merged), overrides)
     spec = build(PipelineSpec, _tidied(typed_overrides(PipelineSpec, overrides, merged)))
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
@@ -89,10 +87,7 @@ def _layers(path: Path, seen: list[Path]) -> list[Any]:
 
 
 def find_config(name: str) -> Path:
-    """A path, or from any folder one of the project's own files, as `demo`, `scale/ehpnet` or `conf/demo.yaml`.
-
-    Raises SpecError that names the nearest.
-    """
+    """A path, or one of the project's own files, as `demo` or `conf/scale/ehpnet.yaml`. Raises SpecError."""
     short = name.removeprefix("conf/").removesuffix(".yaml")
     for candidate in (Path(name), CONF / f"{short}.yaml"):
         if candidate.is_file():
@@ -103,46 +98,35 @@ def find_config(name: str) -> Path:
 
 def _check_names(tree: Any, overrides: Sequence[str]) -> None:
     """Raises SpecError for an override of a dataset or teacher that the files do not name."""
+    named = {"data.datasets": (tree.get("data") or {}).get("datasets"), "teachers": tree.get("teachers")}
     for key in (word.partition("=")[0] for word in overrides):
-        for table in NAMED_TABLES:
-            if table == "search.space" or not key.startswith(table + "."):
-                continue
-            known = tree
-            for part in table.split("."):
-                known = known.get(part) or {}
-            name = key[len(table) + 1 :].split(".")[0]
-            if name not in known:
-                raise SpecError(
-                    f"{key}: {table} has no entry '{name}'{nearest(name, list(known))} (new ones go into a YAML file)"
-                )
+        for table, known in named.items():
+            name = key.removeprefix(f"{table}.").split(".")[0]
+            if key.startswith(f"{table}.") and name not in (known or {}):
+                close = nearest(name, list(known or {}))
+                raise SpecError(f"{key}: {table} has no entry '{name}'{close} (new ones go into a YAML file)")
 
 
 def _tidied(tree: dict[str, Any]) -> dict[str, Any]:
-    """Entries of named tables that were set to null are dropped; nested search spaces become dotted keys."""
-    for table in NAMED_TABLES:
-        *parents, last = table.split(".")
-        place: Any = tree
-        for part in parents:
-            place = place.get(part) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(place.get(last), dict):
-            place[last] = {name: value for name, value in place[last].items() if value is not None}
-    search = tree.get("search")
-    if isinstance(search, dict) and isinstance(search.get("space"), dict):
-        dotted = _dotted(search["space"])
-        search["space"] = {key: value for key, value in dotted.items() if value is not None}
+    """Of mappings whose names the YAML file chooses, entries that were set to null are dropped; a nested search space
+    becomes dotted keys."""
+    for place, name in ((tree.get("data"), "datasets"), (tree, "teachers"), (tree.get("search"), "space")):
+        if isinstance(place, dict) and isinstance(place.get(name), dict):
+            named = _dotted(place[name]) if name == "space" else place[name]
+            place[name] = {key: value for key, value in named.items() if value is not None}
     return tree
 
 
 def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in space.items():
-        is_leaf = not isinstance(value, Mapping) or {"choice", "low", "high"} & set(value)
-        if is_leaf:
-            flat[prefix + str(name)] = (
-                {**flat.get(prefix + str(name), {}), **value} if isinstance(value, Mapping) else value
-            )
+        key = f"{prefix}{name}"
+        if not isinstance(value, Mapping):
+            flat[key] = value
+        elif {"choice", "low", "high"} & set(value):
+            flat[key] = {**(flat.get(key) or {}), **value}
         else:
-            flat.update(_dotted(value, f"{prefix}{name}."))
+            flat |= _dotted(value, f"{key}.")
     return flat
 
 
@@ -191,11 +175,7 @@ def arguments(
     codes: Mapping[int, str] = EXIT_CODES,
     options: Callable[[CommandParser], None] = lambda parser: None,
 ) -> Any:
-    """Parse `[verb] [-c FILE]... [key=value]...` -> verb, config, overrides, json; the first verb is what is done
-    where none is said. `own_keys` is a line about keys that this command alone has, `options` adds options of its own.
-
-    Answers --help without importing Ray, torch or MLflow. Raises SpecError for words that are none of these.
-    """
+    """`[verb] [-c FILE]... [key=value]...` -> verb (else the first), config, overrides, json. Raises SpecError."""
     parser = CommandParser(doc, f"{own_keys}\n{KEYS}".strip(), codes)
     word = "VERB | key=value" if len(verbs) > 1 else "key=value"
     said = f"{' or '.join(verbs)} (default {verbs[0]}), then keys" if len(verbs) > 1 else "keys"
@@ -225,31 +205,25 @@ def guarded(main: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()
+    except KeyboardInterrupt:
+        say("stopped; the same command continues from here")
+        return EXIT_STOPPED
     except ModuleNotFoundError as error:
         if (said := missing(error)) is error:
             raise
-        print(f"error: {said}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        code, told = EXIT_BAD_INPUT, f"{said}"
     except RemoteError as error:
-        print(f"error: {error}; the same command continues from here", file=sys.stderr)
-        return EXIT_FAILED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        code, told = EXIT_FAILED, f"{error}; the same command continues from here"
     except StoreHeld as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_STORE_HELD
-    except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        code, told = EXIT_STORE_HELD, f"{error}"
+    except (UserError, StageFailed) as error:
+        code, told = EXIT_FAILED if isinstance(error, StageFailed) else EXIT_BAD_INPUT, f"{error}"
     except OSError as error:  # a stage says it better; this one came before or between them
         if not disk_is_full(error):
             raise
-        print(f"error: {error}: make room and the same command continues", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
-        return EXIT_STOPPED
+        code, told = EXIT_FAILED, f"{error}: make room and the same command continues"
+    say(f"error: {told}")
+    return code
 
 
 def tell(text: str) -> None:

@@ -3,15 +3,13 @@
     hpe plan -c ehpnet --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
 
 Measured when it is asked: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
-augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second, and how
-many TFLOP a second a GPU really does in these networks. The first rate is the row "write raw shards, Ray, steady" of
-`hpe benchmark write` divided by its number of actors, which is that of the cores there: the row is their sum.
-No CPU can say the other: train one epoch there, read `epoch_seconds` in MLflow, and put in the number that gives the
-same.
+augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second (the row
+"write raw shards, Ray, steady" of `hpe benchmark write` divided by its actors, which is the number of cores there), and
+how many TFLOP a second a GPU really does in these networks: train one epoch there, read `epoch_seconds` in MLflow, and
+put in the number that gives the same.
 
-Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; rows stay in memory, or
-others read them (`data.ingest`), so reading costs nothing; starting Ray, validation and a search's early stops are left
-out.
+Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; reading costs nothing;
+starting Ray, validation and a search's early stops are left out.
 """
 
 import argparse
@@ -24,17 +22,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hpe_core.datasets.base import FaceRow
+from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import check
-from hpe_core.geometry.crop import canonical_crop, offset_grid
-from hpe_core.render.scene import render_head
-from hpe_core.spec.data import CropSpec
+from hpe_core.geometry.crop import offset_grid
+from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import AugmentSpec, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
-AUGMENTED = 128  # faces that are augmented to time it
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,10 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     keep_freed_memory()  # as the workers do
-    heads = [render_head(0, index, size=128) for index in range(8)]
-    crops = [canonical_crop(head.image, head.box, crop) for head in heads] * (AUGMENTED // len(heads))
-    poses = [head.pose for head in heads] * (AUGMENTED // len(heads))
-    batch = PoseBatch(
-        torch.from_numpy(np.stack([face.pixels for face in crops])),
-        torch.tensor(poses, dtype=torch.float32),
-        torch.ones(AUGMENTED, 2),
-    )
+    heads = open_source(DatasetSpec("synthetic", count=8))
+    faces = [face for face in load_directly(heads, crop, [*heads.refs()]) if isinstance(face, FaceRow)] * 16
+    pixels = torch.from_numpy(np.stack([face.crop.pixels for face in faces]))
+    batch = PoseBatch(pixels, torch.tensor([face.pose for face in faces]), torch.ones(len(faces), 2))
     change = Augment(augment, crop.size, AngleBins.covering(net.limit_deg, min(net.bin_widths)))
     random = np.random.default_rng(0)
     seconds = []
@@ -110,7 +105,7 @@ def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float
         began = time.process_time()
         change(batch, random)
         seconds.append(time.process_time() - began)
-    return min(seconds) / AUGMENTED
+    return min(seconds) / len(faces)
 
 
 def finished(seconds: Iterable[float], lanes: int) -> float:
@@ -217,11 +212,11 @@ def page(spec: PipelineSpec, told: Told) -> str:
     if spec.data.wanted_bytes(found["train_faces"], spec.cluster) > kept * 1e9:
         streamed = " (data.resident_gb; rows beyond are streamed)"
     less = ", less as JPEG" if spec.data.encoding == "jpeg" else ""
+    pixels = f"{found['raw_gb']:.1f} GB of {side} x {side} pixels{less}"
     lines = [
         f"faces     {told.faces:,}, {found['train_faces']:,} of them to train on",
         f"shards    {found['shards']:,} of {spec.data.rows_per_shard} faces",
-        f"disk      {found['raw_gb']:.1f} GB of {side} x {side} pixels{less}; "
-        f"{found['label_set_gb']:.2f} GB a label set",
+        f"disk      {pixels}; {found['label_set_gb']:.2f} GB a label set",
         f"memory    {kept:.1f} GB a worker{streamed}; {kept * told.gpus:.1f} GB for {told.gpus} workers on one machine",
         "",
         "network                 forward   training step   augmentation",

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from hpe_core.errors import SpecError, UserError
+from hpe_core.errors import SpecError, UserError, say
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.packages import check_extra
@@ -25,7 +25,7 @@ def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
     store = Store.open(stages, spec)
     planned = store.plan()
     for entry in planned.values():
-        print(entry.line, file=sys.stderr)
+        say(entry.line)
     if all(entry.action == "skip" and store.is_elsewhere(entry) for entry in planned.values()):
         return store.results(planned)
     if any(entry.action != "skip" for entry in planned.values()):
@@ -43,7 +43,7 @@ def run_alone(stages: Sequence[Stage], spec: PipelineSpec, name: str, *, as_json
     store = Store.open(stages, spec)
     planned = store.plan()
     check_upstream(planned, name, spec)
-    print(planned[name].line, file=sys.stderr)
+    say(planned[name].line)
     if planned[name].action != "skip":
         check_extra()
         check_backbones(spec)
@@ -68,10 +68,8 @@ def check_upstream(planned: Plan, name: str, spec: PipelineSpec) -> None:
     missing = [other for other in planned[name].stage.upstream if planned[other].action != "skip"]
     if missing:
         reason = f" ({planned[missing[0]].reason})" if planned[missing[0]].action == "repair" else ""
-        raise SpecError(
-            f"stage {name} needs {', '.join(missing)}, not finished for this configuration in {spec.store}{reason}: "
-            f"run {missing[0]}, or the whole pipeline, first"
-        )
+        said = f"stage {name} needs {', '.join(missing)}, not finished for this configuration in {spec.store}{reason}"
+        raise SpecError(f"{said}: run {missing[0]}, or the whole pipeline, first")
 
 
 def plan_page(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> str:
@@ -127,10 +125,7 @@ def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
 
 
 def check_backbones(spec: PipelineSpec) -> None:
-    """Raises SpecError if timm knows a backbone not that the run may ask for; said before Ray starts.
-
-    In a process of its own: timm and torch would stay in the driver's memory for the whole run.
-    """
+    """Raises SpecError for a backbone that timm does not know. In a process of its own, which takes torch along."""
     named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
     searched = spec.search.space.get("net.backbone")
     names = sorted(named | {str(value) for value in (searched.choice if searched else ())})

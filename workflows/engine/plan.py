@@ -23,6 +23,8 @@ from workflows.storage.code import code_hashes
 from workflows.storage.contents import Elsewhere, misfits, nowhere
 from workflows.storage.manifest import read_manifest
 
+GONE = "absent"  # of a key that only one of two runs has
+
 
 @dataclass(frozen=True, eq=False)
 class Planned:
@@ -57,10 +59,7 @@ class Planned:
 
 
 def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = nowhere) -> list[Planned]:
-    """Hash every stage from the top down, and compare sizes of finished files; nothing runs, nothing is written.
-
-    `elsewhere` knows files that a remote store has and that need not be here.
-    """
+    """Hash every stage from the top down and compare sizes of finished files, those that lie `elsewhere` included."""
     planned: dict[str, Planned] = {}
     for stage in stages:
         leaves = _leaves(stage.depends, spec)
@@ -77,7 +76,7 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = now
         action: Literal["skip", "run", "continue", "repair"] = "skip"
         seconds = None if manifest is None else float(manifest["seconds"])
         if manifest is None:
-            why, seconds = _most_alike(folder.parent, leaves, inputs, code)
+            why, seconds = _most_alike(folder.parent, {"leaves": leaves, "inputs": inputs, "code": code})
             action, reason = ("continue", "was cut off") if folder.exists() else ("run", why)
         elif lost:
             action, reason = "repair", lost[0] + (f"; and {len(lost) - 1} more" if lost[1:] else "")
@@ -101,30 +100,26 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _most_alike(
-    parent: Path, leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]
-) -> tuple[str, float | None]:
+def _most_alike(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[str, float | None]:
     """Which key, input or module makes this run differ from the most alike finished one, and how long that one took."""
     manifests = [m for m in map(read_manifest, parent.glob("*")) if m is not None]
     if not manifests:
         return "never ran in this store", None
     newest_first = sorted(manifests, key=lambda m: str(m["finished"]), reverse=True)
-    changed, seconds = min(
-        ((_changes(old, leaves, inputs, code), float(old["seconds"])) for old in newest_first),
-        key=lambda found: len(found[0]),
-    )
-    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else ""), seconds
+    alike = min(newest_first, key=lambda old: len(_changes(old, new)))
+    changed = _changes(alike, new)
+    more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return "; ".join(changed[:4]) + more, float(alike["seconds"])
 
 
-def _changes(old: Mapping[str, Any], leaves: dict[str, Any], inputs: dict[str, str], code: dict[str, str]) -> list[str]:
-    changed = [
-        f"{key} {_short(old['leaves'].get(key, 'absent'))} -> {_short(leaves.get(key, 'absent'))}"
-        for key in sorted({*leaves, *old["leaves"]})
-        if leaves.get(key, "absent") != old["leaves"].get(key, "absent")
-    ]
-    changed += [f"{name} changed" for name in inputs if old["inputs"].get(name) != inputs[name]]
-    modules = [m for m in sorted({*code, *old["code"]}) if code.get(m) != old["code"].get(m)]
-    if modules:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def differing(part: str) -> list[str]:
+        return sorted(key for key in {*new[part], *old[part]} if new[part].get(key, GONE) != old[part].get(key, GONE))
+
+    before, after = old["leaves"], new["leaves"]
+    changed = [f"{k} {_short(before.get(k, GONE))} -> {_short(after.get(k, GONE))}" for k in differing("leaves")]
+    changed += [f"{name} changed" for name in new["inputs"] if old["inputs"].get(name) != new["inputs"][name]]
+    if modules := differing("code"):
         changed.append("code of " + ", ".join(modules[:3]) + (" and more" if len(modules) > 3 else ""))
     return changed
 

@@ -6,10 +6,12 @@ Every result says its `metrics` (numbers for MLflow) and its `headline` (half a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any
 
 from hpe_core.spec.training import TrainSpec
 from workflows.engine.exported import Exported
+from workflows.tracking.facts import Model
 
 SCHEMA_VERSION = 2  # of manifests; 1 held plain mappings
 
@@ -38,9 +40,6 @@ class StageResult:
 
     def headline(self) -> str:
         return ""
-
-
-# ---------------------------------------------------------------- shards
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,6 @@ class ShardsResult(StageResult):
 
     def headline(self) -> str:
         return ", ".join(f"{name} {split.kept} of {split.input}" for name, split in self.splits.items())
-
-
-# ---------------------------------------------------------------- networks
 
 
 @dataclass(frozen=True)
@@ -151,9 +147,6 @@ class StudentResult(StageResult):
         return _maes(self.networks) + (f" (best of the finalists {rivals})" if rivals else "")
 
 
-# ---------------------------------------------------------------- labels
-
-
 @dataclass(frozen=True)
 class LabelsResult(StageResult):
     """`train_mae`: degrees between each set's angles and the hard labels of the training faces."""
@@ -169,9 +162,6 @@ class LabelsResult(StageResult):
 
     def headline(self) -> str:
         return "MAE on the training faces " + ", ".join(f"{name} {mae:.2f}" for name, mae in self.train_mae.items())
-
-
-# ---------------------------------------------------------------- search
 
 
 @dataclass(frozen=True)
@@ -215,9 +205,6 @@ class SearchResult(StageResult):
 def short(value: Any) -> str:
     """A searched value in a few letters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-# ---------------------------------------------------------------- evaluate
 
 
 @dataclass(frozen=True)
@@ -277,21 +264,6 @@ class EvaluateResult(StageResult):
         return {f"drift/{kind}/{key}": value for kind, row in self.drift.items() for key, value in row.items()}
 
 
-# ---------------------------------------------------------------- publish
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What MLflow's registry is told of the model. `contest`: on which faces, and the student's error there."""
-
-    name: str
-    alias: str
-    contest: tuple[str, float]
-    summary: str
-    description: str
-    tags: dict[str, str]
-
-
 @dataclass(frozen=True)
 class PublishResult(StageResult):
     """Files relative to the stage's folder, and what was measured of them."""
@@ -301,7 +273,7 @@ class PublishResult(StageResult):
     report: str
     exported: Exported
     figures: dict[str, float]
-    registration: Registration
+    registration: Model  # what the registry is told
 
     def metrics(self) -> dict[str, float]:
         return self.figures
@@ -309,44 +281,17 @@ class PublishResult(StageResult):
 
 # ---------------------------------------------------------------- all of a run
 
-R = TypeVar("R", bound=StageResult)
 
+class Results(SimpleNamespace):
+    """The results of the stages that have finished, by their names; of no other stage there is an attribute."""
 
-@dataclass(frozen=True)
-class Results:
-    """The results of the stages that have finished, by their names."""
+    shards: ShardsResult
+    teachers: TeachersResult
+    labels: LabelsResult
+    search: SearchResult
+    student: StudentResult
+    evaluate: EvaluateResult
+    publish: PublishResult
 
-    found: Mapping[str, StageResult]
-
-    def _of(self, name: str, kind: type[R]) -> R:
-        result = self.found[name]
-        assert isinstance(result, kind), f"{name} is a {type(result).__name__}"
-        return result
-
-    @property
-    def shards(self) -> ShardsResult:
-        return self._of("shards", ShardsResult)
-
-    @property
-    def teachers(self) -> TeachersResult:
-        return self._of("teachers", TeachersResult)
-
-    @property
-    def labels(self) -> LabelsResult:
-        return self._of("labels", LabelsResult)
-
-    @property
-    def search(self) -> SearchResult:
-        return self._of("search", SearchResult)
-
-    @property
-    def student(self) -> StudentResult:
-        return self._of("student", StudentResult)
-
-    @property
-    def evaluate(self) -> EvaluateResult:
-        return self._of("evaluate", EvaluateResult)
-
-    @property
-    def publish(self) -> PublishResult:
-        return self._of("publish", PublishResult)
+    def __init__(self, found: Mapping[str, StageResult]) -> None:
+        super().__init__(found=found, **found)

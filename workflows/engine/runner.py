@@ -161,11 +161,7 @@ def execute(
     reporter: Reporter,
     note: Callable[[StageResult], Mapping[str, Any]] = lambda result: {},
 ) -> tuple[StageResult, list[str]]:
-    """Run a stage's function in its folder and commit what it made.
-
-    `note` is what the manifest says beside the result. Returns the result, and a sentence for files that a repair has
-    changed.
-    """
+    """Run a stage in its folder and commit what it made. Returns the result, and a sentence for files that changed."""
     entry.folder.mkdir(parents=True, exist_ok=True)
     (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
     started, clock, stage = now(), time.monotonic(), entry.stage
@@ -193,10 +189,7 @@ def is_explained(error: BaseException) -> bool:
 
 
 def explained(error: Exception, entry: Planned) -> Exception:
-    """What went wrong in one sentence; a traceback goes into the stage's folder.
-
-    A worker's own sentence comes without the worker's traceback, which Ray makes part of the message.
-    """
+    """What went wrong in one sentence: a worker's own without its traceback; else a traceback goes into the folder."""
     if is_explained(error):
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, Exception) else error

@@ -60,10 +60,8 @@ class Store:
         written = next(filter(None, map(read_manifest, folders)), None)
         version = SCHEMA_VERSION if written is None else written.get("schema", 1)  # the first version noted none
         if version != SCHEMA_VERSION:
-            raise SpecError(
-                f"store {self.spec.store} is of version {version}, and this program writes version {SCHEMA_VERSION}: "
-                "choose another store= (its models still load)"
-            )
+            said = f"is of version {version}, and this program writes version {SCHEMA_VERSION}"
+            raise SpecError(f"store {self.spec.store} {said}: choose another store= (its models still load)")
 
     def plan(self) -> Plan:
         """What each stage would do and why."""
@@ -81,11 +79,7 @@ class Store:
             yield
 
     def checkout(self, wanted: Sequence[str] = ()) -> Plan:
-        """`plan`, after every finished stage that a stage to be run will read was fetched and hashed.
-
-        What is damaged is set aside, so its stage is planned anew. `wanted` names the stages to be run, all by default.
-        Hold the store.
-        """
+        """`plan`, after what the `wanted` stages (all) will read was fetched and hashed. Hold the store."""
         checked: set[str] = set()
         while True:
             planned = self.plan()
@@ -100,10 +94,7 @@ class Store:
             checked |= read
 
     def commit(self, entry: Planned, result: StageResult, noted: Mapping[str, Any]) -> list[str]:
-        """Write the manifest of a stage that has run, and send its files where the store is elsewhere.
-
-        `noted` is what the runner adds to it. Returns a sentence for files that were there before, with other bytes.
-        """
+        """Write the manifest, with what is `noted`, and send the files. Returns a sentence for changed ones."""
         before, files = read_manifest(entry.folder), inventory(entry.folder)
         manifest = {
             "schema": SCHEMA_VERSION,

@@ -20,7 +20,7 @@ from workflows.engine.results import (
     StudentResult,
     TeachersResult,
 )
-from workflows.tracking.facts import Artifact, Model, Point, RunFacts, Status, points_of
+from workflows.tracking.facts import Artifact, Point, RunFacts, Status, points_of
 
 
 def stage_facts(entry: Planned, result: StageResult | None, parent: str, started_ms: int, ended_ms: int) -> RunFacts:
@@ -39,13 +39,8 @@ def stage_facts(entry: Planned, result: StageResult | None, parent: str, started
         tags={"stage": entry.stage.name, "folder": str(entry.folder)},
         points=points_of((result.metrics() if result is not None else {}) | seconds, 0, ended_ms),
         artifacts=(*shown, *finished),
-        model=_model(result) if isinstance(result, PublishResult) else None,
+        model=result.registration if isinstance(result, PublishResult) else None,
     )
-
-
-def _model(result: PublishResult) -> Model:
-    told = result.registration
-    return Model(told.name, "model", told.alias, told.contest, told.description, told.summary, told.tags)
 
 
 def run_points(result: StageResult, time_ms: int) -> tuple[Point, ...]:
@@ -70,12 +65,8 @@ def run_name(spec: PipelineSpec, tags: Mapping[str, str]) -> str:
     return f"MAE {float(tags['student_mae']):.2f} · {spec.name}" if "student_mae" in tags else spec.name
 
 
-def children(entry: Planned, result: StageResult, spec: PipelineSpec) -> list[RunFacts]:
+def children(entry: Planned, result: StageResult, spec: PipelineSpec) -> Iterator[RunFacts]:
     """The networks or trials of a stage, with their figures by epoch."""
-    return list(_children(entry, result, spec))
-
-
-def _children(entry: Planned, result: StageResult, spec: PipelineSpec) -> Iterator[RunFacts]:
     if isinstance(result, TeachersResult):
         for name, network in result.networks.items():
             yield _network(entry, name, network, to_dict(spec.teachers[name]))
@@ -115,7 +106,7 @@ def _member(
     """A run below the stage's; an epoch has the time when it ended, so however often it is sent it counts once."""
     times = [int(row["time_ms"]) for row in history] or [0]
     began = times[0] - int(1000 * history[0].get("epoch_seconds", 0)) if history else 0
-    points = [point for row in history for point in points_of(_figures(row), int(row["epoch"]), int(row["time_ms"]))]
+    points = [point for row in history for point in points_of(*figures(row))]
     return RunFacts(
         key=f"{entry.key}/{key}",
         name=name,
@@ -129,5 +120,7 @@ def _member(
     )
 
 
-def _figures(row: Epoch) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
+def figures(row: Mapping[str, float]) -> tuple[dict[str, float], int, int]:
+    """An epoch's figures, its number, and when it ended."""
+    found = {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
+    return found, int(row["epoch"]), int(row["time_ms"])

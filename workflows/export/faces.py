@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import read_shard, shard_files
+from hpe_core.data.rows import count_rows, read_shard, shard_files
 from hpe_core.geometry.crop import Image, window
 
 
@@ -23,7 +22,7 @@ def spread_faces(shards: Path, datasets: Sequence[str], split: str, wanted: int,
     """Up to `wanted` faces of a split, evenly from the datasets, as far as each has them, and from the rows of each;
     None where there is none."""
     listed = {name: shard_files(shards, name, split) for name in datasets}
-    rows_of = {name: [pq.read_metadata(file).num_rows for file in files] for name, files in listed.items()}
+    rows_of = {name: [*map(count_rows, files)] for name, files in listed.items()}
     shares = fair_shares({name: sum(counts) for name, counts in rows_of.items()}, wanted)
     parts: list[Faces] = []
     for name, files in listed.items():

@@ -4,6 +4,7 @@
 source travels in `code/`. The example is a rendered head, so no person's picture is handed on.
 """
 
+import dataclasses
 import importlib.metadata
 import logging
 import shutil
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import hpe_core
+from hpe_core.datasets.registry import open_source
+from hpe_core.geometry.crop import encoded
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, PATH, PICTURE
-from hpe_core.render.scene import render_head
+from hpe_core.spec.data import DatasetSpec
 
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
 
@@ -50,14 +53,11 @@ def signature() -> Any:
 
 def example() -> Any:
     """A table of one rendered head, as PNG, with its box."""
-    import cv2
     import pyarrow
 
-    head = render_head(0, 0, size=96)
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(head.image, cv2.COLOR_RGB2BGR))
-    assert done, "cv2 refused to encode a uint8 RGB picture"
-    corners = (head.box.x1, head.box.y1, head.box.x2, head.box.y2)
-    row = {PICTURE: encoded.tobytes(), **dict(zip(CORNERS, corners, strict=True))}
+    heads = open_source(DatasetSpec("synthetic", count=1, image_px=96))
+    head, image = heads.load(next(iter(heads.refs())))
+    row = {PICTURE: encoded(image), **dataclasses.asdict(head.known_box())}
     return pyarrow.Table.from_pylist([row]).to_pandas()
 
 

@@ -82,15 +82,7 @@ def _graph(program: Any) -> Any:
     assert exported is not None, "torch.onnx.export(dynamo=True) returns a program"
     model = exported.model_proto
     graph = model.graph
-    for entry in [
-        model,
-        graph,
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
-    ]:
+    for entry in [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         del entry.metadata_props[:]
         entry.doc_string = ""
     return model

@@ -14,11 +14,7 @@ BATCH = 32
 
 
 def proved(network: Call, exported: Call, crops: Image, what: str) -> Parity:
-    """Largest absolute difference by angle, degrees, over batches of other sizes than the traced one.
-
-    `crops` are (M, size, size, 3) uint8. Raises ValueError that names the figure where the angles differ by more than a
-    thousandth of a degree.
-    """
+    """Largest difference by angle, over batches of several sizes of (M, size, size, 3) crops. Raises ValueError."""
     worst = np.zeros((2, 3))
     # One crop, one whole batch, and what is left: the batch size has to be free, not merely unchecked.
     cuts = [0, *range(1, len(crops), BATCH), len(crops)]

@@ -18,6 +18,7 @@ from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.serde import to_dict
 from workflows.engine.exported import TimmFolder
 
+README = Path(__file__).with_name("timm.md.j2")
 LOGIT_GAP = 1e-4  # largest difference that float32 sums in another order may make
 KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_size")  # the rest tells of other weights
 
@@ -93,41 +94,20 @@ def _gap(folder: Path, images: Any, expected: Any) -> float:
 
 def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) -> str:
     import timm
+    from jinja2 import StrictUndefined, Template
 
-    bins, size = meaning["bins"], meaning["crop"]["size"]
-    ours = timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core")
-    before = "import hpe_core.learning.backbones  # registers this architecture with timm\n" if ours else ""
-    if found.head:
-        decode = f"""
-logits = model(x)  # (B, {3 * bins["count"]})
-centers = (torch.arange({bins["count"]}) - {(bins["count"] - 1) / 2}) * {bins["width"]}
-angles = logits.unflatten(1, (3, {bins["count"]})).softmax(-1) @ centers  # (B, 3) degrees: pitch, yaw, roll"""
-        lost = "normalisation and decoding are outside the model"
-    else:
-        decode = "\nfeatures = model(x)"
-        lost = "this architecture's classifier is no single linear layer, so the folder holds the backbone alone"
-    others = len(net.heads) - 1 + (net.regression is not None)
-    lost += f"; {others} head(s) that only regularised the training are left out" if others else ""
-    mean, std = (_numbers(net.backbone.pretrained_cfg[key]) for key in ("mean", "std"))
-    return f"""---
-library_name: timm
-license: other
-tags: [head-pose-estimation]
----
-# Head pose from a face crop, as a timm model
-
-```python
-import timm, torch
-{before}model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
-x = (crops.permute(0, 3, 1, 2) / 255 - torch.tensor({mean}).view(3, 1, 1)) / torch.tensor({std}).view(3, 1, 1){decode}
-```
-
-`crops` are (B, {size}, {size}, 3) uint8 RGB, cut as `head_pose.crop` in config.json says. What is lost in this form:
-{lost}. Convention: {meaning["convention"]}.
-
-Terms of the weights: {terms}.
-"""
-
-
-def _numbers(values: Any) -> str:
-    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
+    read: dict[str, Any] = {
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "keep_trailing_newline": True,
+    }
+    normalised = {key: net.backbone.pretrained_cfg[key] for key in ("mean", "std")}
+    return Template(README.read_text(encoding="utf-8"), **read).render(
+        **meaning,
+        **{key: f"[{', '.join(f'{value:.6g}' for value in values)}]" for key, values in normalised.items()},
+        found=found,
+        ours=timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core"),
+        others=len(net.heads) - 1 + (net.regression is not None),
+        terms=terms,
+    )

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,8 +27,9 @@ from PIL.ExifTags import Base
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, decode_picture, read_bytes
+from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Image
+from hpe_core.geometry.crop import Image, encoded
 from workflows.prediction.resolve import similar
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -38,10 +39,7 @@ COMPLETE = 0.9  # a video of fewer of the frames that it announces is damaged; s
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture (number 0) or a frame of a video: (H, W, 3) uint8 RGB.
-
-    `name` stands in the table; `seconds` have passed since the start of the video or camera.
-    """
+    """A picture (number 0) or a frame of a video: (H, W, 3) uint8 RGB, `seconds` after the start."""
 
     name: str
     number: int
@@ -56,33 +54,8 @@ class Unusable:
     said: str
 
 
-class Media(Protocol):
-    """Frames to look at, and where drawn ones go.
-
-    `total` is 0 where nobody knows it. `live` frames come from a camera and end when somebody stops them. `left_out`
-    counts a folder's other files by their endings.
-    """
-
-    noun: str
-    names: list[str]
-    total: int
-    live: bool
-    left_out: Counter[str]
-
-    def frames(self) -> Iterator[Frame | Unusable]: ...
-
-    def keep(self, frame: Frame, drawn: Image) -> None:
-        """Writes the frame with what was drawn on it. Raises SpecError if the file cannot be written."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def open_media(words: Sequence[str], out: Path, *, upright: bool) -> Media:
-    """Pictures and folders (any number), or one video, or one camera by its number.
-
-    Writes nothing yet. Raises SpecError that names what is not there, is of another kind, or would be overwritten.
-    """
+def open_media(words: Sequence[str], out: Path, *, upright: bool) -> "Media":
+    """Pictures and folders, or one video, or one camera by its number. Writes nothing yet. Raises SpecError."""
     if not words:
         raise SpecError("name a picture, a folder of pictures, a video, or the number of a camera")
     if len(words) == 1 and words[0].isdecimal() and not Path(words[0]).exists():
@@ -135,7 +108,7 @@ def _pictures(path: Path, out: Path) -> Iterator[tuple[str, Path]]:
 
 
 class Pictures:
-    """Picture files by name; drawn copies lie under the same names below `out`."""
+    """Picture files by name, and by ending how many others were left out; drawn copies lie below `out`."""
 
     noun = "picture"
     live = False
@@ -156,12 +129,11 @@ class Pictures:
                 yield Unusable(f"{files.printable(str(path))} needs more memory than there is")
 
     def keep(self, frame: Frame, drawn: Image) -> None:
+        """Writes the frame with what was drawn on it. Raises SpecError if the file cannot be written."""
         path = self.out / frame.name
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        assert done, f"OpenCV does not encode {path.suffix}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data.tobytes())  # imwrite dies on a name that is no UTF-8
+            path.write_bytes(encoded(drawn, path.suffix))  # imwrite dies on a name that is no UTF-8
         except OSError as error:
             raise SpecError(f"{files.printable(str(path))} cannot be written: {error.strerror}") from None
 
@@ -170,7 +142,10 @@ class Pictures:
 
 
 class Video:
-    """The frames of a video file or a camera; drawn ones become one video file."""
+    """The frames of a video file or a camera; drawn ones become one video file.
+
+    `total` is 0 where nobody knows it. `live` frames come from a camera and end when somebody stops them.
+    """
 
     noun = "frame"
 
@@ -179,7 +154,8 @@ class Video:
         self.name, self.path, self.live = name, path, isinstance(source, int)
         self.names, self.left_out = [name], Counter[str]()
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own remarks; what failed is said here
-        self._capture: Any = quietly(lambda: cv2.VideoCapture(source))
+        with silent_opencv():
+            self._capture: Any = cv2.VideoCapture(source)
         if not self._capture.isOpened():
             raise SpecError(f"{name} cannot be opened" + ("" if self.live else " as a video"))
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
@@ -219,7 +195,8 @@ class Video:
         except OSError as error:
             raise SpecError(f"the video {self.path} cannot be written: {error.strerror}") from None
         codec = cv2.VideoWriter.fourcc(*CODEC)
-        writer = quietly(lambda: cv2.VideoWriter(str(self.path), codec, self._fps, self._size))
+        with silent_opencv():
+            writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
         if not writer.isOpened():
             raise SpecError(f"the video {self.path} cannot be written")
         return writer
@@ -231,14 +208,7 @@ class Video:
             self._writer.release()
 
 
-def quietly(make: Any) -> Any:
-    """OpenCV's result without its remarks on stderr: the caller says in one sentence what failed."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        return make()
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+Media = Pictures | Video
 
 
 def orientation(data: bytes) -> int:

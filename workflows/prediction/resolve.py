@@ -28,11 +28,7 @@ REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 @contextmanager
 def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
-    """What `HeadPosePredictor.load` takes. A download is removed at the end of the context.
-
-    `uri` is MLflow's address, `registered` the registered model that aliases and versions belong to. Raises SpecError
-    that names the model.
-    """
+    """What `HeadPosePredictor.load` takes; a download is removed in the end. Raises SpecError that names the model."""
     path = Path(model).expanduser()
     if path.exists():
         yield loadable(path)
@@ -50,10 +46,7 @@ def similar(path: Path) -> str:
 
 
 def loadable(path: Path) -> Path:
-    """A file as it is; of a folder the ONNX file (which needs no torch), else the folder of a saved network.
-
-    Raises SpecError that names the path if it holds no model, or several.
-    """
+    """A file as it is; of a folder the ONNX file, else the folder of a saved network. Raises SpecError."""
     if path.is_file():
         check(path.suffix in (".onnx", ".safetensors"), f"{path} is no model: .onnx or .safetensors is needed")
         return path.parent if path.suffix == ".safetensors" else path
@@ -71,10 +64,8 @@ def _download(model: str, uri: str, registered: str, folder: Path) -> Path:
     check(uri != "none", f"model={model} is no file, and mlflow.uri=none leaves no registry to ask")
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).is_file():  # MLflow would create an empty one
-        raise SpecError(
-            f"model={model} is no file here, and there is no registry {database}; "
-            "say store=FOLDER of the run, mlflow.uri=URI, or the model's file"
-        )
+        said = f"model={model} is no file here, and there is no registry {database}"
+        raise SpecError(f"{said}; say store=FOLDER of the run, mlflow.uri=URI, or the model's file")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
     prepare()
     import mlflow

@@ -14,7 +14,7 @@ from hpe_core.geometry.crop import offset_grid
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.training import LabelSet, TrainSpec
+from hpe_core.spec.training import TrainSpec
 from workflows.engine.exported import Exported
 from workflows.engine.results import Results, Role, Row, Split
 from workflows.report.markdown import markdown_table
@@ -25,11 +25,7 @@ FEW = 500  # faces below which a test set is said to be small
 
 
 def model_card(spec: PipelineSpec, results: Results, exported: Exported, origin: Mapping[str, str]) -> str:
-    """The card of the champion.
-
-    Of `results` shards, student and evaluate are read; `exported` is what the publish stage measured of its files,
-    `origin` names and values (stage hashes, commit).
-    """
+    """The card of the champion. `exported` is what was measured of its files, `origin` where it came from."""
     student, evaluated, data = results.student.spec, results.evaluate, spec.data
     datasets = [UsedDataset.of(spec, name, results.shards.splits) for name in dict.fromkeys([*data.train, *data.test])]
     return render(
@@ -112,14 +108,9 @@ def datasets_table(datasets: Sequence[UsedDataset]) -> str:
     return markdown_table("llrrrl", head, lines)
 
 
-def labels_of(spec: PipelineSpec, student: TrainSpec) -> LabelSet:
-    """The soft labels that the student really learnt from: the search may have chosen others than were configured."""
-    return spec.label_set(student)
-
-
 def taught_by(spec: PipelineSpec, student: TrainSpec) -> str:
     """'the teacher resnet (test_resnet), over 9 windows (K=2, d=2)': the middle of a sentence."""
-    labels = labels_of(spec, student)
+    labels = spec.label_set(student)  # the search may have chosen others than were configured
     names = ", ".join(f"{name} ({spec.teachers[name].net.backbone})" for name in labels.teachers)
     windows = len(offset_grid(labels.radius, labels.step))
     who = f"the teacher {names}" if len(labels.teachers) == 1 else f"{len(labels.teachers)} teachers: {names}"
@@ -129,7 +120,7 @@ def taught_by(spec: PipelineSpec, student: TrainSpec) -> str:
 def weight_terms(spec: PipelineSpec, student: TrainSpec) -> str:
     """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
     bound = [name for name in spec.data.train if readers()[spec.data.datasets[name].reader].terms.research_only]
-    began = [name for name in labels_of(spec, student).teachers if spec.teachers[name].net.pretrained != "none"]
+    began = [name for name in spec.label_set(student).teachers if spec.teachers[name].net.pretrained != "none"]
     began += ["the student"] if student.net.pretrained != "none" else []
     if bound:
         weights = f"research only, because {', '.join(bound)} may be used for research only"

@@ -44,10 +44,7 @@ def joined(seeds: Sequence[Compared]) -> Compared:
 
 
 def markdown(rows: Sequence[Compared], seeds: Sequence[int], kinds: Mapping[str, str]) -> str:
-    """A table a test set, and what distillation gained over its hard-label twin, seed by seed.
-
-    `kinds` describes the variants.
-    """
+    """A table a test set, and what distillation gained, seed by seed. `kinds` describes the variants."""
     parts = []
     for test in dict.fromkeys(row.test for row in rows):
         block = [row for row in rows if row.test == test]

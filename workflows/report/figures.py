@@ -84,83 +84,81 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float] = SIZE) -> tuple
     return figure, axes
 
 
+@rc_context(STYLE)
 def error_by_angle(test: str, networks: Mapping[str, Predicted], angle: int, width: float = 15.0) -> Figure:
     """Mean error in bins of the true pitch, yaw or roll (0, 1, 2), a line a network; the bars are numbers of faces."""
-    with rc_context(STYLE):
-        name_of = ANGLE_NAMES[angle]
-        title, label_x = f"Error against {name_of}, {test}", f"true {name_of}, degrees"
-        figure, axes = _axes(title, label_x, "mean absolute error, degrees")
-        truth = next(iter(networks.values())).truth[:, angle]
-        reach = max(1, int(np.ceil((np.abs(truth).max() - width / 2) / width)))
-        edges = (np.arange(-reach, reach + 2) - 0.5) * width
-        centers = (edges[:-1] + edges[1:]) / 2
-        counts = np.histogram(truth, edges)[0]
-        bars = axes.twinx()
-        bars.bar(centers, counts, width * 0.92, color="#ececec", zorder=0)
-        bars.set_ylim(0, max(counts.max(), 1) * 2.6)
-        bars.set_yticks([0, int(counts.max())])
-        bars.tick_params(colors="#777777", labelsize=8)
-        bars.set_ylabel("faces", color="#777777", fontsize=8, loc="bottom")
-        bars.grid(False)
-        axes.set_zorder(bars.get_zorder() + 1)
-        axes.patch.set_visible(False)
-        for name, predicted in networks.items():
-            color, line, label = style_of(name)
-            which = np.digitize(predicted.truth[:, angle], edges) - 1
-            means = [
-                predicted.errors[which == i].mean() if counts[i] >= FEWEST else np.nan for i in range(len(centers))
-            ]
-            axes.plot(centers, means, color=color, linestyle=line, marker="o", markersize=3.5, label=label)
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="upper center", ncols=1)
-        top = axes.get_ylim()[1]
-        axes.set_ylim(0, top * 1.5)  # room for the legend above the lines
+    name_of = ANGLE_NAMES[angle]
+    title, label_x = f"Error against {name_of}, {test}", f"true {name_of}, degrees"
+    figure, axes = _axes(title, label_x, "mean absolute error, degrees")
+    truth = next(iter(networks.values())).truth[:, angle]
+    reach = max(1, int(np.ceil((np.abs(truth).max() - width / 2) / width)))
+    edges = (np.arange(-reach, reach + 2) - 0.5) * width
+    centers = (edges[:-1] + edges[1:]) / 2
+    counts = np.histogram(truth, edges)[0]
+    bars = axes.twinx()
+    bars.bar(centers, counts, width * 0.92, color="#ececec", zorder=0)
+    bars.set_ylim(0, max(counts.max(), 1) * 2.6)
+    bars.set_yticks([0, int(counts.max())])
+    bars.tick_params(colors="#777777", labelsize=8)
+    bars.set_ylabel("faces", color="#777777", fontsize=8, loc="bottom")
+    bars.grid(False)
+    axes.set_zorder(bars.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    for name, predicted in networks.items():
+        color, line, label = style_of(name)
+        which = np.digitize(predicted.truth[:, angle], edges) - 1
+        means = [predicted.errors[which == i].mean() if counts[i] >= FEWEST else np.nan for i in range(len(centers))]
+        axes.plot(centers, means, color=color, linestyle=line, marker="o", markersize=3.5, label=label)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper center", ncols=1)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, top * 1.5)  # room for the legend above the lines
     return figure
 
 
+@rc_context(STYLE)
 def error_cdf(test: str, networks: Mapping[str, Predicted]) -> Figure:
     """Share of the faces whose error is below x degrees."""
-    with rc_context(STYLE):
-        figure, axes = _axes(f"Share of faces below an error, {test}", "mean error of a face, degrees", "faces, %")
-        far = max(float(np.quantile(predicted.errors, 0.98)) for predicted in networks.values())
-        for name, predicted in networks.items():
-            color, line, label = style_of(name)
-            ordered = np.sort(predicted.errors)
-            share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.step(np.r_[0, ordered], np.r_[0, share], where="post", color=color, linestyle=line, label=label)
-        axes.set_xlim(0, far)
-        axes.set_ylim(0, 100)
-        axes.legend(loc="lower right")
+    figure, axes = _axes(f"Share of faces below an error, {test}", "mean error of a face, degrees", "faces, %")
+    far = max(float(np.quantile(predicted.errors, 0.98)) for predicted in networks.values())
+    for name, predicted in networks.items():
+        color, line, label = style_of(name)
+        ordered = np.sort(predicted.errors)
+        share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
+        axes.step(np.r_[0, ordered], np.r_[0, share], where="post", color=color, linestyle=line, label=label)
+    axes.set_xlim(0, far)
+    axes.set_ylim(0, 100)
+    axes.legend(loc="lower right")
     return figure
 
 
+@rc_context(STYLE)
 def heat_map(test: str, base: str, cells: Sequence[Cell]) -> Figure:
     """MAE of the offset ensemble by K (reach) and d (step); K < d, the single window again, stays empty."""
-    with rc_context(STYLE):
-        title = f"Offset ensemble of {base}, {test}"
-        figure, axes = _axes(title, "step d, network pixels", "reach K, network pixels")
-        ks, ds = sorted({cell.K for cell in cells}), sorted({cell.d for cell in cells})
-        table = np.full((len(ks), len(ds)), np.nan)
-        for cell in cells:
-            if cell.d <= cell.K or (cell.K == 0 and cell.d == min(ds)):
-                table[ks.index(cell.K), ds.index(cell.d)] = cell.mae
-        shown = axes.imshow(table, cmap="YlGnBu_r", aspect="auto", origin="lower")
-        axes.set_facecolor("#f4f4f4")
-        axes.grid(False)
-        axes.set_xticks(range(len(ds)), [str(d) for d in ds])
-        axes.set_yticks(range(len(ks)), [f"{k}" if k else "0 (off)" for k in ks])
-        if table.size <= 80:
-            # White letters on the dark half of the scale, dark ones on the light half.
-            middle = (np.nanmin(table) + np.nanmax(table)) / 2
-            for (row, column), value in np.ndenumerate(table):
-                if np.isfinite(value):
-                    ink = "white" if value < middle else "#1a1a1a"
-                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
-        row, column = np.unravel_index(np.nanargmin(table), table.shape)
-        axes.plot(column, row, "s", markersize=26 if table.size <= 80 else 9, mfc="none", mec="#c8500b", mew=1.8)
-        bar = figure.colorbar(shown, ax=axes)
-        bar.set_label("MAE, degrees")
-        bar.outline.set_visible(False)
+    title = f"Offset ensemble of {base}, {test}"
+    figure, axes = _axes(title, "step d, network pixels", "reach K, network pixels")
+    ks, ds = sorted({cell.K for cell in cells}), sorted({cell.d for cell in cells})
+    table = np.full((len(ks), len(ds)), np.nan)
+    for cell in cells:
+        if cell.d <= cell.K or (cell.K == 0 and cell.d == min(ds)):
+            table[ks.index(cell.K), ds.index(cell.d)] = cell.mae
+    shown = axes.imshow(table, cmap="YlGnBu_r", aspect="auto", origin="lower")
+    axes.set_facecolor("#f4f4f4")
+    axes.grid(False)
+    axes.set_xticks(range(len(ds)), [str(d) for d in ds])
+    axes.set_yticks(range(len(ks)), [f"{k}" if k else "0 (off)" for k in ks])
+    if table.size <= 80:
+        # White letters on the dark half of the scale, dark ones on the light half.
+        middle = (np.nanmin(table) + np.nanmax(table)) / 2
+        for (row, column), value in np.ndenumerate(table):
+            if np.isfinite(value):
+                ink = "white" if value < middle else "#1a1a1a"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    row, column = np.unravel_index(np.nanargmin(table), table.shape)
+    axes.plot(column, row, "s", markersize=26 if table.size <= 80 else 9, mfc="none", mec="#c8500b", mew=1.8)
+    bar = figure.colorbar(shown, ax=axes)
+    bar.set_label("MAE, degrees")
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -174,84 +172,84 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
+@rc_context(STYLE)
 def pareto(trials: Sequence[Trial]) -> Figure:
     """Validation error of the trials against the CPU time of their networks, and the front of the undominated."""
-    with rc_context(STYLE):
-        figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
-        points = [(trial.latency_ms, trial.best_val_mae) for trial in trials]
-        names = [str(trial.changes.get("net.backbone", "student")) for trial in trials]
-        for place, name in enumerate(dict.fromkeys(names)):
-            mine = [point for point, other in zip(points, names, strict=True) if other == name]
-            color, (costs, errors) = OTHERS[place % len(OTHERS)], zip(*mine, strict=True)
-            axes.scatter(costs, errors, s=26, color=color, label=name, zorder=3)
-        front = [points[i] for i in pareto_front(points)]
-        axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
-        axes.set_xlim(left=0)
-        figure.legend(loc="outside lower center", ncols=3)
+    figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
+    points = [(trial.latency_ms, trial.best_val_mae) for trial in trials]
+    names = [str(trial.changes.get("net.backbone", "student")) for trial in trials]
+    for place, name in enumerate(dict.fromkeys(names)):
+        mine = [point for point, other in zip(points, names, strict=True) if other == name]
+        color, (costs, errors) = OTHERS[place % len(OTHERS)], zip(*mine, strict=True)
+        axes.scatter(costs, errors, s=26, color=color, label=name, zorder=3)
+    front = [points[i] for i in pareto_front(points)]
+    axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
+@rc_context(STYLE)
 def costs(test: str, rows: Sequence[Row]) -> Figure:
     """Test error of every network and ensemble against the CPU time of one face, and the front of the undominated."""
-    with rc_context(STYLE):
-        size = (SIZE[0], SIZE[1] + 0.1 * len(rows))
-        figure, axes = _axes(f"Error against latency, {test}", "one face on one CPU thread, ms", "MAE, degrees", size)
-        points = [(row.latency_ms, row.mae) for row in rows]
-        others = [row.name for row in rows if row.name not in FIXED]
-        front = [points[i] for i in pareto_front(points)]
-        axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
-        for place, (row, (cost, error)) in enumerate(zip(rows, points, strict=True)):
-            color, _, label = style_of(row.name, others)
-            marker = "osD^vPX<>*"[place % 10]
-            axes.plot(cost, error, marker, color=color, markersize=6, label=label, zorder=3)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside lower center", ncols=2)
+    size = (SIZE[0], SIZE[1] + 0.1 * len(rows))
+    figure, axes = _axes(f"Error against latency, {test}", "one face on one CPU thread, ms", "MAE, degrees", size)
+    points = [(row.latency_ms, row.mae) for row in rows]
+    others = [row.name for row in rows if row.name not in FIXED]
+    front = [points[i] for i in pareto_front(points)]
+    axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+    for place, (row, (cost, error)) in enumerate(zip(rows, points, strict=True)):
+        color, _, label = style_of(row.name, others)
+        marker = "osD^vPX<>*"[place % 10]
+        axes.plot(cost, error, marker, color=color, markersize=6, label=label, zorder=3)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
+@rc_context(STYLE)
 def training_curves(histories: Mapping[str, Sequence[Epoch]], key: str, title: str, y: str) -> Figure:
     """One line a network over its epochs; the best epoch of a validation figure is marked."""
-    with rc_context(STYLE):
-        figure, axes = _axes(title, "epoch", y, (SIZE[0], SIZE[1] + 0.12 * len(histories)))
-        others = [name for name in histories if name not in FIXED]
-        for name, history in histories.items():
-            rows = [row for row in history if key in row]
-            if not rows:
-                continue
-            color, line, label = style_of(name, others)
-            epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
-            marker = "o" if len(rows) == 1 else ""
-            axes.plot(epochs, values, color=color, linestyle=line, marker=marker, label=label)
-            if key.startswith("val/"):
-                best = int(np.argmin(values))
-                axes.plot(epochs[best], values[best], "o", color=color, markersize=5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if all(value > 0 for line in axes.lines for value in np.asarray(line.get_ydata(), float)):
-            axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            steps = (1.0, 2.0, 3.0, 5.0) if high > 5 * low else tuple(range(1, 10))  # three ticks at least
-            axes.yaxis.set_major_locator(LogLocator(subs=steps))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside lower center", ncols=2)  # curves fall, rise or lie flat: no corner is free
+    figure, axes = _axes(title, "epoch", y, (SIZE[0], SIZE[1] + 0.12 * len(histories)))
+    others = [name for name in histories if name not in FIXED]
+    for name, history in histories.items():
+        rows = [row for row in history if key in row]
+        if not rows:
+            continue
+        color, line, label = style_of(name, others)
+        epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
+        marker = "o" if len(rows) == 1 else ""
+        axes.plot(epochs, values, color=color, linestyle=line, marker=marker, label=label)
+        if key.startswith("val/"):
+            best = int(np.argmin(values))
+            axes.plot(epochs[best], values[best], "o", color=color, markersize=5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if all(value > 0 for line in axes.lines for value in np.asarray(line.get_ydata(), float)):
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        steps = (1.0, 2.0, 3.0, 5.0) if high > 5 * low else tuple(range(1, 10))  # three ticks at least
+        axes.yaxis.set_major_locator(LogLocator(subs=steps))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=2)  # curves fall, rise or lie flat: no corner is free
     return figure
 
 
+@rc_context(STYLE)
 def angle_histograms(name: str, poses_M3: Floats, width: float = 10.0) -> Figure:
     """How many faces lie in each bin of pitch, yaw and roll; what lies beyond +-100 is counted in the title."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2 * SIZE[0], 0.8 * SIZE[1]), dpi=160, layout="constrained")
-        edges = np.arange(-100.0, 100.0 + width, width)
-        for axes, angle, values in zip(figure.subplots(1, 3, sharey=True), ANGLE_NAMES, poses_M3.T, strict=True):
-            beyond = int((np.abs(values) > edges[-1]).sum())
-            axes.set_title(angle + (f" ({beyond:,} beyond)" if beyond else ""), loc="left", weight="bold")
-            axes.hist(values, edges, color="#0b5fa5")
-            axes.set_xlabel("degrees")
-        figure.axes[0].set_ylabel(f"faces of {name}")
-        figure.axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure = Figure(figsize=(2 * SIZE[0], 0.8 * SIZE[1]), dpi=160, layout="constrained")
+    edges = np.arange(-100.0, 100.0 + width, width)
+    for axes, angle, values in zip(figure.subplots(1, 3, sharey=True), ANGLE_NAMES, poses_M3.T, strict=True):
+        beyond = int((np.abs(values) > edges[-1]).sum())
+        axes.set_title(angle + (f" ({beyond:,} beyond)" if beyond else ""), loc="left", weight="bold")
+        axes.hist(values, edges, color="#0b5fa5")
+        axes.set_xlabel("degrees")
+    figure.axes[0].set_ylabel(f"faces of {name}")
+    figure.axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

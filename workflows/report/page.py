@@ -10,19 +10,21 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-from hpe_core.geometry.crop import Image
+from hpe_core.geometry.crop import Image, encoded
 from workflows.report.markdown import escaped
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 @cache
-def environment() -> Environment:
+def environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html.j2"]),
@@ -102,9 +104,7 @@ class Book:
 
     def faces(self, name: str, sheet: Image) -> Picture:
         """(H, W, 3) uint8 RGB."""
-        done, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-        assert done, "cv2 refused to encode a uint8 RGB sheet"
-        return self._saved(name, data.tobytes(), "faces")
+        return self._saved(name, encoded(sheet), "faces")
 
     def _saved(self, name: str, png: bytes, kind: str) -> Picture:
         (self.folder / f"{file_name(name)}.png").write_bytes(png)

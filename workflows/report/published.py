@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
 from hpe_core.geometry.rotation import ANGLE_NAMES
@@ -62,34 +60,17 @@ class PublishedRow:
 
 
 @dataclass(frozen=True)
-class Stated:
-    """A published figure that is no head-pose error: faces of a protocol, or a result of another task."""
-
-    source: str
-    table: str
-    dataset: str
-    what: str
-    value: float | None = None
-    protocol: str | None = None
-    method: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class TableRow:
     """A line of a report: ours or published. `mark` is empty where it was measured under the protocol."""
 
     name: str
     source: str
     test: str
-    same_protocol: bool
     mark: str
-    note: str
     pitch: float | None
     yaw: float | None
     roll: float | None
     mae: float | None
-    parameters: float | None
 
 
 def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
@@ -107,6 +88,8 @@ def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
 
 @cache
 def _tree(file: Path) -> Any:
+    import yaml
+
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
@@ -134,29 +117,20 @@ def deviations(row: PublishedRow, wanted: Protocol) -> list[str]:
 def beside(
     ours: Sequence[Row], protocol: str, readers: Mapping[str, str] | None = None, deviates: Sequence[str] = ()
 ) -> list[TableRow]:
-    """Our rows and the published ones of the same test sets: ours, then the protocol's by error, then the others'.
-
-    `readers` says the reader of a test set of ours with another name, `deviates` is what `protocols.matches` says.
-    """
+    """Our rows and the published ones of each test set: ours, the protocol's by error, the others'."""
     wanted, lines = protocol_named(protocol), []
     for test in dict.fromkeys(row.test for row in ours):
         reader = (readers or {}).get(test, test)
         other = list(deviates) + ["test"] * (reader not in [part.reader for part in wanted.test])
-        lines += [our_line(row, other) for row in ours if row.test == test]
+        for row in (row for row in ours if row.test == test):
+            pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
+            lines.append(TableRow(row.name, OURS, test, mark(other), pitch, yaw, roll, row.mae))
         theirs = [(deviations(row, wanted), row) for row in published(test=reader)]
         theirs.sort(key=lambda pair: (bool(pair[0]), pair[1].mae or 180.0))
-        lines += [their_line(row, test, other) for other, row in theirs]
+        for differs, printed in theirs:
+            source, numbers = f"{printed.source}, table {printed.table}", (printed.pitch, printed.yaw, printed.roll)
+            lines.append(TableRow(printed.method, source, test, mark(differs), *numbers, printed.mae))
     return lines
-
-
-def our_line(row: Row, other: Sequence[str]) -> TableRow:
-    pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
-    return TableRow(row.name, OURS, row.test, not other, mark(other), "", pitch, yaw, roll, row.mae, row.parameters)
-
-
-def their_line(row: PublishedRow, test: str, other: Sequence[str]) -> TableRow:
-    source, numbers = f"{row.source}, table {row.table}", (row.pitch, row.yaw, row.roll, row.mae, row.parameters)
-    return TableRow(row.method, source, test, not other, mark(other), row.note, *numbers)
 
 
 def mark(other: Sequence[str]) -> str:

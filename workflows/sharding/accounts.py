@@ -60,10 +60,8 @@ def summarise(plans: Plans, receipts: Sequence[Receipt], broken: Sequence[Broken
     splits: dict[str, Split] = {}
     for dataset, plan in plans.items():
         for split in plan.wanted:
-            mine = sorted(
-                (r for r in receipts if r["job"].startswith(f"{dataset}.{split}/")),
-                key=lambda r: str(r["job"]),
-            )
+            mine = [r for r in receipts if r["job"].startswith(f"{dataset}.{split}/")]
+            mine.sort(key=lambda r: str(r["job"]))
             repeated = sum(1 for other, _ in plan.repeated if other == split)
             reasons = Counter(face.reason for face in broken if (face.dataset, face.split) == (dataset, split))
             filtered = sum(len(r["filtered"]) for r in mine)
@@ -100,17 +98,14 @@ def check_usable(plans: Plans, summary: ShardsResult, data: DataSpec, quarantine
             reasons.update(entry.quarantined)
         total, bad = sum(entry.input for entry in mine.values()), reasons.total()
         if total >= FEW and bad > data.max_bad_share * total:
-            raise DatasetError(
-                f"dataset '{name}': {bad} of {total} faces are quarantined, more than data.max_bad_share "
-                f"{data.max_bad_share:g} allows ({_listed(reasons)}); see {quarantine}"
-            )
+            said = f"{bad} of {total} faces are quarantined, more than data.max_bad_share {data.max_bad_share:g} allows"
+            raise DatasetError(f"dataset '{name}': {said} ({_listed(reasons)}); see {quarantine}")
         for split, entry in mine.items():
             if not entry.kept:
                 fate = Counter({**entry.quarantined, **entry.filtered})
-                raise DatasetError(
-                    f"dataset '{name}' has an empty {split} set: none of its {entry.input} faces is left "
-                    f"({_listed(fate)}; data.limit_deg is {data.limit_deg:g}); see {quarantine}"
-                )
+                said = f"dataset '{name}' has an empty {split} set: none of its {entry.input} faces is left"
+                why = f"{_listed(fate)}; data.limit_deg is {data.limit_deg:g}"
+                raise DatasetError(f"{said} ({why}); see {quarantine}")
 
 
 def _listed(reasons: Counter[str]) -> str:

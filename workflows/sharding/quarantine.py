@@ -19,7 +19,7 @@ from hpe_core.datasets.base import Annotation, FaceRef, FaceRow, Rejected, Sourc
 from hpe_core.datasets.pictures import read_bytes
 from hpe_core.datasets.plan import DatasetPlan
 from hpe_core.datasets.sandbox import Sandbox
-from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.crop import Box, Image, encoded
 from hpe_core.geometry.draw import contact_sheet
 from hpe_core.spec.data import CropSpec
 from workflows.sharding.accounts import QUARANTINE, Broken
@@ -48,9 +48,7 @@ def show_quarantine(
         tiles |= pictures_of(mine, plans[dataset], sources[dataset])
     empty = np.full((TILE, TILE, 3), EMPTY, np.uint8)
     drawn = contact_sheet([tiles.get(face, empty) for face in shown], COLUMNS, [caption(face) for face in shown])
-    done, data = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-    assert done, "cv2 refused to encode a uint8 RGB sheet"
-    sheet.write_bytes(data.tobytes())
+    sheet.write_bytes(encoded(drawn))
 
 
 def chosen(broken: Sequence[Broken], count: int) -> list[Broken]:

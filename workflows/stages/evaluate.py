@@ -27,7 +27,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
-from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.cluster import worker_device
 from workflows.engine.results import Cell, EvaluateResult, Role, Row, UnderProtocol
 from workflows.engine.stage import StageRun
 
@@ -70,14 +70,8 @@ def run(stage: StageRun) -> EvaluateResult:
         boxes={test: drawn_by(source) for test, source in sources.items()},
         drift=ray.get(drift_task(stage)),
         rows=table(spec, faces.truth, predictions, costs, recordings),
-        new_people=table(
-            spec,
-            {test: faces.truth[test][rows] for test, rows in new.items()},
-            {name: {test: angles[test][rows] for test, rows in new.items()} for name, angles in predictions.items()},
-            costs,
-            {test: recordings[test][rows] for test, rows in new.items()},
-        ),
-        heatmap={t: heatmap(found[spec.base_teacher].kd[t]) for t in tests} if evaluate.heatmap_radius else {},
+        new_people=table(spec, faces.truth, predictions, costs, recordings, new),
+        heatmap=found[spec.base_teacher].kd if evaluate.heatmap_radius else {},
     )
 
 
@@ -90,7 +84,7 @@ class Predictions:
     truth: dict[str, Angles]
     angles: dict[str, Angles]
     offset_angles: dict[str, Angles]
-    kd: dict[str, dict[tuple[int, int], float]]
+    kd: dict[str, tuple[Cell, ...]]  # the K/d table (offsets tables 2-4, figure 7)
 
 
 def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
@@ -121,11 +115,7 @@ def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict
 
 
 def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
-    """For each test set that shows people who were trained on: which of its faces show nobody of them.
-
-    Only where a reader's groups are finer than people, as BIWI's sequences are: three of the eight that protocol 3
-    tests on show people of its training set. A test set without such people, or without others, is left out.
-    """
+    """{test: which of its faces show nobody who was trained on}, where groups are finer than people, as in BIWI."""
     found = {}
     for test, names in groups.items():
         reader = reader_of(data.datasets[test])
@@ -146,10 +136,7 @@ def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> di
 
 
 def drift_task(stage: StageRun) -> Any:
-    """Validation faces, flipped and turned as the student's augmentation does: are moved soft labels still right?
-
-    Of the student's teachers, over one window: the motion is in question, not the offsets.
-    """
+    """Are soft labels still right on validation faces, flipped and turned as the student's are? One window."""
     import ray
 
     spec, student = stage.spec, stage.results.student.spec
@@ -161,15 +148,11 @@ def drift_task(stage: StageRun) -> Any:
 
 def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
-    import torch
-
     from hpe_core.data.batch import FaceData
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.drift import label_drift
 
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = worker_device()
     augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1)
     saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
     nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
@@ -213,9 +196,7 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.ensemble import ensemble_probs, offset_table, window_angles
 
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = worker_device()
     saved = load_net(Path(folder), device)
     size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)
     out = Predictions({}, {}, {}, {}, {}, {})
@@ -243,13 +224,8 @@ def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, in
         out.ids[test], out.groups[test], out.truth[test] = ids, groups, np.concatenate(truth)
         out.angles[test] = np.concatenate(plain)
         out.offset_angles[test] = np.concatenate(shifted) if shifted else out.angles[test]
-        out.kd[test] = {pair: sums.summary()["mae"] for pair, sums in kd.items()}
+        out.kd[test] = tuple(Cell(*pair, sums.summary()["mae"]) for pair, sums in sorted(kd.items()))
     return out
-
-
-def heatmap(kd: Mapping[tuple[int, int], float]) -> tuple[Cell, ...]:
-    """The K/d table of the base network (offsets tables 2-4, figure 7)."""
-    return tuple(Cell(k, d, mae) for (k, d), mae in sorted(kd.items()))
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:
@@ -265,11 +241,9 @@ def table(
     predictions: Mapping[str, Mapping[str, Angles]],
     costs: Mapping[str, Mapping[str, float]],
     recordings: Mapping[str, NDArray[np.str_]],
+    only: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> tuple[Row, ...]:
-    """One row a network or ensemble and test set; an ensemble costs what its members cost together.
-
-    `recordings` says of each face in which recording it was labelled: each gets an alignment of its own.
-    """
+    """One row a network or ensemble and test set, over all faces or `only` some; each recording has an alignment."""
     windows = len(offset_grid(spec.evaluate.offset_radius, spec.evaluate.offset_step))
     base, members = spec.base_teacher, list(spec.teachers)
     pair = f"K={spec.evaluate.offset_radius}, d={spec.evaluate.offset_step}"
@@ -283,20 +257,15 @@ def table(
         (Role.DISTILLED, "student, distilled", [Role.DISTILLED], 1),
     ):
         listed.append((role, role, what, parts, times))
-    return tuple(
-        Row(
-            test=test,
-            name=name,
-            role=role,
-            what=what,
-            scores=PoseSums.of(predictions[name][test], labels).summary()
-            | aligned_summary(predictions[name][test], labels, recordings[test]),
-            parameters=sum(costs[part]["parameters"] for part in parts),
-            latency_ms=times * sum(costs[part]["latency_ms"] for part in parts),
-        )
-        for test, labels in truth.items()
-        for name, role, what, parts, times in listed
-    )
+    rows = []
+    for test, picked in (dict.fromkeys(truth, slice(None)) if only is None else only).items():
+        labels, recorded = truth[test][picked], recordings[test][picked]
+        for name, role, what, asked, times in listed:
+            angles = predictions[name][test][picked]
+            scores = PoseSums.of(angles, labels).summary() | aligned_summary(angles, labels, recorded)
+            size, latency = (sum(costs[part][key] for part in asked) for key in ("parameters", "latency_ms"))
+            rows.append(Row(test, name, role, what, scores, size, times * latency))
+    return tuple(rows)
 
 
 def write_predictions(

@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.data.rows import Shard, read_shard, shard_files, write_soft_labels
+from hpe_core.data.rows import Shard, count_rows, read_shard, shard_files, write_soft_labels
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256, write_json
-from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.cluster import capacity
+from workflows.engine.cluster import capacity, worker_device
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
@@ -82,12 +81,11 @@ def run(stage: StageRun) -> LabelsResult:
         num_cpus=spec.cluster.cpus_per_worker,
         num_gpus=spec.cluster.gpus_per_worker,
     )
-    total, done = sum(faces.values()), 0
+    done = 0
     for row in dataset.iter_rows():
-        found = json.loads(row["receipts"])
-        receipts += found
+        receipts += (found := json.loads(row["receipts"]))
         done += found[0]["rows"]
-        stage.reporter.progress("soft labels", done, total, "faces")
+        stage.reporter.progress("soft labels", done, sum(faces.values()), "faces")
     assert sorted(r["hash"] for r in receipts) == sorted(wanted), "every shard is labelled once for every set"
     return LabelsResult(
         sets=tuple(labels.name for labels in sets),
@@ -105,13 +103,8 @@ def place(shard: Path, labels: LabelSet) -> Path:
 
 def job_hash(shard: Path, labels: LabelSet, weights: Mapping[str, Sequence[str]]) -> str:
     """Over everything that decides the soft labels of one shard."""
-    body = [
-        str(place(shard, labels)),
-        file_sha256(shard),
-        list(labels),
-        [weights[name] for name in labels.teachers],
-        code_hashes(__name__),
-    ]
+    made_by = [weights[name] for name in labels.teachers]
+    body = [str(place(shard, labels)), file_sha256(shard), made_by, code_hashes(__name__)]
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,39 +128,22 @@ def fingerprint(receipts: Sequence[Receipt]) -> str:
 
 
 def actor_count(cluster: Any) -> int:
-    """As many labelling actors as the cluster has GPUs for, else on half of its CPUs.
-
-    Half, because a local cluster counts more CPUs than there are cores, and each actor holds every teacher.
-    """
+    """As many as there are GPUs for, else on half of the CPUs: a local cluster counts more of them than cores."""
     have = capacity(cluster)
     if cluster.gpus_per_worker:
         return int(have["GPU"] / cluster.gpus_per_worker)
     return int(have["CPU"] / cluster.cpus_per_worker / 2)
 
 
-def count_rows(file: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(file).num_rows)
-
-
 class LabelShard:
     """A labelling actor: all teachers in memory, one shard a call."""
 
     def __init__(
-        self,
-        teachers: Mapping[str, str],
-        folder: str,
-        sets: Sequence[tuple[tuple[str, ...], int, int]],
-        threads: int,
+        self, teachers: Mapping[str, str], folder: str, sets: Sequence[tuple[tuple[str, ...], int, int]], threads: int
     ) -> None:
-        import torch
-
         from hpe_core.learning.checkpoint import load_net
 
-        torch.set_num_threads(threads)
-        keep_freed_memory()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = worker_device(threads)
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
         self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
         self.crop, self.bins = first.crop, first.net.main_bins

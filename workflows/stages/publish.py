@@ -12,22 +12,24 @@ from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.exported import Exported
-from workflows.engine.results import PublishResult, Registration, Role, Row
+from workflows.engine.results import PublishResult, Role, Row
 from workflows.engine.stage import StageRun
 from workflows.export.model_folder import export_student
 from workflows.export.runtimes import ONNX
+from workflows.export.timm_folder import README
 from workflows.report.card import latency_table, metrics_table, model_card, summary, weight_terms
 from workflows.report.origin import origin
 from workflows.report.page import fingerprint
 from workflows.report.published import FILE
 from workflows.report.text import int8_sentence
+from workflows.tracking.facts import Model
 
 CARD_FILE = "README.md"
 
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The run's name, how its model is exported and registered, and what the pages say beside their numbers."""
-    return {"publish": to_dict(spec.publish), "name": spec.name, "pages": fingerprint(FILE)}
+    return {"publish": to_dict(spec.publish), "name": spec.name, "pages": fingerprint(FILE, README)}
 
 
 def run(stage: StageRun) -> PublishResult:
@@ -46,8 +48,9 @@ def run(stage: StageRun) -> PublishResult:
     report.progress("publishing", 2, 5, "steps, drawing")
     page = build_report(stage, exported, facts, stage.folder / "report")
     report.progress("publishing", 5, 5, "steps, published")
-    registration = Registration(
+    registration = Model(
         name=spec.publish.model_name,
+        folder=model.name,
         alias=spec.publish.alias,
         contest=contest(stage),
         summary=summary(rows),

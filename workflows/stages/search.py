@@ -5,11 +5,14 @@ so trials share them. Optuna proposes, ASHA stops the losers early, and the judg
 the test set is not opened here. Finished and half-done trials survive a kill of the driver.
 """
 
+import ast
 import dataclasses
 import json
+import operator
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import read_json, write_json
-from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.cluster import worker_device
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun
@@ -61,13 +64,11 @@ def run(stage: StageRun) -> SearchResult:
         tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
+        at_once = min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1))
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=rules(
-                stage.spec,
-                at_once=min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1)),
-            ),
+            tune_config=rules(stage.spec, at_once),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(stage.folder),
@@ -149,12 +150,7 @@ def cost(net: dict[str, Any], size: int) -> dict[str, float]:
 
 
 def restorable(folder: Path, searched: bool = True) -> bool:
-    """Whether Tune's own files are all there and whole.
-
-    Tune writes them in place, and the settings some time before the first state, so a SIGKILL can leave the settings
-    alone or half a file. Tuner.can_restore looks at the settings only and restoring would fail for ever; such a search
-    starts anew.
-    """
+    """Whether Tune's own files are all there and whole: it writes them in place, and a SIGKILL can leave half a one."""
     kinds = ["tuner.pkl", "experiment_state-*.json"]
     kinds += ["search_gen_state-*.json", "searcher-state-*.pkl"] if searched else ["basic-variant-state-*.json"]
     files = [list(folder.glob(kind)) for kind in kinds]
@@ -206,20 +202,13 @@ def encode_choice(value: Any) -> Any:
 
 
 def decode_changes(config: dict[str, Any]) -> dict[str, Any]:
-    import ast
-
-    return {
-        key: ast.literal_eval(value) if isinstance(value, str) and value[:1] in "[({" else value
-        for key, value in config.items()
-    }
+    lists = {key: ast.literal_eval(v) for key, v in config.items() if isinstance(v, str) and v[:1] in "[({"}
+    return config | lists
 
 
 def own(spec: PipelineSpec, key: str) -> Any:
     """The configured student's own value of a dotted key."""
-    value: Any = to_dict(spec.student)
-    for part in key.split("."):
-        value = value[part]
-    return value
+    return reduce(operator.getitem, key.split("."), to_dict(spec.student))
 
 
 def first_point(spec: PipelineSpec) -> dict[str, Any]:
@@ -245,14 +234,12 @@ def trial(
     config: dict[str, Any], spec: dict[str, Any], key: str, folder: str, inputs: dict[str, str], reporter: Reporter
 ) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
-    import torch
     from ray import tune
 
     from hpe_core.learning.loop import EpochEnd, Place, fit
 
     pipeline = build(PipelineSpec, spec)
-    torch.set_num_threads(pipeline.cluster.threads_per_worker)
-    keep_freed_memory()
+    place = Place(worker_device(pipeline.cluster.threads_per_worker))
     changes = decode_changes(config)
     student = trial_student(pipeline, changes)
     trial_id = tune.get_context().get_trial_id()
@@ -264,7 +251,6 @@ def trial(
     reporter.started(run_key, name, key, params)
     train, val = open_data(job, pipeline.cluster.readers_per_worker)
     checkpoint = tune.get_checkpoint()
-    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         resume: Path | None = None
         history: list[dict[str, Any]] = []

@@ -1,27 +1,23 @@
 """Stage 1: from archives to padded Parquet shards, with every face accounted for.
 
 Each dataset is listed without opening a file, split by person, sorted by sample id and cut into jobs of at most
-`rows_per_shard` faces (`hpe_core.datasets.plan`). Ray Data runs the jobs; a job loads, crops and writes its
-own `<dataset>.<split>/part-00000.parquet`, then a receipt beside it, both renamed into place. Only the
-receipts travel back: who was kept, who was quarantined and why, who was filtered (`workflows.sharding.accounts`). A
-job whose receipt fits it and whose shard still has the SHA-256 on the receipt is not done again, and that is
-all there is to continuing a killed run. A shard that an earlier run of the stage cut from the same faces in the
-same way is linked into the new folder, so another test set costs only its own shards, and new faces in an archive
-cost only the shards that they lie in.
-
-A job of which nothing is kept leaves a receipt and no Parquet file, so a reader never meets an empty shard.
+`rows_per_shard` faces (`hpe_core.datasets.plan`). A job loads, crops and writes its own
+`<dataset>.<split>/part-00000.parquet`, then a receipt beside it, and only the receipts travel back: who was kept, who
+was quarantined and why, who was filtered (`workflows.sharding.accounts`). A job whose receipt fits it and whose shard
+still has the SHA-256 on the receipt is not done again: that is how a killed run goes on. A shard that an earlier run
+cut from the same faces in the same way is linked into the new folder. A job of which nothing is kept leaves a receipt
+and no Parquet file, so a reader never meets an empty shard.
 """
 
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.data.rows import row_bytes, write_shard
-from hpe_core.datasets.base import DatasetError, FaceRef, FaceRow, Rejected, Source, census
+from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census, naming
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
 from hpe_core.datasets.registry import open_source, reader_modules
@@ -30,7 +26,7 @@ from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_json
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.cluster import capacity
+from workflows.engine.cluster import capacity, quiet_data
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import ShardsResult
 from workflows.engine.stage import StageRun
@@ -56,10 +52,7 @@ def train_depends(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
-    """The keys of `data` and of the named datasets that decide a face, and what lies in the datasets' folders.
-
-    A root, boxes or a detector are replaced by what lies there, so that a moved archive is the same archive.
-    """
+    """The keys of `data` and the named datasets that decide a face; for a root, boxes or a detector what lies there."""
     used = {name: spec.data.datasets[name] for name in sorted(set(names))}
     return {
         "data": leaves_of(spec.data, "datasets", "train", "test", *CHANGE_NO_FACE),
@@ -78,10 +71,8 @@ def reader_code(reader: str) -> str:
 
 def fingerprint(name: str, source: Source) -> str:
     """Of a dataset's files. Raises DatasetError that names the dataset."""
-    try:
+    with naming(name):
         return source.fingerprint()
-    except DatasetError as error:
-        raise DatasetError(f"dataset '{name}': {error}") from None
 
 
 def run(stage: StageRun) -> ShardsResult:
@@ -105,7 +96,7 @@ def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: i
     for name, source in sources.items():
         if source.reader.whole is not None:  # an archive of known size: a part of one is fine, and said
             reporter.say(f"  {name}: {census(source)}")
-    adopted = adopt_shards(folder, jobs)
+    adopted = adopt({job.hash: folder / job.path for job in jobs}, folder.parent.glob("*/*/part-*.json"))
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
     check_rooms(folder, [job for job in jobs if not is_claimed(folder / job.path, job.hash)], sources, data)
@@ -144,14 +135,6 @@ def with_code(job: Job, reader: str) -> Job:
     return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
 
 
-def adopt_shards(folder: Path, jobs: Sequence[Job]) -> int:
-    """Link finished shards of sibling folders that fit these jobs; returns how many."""
-    return adopt({job.hash: folder / job.path for job in jobs}, folder.parent.glob("*/*/part-*.json"))
-
-
-# ---------------------------------------------------------------- one job, in a worker
-
-
 class BuildShard:
     """Does jobs, one after the other; keeps a decoding process per risky dataset between them."""
 
@@ -180,10 +163,8 @@ class BuildShard:
                 filtered.append(ref.sample_id)
             else:
                 kept.append(face)
-        if kept:
-            sha = write_shard(path, kept, self._data.crop, self._data.encoding)
-        else:
-            sha = ""
+        sha = write_shard(path, kept, self._data.crop, self._data.encoding) if kept else ""
+        if not kept:
             path.unlink(missing_ok=True)
         receipt = {
             "hash": job_hash,
@@ -205,16 +186,13 @@ class BuildShard:
         return self._sandboxes[dataset].load_many(refs)
 
 
-# ---------------------------------------------------------------- all jobs, from the driver
-
-
 def _run_jobs(
     jobs: Sequence[Job], sources: dict[str, Source], data: DataSpec, folder: Path, workers: int
 ) -> Iterator[Receipt]:
     """Receipts as they come in, in any order. Paths go out and receipts come back, never pictures."""
-    import ray
+    import ray.data
 
-    _quiet_ray_data()
+    quiet_data()
     size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(jobs))
     receipts = ray.data.from_items([_job_row(job) for job in jobs], override_num_blocks=len(jobs)).map(
         BuildShard,
@@ -230,15 +208,6 @@ def _job_row(job: Job) -> dict[str, str]:
     """As JSON text, which Arrow types the same way whatever the names hold (also bytes that are no UTF-8)."""
     refs = json.dumps([[ref.sample_id, ref.group, ref.key] for ref in job.refs])
     return {"dataset": job.dataset, "path": job.path, "hash": job.hash, "refs": refs}
-
-
-def _quiet_ray_data() -> None:
-    """The stage reports its own progress; Ray Data's bars and plans would be drawn over it."""
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _sweep(folder: Path, jobs: Sequence[Job]) -> None:

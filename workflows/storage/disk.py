@@ -18,9 +18,8 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     """Raises DiskFull unless the disk of `folder` has `needed` bytes free for `what`."""
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DiskFull(
-            f"{what} need {size(needed)} in {folder}, where {size(free)} are free: {size(needed - free)} are missing"
-        )
+        lacking = f"where {size(free)} are free: {size(needed - free)} are missing"
+        raise DiskFull(f"{what} need {size(needed)} in {folder}, {lacking}")
 
 
 def disk_is_full(error: BaseException) -> bool:

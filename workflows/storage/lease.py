@@ -12,16 +12,14 @@ more. Why no exclusive create: docs/libraries.md.
 import json
 import os
 import platform
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, say
 from hpe_core.system.filesystems import PATIENCE_S
 from hpe_core.system.remote import Remote, RemoteError
 from workflows.storage.lock import StoreHeld
@@ -33,18 +31,12 @@ STALE_S = BEAT_S + 2 * PATIENCE_S  # a beat reads, then writes
 BEATS_AT_ONCE = 16  # that wait for an answer
 HALF = ""  # the id of a lease that is no JSON
 
-Say = Callable[[str], None]
-
-
-def on_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
-
 
 class Lease:
     """The right to write into a remote store, kept alive by a thread while it is entered."""
 
-    def __init__(self, remote: Remote, folder: Path, say: Say = on_stderr) -> None:
-        self._remote, self._say = remote, say
+    def __init__(self, remote: Remote, folder: Path) -> None:
+        self._remote = remote
         self._mine = {
             "holder": f"process {os.getpid()} on {platform.node()} since {now()}",
             "id": uuid.uuid4().hex,
@@ -86,15 +78,14 @@ class Lease:
     def check(self) -> None:
         """Raises StoreHeld if another run took the store over because our beats did not get through."""
         if self._taken_by:
-            raise StoreHeld(
-                f"store {self._remote.address} was taken over by {self._taken_by} while this run was cut off"
-            )
+            taken = f"was taken over by {self._taken_by} while this run was cut off"
+            raise StoreHeld(f"store {self._remote.address} {taken}")
 
     def _await_turn(self) -> None:
         first = self._read()
         if first is None or (first["host"], first["folder"]) == (self._mine["host"], self._mine["folder"]):
             return  # nobody's, or that of a run that held our working folder's lock and is gone
-        self._say(f"store {self._remote.address}: waiting for a sign of life from {first['holder']}")
+        say(f"store {self._remote.address}: waiting for a sign of life from {first['holder']}")
         end = time.monotonic() + STALE_S
         while time.monotonic() < end:
             time.sleep(min(BEAT_S, STALE_S) / 4)

@@ -17,10 +17,7 @@ class StoreHeld(RuntimeError):
 
 @contextmanager
 def holding(store: Path) -> Iterator[None]:
-    """Hold the store for one run. The lock is the kernel's, so a killed holder frees it.
-
-    Raises StoreHeld, and SpecError for a store that cannot be written or locked.
-    """
+    """Hold the store for one run; a killed holder frees it. Raises StoreHeld, or SpecError for an unusable store."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         (store / ".lock").touch()

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hpe_core.errors import say
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
 from workflows.storage.disk import check_room, size
-from workflows.storage.lease import Lease, Say, on_stderr
+from workflows.storage.lease import Lease
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest
 
@@ -25,16 +26,12 @@ TRACKING = ("mlflow.db", "mlartifacts", "pipeline")
 
 
 class Mirror:
-    """A store as a run sees it. If the store is a folder on this machine, nothing is sent and nothing is brought.
+    """A store as a run sees it; one on this machine sends and brings nothing. Raises RemoteError, sending StoreHeld."""
 
-    Every method that asks the server raises RemoteError. Those that send raise StoreHeld if another run took over.
-    """
-
-    def __init__(self, spec: PipelineSpec, say: Say = on_stderr) -> None:
+    def __init__(self, spec: PipelineSpec) -> None:
         self.folder = spec.folder
         self.remote = Remote(spec.store) if is_remote(spec.store) else None
         self.lease: Lease | None = None
-        self._say = say
         self._there: dict[str, Entry] = {}  # by path below the store; of a store on this machine nothing
 
     def look(self) -> None:
@@ -53,10 +50,7 @@ class Mirror:
         return self.remote is not None and self._name(folder / MANIFEST) not in self._there
 
     def check(self, folder: Path, files: Files) -> list[str]:
-        """Bring a finished stage's files, hash them, and set aside those that are damaged, with a sentence for each.
-
-        What is damaged here is brought again; what is damaged there, too, counts as missing there from then on.
-        """
+        """Bring a stage's files, hash them, set aside damaged ones (a sentence each) and bring those once more."""
         self._bring_missing(folder, files)
         damaged = set_aside_damaged(folder, files)
         if damaged and self.remote is not None:
@@ -91,20 +85,17 @@ class Mirror:
         self._send([folder / MANIFEST])
 
     def bring_networks(self) -> None:
-        """Every network that was trained anywhere, for a stage that trains: one that exists is not trained again.
-
-        What makes a network count comes last, as in `push`: a run that is killed meanwhile leaves none that is half.
-        """
-        names = [name for name in self._there if name.startswith("networks/")]
-        self._bring(name for name in names if not name.endswith(f"/{NETWORK[-1]}"))
-        self._bring(name for name in names if name.endswith(f"/{NETWORK[-1]}"))
+        """Every network that was trained anywhere: none is trained again. What makes it count comes last."""
+        for is_last in (False, True):
+            names = (name for name in self._there if name.startswith("networks/"))
+            self._bring(name for name in names if name.endswith(f"/{NETWORK[-1]}") is is_last)
 
     def bring_tracking(self) -> None:
         """MLflow's files, if those there are newer than ours."""
         self._bring(name for name in self._there if name.split("/")[0] in TRACKING)
 
     def push_tracking(self) -> None:
-        """MLflow's files that have changed. What waits in the spool stays here."""
+        """MLflow's files that have changed."""
         for name in TRACKING:
             path = self.folder / name
             self._send([path] if path.is_file() else [inner for inner in sorted(path.rglob("*")) if inner.is_file()])
@@ -135,7 +126,7 @@ class Mirror:
             return
         needed, what = sum(entry.size for entry in wanted.values()), f"{len(wanted)} files of {self._name(folder)}"
         check_room(self.folder, needed, what)
-        self._say(f"fetching {what}, {size(needed)}")
+        say(f"fetching {what}, {size(needed)}")
         self.remote.copy_here(wanted)
 
     def _send(self, paths: Iterable[Path]) -> None:
@@ -146,17 +137,13 @@ class Mirror:
             self.lease.check()
         new = [name for name in map(self._name, paths) if not self._is_there(name)]
         self.remote.send(new)
-        for name, entry in self.remote.look(new).items():
-            self._there[name] = entry
+        self._there |= (sent := self.remote.look(new))
+        for name, entry in sent.items():
             if not self._is_there(name):
                 os.utime(self.folder / name, ns=(entry.changed_ns, entry.changed_ns))
 
     def _is_there(self, name: str) -> bool:
-        """Whether the file there is ours as it is now.
-
-        Its time is the original's then. A piece that folders share (`receipts.py`) has one time here and several there,
-        so for such a piece, which is never written again, it is enough that it is older.
-        """
+        """Whether the file there is ours as it is now. Of a piece that folders share an older one will do."""
         assert self.remote is not None
         entry, stat = self._there.get(name), (self.folder / name).stat()
         if entry is None:
@@ -166,14 +153,14 @@ class Mirror:
 
 
 @contextmanager
-def held(spec: PipelineSpec, say: Say = on_stderr) -> Iterator[Mirror]:
+def held(spec: PipelineSpec) -> Iterator[Mirror]:
     """Hold the store for one run, here and there. Raises StoreHeld with who has it."""
-    mirror = Mirror(spec, say)
+    mirror = Mirror(spec)
     with holding(spec.folder):
         if mirror.remote is None:
             yield mirror
             return
-        with Lease(mirror.remote, spec.folder, say) as mirror.lease:
+        with Lease(mirror.remote, spec.folder) as mirror.lease:
             mirror.look()
             mirror.bring_tracking()
             try:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,25 @@ def receipt_file(piece: Path) -> Path:
 def fitting_receipt(piece: Path, job_hash: str) -> Receipt | None:
     """The receipt of a piece that is finished, fits the job and still has its bytes; else None."""
     receipt = _read(receipt_file(piece))
-    if receipt is None or receipt.get("hash") != job_hash:
-        return None
-    try:
-        whole = file_sha256(piece) == receipt["sha256"] if receipt["sha256"] else not piece.exists()
-    except (OSError, KeyError):
-        return None
-    return receipt if whole else None
+    with suppress(OSError, KeyError):
+        if receipt.get("hash") == job_hash:
+            sha256 = receipt["sha256"]
+            if file_sha256(piece) == sha256 if sha256 else not piece.exists():
+                return receipt
+    return None
 
 
 def is_claimed(piece: Path, job_hash: str) -> bool:
     """Whether a receipt says that the piece is finished; its bytes are not looked at."""
-    receipt = _read(receipt_file(piece))
-    return receipt is not None and receipt.get("hash") == job_hash
+    return bool(_read(receipt_file(piece)).get("hash") == job_hash)
 
 
 def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
-    """Link finished pieces that other folders hold; returns how many.
-
-    `wanted` maps a job's hash to where its piece shall lie, `receipts` are the files to look through. Whether the bytes
-    are still those of the receipt is looked at when the piece is used, as for any finished piece.
-    """
+    """Link finished pieces ({job hash: place}) that other folders' receipts name; returns how many."""
     missing = {job_hash: piece for job_hash, piece in wanted.items() if not receipt_file(piece).exists()}
     adopted = 0
     for path in sorted(receipts) if missing else ():
-        receipt = _read(path)
-        piece = missing.pop(str(receipt.get("hash")), None) if receipt is not None else None
+        piece = missing.pop(str(_read(path).get("hash")), None)
         if piece is None:
             continue
         source = path.with_suffix(piece.suffix)
@@ -61,12 +55,11 @@ def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
     return adopted
 
 
-def _read(path: Path) -> Receipt | None:
-    try:
-        receipt = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None  # not there, or half-written by a run that was killed: not a receipt
-    return receipt if isinstance(receipt, dict) else None
+def _read(path: Path) -> Receipt:
+    """A receipt; an empty one where none is there, or one half-written by a run that was killed."""
+    with suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text()))
+    return {}
 
 
 def _link(source: Path, target: Path) -> None:

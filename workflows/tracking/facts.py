@@ -1,15 +1,11 @@
 """What a run has to say, as plain values that lie in the store. MLflow shows them (`sync.py`); nothing here knows it.
 
-Files that the runner writes, and that `projection.facts_of` reads:
+The runner writes, and `projection.facts_of` reads, below the store:
 
-- `<store>/pipeline/<hash>/run.json`, at the start, after each stage and at the end: `RunFacts.to_json()` of the whole
-  run, and beside its keys "stages" (keys of this run's stages in order, such as "shards/<hash>"), "reused" (those of
-  them that were finished before), "pid" and "host". The configuration is `config.yaml` beside it, an `Artifact` like
-  others, which `-c` takes as it is.
-- `<store>/<stage>/<hash>/manifest.json`: entries "told" (`RunFacts.to_json()` of the stage) and "children" (a list of
-  the same: networks with their epochs, trials with theirs).
-- `<store>/<stage>/<hash>/failed.json`, of a stage that failed: "error" (one sentence), "time_ms", and where there is
-  something to show all the same, "told" and "children". The runner removes it when the stage starts again.
+- `pipeline/<hash>/run.json`: `RunFacts.to_json()` of the whole run, "stages" (keys in order, as "shards/<hash>"),
+  "reused" (those that were finished before), "pid" and "host"; beside it `config.yaml`, which `-c` takes as it is.
+- `<stage>/<hash>/manifest.json`: "told" (`RunFacts.to_json()` of the stage) and "children" (its networks or trials).
+- `<stage>/<hash>/failed.json`, until the stage starts again: "error" (one sentence), "time_ms" and "told".
 """
 
 import dataclasses
@@ -43,9 +39,8 @@ class Artifact(NamedTuple):
 class Model:
     """The artifacts in `folder` become a version of the registered model `name`.
 
-    `description` is markdown, `summary` a few letters like 'MAE 4.10'. `contest` is (what was measured on, error): the
-    holder of the alias keeps it where it was measured on the same and its error is smaller. The tag "report" names the
-    page among the artifacts that shows the model.
+    `description` is markdown, `summary` a few letters like 'MAE 4.10'. `contest` is (what was measured on, error): who
+    holds the alias keeps it where that was the same and its error is smaller. The tag "report" names the page.
     """
 
     name: str
@@ -54,15 +49,12 @@ class Model:
     contest: tuple[str, float]
     description: str = ""
     summary: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run of MLflow. Raises ValueError for a key with other letters than those of names and paths.
-
-    `params` are nested plain values. The tag "commit" is the code's; `mlflow.note.content` would be the page's text.
-    """
+    """One run of MLflow; `params` are nested plain values. Raises ValueError for a key with odd letters."""
 
     key: str
     name: str
@@ -103,10 +95,7 @@ def points_of(values: Mapping[str, float], step: int, time_ms: int) -> tuple[Poi
 
 
 def git_commit(root: Path) -> str:
-    """The commit of the checkout `root`, with `-dirty` when tracked files differ, or `unknown`.
-
-    A folder inside somebody's repository, as site-packages may be, is no checkout of ours.
-    """
+    """The commit of the checkout `root`, with `-dirty` when tracked files differ; `unknown` where it is none."""
     if not (root / ".git").exists():
         return "unknown"
 

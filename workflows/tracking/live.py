@@ -1,13 +1,13 @@
 """What a run shows in MLflow while it works. Best effort: whatever MLflow misses, the store says (`sync.py`)."""
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_core.errors import say as to_stderr
 from workflows.tracking.facts import RunFacts, Status, points_of
 from workflows.tracking.server import check_address, public
 from workflows.tracking.sync import Session, cause
@@ -16,17 +16,12 @@ ROOM = 2000  # events that wait at most; more are dropped
 PAUSE_S = 30.0  # after a failure MLflow is left alone for so long
 
 
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 class Live:
     """A thread that talks to MLflow, so that nobody waits for it: no method blocks (but `close`) or raises.
 
-    `facts` reads the store (`projection.facts_of`); MLflow is brought up to it at the start, after each `sync` and in
-    the end. Figures of runs that have not ended are sent as they come, with one try, and dropped while MLflow is dead
-    or slow, which is said once. `mend` is the command that brings MLflow up to the store. Raises ValueError for an
-    address that is not absolute.
+    `facts` reads the store; MLflow is brought up to it at the start, after each `sync` and in the end. Figures of runs
+    that have not ended are sent as they come, with one try, and dropped while MLflow is dead or slow, which is said
+    once. `mend` is the command that brings MLflow up to the store. Raises ValueError for an address not absolute.
     """
 
     def __init__(

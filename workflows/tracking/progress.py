@@ -48,16 +48,6 @@ class Reporter:
         self._send(("ended", (key, status)))
 
 
-class LocalReporter(Reporter):
-    """A reporter inside the driver's own process: events go straight to a function."""
-
-    def __init__(self, sink: Callable[[Event], None]) -> None:
-        self._sink = sink
-
-    def _send(self, event: Event) -> None:
-        self._sink(event)
-
-
 class Board:
     """The actor: a list of events that the driver empties."""
 

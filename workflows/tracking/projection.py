@@ -26,7 +26,7 @@ def facts_of(store: Path, held: bool = False) -> list[RunFacts]:
     for file in files:
         stages, reused = told[file]["stages"], told[file]["reused"]
         run = RunFacts.from_json(told[file], file.parent)
-        run = dataclasses.replace(run, tags={**run.tags, **{f"reused.{_name(key)}": key for key in reused}})
+        run = dataclasses.replace(run, tags={**run.tags, **{f"reused.{key.split('/')[0]}": key for key in reused}})
         if run.status == "RUNNING" and file not in alive:
             run = dataclasses.replace(run, status="KILLED", ended_ms=int(file.stat().st_mtime * 1000))
         runs[run.key] = run
@@ -40,10 +40,6 @@ def facts_of(store: Path, held: bool = False) -> list[RunFacts]:
     return [*runs.values(), *(found[0] for found in begun), *(child for found in begun for child in found[1:])]
 
 
-def _name(key: str) -> str:
-    return key.split("/")[0]
-
-
 def _read(file: Path) -> dict[str, Any]:
     """A JSON file; nothing where there is none, or a damaged one, which the next run writes anew."""
     with suppress(ValueError):
@@ -55,10 +51,8 @@ def _is_gone(tree: Mapping[str, Any]) -> bool:
     """Whether the process of a run is known to have ended: it was one of this machine, and is not there."""
     try:
         os.kill(tree["pid"], 0)
-    except ProcessLookupError:
-        return bool(tree["host"] == platform.node())
-    except PermissionError:
-        pass  # somebody else's, and there
+    except OSError as error:  # PermissionError: somebody else's, and there
+        return isinstance(error, ProcessLookupError) and bool(tree["host"] == platform.node())
     return False
 
 
@@ -74,8 +68,8 @@ def _stage(home: Path, key: str, runs: Mapping[str, RunFacts], maker: str, since
         stopped: Status = "FINISHED" if manifest else "FAILED" if failed else "KILLED"
         status: Status = "RUNNING" if run.status == "RUNNING" and not noted else stopped
         ended = None if status == "RUNNING" else noted.get("time_ms", run.ended_ms)
-        began = max(run.started_ms, since_ms)
-        stage = RunFacts(key, _name(key), run.key, status, began, ended, tags={"stage": _name(key)}, home=home)
+        name, began = key.split("/")[0], max(run.started_ms, since_ms)
+        stage = RunFacts(key, name, run.key, status, began, ended, tags={"stage": name}, home=home)
     else:
         return []
     common = {"commit": run.tags["commit"]} if "commit" in run.tags else {}

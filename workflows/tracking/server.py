@@ -51,8 +51,8 @@ def prepare() -> None:
 
 
 def connect(uri: str, experiment: str, artifacts: Path) -> tuple[Any, str]:
-    """The client and the experiment's id. What is missing is made: a database of the newest schema, and the experiment,
-    with its `artifacts` there where no server keeps them. A deleted experiment is brought back."""
+    """The client and the experiment's id. What is missing is made, `artifacts` being where the experiment's files lie
+    if no server keeps them; an older database is brought to the newest schema, a deleted experiment back."""
     prepare()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -43,10 +43,7 @@ class Synced:
 
 
 def sync(store: Path, uri: str, experiment: str, facts: Sequence[RunFacts]) -> Synced:
-    """Bring the experiment at `uri` up to `facts`. Of two at once, the second waits and finds nothing left to send.
-
-    Raises ValueError for an address that is not absolute, and what MLflow raises when it does not answer.
-    """
+    """Bring the experiment at `uri` up to `facts`. Raises ValueError for a wrong address, and what MLflow raises."""
     return Synced() if uri == "none" else Session(store, uri, experiment).sync(facts)
 
 
@@ -65,7 +62,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def clean(name: str) -> str:
@@ -212,18 +209,15 @@ class Session:
     def log(
         self, run_id: str, points: Sequence[Point], params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
     ) -> None:
-        """Figures, params and tags of a run that was shown, as many in one request as MLflow takes.
-
-        It would store inf as 1.8e308, which ruins a chart's axis: inf becomes NaN, and both leave a tag
-        `nonfinite.<metric>`.
-        """
+        """Figures, params and tags of a run that was shown, in requests that MLflow takes; inf becomes NaN, tagged."""
         from mlflow.entities import Metric, Param, RunTag
 
-        odd = [point for point in points if not math.isfinite(point.value)]
-        tags = {**tags, **{f"nonfinite.{clean(point.name)}": f"{point.value} at step {point.step}" for point in odd}}
-        finite = [point if math.isfinite(point.value) else point._replace(value=math.nan) for point in points]
-        rows = [Metric(clean(point.name), point.value, point.time_ms, point.step) for point in finite]
-        words, notes = [Param(*each) for each in params.items()], [RunTag(*each) for each in tags.items()]
+        rows, noted = [], dict(tags)
+        for name, value, step, time_ms in points:
+            if not math.isfinite(value):
+                noted[f"nonfinite.{clean(name)}"] = f"{value} at step {step}"
+            rows.append(Metric(clean(name), value if math.isfinite(value) else math.nan, time_ms, step))
+        words, notes = [Param(*each) for each in params.items()], [RunTag(*each) for each in noted.items()]
         while run_id and (rows or words or notes):
             self.client.log_batch(run_id, rows[:800], words[:80], notes[:80])  # at most 1000, 100, 100, and 1 MB
             rows, words, notes = rows[800:], words[80:], notes[80:]
@@ -258,10 +252,8 @@ class Session:
         return f"registered {name} version {version}, candidate; {kept}"
 
     def _show(self, run_id: str, run_name: str, model: Model, version: str) -> None:
-        """Put the champion where a visitor looks first: start page, experiment, page of the model.
-
-        A fresh browser opens MLflow in its "GenAI" view, which hides runs and models; lists show 16 letters of a tag.
-        """
+        """Put the champion where a visitor looks first: MLflow's "GenAI" view hides runs and models, and lists show 16
+        letters of a tag."""
         place, page = f"#/experiments/{self._experiment}/runs/{run_id}", model.tags.get("report")
         report = f", [report]({place}/artifacts/{page})" if page else ""
         text = f"**{model.alias}: version {version}**{report}\n\n{model.description}"

@@ -12,7 +12,7 @@ from hpe_core.errors import check
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.network import WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import file_sha256
 from workflows.engine.stage import StageRun
@@ -27,7 +27,7 @@ TRAINER = "workflows.training.networks"  # the module that trains a job, and wit
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One network to train: everything a worker needs, as paths and plain values."""
+    """One network to train: everything a worker needs."""
 
     key: str  # of its MLflow run
     name: str
@@ -92,41 +92,8 @@ def batching(spec: PipelineSpec) -> dict[str, Any]:
     return {"workers": spec.cluster.workers, **spec.data.batching}
 
 
-def as_plain(job: Job) -> dict[str, Any]:
-    """A job as plain values: what crosses to a worker does not depend on how this module was imported."""
-    return {
-        "key": job.key,
-        "name": job.name,
-        "spec": to_dict(job.spec),
-        "data": to_dict(job.data),
-        "shards": str(job.shards),
-        "labels": None if job.labels is None else str(job.labels),
-        "online": None if job.online is None else [list(job.online[0]), str(job.online[1])],
-    }
-
-
-def from_plain(tree: dict[str, Any]) -> Job:
-    return Job(
-        tree["key"],
-        tree["name"],
-        build(TrainSpec, tree["spec"]),
-        build(DataSpec, tree["data"]),
-        Path(tree["shards"]),
-        None if tree["labels"] is None else Path(tree["labels"]),
-        None if tree["online"] is None else (label_set(tree["online"][0]), Path(tree["online"][1])),
-    )
-
-
-def label_set(plain: Sequence[Any]) -> LabelSet:
-    teachers, radius, step = plain
-    return LabelSet(tuple(teachers), radius, step)
-
-
 def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
-    """The training rows (with soft labels if the job has any) and the validation rows of a job.
-
-    `readers` tasks read at the same time where Ray Data does.
-    """
+    """The training rows (with soft labels if there are any) and the validation rows. `readers` is for Ray Data."""
     from hpe_core.data.batch import FaceData, OwnFaces
 
     names = sorted(job.data.train)  # batches come from the order of files, and a network's hash knows no order of names

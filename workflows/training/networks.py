@@ -26,9 +26,11 @@ from workflows.engine.cluster import capacity
 from workflows.engine.ray_private import trainer_without_torch
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
+from workflows.engine.told import figures
 from workflows.tracking.progress import now_ms
-from workflows.training.jobs import Job, as_plain, from_plain, online_teachers, open_data
+from workflows.training.jobs import Job, online_teachers, open_data
 
+TOLD_EVERY_S = 1.0
 KEPT = (WEIGHTS, MEANING)
 HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
@@ -79,20 +81,13 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
     import ray.train
 
     cluster, began = stage.spec.cluster, time.monotonic()
+    threads, readers = cluster.threads_per_worker, cluster.readers_per_worker
 
     def fit() -> Any:
         discard_torn(home / "ray-train")
-        return make_trainer().fit()
-
-    def make_trainer() -> Any:
-        return trainer_class(cluster.workers)(
+        trainer = trainer_class(cluster.workers)(
             train_worker,
-            train_loop_config={
-                "job": as_plain(job),
-                "reporter": stage.reporter,
-                "threads": cluster.threads_per_worker,
-                "readers": cluster.readers_per_worker,
-            },
+            train_loop_config={"job": job, "reporter": stage.reporter, "threads": threads, "readers": readers},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
@@ -105,6 +100,7 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
+        return trainer.fit()
 
     for attempt in range(cluster.max_failures + 1):
         try:
@@ -137,10 +133,7 @@ def trainer_class(workers: int) -> Any:
 
 
 def discard_torn(folder: Path) -> None:
-    """Remove a Ray Train run whose list of checkpoints is half written; the network then starts anew.
-
-    Ray writes the list in place, so a SIGKILL can tear it, and from then on Ray refuses the folder for ever.
-    """
+    """Remove a Ray Train run whose list of checkpoints a kill has torn: Ray would refuse the folder for ever."""
     try:
         read_json(folder / "checkpoint_manager_snapshot.json")
     except ValueError:
@@ -148,11 +141,7 @@ def discard_torn(folder: Path) -> None:
 
 
 def slots(cluster: ClusterSpec, readers: int = 0, *, workers: int = 0) -> int:
-    """How many networks of so many workers (0: `cluster.workers`) the connected cluster can train at the same time.
-
-    `readers` CPUs are left free beside each worker, which would else wait for its faces for ever.
-    Raises SpecError for none.
-    """
+    """How many networks the cluster can train at once, `readers` CPUs beside each worker. Raises SpecError for none."""
     have, need, workers = capacity(cluster), resources(cluster), workers or cluster.workers
     beside = need | {"CPU": need["CPU"] + readers}
     room = min(int(have[kind] / (amount * workers)) for kind, amount in beside.items())
@@ -186,7 +175,7 @@ def train_worker(config: dict[str, Any]) -> None:
     keep_freed_memory()
     context = ray.train.get_context()
     place = Place(get_device(), context.get_world_rank(), context.get_world_size())
-    job, reporter = from_plain(config["job"]), config["reporter"]
+    job, reporter = config["job"], config["reporter"]
     history: list[dict[str, float]] = []
     checkpoint = ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory() as scratch:
@@ -210,11 +199,14 @@ def train_worker(config: dict[str, Any]) -> None:
                 ray.train.report(end.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
             resend(reporter, job.key, history[-1:])  # after the checkpoint: an epoch that is not kept is not told
 
+        told = 0.0
+
         def on_step(seen: int, total: int) -> None:
-            if place.rank == 0 and clock.due():
+            nonlocal told
+            if place.rank == 0 and time.monotonic() - told >= TOLD_EVERY_S:
+                told = time.monotonic()
                 reporter.progress(job.name, seen, total, "faces")
 
-        clock = _Every(1.0)
         fit(
             job.spec,
             job.data.crop,
@@ -233,18 +225,4 @@ def train_worker(config: dict[str, Any]) -> None:
 def resend(reporter: Any, key: str, history: Sequence[Mapping[str, float]]) -> None:
     """Figures of finished epochs, each with the time when it ended: however often they are sent, they count once."""
     for row in history:
-        figures = {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
-        reporter.metrics(key, figures, int(row["epoch"]), int(row["time_ms"]))
-
-
-class _Every:
-    """True at most once in so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, 0.0
-
-    def due(self) -> bool:
-        if time.monotonic() - self._last < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
+        reporter.metrics(key, *figures(row))

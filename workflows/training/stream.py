@@ -1,21 +1,17 @@
 """Training rows as a stream of Ray Data (`data.ingest=ray_data`): tasks read, check, decode, shuffle; workers train.
 
 In each epoch the shards are put into a new order, the rows are dealt to the workers (`data/shares.py`), and each
-worker's part is cut into groups of `stream_shards` shards or so. A task reads the shards of one group with their page
-checksums and the soft labels beside them (joined by position, checked by sample id), and shuffles their rows. The
-tasks run on any CPU of the cluster; what they made crosses to the worker through Ray's object store.
+worker's part is cut into groups of `stream_shards` shards or so. A task reads one group and shuffles its rows; what it
+made crosses to the worker through Ray's object store.
 
 Exact: the shards' order comes from (seed, epoch), a group's rows from (seed, epoch, rank, group), Ray Data keeps the
-order of groups (`preserve_order`), and batches are cut by rows, however Ray cuts its blocks. So a worker group that was
-killed goes on with the batches that it would have seen, wherever and how often a task ran. All workers make the same
-number of equal steps; what is left over is less than a batch, other rows in each epoch.
+order of groups, and batches are cut by rows, however Ray cuts its blocks. So a worker group that was killed goes on
+with the batches that it would have seen, wherever and how often a task ran.
 
-Bounded: a stream runs `readers` tasks at once and is told to hold STREAM_DEPTH groups for each of them in the object
-store; neither depends on how many shards there are.
+Bounded: a stream runs `readers` tasks at once and is told to hold STREAM_DEPTH groups for each of them.
 
-Each worker drives a stream of its own part. Ray Train's own way (`get_dataset_shard`) executes one fixed plan again in
-every epoch and counts epochs from the worker group's start, so after a restart it could not give the epoch that is due;
-and its split hands blocks to whoever asks, with a coordinator that all workers wait for.
+Ray Train's own way (`get_dataset_shard`) counts epochs from the worker group's start, so after a restart it could not
+give the epoch that is due; and its split hands blocks to whoever asks.
 """
 
 import json
@@ -54,10 +50,7 @@ DTYPES = {"images": np.uint8, "angles": np.float32, "scales": np.float32, "soft"
 
 
 class StreamedFaces:
-    """The rows of some shards, with the soft labels beside them if asked for; a `hpe_core.data.batch.TrainFaces`.
-
-    Ray must be connected; `readers` CPUs beside those that workers hold must be free (`networks.slots`).
-    """
+    """The rows of some shards, and soft labels if asked for; needs Ray, and `readers` free CPUs beside the workers'."""
 
     def __init__(
         self, files: Sequence[Path], labels: Sequence[Path] | None = None, stream_shards: int = 8, readers: int = 1
@@ -84,11 +77,7 @@ class StreamedFaces:
     def shuffled(
         self, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
     ) -> "Iterator[PoseBatch]":
-        """This worker's part of every batch of one epoch; see `hpe_core.data.batch.TrainFaces`.
-
-        Raises ShardError as reading does, and RuntimeError where the stream gave another number of faces: other workers
-        would wait for the rest for ever.
-        """
+        """This worker's part of every batch of one epoch. Raises ShardError, or RuntimeError for a wrong count."""
         from ray.exceptions import RayTaskError
 
         groups = self.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)

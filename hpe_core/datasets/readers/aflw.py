@@ -3,21 +3,18 @@
     data/aflw.sqlite                    FaceImages.file_id = Faces.file_id; Faces.face_id = that of FaceRect, FacePose
     data/flickr/<0|2|3>/image00002.jpg  where FaceImages.filepath, e.g. `2/image00002.jpg`, says
 
-People unpack its tars in several ways, so the file may also lie in the root itself, and the pictures' folders in
-`flickr` or in the root.
+The file may also lie in the root itself, and the pictures' folders in `flickr` or in the root.
 
 FacePose is (roll, pitch, yaw) in radians, by POSIT on 21 landmarks; ours is (pitch, yaw, -roll) in degrees. FaceRect is
 the left top corner and the size in pixels. Of the 21 landmarks (FeatureCoords; only what is seen has a row) sixteen are
-among the 68 (left is the left of the picture in both), and are given as those; the others of the 68 count as not
-visible. They serve the doctor: a file without that table is read all the same.
+among the 68, and are given as those for the doctor; a file without that table is read all the same.
 
-No identities are known, so a group is a picture: its faces stay together. It is named as in AFLW2000, without the
-ending, so protocol 2 (the pictures of AFLW2000 are the test set) is a list of `test_groups`. The paper counts 25,993
-faces in 21,997 pictures; in the file that public loaders read, 24,384 have both a rectangle and a pose. Faces without
-one of them are listed and rejected.
+No identities are known, so a group is a picture, named as in AFLW2000 without the ending: protocol 2 (the pictures of
+AFLW2000 are the test set) is a list of `test_groups`. The paper counts 25,993 faces in 21,997 pictures; in the file
+that public loaders read, 24,384 have both a rectangle and a pose. The others are listed and rejected.
 
-The file is opened read-only and as immutable, so no lock is taken and none is waited for; what another program has not
-finished writing shows by its journal, and is refused.
+The file is opened read-only and as immutable, so no lock is taken; what another program has not finished writing shows
+by its journal, and is refused.
 """
 
 import math

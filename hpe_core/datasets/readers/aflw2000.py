@@ -1,15 +1,12 @@
 """AFLW2000-3D (Zhu et al. 2016): a flat folder of imageNNNNN.jpg, each with a .mat of the same name.
 
-`Pose_Para` is (pitch, yaw, roll) in radians, then translation and scale; in degrees it is our convention as
-it is. Wild labels (yaw 351) are given as published and filtered later by `data.limit_deg`: 31 of the 2000
-faces lie beyond +-99. Every image is a person of its own. The folder `Code` that is packed with them holds .mat
-files of a face model (`Model_Exp.mat` ...), which are no faces; it is left out.
+`Pose_Para` is (pitch, yaw, roll) in radians, then translation and scale; in degrees it is our convention as it is. Wild
+labels (yaw 351) are given as published and filtered later by `data.limit_deg`: 31 of the 2000 faces lie beyond +-99.
+Every image is a person of its own. The folder `Code` holds .mat files that are no faces, and is left out.
 
-There is no box that fits the 450 x 450 crops (`roi` refers to the original AFLW image). The box is that of
-the 68 landmarks `pt3d_68`, brow to chin, grown as `Box.of_face` says. Hopenet's loader
-grows the box of `pt2d` by 1.8 in x and 1.52 in y; but `pt2d` marks invisible points as -1, which then counts
-as a corner. Coordinates are MATLAB's (first pixel centre at 1) and used as published: half a pixel of 450
-from ours.
+No box fits the 450 x 450 crops (`roi` refers to the original AFLW image): ours is that of the 68 landmarks `pt3d_68`,
+brow to chin, grown as `Box.of_face` says. (Hopenet's loader grows the box of `pt2d`, which marks
+invisible points as -1.) Coordinates are MATLAB's, used as published: half a pixel of 450 from ours.
 """
 
 from collections.abc import Iterator

@@ -2,27 +2,23 @@
 
     hpdb/01/frame_00003_rgb.png    hpdb/01/frame_00003_pose.txt    hpdb/01/rgb.cal      (root: hpdb, or its parent)
 
-Some copies hold the pictures as .jpg, under the same names otherwise; they are read, too.
+Copies that hold the pictures as .jpg are read, too.
 
 pose.txt is a 3 x 3 rotation R, then the head's centre in millimetres, both in the frame of the depth camera. R is our
 R_cam as it stands: 01/frame_00501 is pitch -54.92, yaw -52.38, roll 41.55. Old loaders decode it without the transpose
 and get (-41.50, -62.06, -12.80). The colour camera is turned by 1.0 degrees against the depth camera (01/rgb.cal); the
-published labels ignore that, and so do we.
+published labels ignore that, and so do we. rgb.cal is, in numbers: intrinsics (9), distortion (4, zero), R (9) and
+T (3, mm) with x_rgb = R x_depth + T, width and height (checked against a detector: docs/datasets.md).
 
-rgb.cal is, in numbers: intrinsics (9), distortion (4, zero), R (9) and T (3, mm) with x_rgb = R x_depth + T, width and
-height (checked against a detector: docs/datasets.md).
-
-There are no boxes. Ours is a square of `BOX_MM` about the projected centre, at its depth: a head is some 150 mm wide
-and 190 deep, a face some 190 high, so 200 mm hold the face from any side, with little around it. It comes from the
-annotation, which no detector has: for the papers' tables import a file of published `boxes`. Some copies lack rgb.cal.
-Then there is no box, and published boxes or a detector are needed.
+There are no boxes. Ours is a square of `BOX_MM` about the projected centre, at its depth: 200 mm hold the face from any
+side. It comes from the annotation, which no detector has: for the papers' tables import a file of published `boxes`.
+Copies without rgb.cal have no box, and need published boxes or a detector.
 
 15,678 frames; the papers have 15,677, without 01/frame_00003. Four people were recorded twice: 15 = 03, 18 = 05,
-21 = 02, 22 = 07. So there are two ways to split, and `group_by` says which. `person` keeps a person's sequences
-together, as person03. `sequence` does not. It is for protocol 3, whose split puts sequences of one person on both
-sides: 1,902 of its 5,065 test frames (15, 18, 21) show people that are trained on. The leak-free test set is the rest
-of it, 3,163 frames of 06, 07, 10, 13 and 22: test_groups person06, person07, person10 and person13. Groups are words
-because YAML reads a plain 06 as the number 6.
+21 = 02, 22 = 07. `group_by: person` keeps a person's sequences together, as person03; `sequence` does not, for protocol
+3, whose split puts sequences of one person on both sides: 1,902 of its 5,065 test frames (15, 18, 21) show people that
+are trained on. The leak-free rest of it are 3,163 frames: test_groups person06, person07, person10 and person13. Groups
+are words because YAML reads a plain 06 as the number 6.
 """
 
 import os
@@ -34,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms
+from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms, pose_of
 from hpe_core.datasets.pictures import read_bytes, read_picture
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
@@ -84,11 +80,9 @@ class Biwi(files.Archive):
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         path, pose_path, calibration = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
         rotation, center = read_pose(pose_path)
-        pitch, yaw, roll = (float(value) for value in matrix_to_euler(rotation))
-        box: Box | Rejected = Rejected("no_box", f"{files.printable(str(calibration))} is missing")
-        if os.path.exists(calibration):
-            box = head_box(center, calibration)
-        return Annotation(ref, box, (pitch, yaw, roll)), read_picture(path)
+        missing = Rejected("no_box", f"{files.printable(str(calibration))} is missing")
+        box = head_box(center, calibration) if os.path.exists(calibration) else missing
+        return Annotation(ref, box, pose_of(matrix_to_euler(rotation))), read_picture(path)
 
     def person_of(self, group: str) -> str:
         """sequence21 -> person02, who is also sequence02."""

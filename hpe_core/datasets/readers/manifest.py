@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected, pose_of
 from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
@@ -83,11 +83,8 @@ class Manifest(files.Archive):
         if isinstance(row, str):
             raise Rejected("bad_annotation", f"{name} {row}")
         path = _picture(file.parent, ref.key, self.spec.links, name)
-        if table.matrices:
-            pose = _pose_of_matrix(_numbers(row, MATRIX, name), name)
-        else:
-            pitch, yaw, roll = _numbers(row, EULER, name)
-            pose = (pitch, yaw, roll)
+        numbers = _numbers(row, MATRIX if table.matrices else EULER, name)
+        pose = _pose_of_matrix(numbers, name) if table.matrices else pose_of(numbers)
         if not np.isfinite(pose).all():
             raise Rejected("nan_pose", f"{name}: its pose is not finite")
         box: Box | Rejected
@@ -107,10 +104,7 @@ class Manifest(files.Archive):
         return self.root.parent if self.root.is_file() else self.root
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
-        """The picture, by the name that a listing has: 'im//./a.jpg' is im/a.jpg on a disk, too.
-
-        Of the table only its own row decides a face, and `states` knows it.
-        """
+        """The picture, by the name that a listing has: 'im//./a.jpg' is im/a.jpg. `states` knows the row."""
         return (str(Path(ref.key)),) if ref.key else ()
 
     def tables(self) -> tuple[str, ...]:
@@ -227,8 +221,7 @@ def _pose_of_matrix(values: list[float], name: str) -> Pose:
         raise Rejected("nan_pose", f"{name}: its matrix is not finite")
     if not is_rotation(matrix):
         raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
-    pitch, yaw, roll = (float(angle) for angle in matrix_to_euler(matrix))
-    return pitch, yaw, roll
+    return pose_of(matrix_to_euler(matrix))
 
 
 def _landmarks(value: Any, name: str) -> NDArray[np.float32] | None:

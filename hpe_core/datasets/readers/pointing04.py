@@ -1,13 +1,13 @@
 """Pointing'04 (Gourier, Hall, Crowley 2004): 15 people, two series of 93 poses each, 288 x 384 JPEGs.
 
-A picture is `person<PP><series><NN><tilt><pan>.jpg`, e.g. person04112-15+30.jpg: person 04, series 1, number
-12, tilt -15, pan +30. The archive's first edition says `personne` for `person`; both are read. A folder `Front`
-repeats the pictures that look ahead, so it is left out. Tilt and pan have the signs of our pitch and yaw; tilt +-90
-occurs with pan 0 only. There is no roll label: it is nominally 0. All angles are nominal: people looked at markers, and
-turned their heads by about 0.6 of the tilt and 0.9 of the pan, so the set ranks models rather than measures them.
+A picture is `person<PP><series><NN><tilt><pan>.jpg`, e.g. person04112-15+30.jpg: person 04, series 1, number 12, tilt
+-15, pan +30 (`personne` in the first edition). A folder `Front` repeats the pictures that look ahead and is left out.
+Tilt and pan have the signs of our pitch and yaw; tilt +-90 occurs with pan 0 only; there is no roll label. All angles
+are nominal: people looked at markers, and turned their heads by about 0.6 of the tilt and 0.9 of the pan, so the set
+ranks models rather than measures them.
 
-The box lies in a .txt beside the picture: the file's name, then `Face` and the box's centre x, centre y,
-width and height, a line each (any white space will do). A picture without one has no box of its own.
+The box lies in a .txt beside the picture: the file's name, then `Face` and the box's centre x, centre y, width and
+height, a line each. A picture without one has no box of its own.
 """
 
 import os
@@ -63,9 +63,8 @@ class Pointing04(files.Archive):
             raise Rejected("bad_annotation", detail)
         pose = (float(match["tilt"]), float(match["pan"]), 0.0)
         text = files.within(self.root, _text_of(ref.key), self.spec.links)
-        box: Box | Rejected = Rejected("no_box", f"{files.printable(str(text))} is missing")
-        if os.path.exists(text):
-            box = read_box(text)
+        missing = Rejected("no_box", f"{files.printable(str(text))} is missing")
+        box = read_box(text) if os.path.exists(text) else missing
         return Annotation(ref, box, pose), read_picture(path)
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:

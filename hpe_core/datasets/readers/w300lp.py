@@ -7,16 +7,13 @@
 
 `Pose_Para` is (pitch, yaw, roll) in radians, our convention as it is; wild labels pass and are filtered later.
 
-The trap is `pt2d` of the .mat beside a picture: every variant holds the landmarks of variant 0, so a box from it misses
-the turned face. Boxes therefore come from landmarks/ (`Box.of_face`). Where that file is missing only
-variant 0 has a box and landmarks, from its own `pt2d`.
+The trap is `pt2d` of the .mat beside a picture: every variant holds the landmarks of variant 0. Boxes therefore come
+from landmarks/ (`Box.of_face`). Where that file is missing only variant 0 has a box and landmarks.
 
-A mirror uses the landmarks of its original, mirrored by the width of the picture: the mirrors were fitted anew, but the
-pictures are exact mirror images (docs/datasets.md). Coordinates are MATLAB's, the first pixel's centre at 1. Half a
-pixel is taken off, which makes the mirror exact. The published mirrored `pt2d` keeps the numbering of the original, so
-that its point 0 lies on the other cheek; here left and right are renumbered.
+A mirror uses the landmarks of its original, mirrored by the width of the picture (docs/datasets.md) and renumbered left
+for right. Coordinates are MATLAB's, the first pixel's centre at 1: half a pixel is taken off, which makes the mirror
+exact. The person is the base name without variant and flip, so that neither leaks into another split.
 
-The person is the base name without variant and flip, so that neither variants nor mirrors leak into another split.
 300W-LPA (Hsu et al. 2019) is read by this reader where it is laid out like this, else by `manifest`.
 """
 

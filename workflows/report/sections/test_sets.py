@@ -8,7 +8,7 @@ import numpy as np
 from hpe_core.data.rows import read_shard, shard_files
 from hpe_core.geometry.crop import Image, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
-from hpe_core.learning.metrics import AUC_DEG
+from hpe_core.learning.metrics import AUC_DEG, RANGE_NAMES
 from workflows.engine.results import Role, Row
 from workflows.engine.stage import StageRun
 from workflows.report import figures
@@ -17,7 +17,6 @@ from workflows.report.material import Material, Section
 from workflows.report.page import Book, Entry, Line, Picture, decimals, line
 
 WORST = 8
-YAW_RANGES = ("yaw 0-30", "yaw 30-60", "yaw 60-99")  # ranges of the true yaw, where a test set has faces there
 DETAILS = ("median", "p90", "maev", "auc", "aligned_mae", "aligned_geodesic", "offset_deg")
 
 
@@ -72,7 +71,7 @@ class ResultsTable:
 
 
 def yaw_ranges(rows: Sequence[Row]) -> list[str]:
-    return [name for name in YAW_RANGES if any(name in row.scores for row in rows)]
+    return [name for name in RANGE_NAMES if any(name in row.scores for row in rows)]
 
 
 def score_lines(rows: Sequence[Row], keys: Iterable[str]) -> list[Line]:
