@@ -1,0 +1,159 @@
+"""The anatomy that all persons share: MakeHuman's head, its shapes, the 68 landmarks and the chart of its skin.
+
+`anatomy.npz` is made by `make_anatomy.py`; anatomy.LICENSE.md says whose it is (CC0 1.0).
+
+Head frame, millimetres: x image right (the subject's left), y down, z into the head; the origin lies between
+the eyes' height and the middle of the skull. A head at pose (0, 0, 0) looks straight ahead as 300W-LP and
+AFLW2000 mean it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.render.raster import Frame
+
+Float = NDArray[np.float32]
+Int = NDArray[np.int64]
+
+SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
+EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
+# MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
+# pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
+ZERO_PITCH = 1.95
+
+# The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
+CHART_ROWS, CHART_COLS = 352, 512
+AXIS_Z, BROW_Y, CROWN_ROW = 5.0, -20.0, 134.0
+PATCH = 64  # rows and columns of the squares below the chart: the eye, mouth, teeth, tongue and lashes
+ATLAS_ROWS = CHART_ROWS + PATCH
+
+
+def smoothstep(low: float, high: float, x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """0 below low, 1 above high (or the reverse if low > high)."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """points (V, 3) mm: MakeHuman's neutral head. triangles (T, 3), outward. part (V,). uv (V, 2) texels of the
+    atlas, column and row. landmarks, weights (68, 3): three vertices each, and how they are mixed. shapes: name ->
+    (rows, moves (rows, 3) mm)."""
+
+    points: Float
+    triangles: Int
+    part: NDArray[np.uint8]
+    uv: Float
+    landmarks: Int
+    weights: Float
+    shapes: Mapping[str, tuple[Int, Float]]
+
+    def shaped(self, weights: Mapping[str, float]) -> Float:
+        """(V, 3) mm: the head with these shapes, its eyes where those of all heads are."""
+        out = self.points.copy()
+        self.add(out, weights)
+        out += np.asarray(self.eye_middle - out[self.part == EYES].mean(0), np.float32)
+        return out
+
+    def add(self, points: Float, weights: Mapping[str, float]) -> None:
+        """Move points (V, 3) by these shapes, in place."""
+        for name, weight in weights.items():
+            if weight:
+                rows, moves = self.shapes[name]
+                points[rows] += np.float32(weight) * moves
+
+    def landmarks_of(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The landmarks (68, D) of per-vertex values (V, D)."""
+        return np.einsum("lk,lkd->ld", self.weights, points[self.landmarks])
+
+    @cached_property
+    def eye_middle(self) -> Float:
+        return self.points[self.part == EYES].mean(0)
+
+    @cached_property
+    def chart(self) -> Float:
+        """(CHART_ROWS, CHART_COLS, 3): the point of the average adult's skin at each texel; zero where there is none."""
+        points = self.shaped(average_adult())
+        skin = self.triangles[(self.part[self.triangles] == SKIN).all(1)]
+        out = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
+        side = max(CHART_ROWS, CHART_COLS)
+        frame = Frame.empty(side)
+        frame.draw(self.uv, 1000 - out, skin, points, "both")
+        return frame.color[:CHART_ROWS, :CHART_COLS]
+
+
+def average_adult() -> dict[str, float]:
+    """Shapes of a young adult halfway between the sexes and among the three ancestries."""
+    return {f"macrodetails/{a}-{s}-young": 1 / 6 for a in ANCESTRIES for s in SEXES}
+
+
+ANCESTRIES = ("african", "asian", "caucasian")
+SEXES = ("female", "male")
+
+
+@lru_cache(maxsize=1)
+def anatomy() -> Anatomy:
+    """The file, read once a process."""
+    with np.load(Path(__file__).with_name("anatomy.npz")) as data:
+        points = data["points"].astype(np.float64) / 100
+        triangles, part = data["triangles"].astype(np.int64), data["part"]
+        landmarks, weights = data["landmarks"].astype(np.int64), data["weights"]
+        names, ends = [str(name) for name in data["names"]], np.cumsum(data["counts"].astype(np.int64))
+        rows, moves = data["rows"].astype(np.int64), data["moves"].astype(np.float64) / 100
+    tilt = euler_to_matrix([ZERO_PITCH, 0.0, 0.0])
+    points = (points - points[part == EYES].mean(0)) @ tilt.T + EYES_AT
+    moves = moves @ tilt.T
+    # Triangles across the back of the chart get copies of their corners on the other edge.
+    angle = np.arctan2(points[:, 0], AXIS_Z - points[:, 2])
+    corners = angle[triangles]
+    torn = (np.ptp(corners, axis=1) > np.pi)[:, None] & (corners < 0)
+    twins = np.unique(triangles[torn])
+    twin_of = np.full(len(points), -1)
+    twin_of[twins] = len(points) + np.arange(len(twins))
+    triangles = np.where(torn, twin_of[triangles], triangles)
+    points, part = np.concatenate([points, points[twins]]), np.concatenate([part, part[twins]])
+    angle = np.concatenate([angle, angle[twins] + 2 * np.pi])
+    shapes = {}
+    for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+        at, by = rows[start:end], moves[start:end]
+        also = twin_of[at] >= 0
+        at, by = np.concatenate([at, twin_of[at[also]]]), np.concatenate([by, by[also]])
+        shapes[name] = (at, by.astype(np.float32))
+    uv = _chart_of(points, angle, part)
+    return Anatomy(points.astype(np.float32), triangles, part, uv, landmarks, weights, shapes)
+
+
+def chart_row(y: NDArray[np.floating], radius: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The chart's row of skin at height y and distance `radius` from the axis; the torso is pressed together."""
+    above = CROWN_ROW * np.arctan2(BROW_Y - y, radius) / (np.pi / 2)
+    below = np.where(y < 120, y, 120 + 0.32 * (y - 120)) - BROW_Y
+    return np.where(y < BROW_Y, CROWN_ROW - above, CROWN_ROW + below)
+
+
+def _chart_of(points: NDArray[np.float64], angle: NDArray[np.float64], part: NDArray[np.uint8]) -> Float:
+    x, y, z = points.T
+    columns = CHART_COLS * (0.5 + angle / (2.2 * np.pi))
+    uv = np.stack([columns, chart_row(y, np.hypot(x, z - AXIS_Z))], 1)
+    for number, of in enumerate((EYES, MOUTH, TEETH, TONGUE, LASHES)):
+        uv[part == of] = [(number + 0.5) * PATCH, CHART_ROWS + PATCH / 2]
+    for side in (-1, 1):
+        ball = (part == EYES) & (np.sign(x) == side)
+        out = points[ball] - (points[ball].min(0) + points[ball].max(0)) / 2
+        across = np.hypot(out[:, 0], out[:, 1])
+        turn = np.arctan2(across, -out[:, 2]) / np.maximum(across, 1e-6)
+        uv[ball] += (PATCH / 2 - 1) / (np.pi / 2) * np.minimum(turn, (np.pi / 2) / np.maximum(across, 1e-6))[:, None] * out[:, :2]
+    return uv.astype(np.float32)
+
+
+def landmark_targets() -> NDArray[np.float64]:
+    """(68, 3) mm in the head frame: the iBUG landmarks of the average adult."""
+    shared = anatomy()
+    return shared.landmarks_of(shared.shaped(average_adult())).astype(np.float64)
