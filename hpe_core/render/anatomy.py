@@ -30,7 +30,7 @@ EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 ZERO_PITCH = 1.95
 
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
-CHART_ROWS, CHART_COLS = 384, 512
+CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice
 AXIS_Z, BROW_Y, CROWN_ROW = 5.0, -20.0, 134.0
 PATCH = 64  # rows and columns of the squares below the chart: the eye, mouth, teeth, tongue and lashes
 ATLAS_ROWS = CHART_ROWS + PATCH
@@ -149,10 +149,21 @@ def chart_row(y: NDArray[np.floating], radius: NDArray[np.floating]) -> NDArray[
     return np.where(y < BROW_Y, CROWN_ROW - above, CROWN_ROW + below)
 
 
+def chart_column(turn: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The chart's column of skin at this angle (radians) round from the nose."""
+    return CHART_COLS / 2 + turn * (TURN_COLS / (2 * np.pi))
+
+
+def wrapped(chart: Float) -> Float:
+    """A chart whose first and last columns are what they lie on."""
+    out, edge = chart.copy(), (CHART_COLS - TURN_COLS) // 2
+    out[:, :edge], out[:, -edge:] = chart[:, TURN_COLS : TURN_COLS + edge], chart[:, edge : 2 * edge]
+    return out
+
+
 def _chart_of(points: NDArray[np.float64], angle: NDArray[np.float64], part: NDArray[np.uint8]) -> Float:
     x, y, z = points.T
-    columns = CHART_COLS * (0.5 + angle / (2.2 * np.pi))
-    uv = np.stack([columns, chart_row(y, np.hypot(x, z - AXIS_Z))], 1)
+    uv = np.stack([chart_column(angle), chart_row(y, np.hypot(x, z - AXIS_Z))], 1)
     for number, of in enumerate((EYES, MOUTH, TEETH, TONGUE, LASHES)):
         uv[part == of] = [(number + 0.5) * PATCH, CHART_ROWS + PATCH / 2]
     for side in (-1, 1):

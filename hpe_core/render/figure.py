@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, EYES, SKIN, anatomy, smoothstep
+from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, EYES, SKIN, anatomy, smoothstep, wrapped
 from hpe_core.render.geometry import normals_of
 from hpe_core.render.hair import Strands, Surface, grow
 from hpe_core.render.person import HeadStyle
@@ -61,7 +61,7 @@ def surface_of(points: Float) -> Surface:
     for values in (points, normals_of(points)):
         frame = Frame.empty(max(CHART_ROWS, CHART_COLS))
         frame.draw(shared.uv, 1000 - radius, skin, values, "both")
-        charts.append(fill(frame.color[:CHART_ROWS, :CHART_COLS], frame.depth[:CHART_ROWS, :CHART_COLS] < 5000))
+        charts.append(wrapped(fill(frame.color[:CHART_ROWS, :CHART_COLS], frame.depth[:CHART_ROWS, :CHART_COLS] < 5000)))
     place, normal = charts
     normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
     lift = np.minimum(place[..., 1] - BROW_Y, 0)

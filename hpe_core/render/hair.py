@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, chart_row, smoothstep
+from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, chart_column, chart_row, smoothstep
 from hpe_core.render.light import Light
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.skin import canvas, hair_depth, linear
@@ -30,7 +30,7 @@ class Surface:
 
     def texel(self, points: Float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         x, y, z = points[..., 0], points[..., 1], points[..., 2] - AXIS_Z
-        col = CHART_COLS * (0.5 + np.arctan2(x, -z) / (2.2 * np.pi))
+        col = chart_column(np.arctan2(x, -z))
         row = chart_row(y, np.hypot(x, z))
         return np.clip(row, 0, CHART_ROWS - 1).astype(np.intp), np.clip(col, 0, CHART_COLS - 1).astype(np.intp)
 
@@ -137,9 +137,9 @@ def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.i
 PLANS = {  # strands, points, width in mm, clump in texels, lift from the skin, gravity, stiffness
     "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (1000, 5, 2.2, 9, 0.55, 0.10, 0.7),
     "side": (1000, 6, 2.4, 12, 0.6, 0.10, 0.6), "back": (1000, 6, 2.2, 12, 0.6, 0.05, 0.6),
-    "wavy": (760, 10, 4.2, 15, 0.5, 0.5, 0.5), "curly": (900, 8, 3.6, 9, 0.9, 0.4, 0.5),
-    "afro": (1300, 5, 3.4, 6, 1.2, 0.0, 1.0), "bob": (760, 9, 4.2, 18, 0.4, 0.7, 0.4),
-    "long": (800, 11, 4.8, 18, 0.4, 0.7, 0.4), "bun": (800, 8, 2.6, 15, 0.2, 0.0, 0.3),
+    "wavy": (820, 10, 6.0, 15, 0.5, 0.5, 0.5), "curly": (900, 9, 5.0, 9, 0.9, 0.4, 0.5),
+    "afro": (1300, 5, 4.2, 6, 1.2, 0.0, 1.0), "bob": (820, 9, 6.0, 18, 0.4, 0.7, 0.4),
+    "long": (850, 11, 6.5, 18, 0.4, 0.7, 0.4), "bun": (800, 8, 2.6, 15, 0.2, 0.0, 0.3),
     "ponytail": (800, 8, 2.6, 15, 0.2, 0.0, 0.3),
 }  # fmt: skip
 
@@ -152,9 +152,11 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     rows_all = np.arange(CHART_ROWS, dtype=np.float32)[:, None]
     area = np.where(rows_all < 114, np.sin(np.clip(rows_all, 4, 134) / 134 * np.pi / 2), 1.0)
     weight = (smoothstep(-1, 6, deep) * area * (rows_all < 226)).astype(np.float32)
-    weight[:, : CHART_COLS // 22], weight[:, -(CHART_COLS // 22) :] = 0, 0  # the chart's seam lies twice
+    weight[:, :24], weight[:, -24:] = 0, 0  # they lie twice
     front = smoothstep(40, 4, deep) * smoothstep(62, 50, c.turn)
     weight *= 1 + 0.8 * front
+    if style.cut in ("bun", "ponytail"):
+        weight *= (rows_all < 150) | (c.turn > 100)
     if style.hat != "none":
         weight *= smoothstep(118, 126, rows_all + 0.06 * c.turn)
     if style.symmetric:
@@ -176,12 +178,17 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     length *= _cut_length(style, root, at_front)
     fringe = (at_front > 0.25) & (style.fringe > 0) & (np.abs(root[:, 0]) < 48)
     length = np.where(fringe, np.clip(-14 - root[:, 1] + 14 * style.fringe, 18, 90) * np.exp(0.10 * lots[0]), length)
-    volume = style.hair_volume * (0.35 + 0.65 * smoothstep(0, 26, deep[rows, cols]))
+    fuller = {"curly": 2.2, "wavy": 1.4, "long": 1.2}.get(style.cut, 1.0)
+    volume = fuller * style.hair_volume * (0.35 + 0.65 * smoothstep(0, 26, deep[rows, cols]))
     parting = 0.0 if style.symmetric else style.parting
     knot = np.array([0.0, -34.0 if style.cut == "bun" else -12.0, surface.points[120, 24, 2] + 6.0], np.float32)
 
     points = np.empty((n, steps, 3), np.float32)
-    place = root + normal * 0.5
+    if style.cut == "afro":  # tufts on the coat that the figure wears
+        place = root + normal * (0.62 * style.hair_length * smoothstep(2, 30, deep[rows, cols]))[:, None]
+        length = 11 + 0.16 * length
+    else:
+        place = root + normal * 0.5
     points[:, 0] = place
     tied = style.cut in ("bun", "ponytail")
     if tied:
@@ -189,8 +196,9 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     step = (length / (steps - 1)).astype(np.float32)[:, None]
     heading = normal * lift + 0.0
     jitter = single[2:5].T * np.float32(0.10) + lots[1:4].T * np.float32(0.16)
+    jitter *= {"bun": 0.35, "ponytail": 0.35, "curly": 1.6, "wavy": 1.2}.get(style.cut, 1.0)
     jitter[:, 0] *= np.where(style.symmetric, side, 1)
-    hangs = style.cut in ("long", "wavy", "bob")
+    hangs = style.cut in ("long", "wavy", "bob", "curly")
     for k in range(1, steps):
         combed = _comb(style, place, normal, side, parting, knot, fringe)
         away, height = surface.over(place)
@@ -202,6 +210,8 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
             heading = heading - away * (lying * rise * (0.35 if style.cut in ("curly", "crop") else 0.85))[:, None]
         heading /= np.sqrt((heading**2).sum(1, keepdims=True)) + np.float32(1e-6)
         place = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k))
+        if style.cut == "afro":
+            heading = heading + single[2:5].T * np.float32(0.9) * np.array([1, -1])[k % 2]
         points[:, k] = place
     if style.curl > 0.05:
         points = _curl(style, points, lots, single, side, length)
@@ -231,9 +241,9 @@ def _comb(style: HeadStyle, place: Float, normal: Float, side: Float, parting: f
     if style.cut in ("bun", "ponytail"):
         way = knot - place
         return way / (np.sqrt((way**2).sum(1, keepdims=True)) + np.float32(8))
-    if style.cut in ("afro", "curly"):
+    if style.cut == "afro":
         out += 0.5 * normal
-    elif style.cut in ("long", "bob", "wavy", "side"):
+    elif style.cut in ("long", "bob", "wavy", "side", "curly"):
         left = np.sign(place[:, 0] - 38 * parting) if style.cut != "side" else np.full(len(place), np.sign(-parting) or 1.0)
         if style.symmetric:
             left = side
@@ -247,6 +257,9 @@ def _comb(style: HeadStyle, place: Float, normal: Float, side: Float, parting: f
         way = place - np.array([0.0, -96.0, 62.0], np.float32)
         out += 0.9 * way / (np.sqrt((way**2).sum(1, keepdims=True)) + np.float32(1e-6))
         out[:, 0] += 0.35 * parting * smoothstep(-20, -70, place[:, 1])
+    face = (place[:, 2] < -35) & (place[:, 1] > -58) & ~fringe
+    out[face, 0] += 1.3 * np.where(np.abs(place[face, 0]) > 3, np.sign(place[face, 0]), side[face])
+    out[face, 2] += 0.5
     if fringe.any():
         out[fringe] = np.array([0.0, 0.55, -0.75], np.float32)
         out[fringe, 0] = 0.25 * parting
@@ -298,7 +311,7 @@ def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single:
         white = single > 1.2 - 2 * style.grey
         color = np.where(white[:, None], color * 0.5 + 0.25 * style.grey, color)
     tip = 0.72 + 0.36 * np.sqrt(s)
-    widths = width * (1.25 - 0.5 * layer)[:, None] * (1 - 0.75 * s**3)
+    widths = width * (1.35 - 0.75 * layer)[:, None] * (1 - 0.75 * s**3)
     return Strands(points, out, widths.astype(np.float32), (color[:, None] * tip[..., None]).astype(np.float32))
 
 

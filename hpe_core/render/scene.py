@@ -35,9 +35,11 @@ from hpe_core.render.background import draw_background
 from hpe_core.render.camera import Camera, face_box
 from hpe_core.render.figure import Figure, build_figure, eye_rows
 from hpe_core.render.geometry import NECK_PIVOT, body_share, normals_of, spread
+from hpe_core.render.lens import develop, expose, occlude, tone
 from hpe_core.render.light import Light, directions, draw_light, lit, open_to
 from hpe_core.render.person import HeadStyle, draw_style
 from hpe_core.render.raster import FAR, Frame
+from hpe_core.render.wear import Solid
 
 __all__ = ["HeadStyle", "RenderedHead", "Scene", "contact_sheet", "draw_style", "render_head", "render_scene"]
 
@@ -314,6 +316,10 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     linear = np.where(seen[..., None], color, background).astype(np.float32)
     frame = Frame(np.ascontiguousarray(linear), chart.depth)
 
+    if figure.solid is not None:
+        solid = figure.solid
+        at, out = posed(solid.points, solid.normals)
+        frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, points, triangles), "both")
     if figure.strands is not None:
         strands = figure.strands
         at, out = posed(strands.points.reshape(-1, 3), strands.out.reshape(-1, 3))
@@ -321,6 +327,12 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         reached = lit(at + 6 * out, points, triangles, np.asarray(light.lamp, np.float32), 96, 4.2, light.soft)
         edges, colors, ribbons = strands.ribbons(xy, scale, strands.shade(at, out, light, reached))
         frame.draw(edges, np.repeat(at[:, 2], 2), ribbons, colors, "both")
+    if figure.lenses is not None:
+        at, out = posed(figure.lenses.points, figure.lenses.normals)
+        glass = Frame(np.zeros_like(frame.color), frame.depth.copy())
+        glass.draw(posed.project(at)[0], at[:, 2], figure.lenses.triangles, 0.02 + mirrored(at, out, light, 40.0), "both")
+        share = np.float32(0.12) * (glass.color > 0)
+        frame.color[:] += share * (0.8 * glass.color - 0.7 * frame.color)
     visible = _visible(bare, points_head, camera, frame.depth)
     return Drawing(frame.color, frame.depth, camera, points_head, visible)
 
@@ -351,6 +363,31 @@ def _light_skin(points: Float, normals: Float, shadow: Float, light: Light, pose
     eyes = anatomy().part == EYES
     gleam[eyes] = 0.02 * around_light[eyes] + 0.5 * shadow[eyes] * light.power * shine[eyes] ** 300
     return diffuse.astype(np.float32), gleam.astype(np.float32)
+
+
+def mirrored(points: Float, normals: Float, light: Light, gloss: float) -> Float:
+    """(N, 3) what a mirror shows at points of the camera frame whose normals may point either way."""
+    view = -points / np.sqrt((points * points).sum(1, keepdims=True))
+    facing = (normals * view).sum(1, keepdims=True)
+    bounced = (2 * facing * normals - view).astype(np.float32)
+    lamp = np.exp(np.float32(gloss * 4) * (bounced @ np.asarray(light.lamp, np.float32) - 1))[:, None]
+    return light.radiance(bounced, gloss) + lamp * np.float32(4 * light.power)
+
+
+def shade_solid(solid: Solid, at: Float, out: Float, light: Light, points: Float, triangles: NDArray[np.int32]) -> Float:
+    """(N, 3) light off what is worn, camera frame; the head casts its shadow on it."""
+    view = -at / np.sqrt((at * at).sum(1, keepdims=True))
+    facing = (out * view).sum(1, keepdims=True)
+    out = np.where(facing < 0, -out, out)
+    lamp = np.asarray(light.lamp, np.float32)
+    reached = lit(at + 4 * out, points, triangles, lamp, 96, 4.2, light.soft)
+    direct = np.clip((out @ lamp + 0.1) / 1.1, 0, 1) * reached
+    color = solid.color * (0.85 * light.radiance(out, 1.5) + direct[:, None] * np.asarray(light.tint, np.float32) * np.float32(light.power))
+    shiny = solid.gloss > 0
+    if shiny.any():
+        fresnel = 0.03 + 0.3 * (1 - np.abs(facing[shiny])) ** 4
+        color[shiny] += fresnel * solid.gloss[shiny, None] * mirrored(at[shiny], out[shiny], light, 30.0)
+    return color.astype(np.float32)
 
 
 def _visible(bare: Float, points_head: Float, camera: Camera, depth: Float) -> NDArray[np.bool_]:
@@ -416,11 +453,18 @@ def render_head(
     drawing = render_scene(style, scene, size, behind)
     landmarks = drawing.camera.project(drawing.points_head)
     box = face_box(landmarks)
-    visible = drawing.visible
-    small = cv2.resize(drawing.linear, (size, size), interpolation=cv2.INTER_AREA)
-    small *= np.float32(0.22 / small[int(box.y1):int(box.y2), int(box.x1):int(box.x2)].mean()) ** 0.8
-    small = small * (1 + small / 4) / (1 + small)
-    image = np.clip(np.clip(small * 1.25, 0, 1) ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
+    visible, light = drawing.visible, drawing.linear
+    if plain:
+        small = cv2.resize(light, (size, size), interpolation=cv2.INTER_AREA)
+        image = np.clip(tone(expose(small, box)) * 255 + 0.5, 0, 255).astype(np.uint8)
+    else:
+        front = stream(3)
+        if front.random() < 0.15:
+            k = SUPERSAMPLE
+            hidden = occlude(front, light, Box(box.x1 * k, box.y1 * k, box.x2 * k, box.y2 * k), style)
+            at = np.clip((landmarks * k).astype(int), 0, side - 1)
+            visible = visible & ~hidden[at[:, 1], at[:, 0]]
+        image = develop(stream(4), light, box, size)
     return RenderedHead(
         image=image,
         box=box,

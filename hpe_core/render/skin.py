@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import ATLAS_ROWS, CHART_COLS, CHART_ROWS, CROWN_ROW, PATCH, anatomy, average_adult, smoothstep
+from hpe_core.render.anatomy import ATLAS_ROWS, CHART_COLS, CHART_ROWS, CROWN_ROW, PATCH, TURN_COLS, anatomy, average_adult, smoothstep, wrapped
 from hpe_core.render.person import RGB, HeadStyle
 
 Float = NDArray[np.float32]
@@ -57,10 +57,10 @@ class Canvas:
 @lru_cache(maxsize=1)
 def canvas() -> Canvas:
     shared = anatomy()
-    chart = fill(shared.chart, shared.chart.any(2))
+    chart = wrapped(fill(shared.chart, shared.chart.any(2)))
     x, y, z = (np.ascontiguousarray(chart[..., k]) for k in range(3))
     rows, cols = np.mgrid[:CHART_ROWS, :CHART_COLS].astype(np.float32)
-    turn = np.abs(((cols + 0.5) / CHART_COLS - 0.5) * 2.2 * 180).astype(np.float32)
+    turn = np.abs((cols + 0.5 - CHART_COLS / 2) * 360 / TURN_COLS).astype(np.float32)
     hair = np.interp(turn, HAIRLINE[:, 0], HAIRLINE[:, 1]).astype(np.float32) - rows
     marks = shared.landmarks_of(shared.uv.astype(np.float64)).astype(np.float32)
     lift = 1.0 * (np.arange(68) >= 36)  # signed distances below
@@ -84,8 +84,9 @@ def canvas() -> Canvas:
         at, by = shared.shapes[f"ears/{side}-ear-scale-incr"]
         ears[at] = smoothstep(0.25, 0.5, np.abs(by).max(1) / np.abs(by).max())
     ear = _rasterised(ears)
+    jaw_low = np.interp(turn, turn_of(marks[8::-1, 0]), marks[8::-1, 1] + 9).astype(np.float32)
     jaw_line = np.interp(turn, [0, 24, 40, 60, 74, 84, 95], [150, 202, 206, 200, 168, 160, 170]).astype(np.float32)
-    beard = smoothstep(0, 12, rows - jaw_line) * smoothstep(92, 80, turn) * smoothstep(262, 244, rows)
+    beard = smoothstep(0, 12, rows - jaw_line) * smoothstep(92, 80, turn) * smoothstep(5, -7, rows - jaw_low)
     beard *= smoothstep(0.5, 4.0, lips) * smoothstep(196, 206, rows)  # below the nose
     beard = np.maximum(beard, smoothstep(3, 0, np.abs(turn - 76)) * smoothstep(160, 166, rows) * (rows < 215) * 0.9)
     lip_hair = smoothstep(5, 1, np.abs(rows - 209 - 0.06 * turn)) * smoothstep(24, 17, turn) * smoothstep(0.5, 3, lips)
@@ -93,6 +94,11 @@ def canvas() -> Canvas:
     return Canvas(x, y, z, turn, hair, (along, off), eyes, (rows - middle_row).astype(np.float32), lips,
                   np.abs(rows - seam[None]).astype(np.float32), ear, (beard * (1 - ear)).astype(np.float32),
                   lip_hair.astype(np.float32), tuple(_noise(rng, cells) for cells in (10, 32, 90, 260)))  # fmt: skip
+
+
+def turn_of(column: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Degrees round from the nose, either way."""
+    return np.abs((column - CHART_COLS / 2) * 360 / TURN_COLS)
 
 
 def fill(chart: Float, known: NDArray[np.bool_]) -> Float:
@@ -168,6 +174,8 @@ def paint(style: HeadStyle) -> Float:
     _scalp(style, skin, middle, fine, finest)
     _brows_lips_lids(style, skin, fine, finest)
     _clothes(style, skin, fine)
+    if style.hat in ("scarf", "hood"):
+        _cover(style, skin)
     _patches(style, atlas[CHART_ROWS:])
     np.clip(atlas[..., :3], 0.002, 0.95, out=atlas[..., :3])
     return atlas
@@ -282,7 +290,9 @@ def neckline(style: HeadStyle, turn: NDArray[np.floating]) -> NDArray[np.floatin
     """The chart's row where the cloth begins, by degrees round from the nose."""
     front, side, back = NECKLINES[style.cloth]
     sharp = 26 if style.cloth in ("vneck", "suit", "shirt") else 55
-    return np.interp(turn, [0, sharp, 80, 140, 200], [front, (front + 2 * side) / 3, side, back, back])
+    if style.cloth in ("vneck", "suit", "shirt"):
+        return np.interp(turn, [0, sharp, 80, 140, 200], [front, (front + 2 * side) / 3, side, back, back])
+    return back + (side - back) * smoothstep(150, 75, turn) + (front - side) * smoothstep(72, 8, turn)
 
 
 def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
@@ -306,6 +316,14 @@ def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
     _blend(skin[low][..., :3], cloth, share)
     skin[low][..., :3] *= 1 - (0.35 * smoothstep(-7, 0, below) * (1 - share))[..., None]
     skin[low][..., 3] *= 1 - share
+
+
+def _cover(style: HeadStyle, skin: Float) -> None:
+    """What lies under a headscarf or a hood is of its colour, in case that it shows."""
+    c = canvas()
+    rows = np.arange(CHART_ROWS, dtype=np.float32)[:, None]
+    oval = (c.turn / 64) ** 2 + ((rows - 170) / np.where(rows < 170, 88, 92)) ** 2
+    _blend(skin[..., :3], linear(style.hat_color) * 0.8, smoothstep(1.0, 1.08, oval) * (rows < 300))
 
 
 def _patches(style: HeadStyle, strip: Float) -> None:
