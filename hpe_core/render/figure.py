@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, EYES, SKIN, anatomy, smoothstep, wrapped
-from hpe_core.render.geometry import normals_of
+from hpe_core.render.anatomy import (
+    AXIS_Z,
+    BROW_Y,
+    CHART_COLS,
+    CHART_ROWS,
+    EYES,
+    SKIN,
+    anatomy,
+    average_adult,
+    smoothstep,
+    wrapped,
+)
+from hpe_core.render.geometry import dot, normals_of
 from hpe_core.render.hair import Strands, Surface, grow
 from hpe_core.render.person import HeadStyle
-from hpe_core.render.raster import Frame
+from hpe_core.render.raster import FAR, Frame
 from hpe_core.render.skin import canvas, fill, hair_depth, neckline, paint
 from hpe_core.render.wear import Lenses, Solid, dress, lenses
 
@@ -21,12 +33,14 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """points (V, 3): the bare head, from which the landmarks are read. coat (V,): mm that hair and cloth stand off it.
+    """points, normals (V, 3): the bare head, from which the landmarks are read. coat (V,): mm that hair and cloth stand
+    off it.
     atlas: see `skin.paint`."""
 
     style: HeadStyle
     points: Float
     coat: Float
+    normals: Float
     atlas: Float
     strands: Strands | None
     solid: Solid | None
@@ -49,24 +63,43 @@ def build_figure(style: HeadStyle) -> Figure:
     cloth = smoothstep(-1, 5, shared.uv[:, 1] - neckline(style, canvas().turn[rows, cols]))
     coat = np.maximum(coat, 5.0 * cloth) * (shared.part == SKIN)
     solid = dress(style, points, surface)
-    return Figure(style, points, coat.astype(np.float32), paint(style), grow(style, surface), solid, lenses(style, points))
+    return Figure(style, points, coat.astype(np.float32), normals_of(points), paint(style), grow(style, surface), solid, lenses(style, points))
 
 
 def surface_of(points: Float) -> Surface:
-    """The chart of these points (V, 3)."""
+    """The chart of these points (V, 3); where it has no skin it is the average adult's."""
     shared = anatomy()
-    skin = shared.triangles[(shared.part[shared.triangles] == SKIN).all(1)]
     radius = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
     charts = []
-    for values in (points, normals_of(points)):
-        frame = Frame.empty(max(CHART_ROWS, CHART_COLS))
-        frame.draw(shared.uv, 1000 - radius, skin, values, "both")
-        charts.append(wrapped(fill(frame.color[:CHART_ROWS, :CHART_COLS], frame.depth[:CHART_ROWS, :CHART_COLS] < 5000)))
+    for values, usual in zip((points, normals_of(points)), _usual(), strict=True):
+        frame = Frame(usual.copy(), np.full(usual.shape[:2], FAR, np.float32))
+        frame.draw(shared.uv / 2, 1000 - radius, _skin(), values, "both")
+        whole = cv2.resize(frame.color, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+        charts.append(wrapped(whole[:CHART_ROWS, :CHART_COLS]))
     place, normal = charts
-    normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
-    lift = np.minimum(place[..., 1] - BROW_Y, 0)
-    far = np.sqrt(place[..., 0] ** 2 + (place[..., 2] - AXIS_Z) ** 2 + lift**2)
-    return Surface(place, normal, far.astype(np.float32))
+    middle = np.array([0.0, BROW_Y, AXIS_Z], np.float32)
+    away = (place - middle).reshape(-1, 3)
+    away[:, 1] = np.minimum(away[:, 1], 0)
+    return Surface(place, normal, np.sqrt(dot(away, away)).reshape(place.shape[:2]))
+
+
+@lru_cache(maxsize=1)
+def _skin() -> NDArray[np.int32]:
+    shared = anatomy()
+    return shared.triangles[(shared.part[shared.triangles] == SKIN).all(1)].astype(np.int32)
+
+
+@lru_cache(maxsize=1)
+def _usual() -> tuple[Float, Float]:
+    """Points and normals of the average adult on a square that holds the chart at half its size, without gaps."""
+    shared, side = anatomy(), max(CHART_ROWS, CHART_COLS) // 2
+    points = shared.shaped(average_adult())
+    charts = []
+    for values in (points, normals_of(points)):
+        frame = Frame.empty(side)
+        frame.draw(shared.uv / 2, 1000 - np.hypot(points[:, 0], points[:, 2] - AXIS_Z), _skin(), values, "both")
+        charts.append(fill(frame.color, frame.depth < FAR / 2))
+    return charts[0], charts[1]
 
 
 @lru_cache(maxsize=1)

@@ -38,9 +38,17 @@ def normals_of(points: Float) -> Float:
     flat[:, 0] = u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1]
     flat[:, 1] = u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2]
     flat[:, 2] = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-    out = around @ flat
-    out /= np.sqrt((out * out).sum(1, keepdims=True)) + np.float32(1e-9)
-    return out
+    return unit(around @ flat)
+
+
+def dot(a: Float, b: Float) -> Float:
+    """(N,) of two (N, 3)."""
+    return np.einsum("ij,ij->i", a, b)
+
+
+def unit(vectors: Float) -> Float:
+    """(N, 3) vectors at length one."""
+    return vectors / (np.sqrt(dot(vectors, vectors)) + np.float32(1e-9))[:, None]
 
 
 def spread(values: NDArray[np.float32], times: int = 1) -> Float:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, chart_column, chart_row, smoothstep
+from hpe_core.render.geometry import dot, unit
 from hpe_core.render.light import Light
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.skin import canvas, hair_depth, linear
@@ -63,42 +64,65 @@ class Strands:
     width: Float
     color: Float
 
-    def ribbons(self, xy: Float, scale: Float, lit: Float) -> tuple[Float, Float, NDArray[np.int32]]:
-        """Projected points (N * K, 2), pixels per mm (N * K,) and colours (N * K, 3) -> edges (2 N K, 2), their
-        colours, triangles."""
+    def ribbons(self, xy: Float, z: Float, scale: Float, lit: Float, depth: Float) -> tuple[Float, Float, Float, NDArray[np.int32]]:
+        """Projected points (N * K, 2), depths and pixels per mm (N * K,), colours (N * K, 3) and the depth of what is
+        drawn so far -> edges, their depths and colours, triangles. A ribbon is one strip whose corners lie left and
+        right in turn; points are put between the given ones, for short triangles are drawn fastest. What lies behind
+        the head is left out."""
         n, k = self.width.shape
-        line = xy.reshape(n, k, 2)
-        along = np.empty_like(line)
-        along[:, 1:-1], along[:, 0], along[:, -1] = line[:, 2:] - line[:, :-2], line[:, 1] - line[:, 0], line[:, -1] - line[:, -2]
-        half = 0.5 * self.width * scale.reshape(n, k)
-        along *= (half / (np.sqrt((along**2).sum(-1)) + np.float32(1e-6)))[..., None]
-        side = np.stack([-along[..., 1], along[..., 0]], -1)
-        edges = np.stack([line - side, line + side], 2).reshape(-1, 2)
-        colors = np.stack([lit * np.float32(0.86), lit * np.float32(1.1)], 1).reshape(-1, 3)
-        a = (2 * (np.arange(n)[:, None] * k + np.arange(k - 1))).astype(np.int32).reshape(-1, 1)
-        triangles = np.concatenate([a + [0, 1, 3], a + [0, 3, 2]]).astype(np.int32)
-        return edges, colors, triangles
+        half = np.float32(0.5) * self.width * scale.reshape(n, k)
+        whole = np.concatenate([x.reshape(n, k, -1) for x in (xy, z, half, lit)], 2)
+        reach = np.abs(whole[:, 1:, :2] - whole[:, :-1, :2]).mean()
+        while reach > 6 and k < 40:
+            whole, reach, k = _between(whole), reach / 2, 2 * k - 1
+        line, z, half, lit = whole[..., :2], whole[..., 2], whole[..., 3:4], whole[..., 4:]
+        along = _steps(line)
+        along *= half / (np.hypot(along[..., 0], along[..., 1]) + np.float32(1e-6))[..., None]
+        along[:, ::2] *= -1
+        edges = np.stack([line[..., 0] - along[..., 1], line[..., 1] + along[..., 0]], -1).reshape(-1, 2)
+        lit = lit * np.where(np.arange(k) % 2, np.float32(1.1), np.float32(0.86))[:, None]
+        at = np.clip(line, 0, len(depth) - 1).astype(np.int32)
+        seen = z < depth[at[..., 1], at[..., 0]] + 4
+        seen &= (np.abs(line - len(depth) / 2) < len(depth) / 2 + 12).all(-1)
+        shown = seen[:, :-2] | seen[:, 1:-1] | seen[:, 2:]
+        first = (np.arange(n)[:, None] * k + np.arange(k - 2))[shown].astype(np.int32)
+        return edges, z.ravel(), lit.reshape(-1, 3), first[:, None] + np.arange(3, dtype=np.int32)
 
     def shade(self, points: Float, out: Float, light: Light, shadow: Float) -> Float:
         """(N * K, 3) light off the hair: camera-frame points and outward directions, and how much of the lamp comes."""
         n, k = self.width.shape
         line = points.reshape(n, k, 3)
-        along = np.empty_like(line)
-        along[:, 1:-1], along[:, 0], along[:, -1] = line[:, 2:] - line[:, :-2], line[:, 1] - line[:, 0], line[:, -1] - line[:, -2]
-        along = along.reshape(-1, 3)
-        along /= np.sqrt((along**2).sum(1, keepdims=True)) + np.float32(1e-6)
+        along = unit(_steps(line).reshape(-1, 3))
         lamp = np.asarray(light.lamp, np.float32)
-        half = lamp - points / np.sqrt((points**2).sum(1, keepdims=True))
-        half /= np.sqrt((half**2).sum(1, keepdims=True))
+        half = unit(lamp - unit(points))
         across = np.sqrt(np.clip(1 - (along @ lamp) ** 2, 0, 1))
         facing = np.clip(0.35 + 0.65 * (out @ lamp), 0, 1) * shadow
-        gleam = np.clip(1 - (along * half).sum(1) ** 2, 0, 1) ** 30 * facing
+        gleam = np.clip(1 - dot(along, half) ** 2, 0, 1) ** 30 * facing
         key = np.asarray(light.tint, np.float32) * np.float32(light.power)
         sky = light.radiance(out, 1.5)
         color = self.color.reshape(-1, 3)
         lit = color * (sky * np.float32(0.9) + (facing * (0.35 + 0.65 * across))[:, None] * key)
         strong = color.mean(1, keepdims=True) ** 0.5 * 0.22
         return (lit + gleam[:, None] * strong * (0.5 * key + 0.3 * sky)).astype(np.float32)
+
+
+def _steps(line: Float) -> Float:
+    """(N, K, D) the way from the point before to the point after."""
+    out = np.empty_like(line)
+    out[:, 1:-1], out[:, 0], out[:, -1] = line[:, 2:] - line[:, :-2], line[:, 1] - line[:, 0], line[:, -1] - line[:, -2]
+    return out
+
+
+def _between(line: Float) -> Float:
+    """(N, K, D) with a point put between every two, on a smooth curve."""
+    n, k, d = line.shape
+    out = np.empty((n, 2 * k - 1, d), np.float32)
+    out[:, ::2] = line
+    middle = np.float32(0.5) * (line[:, 1:] + line[:, :-1])
+    if k > 3:
+        middle[:, 1:-1] += np.float32(1 / 16) * (line[:, 1:-2] + line[:, 2:-1] - line[:, :-3] - line[:, 3:])
+    out[:, 1::2] = middle
+    return out
 
 
 def grow(style: HeadStyle, surface: Surface) -> Strands | None:
@@ -135,12 +159,12 @@ def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.i
 
 
 PLANS = {  # strands, points, width in mm, clump in texels, lift from the skin, gravity, stiffness
-    "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (1000, 5, 2.2, 9, 0.55, 0.10, 0.7),
-    "side": (1000, 6, 2.4, 12, 0.6, 0.10, 0.6), "back": (1000, 6, 2.2, 12, 0.6, 0.05, 0.6),
-    "wavy": (820, 10, 6.0, 15, 0.5, 0.5, 0.5), "curly": (900, 9, 5.0, 9, 0.9, 0.4, 0.5),
-    "afro": (1300, 5, 4.2, 6, 1.2, 0.0, 1.0), "bob": (820, 9, 6.0, 18, 0.4, 0.7, 0.4),
-    "long": (850, 11, 6.5, 18, 0.4, 0.7, 0.4), "bun": (800, 8, 2.6, 15, 0.2, 0.0, 0.3),
-    "ponytail": (800, 8, 2.6, 15, 0.2, 0.0, 0.3),
+    "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (900, 5, 2.5, 9, 0.55, 0.10, 0.7),
+    "side": (800, 6, 2.8, 12, 0.6, 0.10, 0.6), "back": (800, 6, 2.8, 12, 0.6, 0.05, 0.6),
+    "wavy": (500, 13, 7.2, 15, 0.5, 0.5, 0.5), "curly": (700, 12, 5.4, 9, 0.9, 0.4, 0.5),
+    "afro": (1100, 4, 4.6, 6, 1.2, 0.0, 1.0), "bob": (500, 10, 7.6, 18, 0.4, 0.7, 0.4),
+    "long": (480, 13, 8.2, 18, 0.4, 0.7, 0.4), "bun": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
+    "ponytail": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
 }  # fmt: skip
 
 
@@ -208,7 +232,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
             lying = smoothstep(60, 10, place[:, 1]) if hangs else np.ones(n, np.float32)
             rise = (heading * away).sum(1) - np.clip((target - height) / (step[:, 0] + 4), -0.8, 0.8)
             heading = heading - away * (lying * rise * (0.35 if style.cut in ("curly", "crop") else 0.85))[:, None]
-        heading /= np.sqrt((heading**2).sum(1, keepdims=True)) + np.float32(1e-6)
+        heading = unit(heading.astype(np.float32))
         place = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k))
         if style.cut == "afro":
             heading = heading + single[2:5].T * np.float32(0.9) * np.array([1, -1])[k % 2]
@@ -216,7 +240,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     if style.curl > 0.05:
         points = _curl(style, points, lots, single, side, length)
     if tied:
-        points = np.concatenate([points, _tail(style, knot, rng, 260 if style.cut == "bun" else 200, steps, surface)])
+        points = np.concatenate([points, _tail(style, knot, rng, 220 if style.cut == "bun" else 160, steps, surface)])
         n, rows = len(points), np.concatenate([rows, np.zeros(len(points) - n, np.intp)])
         single = np.concatenate([single, rng.standard_normal((6, n - single.shape[1]), dtype=np.float32)], 1)
         lots = np.concatenate([lots, single[:5, lots.shape[1] :]], 1)
@@ -304,14 +328,14 @@ def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single:
     out[..., 1] *= 0.75
     out /= np.sqrt((out**2).sum(-1, keepdims=True)) + np.float32(1e-6)
     base = linear(style.hair_color)
-    shade = (0.42 + 0.72 * layer) * np.exp(0.20 * clump + 0.14 * single)
+    shade = (0.58 + 0.52 * layer) * np.exp(0.20 * clump + 0.14 * single)
     streak = np.clip(single * 0.5 + clump * 0.5, -1, 1.5)[:, None] * np.array([0.04, 0.02, 0.0], np.float32)
     color = base * (1 + streak) * shade[:, None]
     if style.grey:
         white = single > 1.2 - 2 * style.grey
         color = np.where(white[:, None], color * 0.5 + 0.25 * style.grey, color)
     tip = 0.72 + 0.36 * np.sqrt(s)
-    widths = width * (1.35 - 0.75 * layer)[:, None] * (1 - 0.75 * s**3)
+    widths = 1.3 * width * (1.35 - 0.75 * layer)[:, None] * (1 - 0.75 * s**3)
     return Strands(points, out, widths.astype(np.float32), (color[:, None] * tip[..., None]).astype(np.float32))
 
 
@@ -322,7 +346,7 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     weight = c.beard * (1 if style.beard_area > 0.9 else smoothstep(30, 18, c.turn)) + 0.8 * style.moustache * c.lip_hair
     if style.symmetric:
         weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
-    rows, cols = _roots(rng, weight.astype(np.float32), 420, style.symmetric)
+    rows, cols = _roots(rng, weight.astype(np.float32), 650, style.symmetric)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
     n = len(rows)
     single = rng.standard_normal((6, n), dtype=np.float32)
@@ -336,4 +360,4 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     s = np.linspace(0, 1, 3, dtype=np.float32)
     points = root[:, None] + heading[:, None] * (length[:, None] * s)[..., None] + normal[:, None] * 0.5
     layer = np.clip(0.5 + 0.25 * single[0], 0.1, 1).astype(np.float32)
-    return _finish(style, points.astype(np.float32), layer, single[5] * 0.5, single[5], 1.9)
+    return _finish(style, points.astype(np.float32), layer, single[5] * 0.3, 0.6 * single[5], 1.3)

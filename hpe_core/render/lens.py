@@ -13,7 +13,7 @@ from hpe_core.render.skin import linear
 Float = NDArray[np.float32]
 
 
-def expose(linear_light: Float, box: Box, aim: float = 0.20, share: float = 0.75) -> Float:
+def expose(linear_light: Float, box: Box, aim: float = 0.25, share: float = 0.75) -> Float:
     """The picture (H, W, 3) as a camera meters it: mostly by the face, 1 is what becomes white."""
     height, width = linear_light.shape[:2]
     k = 1 if height < 2 else 1
@@ -23,28 +23,28 @@ def expose(linear_light: Float, box: Box, aim: float = 0.20, share: float = 0.75
     return linear_light * np.float32((aim / max(float(face), 1e-3)) ** share)
 
 
-def tone(light: Float, contrast: float = 1.0) -> Float:
+def tone(light: Float, contrast: float = 0.8) -> Float:
     """Linear light -> sRGB in 0..1 with a soft shoulder."""
     light = np.maximum(light, 0)
-    light = light * (1 + light * np.float32(1 / 6)) / (1 + light * np.float32(0.55))
-    out = cv2.pow(np.minimum(light * np.float32(1.22), 1), 1 / 2.2)
-    if contrast != 1.0:
-        out = np.clip(0.45 + (out - 0.45) * np.float32(contrast), 0, 1)
-    return out
+    light = light * (1 + light * np.float32(0.11)) / (1 + light * np.float32(0.42))
+    out = cv2.pow(np.minimum(light * np.float32(1.28), 1), 1 / 2.2)
+    curve = out * out * (3 - 2 * out)  # film's S
+    out = out + np.float32(0.5 * contrast) * (curve - out)
+    return np.clip(out, 0, 1)
 
 
 def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDArray[np.uint8]:
     """Light (2 * size square) -> (size, size, 3) uint8 as some camera and some website leave it."""
     scale = size / 192
     image = cv2.resize(light, (size, size), interpolation=cv2.INTER_AREA)
-    if rng.random() < 0.35:  # out of focus, or a soft lens
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.gamma(2.0, 0.45) + 0.3) * scale)
+    if rng.random() < 0.3:  # out of focus, or a soft lens
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.gamma(1.6, 0.4) + 0.3) * scale)
     if rng.random() < 0.10:  # moved
         image = _moved(rng, image, max(3, int(rng.uniform(3, 10) * scale) | 1))
     if rng.random() < 0.25:  # light that strays in the lens
         glow = cv2.resize(cv2.GaussianBlur(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), (0, 0), 4), (size, size))
         image += np.float32(rng.uniform(0.02, 0.2)) * (glow - image)
-    image = expose(image, box, float(0.20 * np.exp(rng.normal(0, 0.38))), float(rng.uniform(0.6, 0.95)))
+    image = expose(image, box, float(0.25 * np.exp(rng.normal(0, 0.42))), float(rng.uniform(0.6, 0.95)))
     image *= np.exp(rng.normal(0, 0.07, 3) * [1.0, 0.35, 1.2]).astype(np.float32)  # white balance
     if rng.random() < 0.65:  # photons, then the sensor
         gain = np.float32(min(rng.exponential(0.010), 0.06))
@@ -55,10 +55,10 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
         if coarse:
             noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR)
         image += noise * gain * np.sqrt(np.maximum(image, 0.004) * 1.8)
-    image = tone(image, float(np.exp(rng.normal(0.04, 0.13))))
+    image = tone(image, float(rng.uniform(-0.1, 1.8)))
     if rng.random() < 0.6:  # colour
         grey = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
-        image = grey + (image - grey) * np.float32(np.exp(rng.normal(0, 0.22)))
+        image = grey + (image - grey) * np.float32(np.exp(rng.normal(0.10, 0.22)))
     if rng.random() < 0.06:
         image = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, 2)
     if rng.random() < 0.22:  # it was smaller once

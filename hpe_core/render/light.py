@@ -13,14 +13,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import anatomy, average_adult
+from hpe_core.render.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult
 from hpe_core.render.geometry import normals_of, spread
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]
 RGB = tuple[float, float, float]
 
-RINGS = 96  # directions
+RINGS = 64  # directions
 
 
 @dataclass(frozen=True)
@@ -155,27 +155,48 @@ def open_to() -> Float:
     out = np.empty((len(points), RINGS), np.float32)
     normals = normals_of(points)
     for k, direction in enumerate(directions()):
-        out[:, k] = lit(points + 1.2 * normals, points, shared.triangles[keep], direction, 160, 2.4, 1.0)
+        out[:, k] = Shadow(points, shared.triangles[keep], direction, 160, 4.0).lit(points + 1.2 * normals)
     out = (out + np.roll(out[shared.mirror], RINGS // 2, 1)) / 2
+    ahead = np.clip(-1.6 * directions()[:, 2], 0, 1)  # a mouth that opens
+    for part, share in ((TEETH, 0.75), (TONGUE, 0.5), (MOUTH, 0.16)):
+        out[shared.part == part] = share * ahead
     return np.ascontiguousarray(spread(out) * np.float32(4 / RINGS))
 
 
-def lit(at: Float, points: Float, triangles: NDArray[np.integer], direction: Float, side: int, cell: float, soft: float) -> Float:
-    """(N,) what share of a far light reaches points (N, 3): a depth map seen from the light, looked up four times."""
-    forward = -np.asarray(direction, np.float32)
-    across = np.cross(forward, np.array([0.02, 1.0, 0.01] if abs(forward[1]) < 0.9 else [0.0, 0.1, 1.0], np.float32))
-    across /= np.linalg.norm(across)
-    view = np.stack([across, np.cross(forward, across), forward]).astype(np.float32)
-    scale = np.float32(1 / cell)
-    seen = points @ view.T
-    middle = np.array([0.0, 0.0, 0.0], np.float32) if len(at) == 0 else at.mean(0) @ view.T
-    depth = depth_map((seen[:, :2] - middle[:2]) * scale + side / 2, seen[:, 2] - middle[2] + 5000, triangles, side)
-    look = at @ view.T
-    xy = (look[:, :2] - middle[:2]) * scale + side / 2
-    z = look[:, 2] - middle[2] + np.float32(5000)
-    total = np.zeros(len(at), np.float32)
-    for dx, dy in ((-0.5, -0.2), (0.2, -0.5), (0.5, 0.2), (-0.2, 0.5)):
-        x = np.clip(xy[:, 0] + dx * soft, 0, side - 1).astype(np.int32)
-        y = np.clip(xy[:, 1] + dy * soft, 0, side - 1).astype(np.int32)
-        total += np.clip((depth[y, x] + 6.0 - z) / 4.0, 0, 1)
-    return total / 4
+@lru_cache(maxsize=1)
+def open_share() -> Float:
+    """(V,) how open the average head's points are, 0..1."""
+    total = open_to().sum(1)
+    return total / total.max()
+
+
+class Shadow:
+    """Where a far light comes from `direction` (camera or head frame, as the points are): a depth map seen from there.
+
+    cell: mm a pixel. soft: blur of the edge, pixels.
+    """
+
+    def __init__(self, points: Float, triangles: NDArray[np.integer], direction: NDArray[np.floating], side: int = 96,
+                 cell: float = 4.2, soft: float = 1.0) -> None:  # fmt: skip
+        forward = -np.asarray(direction, np.float32)
+        up = np.array([0.02, 1.0, 0.01] if abs(forward[1]) < 0.9 else [0.0, 0.1, 1.0], np.float32)
+        across = np.cross(forward, up)
+        across /= np.linalg.norm(across)
+        view = np.stack([across, np.cross(forward, across), forward]).astype(np.float32)
+        self.soft, self.side = soft, side
+        middle = points.mean(0) @ view.T
+        self.view = view * np.array([[1 / cell], [1 / cell], [1.0]], np.float32)
+        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * np.array([1 / cell, 1 / cell, 1], np.float32)
+        seen = points @ self.view.T + self.shift
+        self.depth = depth_map(seen[:, :2], seen[:, 2], triangles, side)
+
+    def lit(self, points: Float) -> Float:
+        """(N,) what share of the light reaches points (N, 3)."""
+        look = points @ self.view.T + self.shift
+        near = look[:, 2] - np.float32(6.0)
+        total = np.zeros(len(points), np.float32)
+        for dx, dy in ((-0.5, -0.2), (0.2, -0.5), (0.5, 0.2), (-0.2, 0.5)):
+            x = np.clip(look[:, 0] + np.float32(dx * self.soft), 0, self.side - 1).astype(np.int32)
+            y = np.clip(look[:, 1] + np.float32(dy * self.soft), 0, self.side - 1).astype(np.int32)
+            total += np.clip((self.depth[y, x] - near) * np.float32(0.25), 0, 1)
+        return total * np.float32(0.25)

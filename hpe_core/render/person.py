@@ -41,7 +41,7 @@ HAIRS: dict[str, tuple[float, float, float]] = {
     "red": (0.45, 0.21, 0.10),
 }
 CUTS: dict[str, dict[Cut, float]] = {
-    "female": {"long": 28, "wavy": 14, "bob": 14, "bun": 12, "ponytail": 9, "curly": 7, "side": 4, "short": 3,
+    "female": {"long": 30, "wavy": 20, "bob": 14, "bun": 12, "ponytail": 9, "curly": 7, "side": 4, "short": 3,
                "afro": 4, "crop": 2, "back": 3, "shaved": 1},
     "male": {"short": 26, "side": 18, "crop": 18, "shaved": 9, "bald": 8, "curly": 5, "wavy": 4, "back": 8, "afro": 2,
              "long": 3, "bun": 2},

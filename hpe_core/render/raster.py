@@ -46,7 +46,7 @@ class Frame:
         self, xy: Float, z: Float, triangles: Int, values: Float, sides: Literal["front", "both"] = "front"
     ) -> None:
         """Draw what is nearer than the depth. xy (V, 2) pixels, z (V,) depth > 0, smaller is nearer; triangles
-        (T, 3), counter-clockwise on screen (y down: positive doubled area) is the front; values (V, 3), mixed
+        (T, 3), counter-clockwise as seen (negative doubled area, y down) is the front; values (V, 3), mixed
         over a triangle in perspective."""
         if len(triangles):
             cv2.triangleRasterize(
@@ -64,11 +64,11 @@ class Frame:
 
 
 def depth_map(xy: Float, z: Float, triangles: Int, side: int) -> NDArray[np.float32]:
-    """(side, side) depth of the nearest surface, whichever way it faces."""
+    """(side, side) depth of the nearest surface that faces the front."""
     depth = np.full((side, side), FAR, np.float32)
     corners = np.ascontiguousarray(triangles, np.int32)
     cv2.triangleRasterizeDepth(
-        unproject(xy, z, side), corners, depth, _IDENTITY, _FIELD, _NEAR, FAR, _SIDES["both"]
+        unproject(xy, z, side), corners, depth, _IDENTITY, _FIELD, _NEAR, FAR, _SIDES["front"]
     )
     return depth
 
@@ -81,3 +81,13 @@ def unproject(xy: Float, z: Float, side: int) -> NDArray[np.float32]:
     np.multiply(np.float32(side / 2) - xy[:, 1], reach, out=out[:, 1], casting="unsafe")
     np.negative(z, out=out[:, 2], casting="unsafe")
     return out
+
+
+def fronts(xy: Float, triangles: Int, side: int) -> Int:
+    """Those of the triangles that face the front and are not wholly outside of the picture."""
+    x, y = xy[:, 0], xy[:, 1]
+    a, b, c = triangles.T
+    xa, ya = x[a], y[a]
+    area = (x[b] - xa) * (y[c] - ya) - (y[b] - ya) * (x[c] - xa)
+    near = (np.abs(xa - side / 2) < side) & (np.abs(ya - side / 2) < side)
+    return triangles[(area < 0) & near]

@@ -30,15 +30,15 @@ from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Box
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.anatomy import EYES, LASHES, anatomy
+from hpe_core.render.anatomy import EYES, MOUTH, SKIN, TEETH, TONGUE, anatomy
 from hpe_core.render.background import draw_background
 from hpe_core.render.camera import Camera, face_box
 from hpe_core.render.figure import Figure, build_figure, eye_rows
-from hpe_core.render.geometry import NECK_PIVOT, body_share, normals_of, spread
+from hpe_core.render.geometry import NECK_PIVOT, body_share, dot, normals_of, spread, unit
 from hpe_core.render.lens import develop, expose, occlude, tone
-from hpe_core.render.light import Light, directions, draw_light, lit, open_to
+from hpe_core.render.light import Light, Shadow, directions, draw_light, open_share, open_to
 from hpe_core.render.person import HeadStyle, draw_style
-from hpe_core.render.raster import FAR, Frame
+from hpe_core.render.raster import FAR, Frame, fronts
 from hpe_core.render.wear import Solid
 
 __all__ = ["HeadStyle", "RenderedHead", "Scene", "contact_sheet", "draw_style", "render_head", "render_scene"]
@@ -158,20 +158,20 @@ def draw_face(rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
             out[name + end] = float(np.clip(weight * (1 + uneven * rng.normal()), 0, 1))
 
     kind = str(rng.choice(["rest", "smile", "laugh", "talk", "surprise", "frown", "pout", "odd"],
-                          p=[0.34, 0.26, 0.13, 0.12, 0.04, 0.05, 0.03, 0.03]))  # fmt: skip
+                          p=[0.30, 0.28, 0.20, 0.10, 0.03, 0.04, 0.02, 0.03]))  # fmt: skip
     amount = float(rng.uniform(0.3, 1))
     if kind == "smile":
         both("mouthSmile", 0.7 * amount)
         both("cheekSquint", 0.4 * amount)
-        both("mouthUpperUp", 0.35 * amount * rng.random())
-        both("mouthLowerDown", 0.3 * amount * rng.random())
+        both("mouthUpperUp", 0.5 * amount * rng.random())
+        both("mouthLowerDown", 0.5 * amount * rng.random())
     elif kind == "laugh":
         both("mouthSmile", 0.6 + 0.4 * amount)
         both("cheekSquint", 0.8 * amount)
-        both("mouthUpperUp", 0.5 * amount)
-        both("mouthLowerDown", 0.4 * amount)
+        both("mouthUpperUp", 0.3 + 0.4 * amount)
+        both("mouthLowerDown", 0.3 + 0.4 * amount)
         both("eyeSquint", 0.5 * amount)
-        out["jawOpen"] = 0.45 * amount * float(rng.random())
+        out["jawOpen"] = 0.4 * amount * float(rng.random() ** 2)
     elif kind == "talk":
         out["jawOpen"] = 0.5 * amount * float(rng.random())
         out[str(rng.choice(["mouthFunnel", "mouthPucker", "mouthShrugUpper", "mouthRollLower"]))] = 0.6 * amount
@@ -281,10 +281,12 @@ class _Posed:
         return points[:, :2] * scale[:, None] + centre, scale
 
 
-@lru_cache(maxsize=1)
-def _drawn_triangles() -> NDArray[np.int32]:
+@lru_cache(maxsize=2)
+def _drawn_triangles(mouth: bool) -> NDArray[np.int32]:
+    """All but the lashes, with what is in the mouth or without."""
     shared = anatomy()
-    keep = (shared.part[shared.triangles] != LASHES).all(1)
+    parts = (SKIN, EYES, MOUTH, TEETH, TONGUE) if mouth else (SKIN, EYES)
+    keep = np.isin(shared.part[shared.triangles], parts).all(1)
     return shared.triangles[keep].astype(np.int32)
 
 
@@ -295,17 +297,18 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     points_head = shared.landmarks_of(bare)
     camera = _aim(points_head, scene, size)
     posed = _Posed(camera, scene)
-    triangles = _drawn_triangles()
+    triangles = _drawn_triangles(any(name.startswith(("jaw", "mouth", "tongue")) for name, _ in scene.face))
 
-    coated = bare + normals_of(bare) * figure.coat[:, None]
+    coated = bare + figure.normals * figure.coat[:, None]
     (points,) = posed(coated)
     normals = normals_of(points)
     light = scene.light
-    shadow = lit(points, points, triangles, np.asarray(light.lamp, np.float32), 96, 4.2, light.soft)
-    diffuse, gleam = _light_skin(points, normals, shadow, light, posed)
+    shadow = Shadow(points, _drawn_triangles(False), np.asarray(light.lamp), soft=light.soft)
+    diffuse, gleam = _light_skin(points, normals, shadow.lit(points), light, posed)
 
     side = size * SUPERSAMPLE
     xy, _ = posed.project(points)
+    triangles = fronts(xy, triangles, side)
     chart, shade = Frame.empty(side), Frame.empty(side)
     chart.draw(xy, points[:, 2], triangles, np.concatenate([shared.uv, gleam[:, None]], 1))
     shade.draw(xy, points[:, 2], triangles, diffuse)
@@ -319,21 +322,22 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     if figure.solid is not None:
         solid = figure.solid
         at, out = posed(solid.points, solid.normals)
-        frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, points, triangles), "both")
+        frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, shadow), "both")
     if figure.strands is not None:
         strands = figure.strands
         at, out = posed(strands.points.reshape(-1, 3), strands.out.reshape(-1, 3))
         xy, scale = posed.project(at)
-        reached = lit(at + 6 * out, points, triangles, np.asarray(light.lamp, np.float32), 96, 4.2, light.soft)
-        edges, colors, ribbons = strands.ribbons(xy, scale, strands.shade(at, out, light, reached))
-        frame.draw(edges, np.repeat(at[:, 2], 2), ribbons, colors, "both")
+        reached = shadow.lit(at + 6 * out)
+        lit = strands.shade(at, out, light, reached)
+        edges, depth, colors, ribbons = strands.ribbons(xy, at[:, 2], scale, lit, frame.depth)
+        frame.draw(edges, depth, ribbons, colors, "both")
     if figure.lenses is not None:
         at, out = posed(figure.lenses.points, figure.lenses.normals)
         glass = Frame(np.zeros_like(frame.color), frame.depth.copy())
         glass.draw(posed.project(at)[0], at[:, 2], figure.lenses.triangles, 0.02 + mirrored(at, out, light, 40.0), "both")
         share = np.float32(0.12) * (glass.color > 0)
         frame.color[:] += share * (0.8 * glass.color - 0.7 * frame.color)
-    visible = _visible(bare, points_head, camera, frame.depth)
+    visible = _visible(shared.landmarks_of(normals), points_head, camera, frame.depth)
     return Drawing(frame.color, frame.depth, camera, points_head, visible)
 
 
@@ -350,15 +354,12 @@ def _light_skin(points: Float, normals: Float, shadow: Float, light: Light, pose
     soft = spread(diffuse, 2)
     diffuse[:, 0] += 0.75 * (soft[:, 0] - diffuse[:, 0])
     diffuse[:, 1] += 0.35 * (soft[:, 1] - diffuse[:, 1])
-    view = -points / np.sqrt((points * points).sum(1, keepdims=True))
-    facing = np.clip((normals * view).sum(1), 0, 1)
-    half = lamp + view
-    half /= np.sqrt((half * half).sum(1, keepdims=True)) + np.float32(1e-6)
-    shine = np.clip((normals * half).sum(1), 0, 1)
+    view = -unit(points)
+    facing = np.clip(dot(normals, view), 0, 1)
+    shine = np.clip(dot(normals, unit(lamp + view)), 0, 1)
     fresnel = 0.03 + 0.35 * (1 - facing) ** 4
     mirror = 2 * facing[:, None] * normals - view
-    open_share = open_to().sum(1) / np.float32(open_to().sum(1).max())
-    around_light = light.radiance(mirror, 12.0).mean(1) * open_share
+    around_light = light.radiance(mirror, 12.0).mean(1) * open_share()
     gleam = fresnel * around_light + shadow * light.power * (0.10 * shine**14 + 0.10 * shine**50) * (lambert > 0)
     eyes = anatomy().part == EYES
     gleam[eyes] = 0.02 * around_light[eyes] + 0.5 * shadow[eyes] * light.power * shine[eyes] ** 300
@@ -367,21 +368,19 @@ def _light_skin(points: Float, normals: Float, shadow: Float, light: Light, pose
 
 def mirrored(points: Float, normals: Float, light: Light, gloss: float) -> Float:
     """(N, 3) what a mirror shows at points of the camera frame whose normals may point either way."""
-    view = -points / np.sqrt((points * points).sum(1, keepdims=True))
-    facing = (normals * view).sum(1, keepdims=True)
+    view = -unit(points)
+    facing = dot(normals, view)[:, None]
     bounced = (2 * facing * normals - view).astype(np.float32)
     lamp = np.exp(np.float32(gloss * 4) * (bounced @ np.asarray(light.lamp, np.float32) - 1))[:, None]
     return light.radiance(bounced, gloss) + lamp * np.float32(4 * light.power)
 
 
-def shade_solid(solid: Solid, at: Float, out: Float, light: Light, points: Float, triangles: NDArray[np.int32]) -> Float:
+def shade_solid(solid: Solid, at: Float, out: Float, light: Light, shadow: Shadow) -> Float:
     """(N, 3) light off what is worn, camera frame; the head casts its shadow on it."""
-    view = -at / np.sqrt((at * at).sum(1, keepdims=True))
-    facing = (out * view).sum(1, keepdims=True)
+    facing = -dot(out, unit(at))[:, None]
     out = np.where(facing < 0, -out, out)
     lamp = np.asarray(light.lamp, np.float32)
-    reached = lit(at + 4 * out, points, triangles, lamp, 96, 4.2, light.soft)
-    direct = np.clip((out @ lamp + 0.1) / 1.1, 0, 1) * reached
+    direct = np.clip((out @ lamp + 0.1) / 1.1, 0, 1) * shadow.lit(at + 4 * out)
     color = solid.color * (0.85 * light.radiance(out, 1.5) + direct[:, None] * np.asarray(light.tint, np.float32) * np.float32(light.power))
     shiny = solid.gloss > 0
     if shiny.any():
@@ -390,11 +389,10 @@ def shade_solid(solid: Solid, at: Float, out: Float, light: Light, points: Float
     return color.astype(np.float32)
 
 
-def _visible(bare: Float, points_head: Float, camera: Camera, depth: Float) -> NDArray[np.bool_]:
-    """Landmarks (68,) whose surface faces the camera and that lie at the z-buffer's depth, give or take the slope of
-    the skin over a pixel."""
-    normal = anatomy().landmarks_of(normals_of(np.asarray(bare, np.float32))) @ camera.rotation.T
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+def _visible(normal: Float, points_head: Float, camera: Camera, depth: Float) -> NDArray[np.bool_]:
+    """Landmarks (68,) whose surface (normals (68, 3), camera frame) faces the camera and that lie at the z-buffer's
+    depth, give or take the slope of the skin over a pixel."""
+    normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
     cam = camera.to_camera(points_head)
     ray = cam / np.linalg.norm(cam, axis=1, keepdims=True)
     cosine = -(normal * ray).sum(1)

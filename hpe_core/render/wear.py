@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import CHART_ROWS, anatomy, chart_column, wrapped
+from hpe_core.render.anatomy import CHART_COLS, CHART_ROWS, anatomy, chart_column, wrapped
 from hpe_core.render.hair import Surface
 from hpe_core.render.person import RGB, HeadStyle
 from hpe_core.render.skin import linear, neckline
@@ -79,9 +79,7 @@ class _Wardrobe:
         self.style = style
         self.rng = np.random.default_rng(np.random.SeedSequence([style.noise_seed, 2]))
         self.parts: list[Solid] = []
-        self.points = wrapped(cv2.GaussianBlur(surface.points, (0, 0), 5))
-        self.normals = wrapped(cv2.GaussianBlur(surface.normals, (0, 0), 9))
-        self.normals /= np.linalg.norm(self.normals, axis=2, keepdims=True) + 1e-6
+        self.points, self.normals = (_blurred(c, blur) for c, blur in ((surface.points, 5), (surface.normals, 9)))
 
     def at(self, rows: Number, turn: Number, off: Number) -> NDArray[np.float64]:
         """Points (R, C, 3) `off` mm over the chart at rows and degrees round from the nose (R, C)."""
@@ -90,6 +88,7 @@ class _Wardrobe:
         row = np.ascontiguousarray(np.clip(rows, 2, CHART_ROWS - 3))
         place = cv2.remap(self.points, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         normal = cv2.remap(self.normals, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
         return (place + normal * off[..., None]).astype(np.float64)
 
     def add(self, points: NDArray[np.floating], color: NDArray[np.floating] | RGB, gloss: float = 0.0) -> None:
@@ -108,13 +107,13 @@ class _Wardrobe:
         line = neckline(style, np.abs(t))
         up = np.linspace(0, 1, 5)[:, None]
         if style.cloth == "turtle":
-            self.around(line - 24 + 30 * up, 4 + 3 * np.sin(np.pi * up) + 0 * t, c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None])
+            self.around(line - 22 + 28 * up, 4 + 3 * np.sin(np.pi * up) + 0 * t, c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None])
         elif style.cloth == "hoodie" and style.hat != "hood":
             self.around(line - 16 + 34 * up, 5 + 16 * np.sin(np.pi * up) + 0 * t, c * 0.95)
         elif style.cloth in ("shirt", "suit"):
             shirt = c if style.cloth == "shirt" else linear(style.cloth_second)
             t = _turns(41, 5.0)
-            line = np.interp(np.abs(t), [0, 40, 90, 180], [274, 266, 258, 250])
+            line = np.interp(np.abs(t), [0, 40, 90, 180], [292, 274, 258, 250])
             self.add(self.at(line + 6 - 20 * up, t, 4 + 5 * up), shirt * 0.9)
             flap = np.interp(np.abs(t), [0, 12, 45, 180], [26, 34, 20, 16])
             self.add(self.at(line - 14 + flap * up, t, 10 + 5 * up + 2.0), shirt)
@@ -131,10 +130,11 @@ class _Wardrobe:
         if style.hat in ("scarf", "hood"):
             self._cover(style.hat == "hood", c)
             return
-        edge = {"cap": ([0, 60, 100, 180], [91, 108, 122, 140]), "beanie": ([0, 50, 90, 180], [96, 118, 150, 172]),
+        edge = {"cap": ([0, 60, 100, 180], [102, 116, 128, 146]), "beanie": ([0, 50, 90, 180], [96, 118, 150, 172]),
                 "brim": ([0, 60, 100, 180], [92, 104, 118, 134]),
                 "helmet": ([0, 50, 80, 110, 180], [84, 104, 160, 178, 190])}[style.hat]  # fmt: skip
-        bottom = np.interp(a, *edge) + 4 * (not style.symmetric) * self.rng.normal()
+        lower = 3 * (not style.symmetric) * self.rng.normal()
+        bottom = np.interp(a, *edge) + lower
         rows = 4 + (bottom - 4) * tall
         off = {"cap": 8 + 6 * (1 - tall), "beanie": 8 + 12 * (1 - tall) ** 2, "brim": 9 + 20 * (1 - tall),
                "helmet": 24 + 4 * np.sin(tall * 3)}[style.hat]  # fmt: skip
@@ -156,7 +156,7 @@ class _Wardrobe:
             back_to_front = style.hat == "cap" and style.noise_seed % 7 == 0
             reach = 62.0 if style.hat == "cap" else 45.0 + 40 * (style.noise_seed % 97) / 97
             t = np.linspace(-62, 62, 21) if style.hat == "cap" else t
-            rim = self.at(np.interp(np.abs(t), *edge)[None] - 1, t[None], float(off[-1, 20]))[0]
+            rim = self.at(np.interp(np.abs(t), *edge)[None] + lower - 1, t[None], float(off[-1, 20]))[0]
             out = rim * [1.0, 0, 1.0] / np.linalg.norm(rim[:, [0, 2]], axis=1, keepdims=True)
             share = np.cos(np.radians(t * 90 / 66)) ** 0.5 if style.hat == "cap" else np.ones_like(t)
             s = np.linspace(0, 1, 5)[:, None, None]
@@ -213,6 +213,11 @@ class _Wardrobe:
             u, v = np.meshgrid(np.linspace(0, 2 * np.pi, 9), np.linspace(0, np.pi, 5))
             ball = np.stack([np.cos(u) * np.sin(v), np.cos(v), np.sin(u) * np.sin(v)], -1) * size / 2
             self.add(points[low] + [np.sign(points[low, 0]) * 2, size / 2 + 1, 0] + ball, (0.6, 0.5, 0.3), 4.0)
+
+
+def _blurred(chart: Float, blur: float) -> Float:
+    small = cv2.resize(chart, (CHART_COLS // 4, CHART_ROWS // 4), interpolation=cv2.INTER_AREA)
+    return wrapped(cv2.resize(cv2.GaussianBlur(small, (0, 0), blur / 4), (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR))
 
 
 def _turns(count: int, gap: float = 0.0) -> NDArray[np.float64]:
