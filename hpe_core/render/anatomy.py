@@ -27,7 +27,7 @@ SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 # MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
 # pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
-ZERO_PITCH = 1.95
+ZERO_PITCH = 2.4
 
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
 CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice

@@ -235,7 +235,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
         heading = unit(heading.astype(np.float32))
         place = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k))
         if style.cut == "afro":
-            heading = heading + single[2:5].T * np.float32(0.9) * np.array([1, -1])[k % 2]
+            heading = heading + single[2:5].T * (np.float32([0.9, -0.9])[k % 2] * np.stack([side, 1 + 0 * side, 1 + 0 * side], 1))
         points[:, k] = place
     if style.curl > 0.05:
         points = _curl(style, points, lots, single, side, length)

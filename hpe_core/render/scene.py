@@ -34,7 +34,7 @@ from hpe_core.render.anatomy import EYES, MOUTH, SKIN, TEETH, TONGUE, anatomy
 from hpe_core.render.background import draw_background
 from hpe_core.render.camera import Camera, face_box
 from hpe_core.render.figure import Figure, build_figure, eye_rows
-from hpe_core.render.geometry import NECK_PIVOT, body_share, dot, normals_of, spread, unit
+from hpe_core.render.geometry import NECK_PIVOT, body_share, dot, landmark_normals, normals_of, spread, unit
 from hpe_core.render.lens import develop, expose, occlude, tone
 from hpe_core.render.light import Light, Shadow, directions, draw_light, open_share, open_to
 from hpe_core.render.person import HeadStyle, draw_style
@@ -242,14 +242,29 @@ def _aim(points_head: Float, scene: Scene, size: int) -> Camera:
 
 def _express(figure: Figure, scene: Scene) -> Float:
     """The bare head (V, 3) with the scene's expression and gaze, head frame."""
-    points = figure.points.copy()
-    anatomy().add(points, {f"faceunits/{name}": weight for name, weight in scene.face})
+    shared, points = anatomy(), figure.points.copy()
+    weights = dict(scene.face)
+    blinks = {name: weights.pop(name) for name in ("eyeBlinkLeft", "eyeBlinkRight") if name in weights}
+    shared.add(points, {f"faceunits/{name}": weight for name, weight in weights.items()})
+    open_before = _lid_gaps(points)
+    closed = points.copy()
+    shared.add(closed, {f"faceunits/{name}": 1.0 for name in blinks})
+    for name, (before, after) in zip(("eyeBlinkRight", "eyeBlinkLeft"), zip(open_before, _lid_gaps(closed), strict=True), strict=True):
+        if name in blinks:  # lids meet; they do not pass each other
+            most = max(0.0, (before - 0.3) / max(before - after, 1e-3))
+            shared.add(points, {f"faceunits/{name}": min(blinks[name] * min(most, 1.3), most)})
     right, down = np.radians(scene.gaze)
     turn = euler_to_matrix([-np.degrees(down), -np.degrees(right), 0.0]).astype(np.float32)
     for rows in eye_rows():
         middle = points[rows].mean(0)
         points[rows] = (points[rows] - middle) @ turn.T + middle
     return points
+
+
+def _lid_gaps(points: Float) -> tuple[float, float]:
+    """Millimetres between the lids of the right and of the left eye."""
+    y = anatomy().landmarks_of(points)[:, 1]
+    return float(min(y[41] - y[37], y[40] - y[38])), float(min(y[47] - y[43], y[46] - y[44]))
 
 
 class _Posed:
@@ -337,7 +352,7 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         glass.draw(posed.project(at)[0], at[:, 2], figure.lenses.triangles, 0.02 + mirrored(at, out, light, 40.0), "both")
         share = np.float32(0.12) * (glass.color > 0)
         frame.color[:] += share * (0.8 * glass.color - 0.7 * frame.color)
-    visible = _visible(shared.landmarks_of(normals), points_head, camera, frame.depth)
+    visible = _visible(landmark_normals(normals), points_head, camera, frame.depth)
     return Drawing(frame.color, frame.depth, camera, points_head, visible)
 
 
@@ -392,7 +407,6 @@ def shade_solid(solid: Solid, at: Float, out: Float, light: Light, shadow: Shado
 def _visible(normal: Float, points_head: Float, camera: Camera, depth: Float) -> NDArray[np.bool_]:
     """Landmarks (68,) whose surface (normals (68, 3), camera frame) faces the camera and that lie at the z-buffer's
     depth, give or take the slope of the skin over a pixel."""
-    normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
     cam = camera.to_camera(points_head)
     ray = cam / np.linalg.norm(cam, axis=1, keepdims=True)
     cosine = -(normal * ray).sum(1)
@@ -402,7 +416,7 @@ def _visible(normal: Float, points_head: Float, camera: Camera, depth: Float) ->
     # Where the pixel shows the background the landmark lies within a pixel of the silhouette: in front of nothing.
     near = depth[at_pixel[:, 1], at_pixel[:, 0]]
     millimetres = cam[:, 2] / (camera.focal_px * SUPERSAMPLE)
-    slope = millimetres / np.maximum(cosine, 0.05)
+    slope = millimetres / np.maximum(cosine, 0.2)
     return (cosine > 0.05) & inside & (cam[:, 2] < near + 4.0 + slope)
 
 

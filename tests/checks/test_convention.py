@@ -14,7 +14,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.errors import SpecError
 from hpe_core.geometry.convention import to_matrix, to_ours
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, mirror
-from hpe_core.render.headmesh import landmark_targets
+from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from hpe_core.spec.serde import build
 from tests.archives import as_stored, write_average_heads

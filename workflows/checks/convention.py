@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from hpe_core.geometry.convention import AXES, to_matrix
 from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, geodesic_deg
-from hpe_core.render.headmesh import landmark_targets
+from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
 POINTS = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
