@@ -69,7 +69,9 @@ def _size(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _fill(plate: Float, corners: NDArray[np.floating], color: Float) -> None:
-    cv2.fillPoly(plate, [np.round(np.asarray(corners) * 16).astype(np.int32)], tuple(float(c) for c in color), cv2.LINE_AA, 4)
+    cv2.fillPoly(
+        plate, [np.round(np.asarray(corners) * 16).astype(np.int32)], tuple(float(c) for c in color), cv2.LINE_AA, 4
+    )
 
 
 def _box(plate: Float, x: float, y: float, w: float, h: float, color: Float, lean: float = 0.0) -> None:
@@ -121,8 +123,10 @@ def _room(rng: np.random.Generator) -> Float:
         w, h = _size(rng, 4, 60), _size(rng, 4, 60)
         _box(plate, rng.uniform(-20, N), rng.uniform(-10, N), w, h, _color(rng), lean * (rng.random() < 0.5))
     for _ in range(int(rng.integers(0, 4))):  # lamps
-        at = (int(rng.uniform(0, N)), int(rng.uniform(0, 50)))
-        cv2.circle(plate, at, int(_size(rng, 1.5, 7)), tuple(float(v) for v in _color(rng, 1.5, 3.0, 0.2)), -1, cv2.LINE_AA)
+        spot = (int(rng.uniform(0, N)), int(rng.uniform(0, 50)))
+        cv2.circle(
+            plate, spot, int(_size(rng, 1.5, 7)), tuple(float(v) for v in _color(rng, 1.5, 3.0, 0.2)), -1, cv2.LINE_AA
+        )
     return plate
 
 
@@ -133,13 +137,27 @@ def _foliage(rng: np.random.Generator) -> Float:
     detail = _fractal(rng, rng.uniform(0.3, 0.8))
     patches = _fractal(rng, 1.2)
     plate = green * np.exp(0.75 * detail + 0.5 * patches)[..., None]
-    gaps = np.clip((patches + 0.5 * detail + np.linspace(0.9, -0.9, N, dtype=np.float32)[:, None] * rng.uniform(0, 2) - rng.uniform(0.6, 2.4)) * 3, 0, 1)
+    gaps = np.clip(
+        (
+            patches
+            + 0.5 * detail
+            + np.linspace(0.9, -0.9, N, dtype=np.float32)[:, None] * rng.uniform(0, 2)
+            - rng.uniform(0.6, 2.4)
+        )
+        * 3,
+        0,
+        1,
+    )
     plate += (_color(rng, 0.7, 1.6, 0.2) * np.array([0.9, 1.0, 1.15], np.float32) - plate) * gaps[..., None]
     if rng.random() < 0.4:
         _box(plate, -5, rng.uniform(80, 125), N + 10, N, _color(rng, 0.1, 0.5), rng.normal(0, 0.05))
     for _ in range(int(rng.integers(0, 4))):  # trunks
         x = rng.uniform(0, N)
-        _fill(plate, np.array([[x, -5], [x + _size(rng, 2, 9), -5], [x + rng.normal(4, 4), N + 5], [x - 3, N + 5]]), _color(rng, 0.02, 0.12))
+        _fill(
+            plate,
+            np.array([[x, -5], [x + _size(rng, 2, 9), -5], [x + rng.normal(4, 4), N + 5], [x - 3, N + 5]]),
+            _color(rng, 0.02, 0.12),
+        )
     return np.asarray(plate, np.float32)
 
 
@@ -157,7 +175,14 @@ def _sky(rng: np.random.Generator) -> Float:
     _fill(plate, np.concatenate([land, [[N, N], [0, N]]]), _color(rng, 0.03, 0.3))
     if rng.random() < 0.4:
         for _ in range(int(rng.integers(2, 9))):
-            _box(plate, rng.uniform(-10, N), line - rng.uniform(0, 45), rng.uniform(8, 30), 90, _color(rng, 0.05, 0.5, 0.3))
+            _box(
+                plate,
+                rng.uniform(-10, N),
+                line - rng.uniform(0, 45),
+                rng.uniform(8, 30),
+                90,
+                _color(rng, 0.05, 0.5, 0.3),
+            )
     return plate
 
 
@@ -177,7 +202,14 @@ def _street(rng: np.random.Generator) -> Float:
         x += w
     _box(plate, -10, rng.uniform(85, 115), N + 20, N, _color(rng, 0.06, 0.3, 0.1), lean / 2)
     for _ in range(int(rng.integers(0, 6))):
-        _box(plate, rng.uniform(-10, N), rng.uniform(70, 110), _size(rng, 6, 40), _size(rng, 6, 20), _color(rng, 0.02, 0.8, 1.0))
+        _box(
+            plate,
+            rng.uniform(-10, N),
+            rng.uniform(70, 110),
+            _size(rng, 6, 40),
+            _size(rng, 6, 20),
+            _color(rng, 0.02, 0.8, 1.0),
+        )
     return plate
 
 
@@ -202,7 +234,14 @@ def _bokeh(rng: np.random.Generator) -> Float:
     for _ in range(int(rng.integers(10, 60))):
         layer = np.zeros_like(plate)
         at = (int(rng.uniform(0, N)), int(rng.uniform(0, N)))
-        cv2.circle(layer, at, max(1, int(radius * rng.uniform(0.7, 1.3))), tuple(float(v) for v in _color(rng, 0.1, 1.2, 1.2)), -1, cv2.LINE_AA)
+        cv2.circle(
+            layer,
+            at,
+            max(1, int(radius * rng.uniform(0.7, 1.3))),
+            tuple(float(v) for v in _color(rng, 0.1, 1.2, 1.2)),
+            -1,
+            cv2.LINE_AA,
+        )
         plate += layer
     return cv2.GaussianBlur(plate, (0, 0), 0.8)
 
@@ -220,7 +259,37 @@ def _people(rng: np.random.Generator) -> Float:
         _box(plate, x - 0.5 * r, y + 0.5 * r, r, 1.2 * r, skin * 0.7)
         turned = rng.normal(0, 0.3) * r
         at = (int(x), int(y))
-        cv2.ellipse(plate, (at[0], int(y - 0.15 * r)), (int(0.95 * r), int(1.2 * r)), 0, 0, 360, tuple(float(v) for v in hair), -1, cv2.LINE_AA)
-        cv2.ellipse(plate, (int(x + turned), int(y + 0.15 * r)), (int(0.75 * r), int(0.98 * r)), 0, 0, 360, tuple(float(v) for v in skin), -1, cv2.LINE_AA)
-        cv2.ellipse(plate, (int(x + turned), int(y)), (int(0.5 * r), max(1, int(0.12 * r))), 0, 0, 360, tuple(float(v) for v in skin * 0.5), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            plate,
+            (at[0], int(y - 0.15 * r)),
+            (int(0.95 * r), int(1.2 * r)),
+            0,
+            0,
+            360,
+            tuple(float(v) for v in hair),
+            -1,
+            cv2.LINE_AA,
+        )
+        cv2.ellipse(
+            plate,
+            (int(x + turned), int(y + 0.15 * r)),
+            (int(0.75 * r), int(0.98 * r)),
+            0,
+            0,
+            360,
+            tuple(float(v) for v in skin),
+            -1,
+            cv2.LINE_AA,
+        )
+        cv2.ellipse(
+            plate,
+            (int(x + turned), int(y)),
+            (int(0.5 * r), max(1, int(0.12 * r))),
+            0,
+            0,
+            360,
+            tuple(float(v) for v in skin * 0.5),
+            -1,
+            cv2.LINE_AA,
+        )
     return cv2.GaussianBlur(plate, (0, 0), float(rng.uniform(1.0, 3.0)))

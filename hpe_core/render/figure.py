@@ -18,10 +18,11 @@ from hpe_core.render.anatomy import (
     SKIN,
     anatomy,
     average_adult,
+    dot,
+    normals_of,
     smoothstep,
     wrapped,
 )
-from hpe_core.render.geometry import dot, normals_of
 from hpe_core.render.hair import Strands, Surface, grow
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.raster import FAR, Frame
@@ -63,7 +64,16 @@ def build_figure(style: HeadStyle) -> Figure:
     cloth = smoothstep(-1, 5, shared.uv[:, 1] - neckline(style, canvas().turn[rows, cols]))
     coat = np.maximum(coat, 5.0 * cloth) * (shared.part == SKIN)
     solid = dress(style, points, surface)
-    return Figure(style, points, coat.astype(np.float32), normals_of(points), paint(style), grow(style, surface), solid, lenses(style, points))
+    return Figure(
+        style,
+        points,
+        coat.astype(np.float32),
+        normals_of(points),
+        paint(style),
+        grow(style, surface),
+        solid,
+        lenses(style, points),
+    )
 
 
 def surface_of(points: Float) -> Surface:

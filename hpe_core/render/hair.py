@@ -10,8 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import AXIS_Z, BROW_Y, CHART_COLS, CHART_ROWS, chart_column, chart_row, smoothstep
-from hpe_core.render.geometry import dot, unit
+from hpe_core.render.anatomy import (
+    AXIS_Z,
+    BROW_Y,
+    CHART_COLS,
+    CHART_ROWS,
+    chart_column,
+    chart_row,
+    dot,
+    smoothstep,
+    unit,
+)
 from hpe_core.render.light import Light
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.skin import canvas, hair_depth, linear
@@ -44,7 +53,6 @@ class Surface:
         need = np.minimum(self.radius[row, col], 125.0) + margin
         return (points + from_middle * (np.maximum(need / far, 1) - 1)[..., None]).astype(np.float32)
 
-
     def over(self, points: Float) -> tuple[Float, Float]:
         """Outward directions (N, 3) at points (N, 3), and their height over the skin, mm."""
         row, col = self.texel(points)
@@ -64,7 +72,9 @@ class Strands:
     width: Float
     color: Float
 
-    def ribbons(self, xy: Float, z: Float, scale: Float, lit: Float, depth: Float) -> tuple[Float, Float, Float, NDArray[np.int32]]:
+    def ribbons(
+        self, xy: Float, z: Float, scale: Float, lit: Float, depth: Float
+    ) -> tuple[Float, Float, Float, NDArray[np.int32]]:
         """Projected points (N * K, 2), depths and pixels per mm (N * K,), colours (N * K, 3) and the depth of what is
         drawn so far -> edges, their depths and colours, triangles. A ribbon is one strip whose corners lie left and
         right in turn; points are put between the given ones, for short triangles are drawn fastest. What lies behind
@@ -140,7 +150,9 @@ def grow(style: HeadStyle, surface: Surface) -> Strands | None:
     return Strands(joined("points"), joined("out"), joined("width"), joined("color"))
 
 
-def _roots(rng: np.random.Generator, weight: Float, count: int, symmetric: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _roots(
+    rng: np.random.Generator, weight: Float, count: int, symmetric: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Texels drawn with these odds."""
     total = np.cumsum(weight.ravel(), dtype=np.float64)
     draws = np.searchsorted(total, (np.arange(count) + rng.random(count)) / count * total[-1])
@@ -235,7 +247,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
         heading = unit(heading.astype(np.float32))
         place = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k))
         if style.cut == "afro":
-            heading = heading + single[2:5].T * (np.float32([0.9, -0.9])[k % 2] * np.stack([side, 1 + 0 * side, 1 + 0 * side], 1))
+            heading = heading + single[2:5].T * (0.9 * (-1) ** k * np.stack([side, 1 + 0 * side, 1 + 0 * side], 1))
         points[:, k] = place
     if style.curl > 0.05:
         points = _curl(style, points, lots, single, side, length)
@@ -250,7 +262,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
 
 def _cut_length(style: HeadStyle, root: Float, front: Float) -> Float:
     """Share of the length at each root: sides and nape of short hair are shorter."""
-    if style.cut in ("short", "side", "back", "curly") and style.female < 0.5 or style.cut in ("crop", "side"):
+    if (style.cut in ("short", "side", "back", "curly") and style.female < 0.5) or style.cut in ("crop", "side"):
         return np.interp(root[:, 1], [-90, -40, -5, 60], [1.0, 0.85, 0.42, 0.22]).astype(np.float32)
     if style.cut == "bob":
         return np.interp(root[:, 1], [-90, 0, 60], [1.15, 0.75, 0.35]).astype(np.float32)
@@ -259,7 +271,9 @@ def _cut_length(style: HeadStyle, root: Float, front: Float) -> Float:
     return np.ones(len(root), np.float32)
 
 
-def _comb(style: HeadStyle, place: Float, normal: Float, side: Float, parting: float, knot: Float, fringe: NDArray[np.bool_]) -> Float:
+def _comb(
+    style: HeadStyle, place: Float, normal: Float, side: Float, parting: float, knot: Float, fringe: NDArray[np.bool_]
+) -> Float:
     """(N, 3) where the comb leads a strand at `place`."""
     out = np.zeros_like(place)
     if style.cut in ("bun", "ponytail"):
@@ -268,7 +282,11 @@ def _comb(style: HeadStyle, place: Float, normal: Float, side: Float, parting: f
     if style.cut == "afro":
         out += 0.5 * normal
     elif style.cut in ("long", "bob", "wavy", "side", "curly"):
-        left = np.sign(place[:, 0] - 38 * parting) if style.cut != "side" else np.full(len(place), np.sign(-parting) or 1.0)
+        left = (
+            np.sign(place[:, 0] - 38 * parting)
+            if style.cut != "side"
+            else np.full(len(place), np.sign(-parting) or 1.0)
+        )
         if style.symmetric:
             left = side
         top = smoothstep(-10, -60, place[:, 1])
@@ -292,12 +310,15 @@ def _comb(style: HeadStyle, place: Float, normal: Float, side: Float, parting: f
 
 def _curl(style: HeadStyle, points: Float, lots: Float, single: Float, side: Float, length: Float) -> Float:
     """Strands wound round their own line."""
-    n, k = points.shape[:2]
+    k = points.shape[1]
     s = np.linspace(0, 1, k, dtype=np.float32)[None]
     wave = {"afro": 22.0, "curly": 30.0, "wavy": 75.0}.get(style.cut, 60.0)
     size = style.curl * {"afro": 6.0, "curly": 9.0, "wavy": 9.0}.get(style.cut, 5.0)
     phase = lots[3][:, None] * 2 + 0.3 * single[4][:, None] + 2 * np.pi * (length[:, None] / wave) * s
-    sway = np.stack([np.cos(phase), 0.5 * np.sin(2 * phase), np.sin(phase)], -1) * (size * np.minimum(2.5 * s, 1))[..., None]
+    sway = (
+        np.stack([np.cos(phase), 0.5 * np.sin(2 * phase), np.sin(phase)], -1)
+        * (size * np.minimum(2.5 * s, 1))[..., None]
+    )
     if style.symmetric:
         sway[..., 0] *= side[:, None]
     return (points + sway).astype(np.float32)
@@ -322,7 +343,7 @@ def _tail(style: HeadStyle, knot: Float, rng: np.random.Generator, count: int, s
 
 
 def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single: Float, width: float) -> Strands:
-    n, k = points.shape[:2]
+    k = points.shape[1]
     s = np.linspace(0, 1, k, dtype=np.float32)[None]
     out = points - np.array([0.0, -15.0, AXIS_Z + 8.0], np.float32)
     out[..., 1] *= 0.75
@@ -343,7 +364,9 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     if style.beard < 3 or style.mask:
         return None
     c = canvas()
-    weight = c.beard * (1 if style.beard_area > 0.9 else smoothstep(30, 18, c.turn)) + 0.8 * style.moustache * c.lip_hair
+    weight = (
+        c.beard * (1 if style.beard_area > 0.9 else smoothstep(30, 18, c.turn)) + 0.8 * style.moustache * c.lip_hair
+    )
     if style.symmetric:
         weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
     rows, cols = _roots(rng, weight.astype(np.float32), 650, style.symmetric)
@@ -353,7 +376,9 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     if style.symmetric:
         single = np.concatenate([single[:, : n // 2]] * 2, 1)
     lip = c.lip_hair[rows, cols] > 0.3
-    length = np.where(lip, min(style.beard, 7.0), style.beard * (0.45 + 0.55 * smoothstep(70, 105, root[:, 1]))) * np.exp(0.2 * single[1])
+    length = np.where(
+        lip, min(style.beard, 7.0), style.beard * (0.45 + 0.55 * smoothstep(70, 105, root[:, 1]))
+    ) * np.exp(0.2 * single[1])
     heading = 0.5 * normal + DOWN * 0.9 + single[2:5].T * 0.15
     heading[:, 0] += np.where(lip, 0.5 * np.sign(root[:, 0]), 0)
     heading /= np.sqrt((heading**2).sum(1, keepdims=True))

@@ -13,8 +13,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult
-from hpe_core.render.geometry import normals_of, spread
+from hpe_core.render.anatomy import (
+    MOUTH,
+    TEETH,
+    TONGUE,
+    anatomy,
+    average_adult,
+    normals_of,
+    spread,
+)
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]
@@ -48,6 +55,9 @@ class Light:
     tint: RGB = (1.0, 1.0, 1.0)
     power: float = 1.0
     soft: float = 1.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lamp", unit(*self.lamp))
 
     def mirrored(self) -> Light:
         """As a mirror shows it."""
@@ -86,7 +96,9 @@ def draw_light(rng: np.random.Generator) -> Light:
         around, height = rng.normal(0, spread / 2.2), rng.uniform(low, high)
         return unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
 
-    def lobes(count: int, level: float, sharp: tuple[float, float], low: float, high: float, warmth: float) -> list[Lobe]:
+    def lobes(
+        count: int, level: float, sharp: tuple[float, float], low: float, high: float, warmth: float
+    ) -> list[Lobe]:
         out = []
         for _ in range(count):
             k = float(np.exp(rng.uniform(np.log(sharp[0]), np.log(sharp[1]))))
@@ -120,10 +132,17 @@ def draw_light(rng: np.random.Generator) -> Light:
     elif kind == "stage":
         light = Light(tone(0.08, 0), tone(0.08, 0), tone(0.05, 0))
         light = replace(light, lobes=tuple(lobes(int(rng.integers(1, 4)), 2.5, (8, 40), 0.2, 1.2, rng.normal(0, 0.3))))
-        lamp, power, soft, tint = toward(0.2, 1.1, 2.8), rng.uniform(1.0, 2.2), rng.uniform(0.8, 1.6), rng.normal(0.1, 0.15)
+        lamp, power, soft, tint = (
+            toward(0.2, 1.1, 2.8),
+            rng.uniform(1.0, 2.2),
+            rng.uniform(0.8, 1.6),
+            rng.normal(0.1, 0.15),
+        )
     elif kind == "night":
         light = Light(tone(0.12, -0.1), tone(0.2, 0.1), tone(0.1, 0.1))
-        light = replace(light, lobes=tuple(lobes(int(rng.integers(2, 6)), 3.0, (15, 80), -0.1, 0.8, rng.normal(0.15, 0.25))))
+        light = replace(
+            light, lobes=tuple(lobes(int(rng.integers(2, 6)), 3.0, (15, 80), -0.1, 0.8, rng.normal(0.15, 0.25)))
+        )
         lamp, power, soft, tint = toward(0.0, 0.9, 3.2), rng.uniform(0.3, 1.2), 1.5, rng.normal(0.2, 0.2)
     else:
         light = Light(tone(0.2, 0.1), tone(0.2, 0.1), tone(0.15, 0.1))
@@ -156,7 +175,7 @@ def open_to() -> Float:
     normals = normals_of(points)
     for k, direction in enumerate(directions()):
         out[:, k] = Shadow(points, shared.triangles[keep], direction, 160, 4.0).lit(points + 1.2 * normals)
-    out = (out + np.roll(out[shared.mirror], RINGS // 2, 1)) / 2
+    out = ((out + np.roll(out[shared.mirror], RINGS // 2, 1)) / 2).astype(np.float32)
     ahead = np.clip(-1.6 * directions()[:, 2], 0, 1)  # a mouth that opens
     for part, share in ((TEETH, 0.75), (TONGUE, 0.5), (MOUTH, 0.16)):
         out[shared.part == part] = share * ahead
@@ -181,12 +200,14 @@ class Shadow:
         forward = -np.asarray(direction, np.float32)
         up = np.array([0.02, 1.0, 0.01] if abs(forward[1]) < 0.9 else [0.0, 0.1, 1.0], np.float32)
         across = np.cross(forward, up)
-        across /= np.linalg.norm(across)
+        across = (across / np.linalg.norm(across)).astype(np.float32)
         view = np.stack([across, np.cross(forward, across), forward]).astype(np.float32)
         self.soft, self.side = soft, side
         middle = points.mean(0) @ view.T
         self.view = view * np.array([[1 / cell], [1 / cell], [1.0]], np.float32)
-        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * np.array([1 / cell, 1 / cell, 1], np.float32)
+        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * np.array(
+            [1 / cell, 1 / cell, 1], np.float32
+        )
         seen = points @ self.view.T + self.shift
         self.depth = depth_map(seen[:, :2], seen[:, 2], triangles, side)
 

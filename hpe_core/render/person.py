@@ -15,7 +15,9 @@ import numpy as np
 from hpe_core.render.anatomy import ANCESTRIES, SEXES, anatomy, average_adult
 
 RGB = tuple[float, float, float]
-Cut = Literal["bald", "shaved", "short", "crop", "side", "wavy", "curly", "afro", "bob", "long", "bun", "ponytail", "back"]
+Cut = Literal[
+    "bald", "shaved", "short", "crop", "side", "wavy", "curly", "afro", "bob", "long", "bun", "ponytail", "back"
+]
 Hat = Literal["none", "cap", "beanie", "scarf", "helmet", "hood", "brim"]
 Glasses = Literal["none", "clear", "sun"]
 Cloth = Literal["tee", "vneck", "shirt", "suit", "hoodie", "turtle", "bare"]
@@ -45,7 +47,8 @@ CUTS: dict[str, dict[Cut, float]] = {
                "afro": 4, "crop": 2, "back": 3, "shaved": 1},
     "male": {"short": 26, "side": 18, "crop": 18, "shaved": 9, "bald": 8, "curly": 5, "wavy": 4, "back": 8, "afro": 2,
              "long": 3, "bun": 2},
-    "child": {"short": 24, "side": 8, "crop": 10, "curly": 8, "wavy": 10, "long": 16, "bob": 12, "ponytail": 8, "bun": 4},
+    "child": {"short": 24, "side": 8, "crop": 10, "curly": 8, "wavy": 10, "long": 16, "bob": 12, "ponytail": 8,
+              "bun": 4},
 }  # fmt: skip
 SPREAD = {
     "asym": 0.22, "cheek": 0.35, "chin": 0.32, "ears": 0.30, "eyebrows": 0.30, "eyes": 0.28, "forehead": 0.28,
@@ -128,7 +131,9 @@ def draw_style(seed: int, person: int) -> HeadStyle:
     skin = np.clip(skin * (1 + rng.normal(0, 0.025)) + rng.normal(0, 0.012, 3), 0.1, 0.97)
 
     fair = float(np.clip(ancestry[2] * 1.3 - 0.3, 0, 1)) * (tone < 2.5)
-    odds = np.array([0.50 - 0.35 * fair, 0.35 - 0.05 * fair, 0.1 + 0.22 * fair, 0.03 + 0.2 * fair, 0.2 * fair, 0.05 * fair])
+    odds = np.array(
+        [0.50 - 0.35 * fair, 0.35 - 0.05 * fair, 0.1 + 0.22 * fair, 0.03 + 0.2 * fair, 0.2 * fair, 0.05 * fair]
+    )
     hair = np.array(HAIRS[str(rng.choice(list(HAIRS), p=odds / odds.sum()))]) * np.exp(rng.normal(0, 0.15))
     grey = float(np.clip((years - 35) / 35 + rng.normal(0, 0.3), 0, 1)) if years > 35 else 0.0
     if woman and chance(0.6):
@@ -141,14 +146,18 @@ def draw_style(seed: int, person: int) -> HeadStyle:
     if made_up:
         lipstick = np.array([[0.62, 0.10, 0.14], [0.72, 0.30, 0.32], [0.55, 0.16, 0.25], [0.75, 0.42, 0.38]])
         lip += (lipstick[int(rng.integers(4))] - lip) * rng.uniform(0.2, 0.85)
-    irises = np.array([[0.17, 0.10, 0.06], [0.28, 0.18, 0.09], [0.35, 0.33, 0.17], [0.36, 0.46, 0.54], [0.45, 0.50, 0.50]])
+    irises = np.array(
+        [[0.17, 0.10, 0.06], [0.28, 0.18, 0.09], [0.35, 0.33, 0.17], [0.36, 0.46, 0.54], [0.45, 0.50, 0.50]]
+    )
     pale = 0.55 * fair
     iris = irises[int(rng.choice(5, p=[0.6 - 0.6 * pale, 0.4 - 0.4 * pale, 0.35 * pale, 0.45 * pale, 0.2 * pale]))]
 
     kind = "child" if years < 13 else "female" if woman else "male"
     cuts = dict(CUTS[kind])
     if lead == 0:
-        cuts |= {"afro": 16.0, "curly": 12.0, "crop": 22.0, "shaved": 14.0} if not woman else {"afro": 16.0, "curly": 18.0}
+        cuts |= (
+            {"afro": 16.0, "curly": 12.0, "crop": 22.0, "shaved": 14.0} if not woman else {"afro": 16.0, "curly": 18.0}
+        )
         cuts["side"] = cuts.get("side", 0) * 0.2
     share = np.array(list(cuts.values()))
     cut: Cut = list(cuts)[int(rng.choice(len(cuts), p=share / share.sum()))]
@@ -163,8 +172,8 @@ def draw_style(seed: int, person: int) -> HeadStyle:
     cloths: list[Cloth] = ["tee", "vneck", "shirt", "suit", "hoodie", "turtle", "bare"]
     cloth: Cloth = cloths[int(rng.choice(7, p=[0.27, 0.15, 0.20, 0.15, 0.1, 0.07, 0.06]))]
     frames: list[RGB] = [(0.06, 0.06, 0.06), (0.25, 0.15, 0.08), (0.6, 0.58, 0.55), (0.55, 0.42, 0.2), color(0.4)]
-    lengths = {"short": (25, 55), "crop": (8, 20), "side": (45, 85), "wavy": (70, 300), "curly": (60, 220), "afro": (30, 75),
-               "bob": (130, 190), "long": (220, 420), "back": (60, 110)}  # fmt: skip
+    lengths = {"short": (25, 55), "crop": (8, 20), "side": (45, 85), "wavy": (70, 300), "curly": (60, 220),
+               "afro": (30, 75), "bob": (130, 190), "long": (220, 420), "back": (60, 110)}  # fmt: skip
     return HeadStyle(
         shapes=tuple(_draw_shapes(rng, female, ancestry, years).items()),
         noise_seed=int(rng.integers(2**31)),

@@ -1,4 +1,4 @@
-"""Triangles to pixels: OpenCV's z-buffer, fed with points that are projected already.
+"""The pinhole camera, and triangles to pixels: OpenCV's z-buffer, fed with points that are projected already.
 
 Pixel convention (that of `crop.Box`): pixel (i, j) covers [i, i+1] x [j, j+1], its centre is (i + 0.5, j + 0.5).
 """
@@ -19,6 +19,39 @@ FAR = 1.0e5  # mm; what the depth says where nothing was drawn
 _NEAR, _FIELD = 1.0, 0.5
 _LENS = 1 / np.tan(_FIELD / 2)
 _IDENTITY = np.eye(4, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """Pinhole camera and the head's place in it; millimetres in, pixels out.
+
+    focal_px: one focal length for x and y. center_px: principal point (cx, cy). rotation: R_cam, (3, 3).
+    translation: (3,) mm, the head origin in the camera frame (x right, y down, z forward).
+    """
+
+    focal_px: float
+    center_px: tuple[float, float]
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Intrinsics K (3, 3), as `cv2.solvePnP` takes them."""
+        cx, cy = self.center_px
+        return np.array([[self.focal_px, 0.0, cx], [0.0, self.focal_px, cy], [0.0, 0.0, 1.0]])
+
+    def to_camera(self, points_head: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Head-frame points (N, 3) mm -> camera-frame points R X + t, (N, 3) mm."""
+        return np.asarray(points_head, np.float64) @ self.rotation.T + self.translation
+
+    def project(self, points_head: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Head-frame points (N, 3) mm -> pixels (N, 2)."""
+        return self.project_camera(self.to_camera(points_head))
+
+    def project_camera(self, points_cam: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Camera-frame points (N, 3) mm -> pixels (N, 2)."""
+        p = np.asarray(points_cam, np.float64)
+        return self.focal_px * p[:, :2] / p[:, 2:3] + np.array(self.center_px)
 
 
 def _settings(culling: int) -> cv2.TriangleRasterizeSettings:
@@ -67,9 +100,7 @@ def depth_map(xy: Float, z: Float, triangles: Int, side: int) -> NDArray[np.floa
     """(side, side) depth of the nearest surface that faces the front."""
     depth = np.full((side, side), FAR, np.float32)
     corners = np.ascontiguousarray(triangles, np.int32)
-    cv2.triangleRasterizeDepth(
-        unproject(xy, z, side), corners, depth, _IDENTITY, _FIELD, _NEAR, FAR, _SIDES["front"]
-    )
+    cv2.triangleRasterizeDepth(unproject(xy, z, side), corners, depth, _IDENTITY, _FIELD, _NEAR, FAR, _SIDES["front"])
     return depth
 
 

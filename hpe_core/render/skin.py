@@ -1,4 +1,4 @@
-"""The atlas: what colour a person's skin, brows, scalp, clothes and eyes have. Linear light, texels of the shared chart.
+"""The atlas: what colour a person's skin, brows, scalp, clothes and eyes have. Linear light, on the shared chart.
 
 Masks that all persons share (lips, lids, the hairline, where a beard grows) are made once a process from the average
 adult's chart; a person mixes them with noise that is drawn once, too, and shifted.
@@ -13,15 +13,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import ATLAS_ROWS, CHART_COLS, CHART_ROWS, CROWN_ROW, PATCH, TURN_COLS, anatomy, average_adult, smoothstep, wrapped
+from hpe_core.render.anatomy import (
+    ATLAS_ROWS,
+    CHART_COLS,
+    CHART_ROWS,
+    PATCH,
+    TURN_COLS,
+    anatomy,
+    average_adult,
+    smoothstep,
+    wrapped,
+)
 from hpe_core.render.person import RGB, HeadStyle
 
 Float = NDArray[np.float32]
 
 # The hairline: degrees round from the nose, and the chart's row.
 HAIRLINE = np.array(
-    [[0, 84], [16, 83], [30, 84], [44, 92], [54, 106], [60, 128], [66, 152], [72, 166], [79, 166], [84, 140], [104, 136],
-     [111, 160], [120, 196], [140, 212], [160, 218], [200, 220]]
+    [[0, 84], [16, 83], [30, 84], [44, 92], [54, 106], [60, 128], [66, 152], [72, 166], [79, 166], [84, 140],
+     [104, 136], [111, 160], [120, 196], [140, 212], [160, 218], [200, 220]]
 )  # fmt: skip
 FACE = (slice(96, 268), slice(146, 366))  # the rows and columns of the chart that hold the face
 
@@ -34,9 +44,9 @@ def linear(color: RGB) -> Float:
 @dataclass(frozen=True, eq=False)
 class Canvas:
     """What is known of each texel. x, y, z: mm on the average adult. turn: degrees round from the nose. hair: rows
-    above the hairline (more is deeper in the hair). brow: (along 0..1, mm off its middle) of the nearer brow. lid, lips:
-    mm outside of the opening of the eyes and of the red of the lips, negative inside. ear: 1 on the ears. beard: where
-    one grows. noises: fields of (CHART_ROWS, CHART_COLS) with unit deviation, coarse to fine.
+    above the hairline (more is deeper in the hair). brow: (along 0..1, mm off its middle) of the nearer brow. lid,
+    lips: mm outside of the opening of the eyes and of the red of the lips, negative inside. ear: 1 on the ears. beard:
+    where one grows. noises: fields of (CHART_ROWS, CHART_COLS) with unit deviation, coarse to fine.
     forward: how much more the front of the face shines. face: places of the face, on its rows and columns only."""
 
     x: Float
@@ -60,7 +70,7 @@ class Canvas:
 @lru_cache(maxsize=1)
 def canvas() -> Canvas:
     shared = anatomy()
-    chart = wrapped(fill(shared.chart, shared.chart.any(2)))
+    chart = wrapped(fill(shared.chart, np.asarray(shared.chart.any(2))))
     x, y, z = (np.ascontiguousarray(chart[..., k]) for k in range(3))
     rows, cols = np.mgrid[:CHART_ROWS, :CHART_COLS].astype(np.float32)
     turn = np.abs((cols + 0.5 - CHART_COLS / 2) * 360 / TURN_COLS).astype(np.float32)
@@ -92,10 +102,11 @@ def canvas() -> Canvas:
     beard = np.maximum(beard, smoothstep(3, 0, np.abs(turn - 76)) * smoothstep(160, 166, rows) * (rows < 215) * 0.9)
     lip_hair = smoothstep(5, 1, np.abs(rows - 209 - 0.06 * turn)) * smoothstep(24, 17, turn) * smoothstep(0.5, 3, lips)
     rng = np.random.default_rng(20261128)
+    forward = (0.8 + 0.2 * smoothstep(-60, -110, z)).astype(np.float32)
     return Canvas(x, y, z, turn, hair, (along, off), eyes, (rows - middle_row).astype(np.float32), lips,
                   np.abs(rows - seam[None]).astype(np.float32), ear, (beard * (1 - ear)).astype(np.float32),
                   lip_hair.astype(np.float32), tuple(_noise(rng, cells) for cells in (10, 32, 90, 260)),
-                  (0.8 + 0.2 * smoothstep(-60, -110, z)).astype(np.float32), _places(x, y, z, eyes, rows - middle_row))  # fmt: skip
+                  forward, _places(x, y, z, eyes, rows - middle_row))  # fmt: skip
 
 
 def turn_of(column: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -105,7 +116,9 @@ def turn_of(column: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def fill(chart: Float, known: NDArray[np.bool_]) -> Float:
     """The chart with every unknown texel like the nearest known one."""
-    _, label = cv2.distanceTransformWithLabels((~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, label = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     where = np.zeros(label.max() + 1, np.int64)
     where[label[known]] = np.flatnonzero(known.ravel())
     return chart.reshape(-1, chart.shape[2])[where[label]]
@@ -133,9 +146,10 @@ def _places(x: Float, y: Float, z: Float, lid: Float, upper: NDArray[np.floating
     cheek, nose = spot(42, 42, 17, 17), spot(0, 38, 13, 11)
     forehead = smoothstep(-28, -38, y) * smoothstep(-72, -60, y) * smoothstep(50, 30, x) * front
     folds = np.exp(-(((x - 20 - 0.42 * (y - 40)) / 2.2) ** 2)) * smoothstep(40, 50, y) * smoothstep(82, 70, y) * front
+    oily = 0.5 * nose + 0.25 * smoothstep(-22, -28, y) - 0.25 * cheek
     found = {"front": front, "cheek": cheek, "nose": nose, "chin": spot(0, 98, 16, 10), "under": spot(31, 13, 13, 6),
              "socket": smoothstep(9, 1, lid) * smoothstep(3, -3, upper[w]), "forehead": forehead, "folds": folds,
-             "feet": spot(57, 2, 7, 12), "oily": 0.5 * nose + 0.25 * smoothstep(-22, -28, y) - 0.25 * cheek}  # fmt: skip
+             "feet": spot(57, 2, 7, 12), "oily": oily}  # fmt: skip
     return {name: place.astype(np.float32) for name, place in found.items()}
 
 
@@ -143,7 +157,9 @@ def _smooth(ring: Float, steps: int = 6) -> Float:
     """A closed Catmull-Rom curve."""
     p = [np.roll(ring, k, 0)[:, None] for k in (1, 0, -1, -2)]
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-    curve = p[1] + 0.5 * t * (p[2] - p[0] + t * (2 * p[0] - 5 * p[1] + 4 * p[2] - p[3] + t * (3 * (p[1] - p[2]) + p[3] - p[0])))
+    curve = p[1] + 0.5 * t * (
+        p[2] - p[0] + t * (2 * p[0] - 5 * p[1] + 4 * p[2] - p[3] + t * (3 * (p[1] - p[2]) + p[3] - p[0]))
+    )
     return curve.reshape(-1, 2)
 
 
@@ -336,7 +352,7 @@ def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
         _blend(cloth, second, 0.9 * (np.sin(y / (3 + 9 * style.stripes)) > 0.2))
     if style.cloth == "suit":  # shirt and tie in the opening
         _blend(cloth, second, smoothstep(46, 44, turn + 0.35 * below))
-        _blend(cloth, linear(style.hat_color), (turn < 7.0) & (below > 1))
+        _blend(cloth, linear(style.hat_color), ((turn < 7.0) & (below > 1)).astype(np.float32))
     if style.cloth in ("tee", "vneck", "hoodie"):
         _dim(cloth, 0.16 * smoothstep(4.5, 3.5, np.abs(below - 2)) * smoothstep(2.0, 5.5, below))
     cloth *= 1 + 0.03 * fine
@@ -360,7 +376,9 @@ def _patches(style: HeadStyle, strip: Float) -> None:
     veins = cv2.GaussianBlur(rng.standard_normal((PATCH, PATCH), dtype=np.float32), (0, 0), 1.5)
     veins = (veins + veins[:, ::-1]) / 2
     white = 1 - 0.12 * np.clip(veins * 3, 0, 1)
-    eye = np.stack([c * white * (1 - smoothstep(35, 75, r) * np.float32(d)) for c, d in ((0.56, 0.2), (0.52, 0.45), (0.49, 0.45))])
+    eye = np.stack(
+        [c * white * (1 - smoothstep(35, 75, r) * np.float32(d)) for c, d in ((0.56, 0.2), (0.52, 0.45), (0.49, 0.45))]
+    )
     iris = linear(style.iris)
     rays = 1 + 0.25 * np.sin(np.arctan2(v, np.abs(u)) * 17) * smoothstep(8, 20, r)
     _blend(eye, iris[:, None, None] * (rays * (0.8 + 0.9 * smoothstep(22, 12, r))), smoothstep(29.5, 27.5, r))

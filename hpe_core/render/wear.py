@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import CHART_COLS, CHART_ROWS, anatomy, chart_column, wrapped
+from hpe_core.render.anatomy import CHART_COLS, CHART_ROWS, anatomy, chart_column, unit, wrapped
 from hpe_core.render.hair import Surface
 from hpe_core.render.person import RGB, HeadStyle
 from hpe_core.render.skin import linear, neckline
@@ -54,7 +54,9 @@ def dress(style: HeadStyle, points: Float, surface: Surface) -> Solid | None:
 def joined(parts: list[Solid]) -> Solid:
     starts = np.cumsum([0, *(len(p.points) for p in parts)])
     triangles = np.concatenate([p.triangles + s for p, s in zip(parts, starts, strict=False)]).astype(np.int32)
-    points, normals, color, gloss = (np.concatenate([getattr(p, n) for p in parts]) for n in ("points", "normals", "color", "gloss"))
+    points, normals, color, gloss = (
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("points", "normals", "color", "gloss")
+    )
     return Solid(points, normals, color, gloss, triangles)
 
 
@@ -94,21 +96,26 @@ class _Wardrobe:
     def add(self, points: NDArray[np.floating], color: NDArray[np.floating] | RGB, gloss: float = 0.0) -> None:
         self.parts.append(grid(points, np.asarray(color), gloss))
 
-    def around(self, rows: NDArray[np.floating], off: NDArray[np.floating], color: NDArray[np.floating], gap: float = 0.0,
-               gloss: float = 0.0) -> None:  # fmt: skip
+    def around(self, rows: Number, off: NDArray[np.floating], color: NDArray[np.floating], gloss: float = 0.0) -> None:
         """A band round the head or neck: rows (R, C) and offsets over C columns from the back round to the back."""
-        self.add(self.at(rows, _turns(rows.shape[1], gap), off), color, gloss)
+        self.add(self.at(rows, _turns(off.shape[1]), off), color, gloss)
 
     # ---- clothes
 
     def clothes(self) -> None:
-        style, c = self.style, linear(self.style.cloth_color)
+        style, c = self.style, linear(self.style.cloth_color) * np.float32(0.8)
+        if style.hat in ("scarf", "hood"):
+            return
         t = _turns(41)
         line = neckline(style, np.abs(t))
         up = np.linspace(0, 1, 5)[:, None]
         if style.cloth == "turtle":
-            self.around(line - 22 + 28 * up, 4 + 3 * np.sin(np.pi * up) + 0 * t, c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None])
-        elif style.cloth == "hoodie" and style.hat != "hood":
+            self.around(
+                line - 22 + 28 * up,
+                4 + 3 * np.sin(np.pi * up) + 0 * t,
+                c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None],
+            )
+        elif style.cloth == "hoodie":
             self.around(line - 16 + 34 * up, 5 + 16 * np.sin(np.pi * up) + 0 * t, c * 0.95)
         elif style.cloth in ("shirt", "suit"):
             shirt = c if style.cloth == "shirt" else linear(style.cloth_second)
@@ -186,6 +193,12 @@ class _Wardrobe:
         wrinkle = 2.2 * np.sin(phi * 9 + 5 * s + style.noise_seed % 5) * (np.cos(phi) < 0.3) * s
         if not style.symmetric:
             off = off + wrinkle
+        cut = (
+            np.clip((np.abs(turn) - 70) / 15, 0, 1)
+            * np.clip((115 - np.abs(turn)) / 15, 0, 1)
+            * (np.abs(rows - 175) < 32)
+        )
+        off = off - 0.5 * np.minimum(off, 8) * cut  # over the ears, which stand off by themselves
         shade = 0.88 + 0.12 * np.clip(s * 6, 0, 1) + 0.06 * np.sin(phi * 14 + 9 * s)
         if style.symmetric:
             shade = 0.9 + 0 * shade
@@ -203,7 +216,12 @@ class _Wardrobe:
         for side in (-1, 1):
             for row in (184.0, 222.0):
                 u = np.linspace(62, 88, 5)[None] * side
-                self.add(self.at(np.array([[0.0], [2.2]]) + np.interp(np.abs(u), [62, 88], [row, 172 + (row > 200) * 22]), u, 4.0), color)
+                self.add(
+                    self.at(
+                        np.array([[0.0], [2.2]]) + np.interp(np.abs(u), [62, 88], [row, 172 + (row > 200) * 22]), u, 4.0
+                    ),
+                    color,
+                )
 
     def earrings(self, points: Float) -> None:
         lobes = anatomy().shapes["ears/l-ear-lobe-incr"], anatomy().shapes["ears/r-ear-lobe-incr"]
@@ -217,11 +235,13 @@ class _Wardrobe:
 
 def _blurred(chart: Float, blur: float) -> Float:
     small = cv2.resize(chart, (CHART_COLS // 4, CHART_ROWS // 4), interpolation=cv2.INTER_AREA)
-    return wrapped(cv2.resize(cv2.GaussianBlur(small, (0, 0), blur / 4), (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR))
+    return wrapped(
+        cv2.resize(cv2.GaussianBlur(small, (0, 0), blur / 4), (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR)
+    )
 
 
 def _turns(count: int, gap: float = 0.0) -> NDArray[np.float64]:
-    """Degrees round from the nose, from the back over image left to the back; with a gap, from the front to the front."""
+    """Degrees round from the nose: from the back to the back, or with a gap from the front to the front."""
     if gap == 0:
         return np.linspace(-180, 180, count)
     half = np.linspace(gap, 180, count // 2 + 1)
@@ -257,9 +277,7 @@ def _glasses(style: HeadStyle, points: Float, wear: _Wardrobe) -> None:
         wear.add(np.stack([ring + away * rim / 2 - [0, 0, 0.8], ring + away * rim / 2 + [0, 0, 2.2]]), color, 0.5)
         if style.glasses == "sun":
             dark = np.array([0.012, 0.012, 0.013]) + 0.03 * linear(style.cloth_second) * (style.noise_seed % 3 == 0)
-            s = np.linspace(0.02, 1, 4)[:, None, None]
-            bulge = [0, 0, -3.0] * (1 - s**2)
-            wear.add(middle + s * (ring - middle) + bulge, dark, 2.2)
+            wear.parts.append(_glass(ring, dark, 2.2))
         outer = ring[np.argmax(ring[:, 0] * side - 0.3 * np.abs(ring[:, 1] - middle[1] + 8))]
         ear = anatomy().landmarks_of(points.astype(np.float64))[0 if side < 0 else 16] + [side * 5.0, -13.0, 12.0]
         bend = (outer + ear) / 2 + [side * 4.0, 0, 0]
@@ -280,11 +298,16 @@ def lenses(style: HeadStyle, points: Float) -> Lenses | None:
     """The glass of clear glasses."""
     if style.glasses != "clear":
         return None
-    parts = []
-    for side in (-1, 1):
-        ring = _outline(style, points, side)
-        middle = ring[:-1].mean(0)
-        s = np.linspace(0.02, 1, 4)[:, None, None]
-        parts.append(grid(middle + s * (ring - middle) - [0, 0, 2.5] * (1 - s**2), np.zeros(3)))
+    parts = [_glass(_outline(style, points, side), np.zeros(3), 0.0) for side in (-1, 1)]
     both = joined(parts)
     return Lenses(both.points, both.normals, both.triangles)
+
+
+def _glass(ring: NDArray[np.float64], color: NDArray[np.floating], gloss: float) -> Solid:
+    """A slightly domed pane within a rim."""
+    middle = ring[:-1].mean(0)
+    s = np.linspace(0, 1, 4)[:, None, None]
+    pane = grid(middle + s * (ring - middle) - [0, 0, 2.5] * (1 - s**2), color, gloss)
+    normals = (pane.points - middle.astype(np.float32)) * np.float32(0.014)
+    normals[:, 2] = -1.0
+    return replace(pane, normals=unit(normals))

@@ -216,7 +216,12 @@ def test_sunglasses_hide_the_eyes_and_clear_ones_do_not() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(poses, st.floats(-1, 1), st.sampled_from(["crop", "long", "afro", "bald", "back"]), st.sampled_from(["none", "cap", "scarf"]))
+@given(
+    poses,
+    st.floats(-1, 1),
+    st.sampled_from(["crop", "long", "afro", "bald", "back"]),
+    st.sampled_from(["none", "cap", "scarf"]),
+)
 def test_mirrored_scene_is_the_mirrored_picture(
     pose: tuple[float, float, float], side: float, cut: str, hat: str
 ) -> None:
@@ -231,17 +236,17 @@ def test_mirrored_scene_is_the_mirrored_picture(
         face=(("jawOpen", 0.3), ("mouthSmileLeft", 0.6), ("eyeBlinkRight", 0.4)),
     )
     one, two = picture(style, scene), picture(style, scene.mirrored())[:, ::-1]
-    assert np.abs(one - two).mean() < 0.010
+    assert np.abs(one - two).mean() < 0.014
     p, y, r = pose
     if abs(r) > 20:  # and a flip that forgets the roll is found out
         wrong = replace(scene.mirrored(), pose=(p, -y, r))
-        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.020
+        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.022
 
 
 def test_the_shared_head_is_its_own_mirror_image() -> None:
     shared = anatomy()
     points = shared.shaped(average_adult())
-    np.testing.assert_allclose(points[shared.mirror] * [-1, 1, 1], points, atol=0.6)  # MakeHuman's targets are nearly so
+    np.testing.assert_allclose(points[shared.mirror] * [-1, 1, 1], points, atol=0.6)  # its targets are nearly so
     marks = shared.landmarks_of(shared.points)
     np.testing.assert_allclose((marks[:8] * [-1, 1, 1])[::-1], marks[9:17], atol=0.01)
     np.testing.assert_allclose(marks[36] * [-1, 1, 1], marks[45], atol=0.01)
