@@ -62,8 +62,11 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
     if rng.random() < 0.6:  # colour
         grey = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
         image = grey + (image - grey) * np.float32(np.exp(rng.normal(0.10, 0.22)))
-    if rng.random() < 0.06:
+    old = rng.random()
+    if old < 0.15:  # black and white, now and then toned
         image = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, 2)
+        if old < 0.02:
+            image = image ** np.array([0.85, 1.0, 1.2], np.float32)
     if rng.random() < 0.18:  # it was smaller once
         small = max(20, int(size * rng.uniform(0.3, 0.8)))
         image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
@@ -73,12 +76,33 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
         image = image + np.float32(rng.uniform(0.2, 0.9)) * (
             image - cv2.GaussianBlur(image, (0, 0), float(max(0.6, 1.2 * scale)))
         )
+    if rng.random() < 0.08:
+        _edge(rng, image, box)
     out = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = int(rng.integers(35, 95))
         _, code = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         out = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
     return out
+
+
+def _edge(rng: np.random.Generator, image: Float, box: Box) -> None:
+    """The photograph ends near the face: beyond is black, or white, in place."""
+    side = max(box.width, box.height)
+    beyond = np.float32(rng.choice([0.0, 0.0, 0.0, 1.0, 0.5]))
+    for _ in range(int(rng.integers(1, 3))):
+        gap = rng.uniform(-0.02, 0.35) * side
+        ends = (
+            (0, int(max(box.x1 - gap, 0))),
+            (int(box.x2 + gap), None),
+            (0, int(max(box.y1 - gap, 0))),
+            (int(box.y2 + gap), None),
+        )
+        which = int(rng.integers(4))
+        if which < 2:
+            image[:, slice(*ends[which])] = beyond
+        else:
+            image[slice(*ends[which])] = beyond
 
 
 def _moved(rng: np.random.Generator, image: Float, length: int) -> Float:

@@ -147,6 +147,9 @@ def draw_light(rng: np.random.Generator) -> Light:
     else:
         light = Light(tone(0.2, 0.1), tone(0.2, 0.1), tone(0.15, 0.1))
         lamp, power, soft, tint = unit(rng.normal(0, 0.06), -0.12, -1), rng.uniform(1.0, 1.6), 0.8, 0.0
+    dark = float(np.exp(rng.normal(-0.25, 0.3)))
+    above, level, below = ((r * dark, g * dark, b * dark) for r, g, b in (light.above, light.level, light.below))
+    light = replace(light, above=above, level=level, below=below)
     rim = lobes(1, 4.0, (10, 30), 0.0, 0.8, warm) if rng.random() < 0.25 else []
     rim = [replace(x, direction=(x.direction[0], x.direction[1], abs(x.direction[2]))) for x in rim]
     return replace(light, lobes=light.lobes + tuple(rim), lamp=lamp, power=float(power), soft=float(soft),

@@ -187,7 +187,7 @@ def draw_style(seed: int, person: int) -> HeadStyle:
         redness=float(rng.beta(1.5, 3)),
         blotches=float(rng.uniform(0.2, 1.0)),
         freckles=float(rng.uniform(0.3, 1) if tone < 2 and chance(0.14) else 0),
-        shine=float(rng.beta(2, 3) * 1.2),
+        shine=float(rng.beta(2, 3) * 1.9),
         shadow=float(rng.uniform(0.2, 1) if made_up and chance(0.6) else 0),
         brow_thickness=float(np.clip((0.8 if woman else 1.05) + rng.normal(0, 0.2), 0.4, 1.6)),
         brow_density=float(np.clip(rng.normal(0.75, 0.2), 0.2, 1.0) * (0.8 if fair > 0.5 else 1)),
