@@ -24,12 +24,13 @@ from hpe_core.render.raster import Frame
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 
+SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"  # of anatomy.npz, so that code that is hashed names its data
 SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 # MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
 # pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
-ZERO_PITCH = 2.4
+ZERO_PITCH = 3.2
 
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
 CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice
@@ -94,13 +95,19 @@ class Anatomy:
         return frame.color[:CHART_ROWS, :CHART_COLS]
 
 
-def average_adult() -> dict[str, float]:
-    """Shapes of a young adult halfway between the sexes and among the three ancestries."""
-    return {f"macrodetails/{a}-{s}-young": 1 / 6 for a in ANCESTRIES for s in SEXES}
-
-
 ANCESTRIES = ("african", "asian", "caucasian")
 SEXES = ("female", "male")
+SHARES = (0.25, 0.27, 0.48)  # of the ancestries
+
+
+def average_adult() -> dict[str, float]:
+    """Shapes of an adult between the sexes and ancestries, a fifth of the way to old age: the mean of who is drawn."""
+    return {
+        f"macrodetails/{ancestry}-{sex}-{age}": share / 2 * part
+        for ancestry, share in zip(ANCESTRIES, SHARES, strict=True)
+        for sex in SEXES
+        for age, part in (("young", 0.8), ("old", 0.2))
+    }
 
 
 @lru_cache(maxsize=1)

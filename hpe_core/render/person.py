@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpe_core.render.anatomy import ANCESTRIES, SEXES, anatomy, average_adult
+from hpe_core.render.anatomy import ANCESTRIES, SEXES, SHARES, anatomy, average_adult
 
 RGB = tuple[float, float, float]
 Cut = Literal[
@@ -123,7 +123,7 @@ def draw_style(seed: int, person: int) -> HeadStyle:
     years = float(rng.uniform(6, 17) if chance(0.12) else 18 + 62 * rng.beta(1.1, 1.7))
     woman = chance(0.48)
     female = float(np.clip((0.9 if woman else 0.1) + rng.normal(0, 0.12), 0, 1))
-    lead = int(rng.choice(3, p=[0.25, 0.27, 0.48]))  # in the order of ANCESTRIES
+    lead = int(rng.choice(3, p=SHARES))
     ancestry = rng.dirichlet(np.full(3, 0.25)) * rng.uniform(0, 0.6)
     ancestry[lead] += 1 - ancestry.sum()
     tone = float(np.clip(ancestry @ [4.9, 2.0, 1.0] + rng.normal(0, 0.75), 0, 6))

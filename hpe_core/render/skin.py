@@ -25,6 +25,7 @@ from hpe_core.render.anatomy import (
     wrapped,
 )
 from hpe_core.render.person import RGB, HeadStyle
+from hpe_core.render.raster import Frame
 
 Float = NDArray[np.float32]
 
@@ -125,8 +126,6 @@ def fill(chart: Float, known: NDArray[np.bool_]) -> Float:
 
 
 def _rasterised(values: Float) -> Float:
-    from hpe_core.render.raster import Frame
-
     shared = anatomy()
     points = shared.shaped(average_adult())
     frame = Frame.empty(max(CHART_ROWS, CHART_COLS))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import matrix_to_euler
+from hpe_core.render import anatomy as anatomy_module
 from hpe_core.render.anatomy import anatomy, average_adult
 from hpe_core.render.light import Light, Lobe
 from hpe_core.render.raster import FAR, Frame
@@ -34,6 +35,7 @@ from hpe_core.render.scene import (
     render_head,
     render_scene,
 )
+from hpe_core.render.zero import archive_head, fit, our_head
 
 SIZE = 128
 GREY = np.full((2 * SIZE, 2 * SIZE, 3), 0.25, np.float32)
@@ -241,6 +243,18 @@ def test_mirrored_scene_is_the_mirrored_picture(
     if abs(r) > 20:  # and a flip that forgets the roll is found out
         wrong = replace(scene.mirrored(), pose=(p, -y, r))
         assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.022
+
+
+def test_the_data_file_is_the_one_that_the_code_names() -> None:
+    file = Path(anatomy_module.__file__).with_name("anatomy.npz")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == anatomy_module.SHA256
+    assert "CC0" in file.with_name("anatomy.LICENSE.md").read_text()
+
+
+def test_zero_is_that_of_aflw2000(real_data: Path) -> None:
+    """Un-turned, the faces of the archive look where our head looks, to what landmarks can tell."""
+    rotation, left = fit(our_head(60), archive_head(real_data / "aflw2000"))
+    assert np.abs(matrix_to_euler(rotation)).max() < 2.5 and left < 0.11
 
 
 def test_the_shared_head_is_its_own_mirror_image() -> None:
