@@ -24,7 +24,8 @@ from hpe_core.render.raster import Frame
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 
-SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"  # of anatomy.npz, so that code that is hashed names its data
+# Of anatomy.npz: whoever hashes the code hashes the data.
+SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"
 SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm

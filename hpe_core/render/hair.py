@@ -231,7 +231,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
         length = np.linalg.norm(knot - root, axis=1) * 1.18
     step = (length / (steps - 1)).astype(np.float32)[:, None]
     heading = normal * lift + 0.0
-    jitter = single[2:5].T * np.float32(0.10) + lots[1:4].T * np.float32(0.16)
+    jitter = single[2:5].T * np.float32(0.10) + np.clip(lots[1:4].T, -1.6, 1.6) * np.float32(0.16)
     jitter *= {"bun": 0.35, "ponytail": 0.35, "curly": 1.6, "wavy": 1.2}.get(style.cut, 1.0)
     jitter[:, 0] *= np.where(style.symmetric, side, 1)
     hangs = style.cut in ("long", "wavy", "bob", "curly")
@@ -245,7 +245,9 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
             rise = (heading * away).sum(1) - np.clip((target - height) / (step[:, 0] + 4), -0.8, 0.8)
             heading = heading - away * (lying * rise * (0.35 if style.cut in ("curly", "crop") else 0.85))[:, None]
         heading = unit(heading.astype(np.float32))
-        place = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k))
+        moved = surface.outside(place + heading * step, np.minimum(target, 0.5 + 2.0 * k)) - place
+        far = np.sqrt(dot(moved, moved))[:, None]  # a push out of the shoulders must not throw it
+        place = place + moved * np.minimum(1, 1.6 * step / (far + np.float32(1e-6)))
         if style.cut == "afro":
             heading = heading + single[2:5].T * (0.9 * (-1) ** k * np.stack([side, 1 + 0 * side, 1 + 0 * side], 1))
         points[:, k] = place
