@@ -38,7 +38,6 @@ PRIVATE = ("ray._private", "ray._raylet", "ray.train.v2", "mlflow.store", "mlflo
 WINDOWS = ("workflows.engine.ray_private", "workflows.tracking.server")  # the files that look into others' rooms
 STAGES = "workflows.stages"
 MODULES, LINES = 14, 400  # of a folder, of a module
-LONG = ("hpe_core.render.headmesh", "hpe_core.render.scene")  # until they are replaced
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def large(house: House) -> Iterator[str]:
             continue
         folders[path.parent] = folders.get(path.parent, 0) + 1
         lines = len(path.read_text().splitlines())
-        if lines > LINES and name not in LONG:
+        if lines > LINES:
             yield f"{name} has {lines} lines, more than {LINES}"
     for folder, count in folders.items():
         if count > MODULES:

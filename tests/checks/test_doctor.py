@@ -16,7 +16,7 @@ from ray.exceptions import RpcError
 from hpe_core.datasets.readers.aflw import AMONG_68
 from hpe_core.errors import SpecError
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.headmesh import landmark_targets
+from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads

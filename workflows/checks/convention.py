@@ -1,6 +1,7 @@
 """Are an archive's labels in our convention? Asked of its landmarks, which know nothing of Euler angles.
 
-A pose is solved from the landmarks of every face: a scaled orthographic fit of the project's own average head. Then
+A pose is solved from the landmarks of every face: a scaled orthographic fit of the project's own average head
+(`render/anatomy.py`). Then
 every way in which labels go wrong (each angle negated or not, every order of the three angles, every order of the
 rotations, R transposed, radians taken for degrees) is asked how far its labels lie from the solved poses.
 
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from hpe_core.geometry.convention import AXES, to_matrix
 from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, geodesic_deg
-from hpe_core.render.headmesh import landmark_targets
+from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
 POINTS = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])

@@ -1,0 +1,264 @@
+"""The anatomy that all persons share: MakeHuman's head, its shapes, the 68 landmarks and the chart of its skin.
+
+`anatomy.npz` is made by `make_anatomy.py`; anatomy.LICENSE.md says whose it is (CC0 1.0).
+
+Head frame, millimetres: x image right (the subject's left), y down, z into the head; the origin lies between
+the eyes' height and the middle of the skull. A head at pose (0, 0, 0) looks straight ahead as 300W-LP and
+AFLW2000 mean it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.render.raster import Frame
+
+Float = NDArray[np.float32]
+Int = NDArray[np.int64]
+
+# Of anatomy.npz: whoever hashes the code hashes the data.
+SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"
+SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
+NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
+EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
+# MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
+# pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
+ZERO_PITCH = 3.2
+
+# The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
+CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice
+AXIS_Z, BROW_Y, CROWN_ROW = 5.0, -20.0, 134.0
+PATCH = 64  # rows and columns of the squares below the chart: the eye, mouth, teeth, tongue and lashes
+ATLAS_ROWS = CHART_ROWS + PATCH
+
+
+def smoothstep(low: float, high: float, x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """0 below low, 1 above high (or the reverse if low > high)."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """points (V, 3) mm: MakeHuman's neutral head. triangles (T, 3), outward. part (V,). uv (V, 2) texels of the
+    atlas, column and row. landmarks, weights (68, 3): three vertices each, and how they are mixed. shapes: name ->
+    (rows, moves (rows, 3) mm)."""
+
+    points: Float
+    triangles: Int
+    part: NDArray[np.uint8]
+    uv: Float
+    landmarks: Int
+    weights: Float
+    shapes: Mapping[str, tuple[Int, Float]]
+    origin: Int  # (V,) the vertex of the file; some lie twice, at both edges of the chart
+    mirror: Int  # (V,) the vertex on the other side
+
+    def shaped(self, weights: Mapping[str, float]) -> Float:
+        """(V, 3) mm: the head with these shapes, its eyes where those of all heads are."""
+        out = self.points.copy()
+        self.add(out, weights)
+        out += np.asarray(self.eye_middle - out[self.part == EYES].mean(0), np.float32)
+        return out
+
+    def add(self, points: Float, weights: Mapping[str, float]) -> None:
+        """Move points (V, 3) by these shapes, in place."""
+        for name, weight in weights.items():
+            if weight:
+                rows, moves = self.shapes[name]
+                points[rows] += np.float32(weight) * moves
+
+    def landmarks_of(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The landmarks (68, D) of per-vertex values (V, D)."""
+        return np.einsum("lk,lkd->ld", self.weights, points[self.landmarks])
+
+    @cached_property
+    def eye_middle(self) -> Float:
+        return self.points[self.part == EYES].mean(0)
+
+    @cached_property
+    def chart(self) -> Float:
+        """(CHART_ROWS, CHART_COLS, 3): the point of the average adult's skin at each texel; else zero."""
+        points = self.shaped(average_adult())
+        skin = self.triangles[(self.part[self.triangles] == SKIN).all(1)]
+        out = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
+        side = max(CHART_ROWS, CHART_COLS)
+        frame = Frame.empty(side)
+        frame.draw(self.uv, 1000 - out, skin, points, "both")
+        return frame.color[:CHART_ROWS, :CHART_COLS]
+
+
+ANCESTRIES = ("african", "asian", "caucasian")
+SEXES = ("female", "male")
+SHARES = (0.25, 0.27, 0.48)  # of the ancestries
+
+
+def average_adult() -> dict[str, float]:
+    """Shapes of an adult between the sexes and ancestries, a fifth of the way to old age: the mean of who is drawn."""
+    return {
+        f"macrodetails/{ancestry}-{sex}-{age}": share / 2 * part
+        for ancestry, share in zip(ANCESTRIES, SHARES, strict=True)
+        for sex in SEXES
+        for age, part in (("young", 0.8), ("old", 0.2))
+    }
+
+
+@lru_cache(maxsize=1)
+def anatomy() -> Anatomy:
+    """The file, read once a process."""
+    with np.load(Path(__file__).with_name("anatomy.npz")) as data:
+        points = data["points"].astype(np.float64) / 50
+        triangles, part = data["triangles"].astype(np.int64), data["part"]
+        landmarks, weights = data["landmarks"].astype(np.int64), data["weights"]
+        names, ends = [str(name) for name in data["names"]], np.cumsum(data["counts"].astype(np.int64))
+        rows, moves = data["rows"].astype(np.int64), data["moves"].astype(np.float64) / 50
+    tilt = euler_to_matrix([ZERO_PITCH, 0.0, 0.0])
+    points = (points - points[part == EYES].mean(0)) @ tilt.T + EYES_AT
+    moves = moves @ tilt.T
+    # Triangles across the back of the chart get copies of their corners on the other edge.
+    angle = np.arctan2(points[:, 0], AXIS_Z - points[:, 2])
+    corners = angle[triangles]
+    torn = (np.ptp(corners, axis=1) > np.pi)[:, None] & (corners < 0)
+    twins = np.unique(triangles[torn])
+    twin_of = np.full(len(points), -1)
+    twin_of[twins] = len(points) + np.arange(len(twins))
+    triangles = np.where(torn, twin_of[triangles], triangles)
+    points, part = np.concatenate([points, points[twins]]), np.concatenate([part, part[twins]])
+    angle = np.concatenate([angle, angle[twins] + 2 * np.pi])
+    shapes = {}
+    for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+        at, by = rows[start:end], moves[start:end]
+        also = twin_of[at] >= 0
+        at, by = np.concatenate([at, twin_of[at[also]]]), np.concatenate([by, by[also]])
+        shapes[name] = (at, by.astype(np.float32))
+    uv = _chart_of(points, angle, part)
+    origin = np.concatenate([np.arange(len(twin_of)), twins])
+    mirror = _mirror_of(points[: len(twin_of)], part)[origin]
+    return Anatomy(points.astype(np.float32), triangles, part, uv, landmarks, weights, shapes, origin, mirror)
+
+
+def _mirror_of(points: NDArray[np.float64], part: NDArray[np.uint8]) -> Int:
+    from scipy.spatial import cKDTree
+
+    places = np.column_stack([points, 50.0 * part[: len(points)]])
+    return np.asarray(cKDTree(places).query(places * [-1, 1, 1, 1])[1], np.int64)
+
+
+def chart_row(y: NDArray[np.floating], radius: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The chart's row of skin at height y and distance `radius` from the axis; the torso is pressed together."""
+    above = CROWN_ROW * np.arctan2(BROW_Y - y, radius) / (np.pi / 2)
+    below = np.where(y < 120, y, 120 + 0.32 * (y - 120)) - BROW_Y
+    return np.where(y < BROW_Y, CROWN_ROW - above, CROWN_ROW + below)
+
+
+def chart_column(turn: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The chart's column of skin at this angle (radians) round from the nose."""
+    return CHART_COLS / 2 + turn * (TURN_COLS / (2 * np.pi))
+
+
+def wrapped(chart: Float) -> Float:
+    """A chart whose first and last columns are what they lie on."""
+    out, edge = chart.copy(), (CHART_COLS - TURN_COLS) // 2
+    out[:, :edge], out[:, -edge:] = chart[:, TURN_COLS : TURN_COLS + edge], chart[:, edge : 2 * edge]
+    return out
+
+
+def _chart_of(points: NDArray[np.float64], angle: NDArray[np.float64], part: NDArray[np.uint8]) -> Float:
+    x, y, z = points.T
+    uv = np.stack([chart_column(angle), chart_row(y, np.hypot(x, z - AXIS_Z))], 1)
+    for number, of in enumerate((EYES, MOUTH, TEETH, TONGUE, LASHES)):
+        uv[part == of] = [(number + 0.5) * PATCH, CHART_ROWS + PATCH / 2]
+    for side in (-1, 1):
+        ball = (part == EYES) & (np.sign(x) == side)
+        out = points[ball] - (points[ball].min(0) + points[ball].max(0)) / 2
+        across = np.hypot(out[:, 0], out[:, 1])
+        turn = np.arctan2(across, -out[:, 2]) / np.maximum(across, 1e-6)
+        uv[ball] += (
+            (PATCH / 2 - 1)
+            / (np.pi / 2)
+            * np.minimum(turn, (np.pi / 2) / np.maximum(across, 1e-6))[:, None]
+            * out[:, :2]
+        )
+    return uv.astype(np.float32)
+
+
+def landmark_targets() -> NDArray[np.float64]:
+    """(68, 3) mm in the head frame: the iBUG landmarks of the average adult."""
+    shared = anatomy()
+    return shared.landmarks_of(shared.shaped(average_adult())).astype(np.float64)
+
+
+# ---- what every figure's points go through
+
+
+@lru_cache(maxsize=1)
+def _around() -> tuple[NDArray[np.int64], csr_matrix, csr_matrix]:
+    """Triangles in the file's own vertices; (V, T) sums the triangles round a vertex; (V, V) the mean of neighbours."""
+    shared = anatomy()
+    origin = shared.origin[shared.triangles]
+    count, total = len(shared.points), len(origin)
+    ones, rows = np.ones(3 * total, np.float32), origin.T.ravel()
+    around = csr_matrix((ones, (rows, np.tile(np.arange(total), 3))), (count, total))
+    a, b = origin.ravel(), np.roll(origin, 1, 1).ravel()
+    near = csr_matrix((np.ones(2 * len(a), np.float32), (np.r_[a, b], np.r_[b, a])), (count, count))
+    near = near + csr_matrix((np.full(count, 3, np.float32), (np.arange(count), np.arange(count))), (count, count))
+    near = csr_matrix(near.multiply(1 / near.sum(1)))
+    return origin, around[shared.origin], near[shared.origin].astype(np.float32)
+
+
+def normals_of(points: Float) -> Float:
+    """(V, 3) outward unit normals of the shared mesh at these points (V, 3)."""
+    triangles, around, _ = _around()
+    a = points[triangles[:, 0]]
+    u, v = points[triangles[:, 1]] - a, points[triangles[:, 2]] - a
+    flat = np.empty_like(u)
+    flat[:, 0] = u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1]
+    flat[:, 1] = u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2]
+    flat[:, 2] = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    return unit(around @ flat)
+
+
+def dot(a: Float, b: Float) -> Float:
+    """(N,) of two (N, 3)."""
+    return np.einsum("ij,ij->i", a, b)
+
+
+def unit(vectors: Float) -> Float:
+    """(N, 3) vectors at length one."""
+    return vectors / (np.sqrt(dot(vectors, vectors)) + np.float32(1e-9))[:, None]
+
+
+def spread(values: NDArray[np.float32], times: int = 1) -> Float:
+    """Per-vertex values, each replaced by a mean of it and its neighbours."""
+    near = _around()[2]
+    for _ in range(times):
+        values = near @ values
+    return values
+
+
+@lru_cache(maxsize=1)
+def _marked() -> csr_matrix:
+    """(68, V) the mean round each landmark, over about a centimetre: at the rim of a lid the skin's own normal says
+    little."""
+    shared, near = anatomy(), _around()[2]
+    rows = np.repeat(np.arange(68), 3)
+    at = csr_matrix((shared.weights.ravel(), (rows, shared.landmarks.ravel())), (68, len(shared.points)))
+    return at @ near @ near @ near @ near
+
+
+def landmark_normals(normals: Float) -> Float:
+    """(68, 3) unit normals of the skin round the landmarks, from those of all points (V, 3)."""
+    return unit(_marked() @ normals)
+
+
+def body_share(points: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(N,) how far points follow the body and not the head: none above a plane from the chin to the nape."""
+    return smoothstep(62, 165, points[:, 1] + 0.45 * points[:, 2])

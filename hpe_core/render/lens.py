@@ -1,0 +1,237 @@
+"""From light to a file: what is in front, then blur, exposure, colour, noise, sharpening, resampling and JPEG."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.geometry.crop import Box
+from hpe_core.render.person import HeadStyle
+from hpe_core.render.skin import linear
+
+Float = NDArray[np.float32]
+
+
+def expose(linear_light: Float, box: Box, aim: float = 0.25, share: float = 0.75) -> Float:
+    """The picture (H, W, 3) as a camera meters it: mostly by the face, 1 is what becomes white."""
+    height, width = linear_light.shape[:2]
+    y1, y2 = (int(np.clip(v, 0, height - 1)) for v in (box.y1, box.y2))
+    x1, x2 = (int(np.clip(v, 0, width - 1)) for v in (box.x1, box.x2))
+    face = linear_light[y1 : y2 + 1, x1 : x2 + 1].mean()
+    return linear_light * np.float32((aim / max(float(face), 1e-3)) ** share)
+
+
+def tone(light: Float, contrast: float = 0.8) -> Float:
+    """Linear light -> sRGB in 0..1 with a soft shoulder."""
+    light = np.maximum(light, 0)
+    light = light * (1 + light * np.float32(0.11)) / (1 + light * np.float32(0.42))
+    out = cv2.pow(np.minimum(light * np.float32(1.28), 1), 1 / 2.2)
+    curve = out * out * (3 - 2 * out)  # film's S
+    out = out + np.float32(0.5 * contrast) * (curve - out)
+    return np.clip(out, 0, 1)
+
+
+def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDArray[np.uint8]:
+    """Light (2 * size square) -> (size, size, 3) uint8 as some camera and some website leave it."""
+    scale = size / 192
+    image = cv2.resize(light, (size, size), interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.2:  # out of focus, or a soft lens
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.gamma(1.6, 0.4) + 0.3) * scale)
+    if rng.random() < 0.10:  # moved
+        image = _moved(rng, image, max(3, int(rng.uniform(3, 10) * scale) | 1))
+    if rng.random() < 0.25:  # light that strays in the lens
+        glow = cv2.resize(
+            cv2.GaussianBlur(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), (0, 0), 4), (size, size)
+        )
+        image += np.float32(rng.uniform(0.02, 0.2)) * (glow - image)
+    image = expose(image, box, float(0.25 * np.exp(rng.normal(0, 0.42))), float(rng.uniform(0.6, 0.95)))
+    image *= np.exp((rng.normal(0, 0.08, 3) + [0.03, 0.0, -0.03]) * [1.0, 0.35, 1.2]).astype(
+        np.float32
+    )  # white balance
+    if rng.random() < 0.65:  # photons, then the sensor
+        gain = np.float32(min(rng.exponential(0.010), 0.06))
+        coarse = rng.random() < 0.3
+        n = size // 2 if coarse else size
+        noise = rng.standard_normal((n, n, 3), dtype=np.float32)
+        noise = 0.75 * noise[..., :1] + 0.5 * noise
+        if coarse:
+            noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR)
+        image += noise * gain * np.sqrt(np.maximum(image, 0.004) * 1.8)
+    image = tone(image, float(rng.uniform(0.1, 2.0)))
+    if rng.random() < 0.6:  # colour
+        grey = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        image = grey + (image - grey) * np.float32(np.exp(rng.normal(0.10, 0.22)))
+    old = rng.random()
+    if old < 0.15:  # black and white, now and then toned
+        image = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, 2)
+        if old < 0.02:
+            image = image ** np.array([0.85, 1.0, 1.2], np.float32)
+    if rng.random() < 0.18:  # it was smaller once
+        small = max(20, int(size * rng.uniform(0.3, 0.8)))
+        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+        how = cv2.INTER_CUBIC if rng.random() < 0.6 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (size, size), interpolation=how)
+    if rng.random() < 0.35:  # sharpened
+        image = image + np.float32(rng.uniform(0.2, 0.9)) * (
+            image - cv2.GaussianBlur(image, (0, 0), float(max(0.6, 1.2 * scale)))
+        )
+    if rng.random() < 0.08:
+        _edge(rng, image, box)
+    out = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    if rng.random() < 0.5:
+        quality = int(rng.integers(35, 95))
+        _, code = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        out = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
+    return out
+
+
+def _edge(rng: np.random.Generator, image: Float, box: Box) -> None:
+    """The photograph ends near the face: beyond is black, or white, in place."""
+    side = max(box.width, box.height)
+    beyond = np.float32(rng.choice([0.0, 0.0, 0.0, 1.0, 0.5]))
+    for _ in range(int(rng.integers(1, 3))):
+        gap = rng.uniform(-0.02, 0.35) * side
+        ends = (
+            (0, int(max(box.x1 - gap, 0))),
+            (int(box.x2 + gap), None),
+            (0, int(max(box.y1 - gap, 0))),
+            (int(box.y2 + gap), None),
+        )
+        which = int(rng.integers(4))
+        if which < 2:
+            image[:, slice(*ends[which])] = beyond
+        else:
+            image[slice(*ends[which])] = beyond
+
+
+def _moved(rng: np.random.Generator, image: Float, length: int) -> Float:
+    kernel = np.zeros((length, length), np.float32)
+    angle, mid = rng.uniform(0, np.pi), length // 2
+    dx, dy = np.cos(angle) * mid, np.sin(angle) * mid
+    cv2.line(kernel, (round(mid - dx), round(mid - dy)), (round(mid + dx), round(mid + dy)), 1.0)
+    return cv2.filter2D(image, -1, kernel / kernel.sum())
+
+
+def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) -> NDArray[np.bool_]:
+    """Put something in front, in place: a hand, a microphone, a phone, a cup, a bar, leaves, somebody's shoulder or
+    hair. Returns its mask (H, W). `box` is in the picture's own pixels."""
+    height, width = light.shape[:2]
+    side = max(box.width, box.height)
+    cx, cy = box.center
+    x, y = cx + rng.uniform(-0.4, 0.4) * side, cy + rng.uniform(-0.3, 0.5) * side
+    mask = np.zeros((height, width), np.uint8)
+    color = (rng.uniform(0.05, 0.9) * (1 - 0.5 * rng.random(3))).astype(np.float32) ** 2
+
+    def point(px: float, py: float) -> tuple[int, int]:
+        return int(px + 0.5), int(py + 0.5)
+
+    def capsule(a: tuple[float, float], b: tuple[float, float], wide: float) -> None:
+        cv2.line(mask, point(*a), point(*b), 255, max(2, int(wide)), cv2.LINE_AA)
+
+    shade = np.ones((height, width), np.float32)
+    kind = str(rng.choice(["hand", "mic", "phone", "bar", "shoulder", "leaves", "blob"],
+                          p=[0.36, 0.14, 0.10, 0.10, 0.10, 0.08, 0.12]))  # fmt: skip
+    if kind == "hand":
+        color = linear(style.skin) * np.float32(rng.uniform(0.8, 1.05))
+        lean, y = float(rng.uniform(-0.9, 0.9)), cy + rng.uniform(0.1, 0.5) * side
+        across = np.array([np.cos(lean), np.sin(lean)])
+        up = np.array([np.sin(lean), -np.cos(lean)])
+        palm, wide = np.array([x, y]), 0.115 * side
+        outline = ((-1, 1.0), (1, 1.1), (1.05, -0.6), (0.6, -1.5), (-0.6, -1.5), (-1.1, -0.4))
+        corners = np.array([palm + wide * (a * across + b * up) for a, b in outline])
+        cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255, cv2.LINE_AA)
+        bent = rng.uniform(0.45, 1.0)
+        for f, long in enumerate((0.85, 1.0, 0.95, 0.75)):
+            root = palm + wide * ((f - 1.5) * 0.52 * across + 0.9 * up)
+            way = up + (f - 1.5) * rng.uniform(0.02, 0.16) * across
+            tip = root + way * wide * 1.9 * long * bent
+            capsule((root[0], root[1]), (tip[0], tip[1]), 0.46 * wide)
+            edge = root - 0.26 * wide * across
+            cv2.line(
+                shade,
+                point(edge[0], edge[1]),
+                point(*(edge + way * wide * 1.7 * long * bent)),
+                0.6,
+                max(1, int(0.06 * wide)),
+                cv2.LINE_AA,
+            )
+        thumb = palm + wide * (np.sign(rng.normal()) * np.array([1.0, 1.0]) * across)
+        capsule(
+            (thumb[0], thumb[1]),
+            tuple(thumb + wide * (1.0 * up + 0.5 * np.sign((thumb - palm) @ across) * across)),
+            0.5 * wide,
+        )
+        arm = palm - up * side * 1.2
+        capsule((palm[0] - wide * up[0], palm[1] - wide * up[1]), (arm[0], arm[1]), 1.35 * wide)
+    elif kind == "mic":
+        y = cy + rng.uniform(0.15, 0.42) * side
+        color = np.full(3, rng.uniform(0.003, 0.06), np.float32)
+        cv2.circle(mask, point(x, y), max(2, int(0.08 * side)), 255, -1, cv2.LINE_AA)
+        capsule((x, y), (x + rng.uniform(-0.8, 0.8) * side, y + 1.5 * side), 0.07 * side)
+    elif kind == "phone":
+        w, h = rng.uniform(0.12, 0.22) * side, rng.uniform(0.25, 0.45) * side
+        edges = cv2.boxPoints(((x, y), (w, h), float(rng.uniform(-40, 40))))
+        cv2.fillPoly(mask, [np.round(edges).astype(np.int32)], 255, cv2.LINE_AA)
+    elif kind == "bar":
+        a = rng.uniform(0, np.pi)
+        d = np.array([np.cos(a), np.sin(a)]) * 2 * side
+        capsule((x - d[0], y - d[1]), (x + d[0], y + d[1]), rng.uniform(0.04, 0.2) * side)
+    elif kind == "shoulder":
+        sign = -1 if rng.random() < 0.5 else 1
+        rim = cx + sign * rng.uniform(0.25, 0.6) * side
+        level = cy + rng.uniform(-0.1, 0.45) * side
+        cv2.ellipse(
+            mask,
+            point(rim + sign * 0.6 * side, level + 0.8 * side),
+            point(0.7 * side, 0.8 * side),
+            0,
+            0,
+            360,
+            255,
+            -1,
+            cv2.LINE_AA,
+        )
+        if rng.random() < 0.5:
+            cv2.ellipse(
+                mask,
+                point(rim + sign * 0.65 * side, level - 0.1 * side),
+                point(0.34 * side, 0.45 * side),
+                0,
+                0,
+                360,
+                255,
+                -1,
+                cv2.LINE_AA,
+            )
+            color = linear((0.15, 0.11, 0.09))
+    elif kind == "leaves":
+        color = np.array([0.08, 0.16, 0.04], np.float32) * np.float32(rng.uniform(0.4, 1.8))
+        for _ in range(int(rng.integers(3, 14))):
+            at = (x + rng.normal(0, 0.25) * side, y + rng.normal(0, 0.25) * side)
+            cv2.ellipse(
+                mask,
+                point(*at),
+                point(0.09 * side, 0.03 * side),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                255,
+                -1,
+                cv2.LINE_AA,
+            )
+    else:
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
+        radius = side * rng.uniform(0.08, 0.2) * rng.uniform(0.7, 1.3, 12)
+        poly = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1)
+        cv2.fillPoly(mask, [poly.astype(np.int32)], 255, cv2.LINE_AA)
+    blur = float(rng.uniform(0.6, 2.5)) * side / 220
+    mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), max(blur, 0.5)), np.uint8)
+    inner = cv2.GaussianBlur(mask, (0, 0), 0.04 * side).astype(np.float32) / 255
+    grain = cv2.resize(rng.standard_normal((12, 12), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
+    strength = np.float32(face / 0.25)
+    paint = color * (strength * shade * (0.35 + 0.65 * inner) * (1 + 0.10 * grain))[..., None]
+    alpha = mask.astype(np.float32)[..., None] / 255
+    light += (np.maximum(paint, 0) - light) * alpha
+    return mask > 127
