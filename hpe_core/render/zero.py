@@ -1,6 +1,6 @@
 """How our head's zero differs from that of AFLW2000 and 300W-LP, asked of their landmarks:
 
-    python -m hpe_core.render.zero aflw2000_half
+    python -m hpe_core.render.zero FOLDER_OF_AFLW2000
 
 Every face's `pt3d_68` is turned back by its own `Pose_Para` and scaled to one size. The mean of them is a head that
 looks straight ahead as these archives mean it. The mean of our own persons' landmarks, with their expressions, is
