@@ -63,11 +63,14 @@ def picture(style: HeadStyle, scene: Scene) -> NDArray[np.float32]:
     return cv2.resize(render_scene(style, scene, SIZE, GREY).linear, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def marked(pose: tuple[float, float, float]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(lips, scalp) masks found by colour alone."""
-    image = picture(MARKED, replace(WHITE, pose=pose))
+def masks(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(lips, scalp) found by colour alone."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return green > 1.6 * np.maximum(red, blue), blue > 1.6 * np.maximum(red, green)
+
+
+def marked(pose: tuple[float, float, float]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    return masks(picture(MARKED, replace(WHITE, pose=pose)))
 
 
 def centroid(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -109,12 +112,14 @@ def test_roll_is_the_clockwise_turn_on_screen(roll: float) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.tuples(st.floats(-30, 35), st.floats(-35, 35), st.floats(-75, 75)))
-def test_landmarks_lie_on_the_painted_lips(pose: tuple[float, float, float]) -> None:
-    drawing = render_scene(MARKED, replace(WHITE, pose=pose), SIZE, GREY)
-    lips, _ = marked(pose)
+@given(st.tuples(st.floats(-30, 35), st.floats(-35, 35), st.floats(-75, 75)), st.floats(0, 0.6))
+def test_landmarks_lie_on_the_painted_lips(pose: tuple[float, float, float], jaw: float) -> None:
+    """Also those of a mouth that opens."""
+    scene = replace(WHITE, pose=pose, face=(("jawOpen", jaw),))
+    drawing = render_scene(MARKED, scene, SIZE, GREY)
+    lips, _ = masks(picture(MARKED, scene))
     mouth = drawing.camera.project(drawing.points_head)[48:60]
-    assert np.linalg.norm(centroid(lips) - mouth.mean(0)) < 2.2
+    assert np.linalg.norm(centroid(lips) - mouth.mean(0)) < 2.6
 
 
 @settings(max_examples=25, deadline=None)
@@ -238,11 +243,11 @@ def test_mirrored_scene_is_the_mirrored_picture(
         face=(("jawOpen", 0.3), ("mouthSmileLeft", 0.6), ("eyeBlinkRight", 0.4)),
     )
     one, two = picture(style, scene), picture(style, scene.mirrored())[:, ::-1]
-    assert np.abs(one - two).mean() < 0.014
+    assert np.abs(one - two).mean() < 0.020
     p, y, r = pose
     if abs(r) > 20:  # and a flip that forgets the roll is found out
         wrong = replace(scene.mirrored(), pose=(p, -y, r))
-        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.022
+        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.028
 
 
 def test_the_data_file_is_the_one_that_the_code_names() -> None:
