@@ -82,7 +82,7 @@ def test_a_stage_says_its_figures_its_keys_and_its_files(name, tmp_path):
         )
         assert read_again(told) == told
     if name not in ("teachers", "search", "student"):
-        assert children(entry, result, SPEC) == []
+        assert list(children(entry, result, SPEC)) == []
 
 
 def test_the_whole_run_has_the_scores_of_all_and_the_students_in_its_name():
