@@ -137,7 +137,7 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
         lean, y = float(rng.uniform(-0.9, 0.9)), cy + rng.uniform(0.1, 0.5) * side
         across = np.array([np.cos(lean), np.sin(lean)])
         up = np.array([np.sin(lean), -np.cos(lean)])
-        palm, wide = np.array([x, y]), 0.115 * side
+        palm, wide = np.array([x, y]), 0.14 * side
         outline = ((-1, 1.0), (1, 1.1), (1.05, -0.6), (0.6, -1.5), (-0.6, -1.5), (-1.1, -0.4))
         corners = np.array([palm + wide * (a * across + b * up) for a, b in outline])
         cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255, cv2.LINE_AA)
@@ -163,7 +163,7 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
             0.5 * wide,
         )
         arm = palm - up * side * 1.2
-        capsule((palm[0] - wide * up[0], palm[1] - wide * up[1]), (arm[0], arm[1]), 1.35 * wide)
+        capsule((palm[0] - wide * up[0], palm[1] - wide * up[1]), (arm[0], arm[1]), 1.2 * wide)
     elif kind == "mic":
         y = cy + rng.uniform(0.15, 0.42) * side
         color = np.full(3, rng.uniform(0.003, 0.06), np.float32)
