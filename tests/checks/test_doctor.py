@@ -15,6 +15,7 @@ from ray.exceptions import RpcError
 
 from hpe_core.datasets.readers.aflw import AMONG_68
 from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.cluster import ClusterSpec
@@ -319,6 +320,7 @@ def test_the_demo_is_well_on_this_machine(tmp_path):
     tree = json.loads(done.stdout)
     assert done.returncode == 0 and tree["ok"], done.stderr + done.stdout
     assert tree["datasets"]["heads"]["convention"]["kind"] == "agrees"
+    assert tree["datasets"]["heads"]["boxes"] == BOX_RULE
     assert tree["datasets"]["heads"]["found"] == sum(tree["datasets"]["heads"]["splits"].values()) == 3000
     assert set(tree["machine"]) == {"packages", "compute", "store", "memory", "Ray", "MLflow"}
     assert not (tmp_path / "runs").exists(), "a look changes nothing"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpe_core.data.rows import stored_image
 from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError, FaceRef, FaceRow, Rejected, Source, census, share_of
 from hpe_core.datasets.plan import plan_dataset
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import boxes_of, open_source
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
 from hpe_core.geometry.crop import encoded, window
@@ -53,6 +53,12 @@ class Examined:
     row_bytes: float = 0.0  # of a stored face, mean over those looked at
 
     @property
+    def boxes(self) -> str:
+        """Whose they are: the one rule's, an archive's, a file's, a detector's."""
+        spec = self.spec
+        return spec.detector.model if spec.detector else spec.boxes or boxes_of(spec) or "the table's"
+
+    @property
     def report(self) -> dict[str, Any]:
         verdict = None
         if self.verdict is not None:
@@ -65,9 +71,20 @@ class Examined:
             for name, values in zip(ANGLE_NAMES, self.poses.T, strict=True)
             if len(values)
         }
-        names = ("found", "whole", "missing", "splits", "looked_at", "filtered", "rejected", "examples", "row_bytes")
+        names = (
+            "boxes",
+            "found",
+            "whole",
+            "missing",
+            "splits",
+            "looked_at",
+            "filtered",
+            "rejected",
+            "examples",
+            "row_bytes",
+        )
         return {"reader": self.spec.reader, "root": self.spec.root, "kept": len(self.kept), "angles": angles} | {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*names, "row_bytes")},
             "convention": verdict,
         }
 
@@ -226,6 +243,7 @@ def in_lines(seen: Examined) -> list[str]:
         lines.append(f"  missing     {', '.join(seen.missing)}")
     if seen.splits:
         lines.append(f"  split       {', '.join(f'{count:,} {split}' for split, count in seen.splits.items())}")
+    lines.append(f"  boxes       {seen.boxes}")
     limit = "" if seen.looked_at == seen.found else " (faces=0 looks at all)"
     good = f"{len(seen.kept) - seen.filtered:,} good, {seen.filtered:,} {OUT_OF_RANGE}"
     looked = f"{seen.looked_at:,} of {seen.found:,}{limit}"
