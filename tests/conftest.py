@@ -44,16 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one process, and all files that start Ray in the same one.
+    """A file's tests stay in one process, and in the first tier all files that start Ray in the same one.
 
+    The longer tier is made of runs that mostly wait: two at once end sooner.
     (`--dist loadgroup` does not work with pytest 9.2: it renames tests by an attribute that is gone.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
+    longer = config.option.markexpr.startswith("longer")
+
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            return "ray" if file in RAY_FILES else file
+            return "ray" if file in RAY_FILES and not longer else file
 
     return ByFile(config, log)
 
