@@ -76,7 +76,7 @@ def fit(
     optim = spec.optim
     torch.manual_seed(spec.seed)
     net = PoseNet(spec.net, crop.size)
-    if spec.start:
+    if spec.start and resume is None:
         start_from(net, crop, Path(spec.start))
     net = net.to(place.device)
     if optim.channels_last:

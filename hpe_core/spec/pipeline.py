@@ -137,7 +137,9 @@ class PipelineSpec:
         """Every searched value makes a student that can be trained: said now, not by a trial that dies."""
         for key, entry in self.search.space.items():
             student_with(self.student, {key: None}, check_only=True)
-            check(key != "net.pretrained", "search.space.net.pretrained: weights files are not searched")
+            check(key not in ("net.pretrained", "start"), f"search.space.{key}: weights files are not searched")
+            said = "search.space.net.backbone: a student with a start keeps the backbone that it starts from"
+            check(key != "net.backbone" or not self.student.start, said)
             check(key != "optim.epochs", "search.space.optim.epochs: every trial has search.epochs epochs")
             for value in entry.choice or (entry.low, entry.high):
                 try:

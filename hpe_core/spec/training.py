@@ -71,7 +71,7 @@ class TrainSpec:
     hard_loss: Literal["ehpnet", "offsets", "ce"] = "ehpnet"
     mse_weight: NotNegative = 1.0  # weight of EHPNet eq. 2 within eq. 3
     distill: DistillSpec | None = None
-    start: str = ""  # folder of a saved network with this backbone and crop, whose weights it begins with
+    start: str = ""  # a saved network with this backbone and crop, whose weights it begins with
     seed: Natural = 0
 
     def __post_init__(self) -> None:

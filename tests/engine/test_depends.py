@@ -274,8 +274,9 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house, base, key):
         tree = put(house.tree(), {"student.net.limit_deg": value})
         for teacher in tree["teachers"].values():
             teacher["net"]["limit_deg"] = value
-    elif key.endswith("start"):  # not beside other weights
-        free = put(house.tree(), {key.removesuffix("start") + "net.pretrained": "none"})
+    elif key.endswith("start"):  # not beside other weights, nor while backbones are searched
+        lr = {"optim.lr": {"low": 0.001, "high": 0.1}}
+        free = put(house.tree(), {key.removesuffix("start") + "net.pretrained": "none", "search.space": lr})
         base, tree = hashes(free), put(free, changes)
     else:
         tree = put(house.tree(), changes)

@@ -258,6 +258,8 @@ def test_training_begins_with_the_network_that_it_starts_from(shards, whole, tmp
     told = []
     fit(spec, CROP, *data(shards), on_epoch=keeper(tmp_path, told), stop_after=1)
     wanted = load_net(taught).net.state_dict()
+    gone = dataclasses.replace(spec, start=str(tmp_path / "gone"))  # a resumed training needs no start any more
+    fit(gone, CROP, *data(shards), resume=tmp_path / "1", on_epoch=keeper(tmp_path, told))
     weights = [name for name, _ in load_net(taught).net.named_parameters()]
     got = load_net(tmp_path / "1").net.state_dict()
     assert weights and all(torch.allclose(got[name], wanted[name], atol=1e-6) for name in weights)

@@ -77,6 +77,8 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("student.augment.turn_gain=0.5", "turn_gain is 0 or at least 1"),
         ("publish.alias=candidate", "means something else in the registry"),
         ("search.space.net.pretrained.choice=[a]", "weights files are not searched"),
+        ("search.space.start.choice=[a]", "search.space.start: weights files are not searched"),
+        ("student.start=a", "a student with a start keeps the backbone that it starts from"),
         ("search.space.optim.epochs.choice=[9]", "search.space.optim.epochs: every trial has search.epochs epochs"),
         ("evaluate.heatmap_radius=50", "evaluate.heatmap_radius 50 exceeds data.crop.margin_px"),
         (
@@ -223,3 +225,12 @@ def test_student_with_changes_only_what_it_names():
     with pytest.raises(SpecError, match="does not exist"):
         student_with(student, {"optim.speed": 1})
     assert build(TrainSpec, to_dict(student)) == student
+
+
+def test_a_start_is_found_from_any_folder(monkeypatch, tmp_path):
+    """Ray moves its workers into folders of their own."""
+    config = str(REPO / "tests" / "tiny.yaml")
+    monkeypatch.chdir(tmp_path)
+    spec = load([config], ["teachers.resnet.start=a/b", "student.start=c"])
+    assert (spec.teachers["resnet"].start, spec.student.start) == (str(tmp_path / "a/b"), str(tmp_path / "c"))
+    assert spec.teachers["byobnet"].start == ""

@@ -144,7 +144,8 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
     def trained(train: Any) -> Any:
         weights = train.net.pretrained
         path = weights if weights in ("none", "hub") else absolute(weights, here)
-        return dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained=path))
+        net, start = dataclasses.replace(train.net, pretrained=path), absolute(train.start, here)
+        return dataclasses.replace(train, net=net, start=start)
 
     return dataclasses.replace(
         spec,
