@@ -28,6 +28,8 @@ Int = NDArray[np.int64]
 SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"
 SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
+# Of the 68 landmarks those that AFLW has, too: corners of brows, eyes and mouth, nose and chin stay on their spot.
+SIXTEEN = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 # MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
 # pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.

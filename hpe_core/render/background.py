@@ -78,6 +78,11 @@ def _box(plate: Float, x: float, y: float, w: float, h: float, color: Float, lea
     _fill(plate, np.array([[x, y], [x + w, y + lean * w], [x + w, y + h + lean * w], [x, y + h]]), color)
 
 
+def _oval(plate: Float, x: float, y: float, wide: float, high: float, color: Float) -> None:
+    axes, shade = (int(wide), int(high)), tuple(float(c) for c in color)
+    cv2.ellipse(plate, (int(x), int(y)), axes, 0, 0, 360, shade, -1, cv2.LINE_AA)
+
+
 def _wall(rng: np.random.Generator) -> Float:
     c = _color(rng, 0.05, 0.9, 0.4)
     plate = _ramp(rng, c, c * np.float32(rng.uniform(0.4, 0.95)), rng.uniform(0, 2 * np.pi))
@@ -258,38 +263,7 @@ def _people(rng: np.random.Generator) -> Float:
         _fill(plate, np.array([x, y]) + np.array(body) * r, cloth)
         _box(plate, x - 0.5 * r, y + 0.5 * r, r, 1.2 * r, skin * 0.7)
         turned = rng.normal(0, 0.3) * r
-        at = (int(x), int(y))
-        cv2.ellipse(
-            plate,
-            (at[0], int(y - 0.15 * r)),
-            (int(0.95 * r), int(1.2 * r)),
-            0,
-            0,
-            360,
-            tuple(float(v) for v in hair),
-            -1,
-            cv2.LINE_AA,
-        )
-        cv2.ellipse(
-            plate,
-            (int(x + turned), int(y + 0.15 * r)),
-            (int(0.75 * r), int(0.98 * r)),
-            0,
-            0,
-            360,
-            tuple(float(v) for v in skin),
-            -1,
-            cv2.LINE_AA,
-        )
-        cv2.ellipse(
-            plate,
-            (int(x + turned), int(y)),
-            (int(0.5 * r), max(1, int(0.12 * r))),
-            0,
-            0,
-            360,
-            tuple(float(v) for v in skin * 0.5),
-            -1,
-            cv2.LINE_AA,
-        )
+        _oval(plate, x, y - 0.15 * r, 0.95 * r, 1.2 * r, hair)
+        _oval(plate, x + turned, y + 0.15 * r, 0.75 * r, 0.98 * r, skin)
+        _oval(plate, x + turned, y, 0.5 * r, max(1, 0.12 * r), skin * 0.5)
     return cv2.GaussianBlur(plate, (0, 0), float(rng.uniform(1.0, 3.0)))

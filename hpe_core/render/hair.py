@@ -166,7 +166,7 @@ def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.i
     """(count, N) standard normal lots that neighbours share, the same on both sides of the head."""
     wide = CHART_COLS // cell + 1
     table = rng.standard_normal((count, (CHART_ROWS // cell + 1) * wide), dtype=np.float32)
-    other = np.minimum(cols, CHART_COLS - 1 - cols) + (cols > CHART_COLS / 2) * 0
+    other = np.minimum(cols, CHART_COLS - 1 - cols)
     return table[:, rows // cell * wide + other // cell]
 
 
@@ -230,7 +230,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     if tied:
         length = np.linalg.norm(knot - root, axis=1) * 1.18
     step = (length / (steps - 1)).astype(np.float32)[:, None]
-    heading = normal * lift + 0.0
+    heading = normal * lift
     jitter = single[2:5].T * np.float32(0.10) + np.clip(lots[1:4].T, -1.6, 1.6) * np.float32(0.16)
     jitter *= {"bun": 0.35, "ponytail": 0.35, "curly": 1.6, "wavy": 1.2}.get(style.cut, 1.0)
     jitter[:, 0] *= np.where(style.symmetric, side, 1)

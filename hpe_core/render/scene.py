@@ -8,11 +8,6 @@ lands at R X + t. All pixel coordinates follow `crop.Box`: pixel (i, j) covers [
 The label is the triple AS DRAWN. For |yaw| <= 90 it is also the decode of R; beyond, R alone names another triple,
 (p + 180, 180 - y, r + 180) up to whole turns, and the drawn one is kept, as 300W-LP's labels go beyond 90 too.
 
-Rate, in pictures of 128 px a second of one core, persons included, one OpenCV thread: 40.5, 40.6 and 43.4 on two cores
-under a load of 7, 25 to 30 under a load of 9 (2026-11-28; the hand-made head before drew 64 and 38 to 42 then):
-
-    OMP_NUM_THREADS=1 python -m hpe_core.render.scene
-
 `docs/heads.jpg` is `contact_sheet(12)`.
 
 Every draw comes from SeedSequence([seed, person]) or SeedSequence([seed, index, stream]): the same (seed, index) gives

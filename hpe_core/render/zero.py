@@ -6,10 +6,7 @@ Every face's `pt3d_68` is turned back by its own `Pose_Para` and scaled to one s
 looks straight ahead as these archives mean it. The mean of our own persons' landmarks, with their expressions, is
 fitted to it by a similarity, and the fit's pitch is printed: what `anatomy.ZERO_PITCH` lacks. No network is asked.
 
-With ZERO_PITCH = 0 it prints +2.4 degrees for all 68 points and +4.0 for the sixteen that AFLW has, too (corners of
-brows, eyes and mouth, nose and chin, the points of the doctor), on the 983 faces of half of AFLW2000 within 99 degrees
-(2026-11-28): their zero looks higher than MakeHuman's. The constant is the middle of both, 3.2. Other choices of points
-say between 0 and 5: landmarks know this number to about a degree.
+docs/champion.md says what it printed, and how the constant was chosen.
 """
 
 from __future__ import annotations
@@ -21,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.geometry.rotation import euler_to_matrix, matrix_to_euler
-from hpe_core.render.anatomy import anatomy
+from hpe_core.render.anatomy import SIXTEEN, anatomy
 from hpe_core.render.person import draw_style
 from hpe_core.render.scene import draw_face
-
-SIXTEEN = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
 
 
 def archive_head(folder: Path) -> NDArray[np.float64]:

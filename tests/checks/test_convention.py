@@ -89,7 +89,7 @@ def test_the_pose_of_the_average_head_is_found_exactly(pose, scale, x, y):
 
 @given(
     st.tuples(inside, inside, inside),
-    st.sets(st.sampled_from(sorted(check.POINTS)), max_size=16 - check.FEWEST_POINTS - 2),
+    st.sets(st.sampled_from(sorted(check.SIXTEEN)), max_size=16 - check.FEWEST_POINTS - 2),
 )
 def test_hidden_points_do_not_count(pose, hidden):
     points = (HEAD @ euler_to_matrix(pose).T)[:, :2]
@@ -104,7 +104,7 @@ def test_what_is_no_head_has_no_pose():
     assert check.solve_pose(np.full((68, 2), 7.0)) is None
     assert check.solve_pose(np.full((68, 2), np.nan)) is None
     visible = np.zeros(68)
-    visible[check.POINTS[: check.FEWEST_POINTS - 1]] = 1
+    visible[check.SIXTEEN[: check.FEWEST_POINTS - 1]] = 1
     assert check.solve_pose(HEAD[:, :2], visible) is None
 
 

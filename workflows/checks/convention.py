@@ -21,10 +21,9 @@ from numpy.typing import ArrayLike
 
 from hpe_core.geometry.convention import AXES, to_matrix
 from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.anatomy import SIXTEEN, landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
-POINTS = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
 SIGNS = tuple(f"{name}_sign" for name in ANGLE_NAMES)
 UNITS = {"radians_as_degrees": "radians were taken for degrees", "degrees_as_radians": "degrees were taken for radians"}
 FEWEST_POINTS = 8  # of the sixteen; fewer fix no depth
@@ -39,13 +38,13 @@ MAX_ERROR = 20.0  # degrees; labels that lie farther off in every convention are
 
 def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> Floats | None:
     """(68, 2) landmarks -> (3, 3) R_cam by an affine camera, or None where they do not fit. `visible_L`: who counts."""
-    points = np.asarray(landmarks_L2, dtype=np.float64)[POINTS]
+    points = np.asarray(landmarks_L2, dtype=np.float64)[SIXTEEN]
     seen = np.isfinite(points).all(axis=1)
     if visible_L is not None:
-        seen &= np.asarray(visible_L)[POINTS] > 0
+        seen &= np.asarray(visible_L)[SIXTEEN] > 0
     if seen.sum() < FEWEST_POINTS:
         return None
-    head = landmark_targets()[POINTS][seen]
+    head = landmark_targets()[SIXTEEN][seen]
     head, points = head - head.mean(axis=0), points[seen] - points[seen].mean(axis=0)
     affine = np.linalg.lstsq(head, points, rcond=None)[0].T
     u, stretch, vt = np.linalg.svd(affine, full_matrices=False)
