@@ -10,7 +10,7 @@ import pytest
 from hpe_core.datasets.readers import aflw
 from tests.archives import write_aflw
 from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, source
-from workflows.checks.convention import POINTS
+from workflows.checks.convention import SIXTEEN
 
 
 def test_aflw_reads_every_face_of_a_picture(tmp_path):
@@ -89,7 +89,7 @@ def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path):
     write_aflw(tmp_path, [{**FACES[0], "marks": marks}, FACES[2]])
     faces = loaded(source("aflw", tmp_path))
     first, other = faces["face39341"], faces["face7"]
-    assert set(np.flatnonzero(first.visible)) == set(POINTS), "those that the doctor solves poses from"
+    assert set(np.flatnonzero(first.visible)) == set(SIXTEEN), "those that the doctor solves poses from"
     assert first.landmarks[8].tolist() == [21, 42] and first.landmarks[54].tolist() == [20, 40]
     assert other.landmarks is None and other.visible is None
     for folder, place in (("words", ("left", 3)), ("infinite", (np.inf, 3.0))):
