@@ -1,5 +1,6 @@
 """Picture and boxes -> poses, from a saved network (torch) or an ONNX file (onnxruntime, OpenCV and NumPy alone).
 
+    angles, spread = HeadPosePredictor.load().predict(image_rgb, [(x1, y1, x2, y2)])                the shipped student
     angles, spread = HeadPosePredictor.load("student.onnx").predict(image_rgb, [(x1, y1, x2, y2)])
 
 Both kinds carry their crop contract (what the window shows of a box, and how a detector's box becomes one that the
@@ -19,6 +20,7 @@ from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.shipped import STUDENT_FILE
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.packages import missing
@@ -48,8 +50,9 @@ class HeadPosePredictor:
         self.crop, self.detector_fit = runner.crop, runner.detector_fit
 
     @classmethod
-    def load(cls, path: str | Path, *, threads: int = 0) -> "HeadPosePredictor":
-        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows.export.onnx_file`.
+    def load(cls, path: str | Path = STUDENT_FILE, *, threads: int = 0) -> "HeadPosePredictor":
+        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows.export.onnx_file`; without
+        a path, the student that this package ships.
 
         `threads` limits the CPU threads of ONNX Runtime (0: its own choice); torch keeps its own setting.
         Raises SpecError that names the path.

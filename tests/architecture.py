@@ -11,7 +11,7 @@ from pathlib import Path
 # Rooms from the ground up. A room imports from those below it and from itself; rooms in one row do not see each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.errors",),
-    ("hpe_core.system",),
+    ("hpe_core.system", "hpe_core.shipped"),
     ("hpe_core.spec",),
     ("hpe_core.geometry",),
     ("hpe_core.render", "hpe_core.detection"),

@@ -19,17 +19,18 @@ from hpe_core.datasets.base import FaceRow, Source
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.detector import Detection, cache_folder
-from hpe_core.errors import UserError
+from hpe_core.errors import SpecError, UserError
 from hpe_core.geometry.crop import Box, window
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
+from hpe_core.spec.network import MEANING, WEIGHTS
 from tests.archives import picture, write_aflw2000
 from tests.faces import FIT, NET_CROP, save_untrained
 from workflows import predict
 from workflows.engine.commandline import EXIT_STOPPED
-from workflows.engine.config import REPO
+from workflows.engine.config import REPO, load
 from workflows.prediction import media
 from workflows.prediction.faces import Face, FindFaces
 from workflows.prediction.output import TABLE
@@ -453,7 +454,8 @@ def test_aliases_versions_and_runs_are_the_registrys(here, net, fresh_database):
     store, folder = here / "runs", here / "model"
     store.mkdir()
     folder.mkdir()
-    shutil.copyfile(net / "student.onnx", folder / "student.onnx")
+    for name in ("student.onnx", WEIGHTS, MEANING):
+        shutil.copyfile(net / name, folder / name)
     shutil.copyfile(fresh_database, store / "mlflow.db")
     uri = f"sqlite:///{store}/mlflow.db"
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -471,7 +473,12 @@ def test_aliases_versions_and_runs_are_the_registrys(here, net, fresh_database):
             assert path.read_bytes() == content
     assert (folder / "student.onnx").is_file()
     save(here / "a.png", picture(0))
-    assert predict.main(["a.png", "boxes=whole"]) == 0 and len(table()) == 1  # champion, of ./runs
+    assert predict.main(["a.png", "boxes=whole", "model=champion"]) == 0 and len(table()) == 1  # of ./runs
+    words = ["teachers.resnet.start=models:/head-pose@champion", f"store={store}"]
+    kept = Path(load(["demo"], words).teachers["resnet"].start)  # what a training begins with outlives the alias
+    assert (kept / WEIGHTS).read_bytes() == (net / WEIGHTS).read_bytes() and kept.is_relative_to(store)
+    with pytest.raises(SpecError, match="has no version 7; known: 1"):
+        load(["demo"], ["student.start=models:/head-pose/7", "search.trials=0", "search.space=null", f"store={store}"])
     for model, said in (
         ("champoin", "did you mean 'champion'"),
         ("7", "no version 7; known: 1"),

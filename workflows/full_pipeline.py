@@ -21,7 +21,6 @@ from hpe_core.spec.pipeline import PipelineSpec
 from workflows.engine import cost, pipeline
 from workflows.engine.config import EXIT_FAILED, arguments, guarded, load, tell
 from workflows.engine.results import Results
-from workflows.engine.runner import tracking_uri
 from workflows.engine.stage import Stage
 from workflows.engine.store import Store
 from workflows.report.text import print_tables
@@ -96,7 +95,7 @@ def closing(spec: PipelineSpec, results: Results, seconds: float) -> str:
     lines += [f"{'report':<9}{spec.store}/{published}/{results.publish.report}"]
     lines += [f"{'ONNX':<9}{spec.store}/{published}/{results.publish.onnx}"]
     if spec.mlflow.uri != "none":
-        lines += [f"{'MLflow':<9}{ui_command(tracking_uri(spec))}"]
+        lines += [f"{'MLflow':<9}{ui_command(spec.tracking_uri)}"]
         lines += [f"{'':<9}then http://127.0.0.1:5000/#/models/{spec.publish.model_name}"]
     lines += [f"{'time':<9}{seconds:.0f} s"]
     return "\n".join(lines)

@@ -27,20 +27,26 @@ TINY = 1e-7  # log-probabilities are stored as float16
 def ensemble_probs(
     nets: Mapping[str, PoseNet], crops_BHWC: Tensor, size: int, sets: Sequence[LabelSet]
 ) -> dict[LabelSet, Tensor]:
-    """{set: (B, 3, N) mean softmax over its teachers and windows} of uint8 canonical crops. Raises ValueError."""
+    """{set: (B, 3, N) mean softmax over its teachers and windows, and their mirror images where the set says so} of
+    uint8 canonical crops. Raises ValueError."""
     grids = {labels: set(offset_grid(*labels.offsets)) for labels in sets}
     means: dict[LabelSet, Tensor] = {}
+
+    def add(to: list[LabelSet], probs: Tensor) -> None:
+        for labels in to:
+            if labels not in means:
+                means[labels] = torch.zeros_like(probs)
+            means[labels].add_(probs, alpha=1.0 / (labels.views * len(labels.teachers)))
+
     for dx, dy in sorted(set().union(*grids.values())):
         view = window(crops_BHWC, size, dx, dy)
         for name, net in nets.items():
             wanted = [labels for labels, grid in grids.items() if (dx, dy) in grid and name in labels.teachers]
-            if not wanted:
-                continue
-            probs = net.predict(view)
-            for labels in wanted:
-                if labels not in means:
-                    means[labels] = torch.zeros_like(probs)
-                means[labels].add_(probs, alpha=1.0 / (len(grids[labels]) * len(labels.teachers)))
+            both = [labels for labels in wanted if labels.mirrored]
+            if wanted:
+                add(wanted, net.predict(view))
+            if both:  # the mirror image of this window; the grid is symmetric, so all windows are those of the mirror
+                add(both, net.main_bins.mirror(net.predict(view.flip(2))))
     return means
 
 

@@ -45,6 +45,20 @@ def offsets_loss(
     return parts
 
 
+def dldl_loss(
+    logits: PoseLogits, angles_B3: Tensor, bins: tuple[AngleBins, ...], sd_deg: float, mae_weight: float
+) -> dict[str, Tensor]:
+    """DLDL-v2 (Gao et al., IJCAI 2018): a label is a normal distribution over the bins. Cross-entropy against it plus
+    the absolute error of the expectation, degrees; sums over angles and heads."""
+    ce, mae = angles_B3.new_zeros(()), angles_B3.new_zeros(())
+    for head, grid in zip(logits.heads, bins, strict=True):
+        away = (grid.centers_like(angles_B3) - angles_B3.unsqueeze(-1)) / sd_deg
+        label = torch.softmax(-away.square() / 2, -1)
+        ce = ce - (label * F.log_softmax(head, -1)).sum(-1).sum(1).mean()
+        mae = mae + (grid.decode(head.softmax(-1)) - angles_B3).abs().sum(1).mean()
+    return {"ce": ce, "mae": mae_weight * mae}
+
+
 def soft_label_kl(logits_B3N: Tensor, teacher_log_probs_B3N: Tensor, temperature: float = 1.0) -> Tensor:
     """T^2 KL(teacher^(1/T) || student^(1/T)), summed over angles, mean over the batch.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.learning.losses import cross_entropy, ehpnet_loss, offsets_loss, soft_label_kl
+from hpe_core.learning.losses import cross_entropy, dldl_loss, ehpnet_loss, offsets_loss, soft_label_kl
 from hpe_core.learning.models import PoseLogits, PoseNet
 from hpe_core.spec.training import TrainSpec
 
@@ -17,7 +17,7 @@ class StepOutput(NamedTuple):
 
 
 class PoseTask:
-    """Hard labels: EHPNet eqs. 1-3, offsets eq. 4, or cross-entropy alone. With `spec.distill` soft labels, too:
+    """Hard labels: EHPNet eqs. 1-3, offsets eq. 4, DLDL-v2, or cross-entropy alone. With `spec.distill` also soft ones:
 
     scale * (hard_weight * hard loss + T^2 KL(soft labels || student)), EHPNet eq. 5 and offsets eq. 7.
     """
@@ -48,5 +48,7 @@ class PoseTask:
             return ehpnet_loss(logits, batch.angles_B3, self.bins, self.spec.mse_weight)
         if self.spec.hard_loss == "offsets":
             return offsets_loss(logits, batch.angles_B3, self.bins, self.spec.net.limit_deg)
+        if self.spec.hard_loss == "dldl":
+            return dldl_loss(logits, batch.angles_B3, self.bins, self.spec.label_sd, self.spec.mae_weight)
         head, bins = logits.heads[self.predicting], self.bins[self.predicting]
         return {"ce": cross_entropy(head, batch.angles_B3, bins)}

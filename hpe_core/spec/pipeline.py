@@ -165,11 +165,12 @@ class PipelineSpec:
         for name in distill.teachers:
             check(name in self.teachers, f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
         chosen = tuple(name for name in self.teachers if name in distill.teachers or not distill.teachers)
-        return LabelSet(chosen, *canonical_offsets(distill.offset_radius, distill.offset_step))
+        return LabelSet(chosen, *canonical_offsets(distill.offset_radius, distill.offset_step), distill.mirrored)
 
     def label_sets(self) -> tuple[LabelSet, ...]:
         """Every label set that the student or a trial may read: what the labels stage has to write."""
-        keys = ("distill.offset_radius", "distill.offset_step", "distill.teachers", "distill.labels")
+        distilled = ("offset_radius", "offset_step", "mirrored", "teachers", "labels")
+        keys = tuple(f"distill.{key}" for key in distilled)
         searched = {key: self.search.space[key].choice for key in keys if key in self.search.space}
         for key, values in searched.items():
             check(bool(values), f"search.space.{key} takes choice: [...] only")
@@ -196,6 +197,11 @@ class PipelineSpec:
     def folder(self) -> Path:
         """The store on this machine: the store itself, or a remote one's counterpart."""
         return Remote(self.store).folder if is_remote(self.store) else Path(self.store)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address: the configured one, or SQLite in the store."""
+        return self.mlflow.uri or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def base_teacher(self) -> str:

@@ -54,6 +54,7 @@ class DistillSpec:
     scale: Positive = 1.0
     offset_radius: Natural = 0  # K, network pixels
     offset_step: Count = 1  # d, network pixels
+    mirrored: bool = False  # the mean over each window's mirror image, too, with its answer mirrored back
     teachers: tuple[str, ...] = ()  # whose soft labels; empty is all
     labels: Literal["stored", "online"] = "stored"  # online: teachers see the augmented view in the training step
 
@@ -68,10 +69,12 @@ class TrainSpec:
     net: NetSpec = NetSpec()
     optim: OptimSpec = OptimSpec()
     augment: AugmentSpec = AugmentSpec()
-    hard_loss: Literal["ehpnet", "offsets", "ce"] = "ehpnet"
+    hard_loss: Literal["ehpnet", "offsets", "dldl", "ce"] = "ehpnet"
     mse_weight: NotNegative = 1.0  # weight of EHPNet eq. 2 within eq. 3
+    label_sd: Positive = 4.0  # dldl: of the normal distribution that stands for a label, degrees
+    mae_weight: NotNegative = 0.02  # dldl: weight of the expectation's absolute error
     distill: DistillSpec | None = None
-    start: str = ""  # a saved network with this backbone and crop, whose weights it begins with
+    start: str = ""  # a saved network of this backbone and crop to begin with: a folder, shipped/NAME, or models:/...
     seed: Natural = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +87,12 @@ class LabelSet(NamedTuple):
     teachers: tuple[str, ...]
     radius: int
     step: int
+    mirrored: bool = False
+
+    @property
+    def views(self) -> int:
+        """How often each teacher looks at a face: at every (i d, j d) within K (offsets eq. 5), and at its mirror."""
+        return (2 * (self.radius // self.step) + 1) ** 2 * (1 + self.mirrored)
 
     @property
     def offsets(self) -> tuple[int, int]:
@@ -92,7 +101,7 @@ class LabelSet(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder, e.g. resnet+regnet-K15-d5."""
-        return f"{'+'.join(self.teachers)}-K{self.radius}-d{self.step}"
+        return f"{'+'.join(self.teachers)}-K{self.radius}-d{self.step}{'-mirrored' if self.mirrored else ''}"
 
 
 def canonical_offsets(radius: int, step: int) -> tuple[int, int]:

@@ -80,7 +80,7 @@ def test_more_jobs_than_lanes_wait_for_each_other():
 def test_online_labels_ask_the_teachers_in_every_step():
     still = "student.augment.jitter_px=0"  # online labels look K and the jitter aside, and the margin is 4
     stored, online = spec_of(still), spec_of(still, "student.distill.labels=online")
-    asked = len(windows([online.label_set(online.student).offsets])) * len(online.teachers)
+    asked = len(windows([online.label_set(online.student)])) * len(online.teachers)
     per_step = 3 + asked
     ratio = gpu_hours(online, TOLD)["student"] / gpu_hours(stored, TOLD)["student"]
     assert ratio > 1 and ratio == pytest.approx(per_step / 3)

@@ -56,6 +56,8 @@ NETWORK: dict[str, Any] = {
     "net.regression_head": True,
     "hard_loss": "ce",
     "mse_weight": 0.5,
+    "label_sd": 2.0,
+    "mae_weight": 0.5,
     "start": "OTHER",
     "seed": 5,
     "optim.epochs": 9,
@@ -79,7 +81,7 @@ NETWORK: dict[str, Any] = {
     "augment.strength": 0.5,
 }
 DISTILL = {"temperature": (2, SEARCH), "hard_weight": (0.5, SEARCH), "scale": (0.5, SEARCH)}
-DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS)}
+DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS), "mirrored": (True, LABELS)}
 DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
 # Keys of a dataset, by the kind of dataset (see `House`) that has them, and other values.
 DATASET: dict[str, dict[str, Any]] = {

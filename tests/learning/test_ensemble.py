@@ -39,12 +39,18 @@ def crops():
 
 def test_one_pass_over_many_sets_equals_brute_force(nets, crops):
     sets = [LabelSet(names, k, d) for names in (NAMES, NAMES[:1], NAMES[1:]) for k, d in ((0, 1), (4, 2), (6, 3))]
+    sets += [labels._replace(mirrored=True) for labels in sets]
     means = ensemble_probs(nets, crops, SIZE, sets)
     assert set(means) == set(sets)
     for labels in sets:
         views = [window(crops, SIZE, dx, dy) for dx, dy in offset_grid(*labels.offsets)]
         with torch.inference_mode():
             each = [nets[name].predict(view) for name in labels.teachers for view in views]
+            if labels.mirrored:
+                bins = nets[NAMES[0]].main_bins
+                mirrors = [window(crops.flip(2), SIZE, dx, dy) for dx, dy in offset_grid(*labels.offsets)]
+                each += [bins.mirror(nets[name].predict(view)) for name in labels.teachers for view in mirrors]
+        assert len(each) == labels.views * len(labels.teachers)
         assert torch.allclose(means[labels], torch.stack(each).mean(0), atol=1e-6)
         assert torch.allclose(means[labels].sum(-1), torch.ones(5, 3), atol=1e-5)
 
@@ -60,6 +66,14 @@ def test_a_network_sees_a_window_once_and_only_if_a_set_wants_it(nets, crops, mo
         monkeypatch.setattr(net, "predict", counting)
     ensemble_probs(nets, crops, SIZE, [LabelSet(NAMES, 4, 4), LabelSet(NAMES[:1], 4, 2), LabelSet(NAMES[:1], 0, 1)])
     assert seen == {"resnet": 25, "byobnet": 9}
+    ensemble_probs(nets, crops, SIZE, [LabelSet(NAMES, 4, 4, True), LabelSet(NAMES[:1], 4, 4)])
+    assert seen == {"resnet": 25 + 18, "byobnet": 9 + 18}
+
+
+def test_mirrored_labels_of_a_mirrored_face_are_mirrored(nets, crops):
+    labels = LabelSet(NAMES, 4, 2, True)
+    one, other = (ensemble_probs(nets, images, SIZE, [labels])[labels] for images in (crops, crops.flip(2)))
+    assert torch.allclose(nets[NAMES[0]].main_bins.mirror(one), other, atol=1e-6)
 
 
 def test_the_table_of_every_K_and_d_equals_brute_force(nets, crops):

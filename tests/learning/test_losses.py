@@ -42,6 +42,16 @@ def ce_by_hand(logits: np.ndarray, angles: np.ndarray, bins: AngleBins) -> float
     return total / len(angles)
 
 
+def normal_ce_by_hand(logits: np.ndarray, angles: np.ndarray, bins: AngleBins, sd: float) -> float:
+    """Against a normal distribution about each label, cut off at the grid's ends."""
+    total = 0.0
+    for row, pose in zip(softmax(logits), angles, strict=True):
+        for probs, angle in zip(row, pose, strict=True):
+            label = np.exp(-((bins.centers - angle) ** 2) / (2 * sd**2))
+            total -= (label / label.sum() * np.log(probs)).sum()
+    return total / len(angles)
+
+
 @pytest.mark.parametrize("regression", [True, False])
 @settings(max_examples=25)
 @given(seed=seeds)
@@ -73,7 +83,7 @@ weights = st.floats(0.01, 3)
 distills = st.builds(DistillSpec, temperature=st.floats(0.5, 5), hard_weight=st.just(0.0) | weights, scale=weights)
 
 
-@pytest.mark.parametrize("hard_loss", ["ehpnet", "offsets", "ce"])
+@pytest.mark.parametrize("hard_loss", ["ehpnet", "offsets", "dldl", "ce"])
 @settings(max_examples=25)
 @given(seed=seeds, mse_weight=weights, distill=st.none() | distills)
 def test_a_task_is_scale_times_the_weighted_hard_loss_and_the_kl_at_the_temperature(
@@ -95,6 +105,10 @@ def test_a_task_is_scale_times_the_weighted_hard_loss_and_the_kl_at_the_temperat
     hard = {
         "ehpnet": {"ce": sum(ce), "mse": mse_weight * mse},
         "offsets": {"ce": sum(ce) / 4, "mae": np.abs(93 * np.tanh(raw) - angles).mean() / 4},
+        "dldl": {
+            "ce": sum(normal_ce_by_hand(head, angles, grid, 5) for head, grid in zip(heads, grids, strict=True)),
+            "mae": mse_weight * sum(np.abs(mean - angles).mean(0).sum() for mean in means),
+        },
         "ce": {"ce": ce[1]},
     }[hard_loss]
     by_hand = hard
@@ -102,7 +116,8 @@ def test_a_task_is_scale_times_the_weighted_hard_loss_and_the_kl_at_the_temperat
         by_hand = {"kl": distill.scale * kl_by_hand(heads[1], teacher, distill.temperature)}
         if distill.hard_weight:
             by_hand |= {name: distill.scale * distill.hard_weight * value for name, value in hard.items()}
-    spec = TrainSpec(net=net.spec, hard_loss=hard_loss, mse_weight=mse_weight, distill=distill)
+    own = {"hard_loss": hard_loss, "mse_weight": mse_weight, "label_sd": 5.0, "mae_weight": mse_weight}
+    spec = TrainSpec(net=net.spec, distill=distill, **own)
     logits = PoseLogits(tuple(torch.tensor(head, requires_grad=True) for head in heads), torch.tensor(raw))
     nothing = torch.zeros(5, 1, 1, 3, dtype=torch.uint8)
     batch = PoseBatch(nothing, torch.tensor(angles), torch.ones(5, 2), torch.tensor(np.log(teacher)))

@@ -316,9 +316,19 @@ def test_poses_are_wide_and_inside_the_bins() -> None:
     rng = np.random.default_rng(0)
     drawn = np.array([draw_pose(rng) for _ in range(4000)])
     pitch, yaw, roll = drawn.T
-    assert np.abs(yaw).max() <= 99 and np.abs(pitch).max() <= 75 and np.abs(roll).max() <= 80
-    assert 0.12 < (np.abs(yaw) > 70).mean() < 0.25 and 0.3 < (np.abs(yaw) < 20).mean() < 0.55
-    assert 18 < pitch.std() < 21 and 16.5 < roll.std() < 19 and abs(yaw.mean()) < 3
+    assert np.abs(drawn).max() <= 99
+    assert 0.08 < (np.abs(yaw) > 70).mean() < 0.2 and 0.3 < (np.abs(yaw) < 20).mean() < 0.55
+    near = np.abs(yaw) < 20
+    assert 17 < pitch[near].std() < 20 and 14 < roll[near].std() < 16 and abs(yaw.mean()) < 3
+
+
+def test_a_profile_is_turned_as_a_picture_is() -> None:
+    """Pitch and roll of a turned profile move far, and together."""
+    rng = np.random.default_rng(3)
+    pitch, yaw, roll = np.array([draw_pose(rng) for _ in range(4000)]).T
+    side = np.abs(yaw) > 60
+    assert np.corrcoef(pitch[side] * np.sign(yaw[side]), roll[side])[0, 1] > 0.7
+    assert roll[side].std() > 25 and abs(np.corrcoef(pitch[~side], roll[~side])[0, 1]) < 0.1
 
 
 @settings(max_examples=30, deadline=None)

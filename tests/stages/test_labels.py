@@ -96,7 +96,7 @@ def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(hous
     sibling.parent.mkdir()
     sibling.write_bytes(house.shard.read_bytes())
     sets = [LabelSet(("second", "first"), 2, 2), LabelSet((*NAMES, "third"), 2, 2), ONE._replace(radius=2, step=2)]
-    sets += [ALL._replace(radius=4), ALL._replace(step=1)]
+    sets += [ALL._replace(radius=4), ALL._replace(step=1), ALL._replace(mirrored=True)]
     found = [first, job(shard=sibling), *map(job, sets)]
     found += [job(**{name: [f"weights of {name}", "other"]}) for name in NAMES]
     found += [job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES]

@@ -20,7 +20,6 @@ from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
 from workflows.engine.cluster import running_address
-from workflows.engine.runner import tracking_uri
 
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -36,7 +35,7 @@ def examine_machine(spec: PipelineSpec, seen: Sequence[Examined]) -> list[Look]:
         look_at_store(spec.folder, bytes_needed(spec, seen), complete=all(one.found for one in seen)),
         look_at_memory(spec, seen),
         look_at_ray(spec.cluster, address),
-        look_at_mlflow(tracking_uri(spec)),
+        look_at_mlflow(spec.tracking_uri),
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest, say
+from hpe_core.shipped import shipped_folder
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
@@ -24,6 +25,7 @@ from workflows.engine.commandline import EXIT_STOPPED, CommandParser, literal, t
 from workflows.engine.stage import StageFailed
 from workflows.storage.disk import disk_is_full
 from workflows.storage.lock import StoreHeld
+from workflows.tracking.registry import SCHEME, network_folder
 
 REPO = Path(__file__).resolve().parents[2]
 _PACKED = Path(__file__).resolve().parents[1] / "conf"  # there in an installed package (setup.py)
@@ -131,8 +133,10 @@ def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
-    """Every path absolute: Ray moves its workers into folders of its own."""
+    """Every path absolute: Ray moves its workers into folders of its own. A network to start from becomes its folder,
+    which is fetched from the registry if it is `models:/...`."""
     here = Path.cwd()
+    spec = dataclasses.replace(spec, store=absolute(spec.store, lasting_folder(here)))
 
     def found(dataset: DatasetSpec) -> DatasetSpec:
         detector = dataset.detector
@@ -144,15 +148,18 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
     def trained(train: Any) -> Any:
         weights = train.net.pretrained
         path = weights if weights in ("none", "hub") else absolute(weights, here)
-        net, start = dataclasses.replace(train.net, pretrained=path), absolute(train.start, here)
-        return dataclasses.replace(train, net=net, start=start)
+        return dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained=path), start=begun(train.start))
+
+    def begun(start: str) -> str:
+        if start.startswith(SCHEME):
+            return str(network_folder(start, spec.tracking_uri, spec.folder / "starts"))
+        return str(shipped_folder(start) or absolute(start, here))
 
     return dataclasses.replace(
         spec,
         data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
         teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
         student=trained(spec.student),
-        store=absolute(spec.store, lasting_folder(here)),
     )
 
 

@@ -30,7 +30,7 @@ from hpe_core.geometry.crop import offset_grid
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.training import AugmentSpec, TrainSpec
+from hpe_core.spec.training import AugmentSpec, LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
@@ -123,14 +123,14 @@ def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, work
     if train.distill is not None and train.distill.labels == "online":
         labels = spec.label_set(train)
         asked = sum(flops(spec.teachers[name].net, size, backward=False) for name in labels.teachers)
-        work += asked * len(windows([labels.offsets]))
+        work += asked * labels.views
     gpu = faces * work / (told.tflops * 1e12)
     return gpu, (gpu + faces * augment_seconds(train.augment, spec.data.crop, train.net)) / workers
 
 
-def windows(offsets: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Every window of these (K, d), each once."""
-    return set().union(*(offset_grid(radius, step) for radius, step in offsets))
+def windows(sets: Iterable[LabelSet]) -> set[tuple[int, int]]:
+    """Every window of these sets, each once."""
+    return set().union(*(offset_grid(*labels.offsets) for labels in sets))
 
 
 def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
@@ -152,8 +152,9 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     stage("teachers", f"{len(trained)} networks", lanes, trained)
     seen = 0
     for name, teacher in spec.teachers.items():
-        offsets = [labels.offsets for labels in spec.label_sets() if name in labels.teachers]
-        seen += len(windows(offsets)) * flops(teacher.net, size, backward=False)
+        sets = [labels for labels in spec.label_sets() if name in labels.teachers]
+        views = len(windows(sets)) + len(windows([labels for labels in sets if labels.mirrored]))
+        seen += views * flops(teacher.net, size, backward=False)
     gpu = train_faces(spec, told) * seen / (told.tflops * 1e12)
     per_gpu = (gpu / told.gpus, gpu / told.gpus)
     stage("labels", f"{len(spec.label_sets())} sets", told.gpus, [per_gpu] * told.gpus)

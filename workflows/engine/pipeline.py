@@ -10,7 +10,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.packages import check_extra
 from workflows.engine.results import Results
-from workflows.engine.runner import Runner, tracking_uri
+from workflows.engine.runner import Runner
 from workflows.engine.stage import Stage, StageFailed
 from workflows.engine.store import Plan, Store, result_of
 from workflows.storage.code import ROOT
@@ -104,7 +104,7 @@ def verify(stages: Sequence[Stage], spec: PipelineSpec, *, as_json: bool) -> tup
 def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
     """Bring MLflow up to the store; a sentence about what was sent. Raises StageFailed if MLflow does not answer."""
     check_extra()
-    store, uri = Store.open(stages, spec), tracking_uri(spec)
+    store, uri = Store.open(stages, spec), spec.tracking_uri
 
     def bring(held: bool) -> str:
         done = sync(spec.folder, uri, spec.mlflow.experiment, facts_of(spec.folder, held=held))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import UserError
-from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import write_atomic, write_json
 from workflows.engine.cluster import connected, machinery
@@ -33,11 +32,6 @@ from workflows.tracking.projection import facts_of
 
 FAILED = "failed.json"  # why a stage has failed, until it runs again
 DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
-
-
-def tracking_uri(spec: PipelineSpec) -> str:
-    """MLflow's address: the configured one, or SQLite in the store."""
-    return spec.mlflow.uri or f"sqlite:///{spec.folder / 'mlflow.db'}"
 
 
 class Runner(contextlib.AbstractContextManager["Runner"]):
@@ -67,7 +61,7 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         with contextlib.ExitStack() as opened:  # what is open is closed again if the rest cannot be opened
             self.live = Live(
                 self.spec.folder,
-                tracking_uri(self.spec),
+                self.spec.tracking_uri,
                 self.spec.mlflow.experiment,
                 lambda: facts_of(self.spec.folder, held=True),
                 say=self.console.say,

@@ -18,6 +18,7 @@ from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, PATH, PICTURE
 from hpe_core.spec.data import DatasetSpec
 
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
+NOT_NEEDED = ("render/anatomy.npz", "shipped/*/*")  # megabytes of the library that a model does not use
 
 
 def begin_folder(folder: Path) -> None:
@@ -39,6 +40,9 @@ def begin_folder(folder: Path) -> None:
         input_example=example(),
         pip_requirements=[f"{name}=={version_of(name)}" for name in NEEDED],
     )
+    for data in NOT_NEEDED:
+        for file in (folder / "code" / "hpe_core").glob(data):
+            file.unlink()
 
 
 def signature() -> Any:

@@ -112,9 +112,10 @@ def taught_by(spec: PipelineSpec, student: TrainSpec) -> str:
     """'the teacher resnet (test_resnet), over 9 windows (K=2, d=2)': the middle of a sentence."""
     labels = spec.label_set(student)  # the search may have chosen others than were configured
     names = ", ".join(f"{name} ({spec.teachers[name].net.backbone})" for name in labels.teachers)
-    windows = len(offset_grid(labels.radius, labels.step))
+    windows = len(offset_grid(*labels.offsets))
     who = f"the teacher {names}" if len(labels.teachers) == 1 else f"{len(labels.teachers)} teachers: {names}"
-    return who if windows == 1 else f"{who}, over {windows} windows (K={labels.radius}, d={labels.step})"
+    who += f", over {windows} windows (K={labels.radius}, d={labels.step})" if windows > 1 else ""
+    return who + (" and the mirror image" if labels.mirrored else "")
 
 
 def weight_terms(spec: PipelineSpec, student: TrainSpec) -> str:

@@ -1,8 +1,14 @@
-"""Where a model comes from."""
+"""Where a model comes from: facts for the pages, and its receipt, by which anybody can check or repeat it."""
 
 import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import file_sha256
 from workflows.engine.config import REPO
+from workflows.engine.results import Role
 from workflows.engine.stage import StageRun
 from workflows.export.mlmodel import version_of
 from workflows.storage.manifest import finished
@@ -30,3 +36,25 @@ def origin(stage: StageRun) -> dict[str, str]:
     facts["finished"] = max(str(finished(folder)["finished"]) for folder in stage.inputs.values())
     facts["python"] = platform.python_version()
     return facts | {name: version for name in PACKAGES if (version := version_of(name))}
+
+
+def receipt(stage: StageRun, model: Path, facts: Mapping[str, str]) -> dict[str, Any]:
+    """What the published folder `model` was made of and what it is worth: the whole configuration with its seeds, the
+    facts of `origin`, the student's scores, and the SHA-256 of its files. Of paths only the last name is kept."""
+    student = to_dict(stage.results.student.spec)  # the search may have chosen another than was configured
+    rows = [row for row in stage.results.evaluate.rows if row.role is Role.DISTILLED]
+    return {
+        "origin": dict(facts),
+        "configuration": without_folders(to_dict(stage.spec) | {"student": student}),
+        "scores": {row.test: row.scores for row in rows},
+        "files": {file.name: file_sha256(file) for file in sorted(model.iterdir()) if file.is_file()},
+    }
+
+
+def without_folders(value: Any) -> Any:
+    """The same tree; of every absolute path in it the last name: where a folder lies is nobody else's business."""
+    if isinstance(value, dict):
+        return {key: without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value

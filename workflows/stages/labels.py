@@ -1,7 +1,8 @@
 """Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
 
 For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
-over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6), as fp16 log-probabilities.
+over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6; `mirrored` sets add each
+window's mirror image), as fp16 log-probabilities.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
@@ -139,7 +140,11 @@ class LabelShard:
     """A labelling actor: all teachers in memory, one shard a call."""
 
     def __init__(
-        self, teachers: Mapping[str, str], folder: str, sets: Sequence[tuple[tuple[str, ...], int, int]], threads: int
+        self,
+        teachers: Mapping[str, str],
+        folder: str,
+        sets: Sequence[tuple[tuple[str, ...], int, int, bool]],
+        threads: int,
     ) -> None:
         from hpe_core.learning.checkpoint import load_net
 
@@ -147,7 +152,7 @@ class LabelShard:
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
         self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
         self.crop, self.bins = first.crop, first.net.main_bins
-        self.sets = [LabelSet(tuple(names), radius, step) for names, radius, step in sets]
+        self.sets = [LabelSet(*labels) for labels in sets]
         self.folder = Path(folder)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import write_json
 from workflows.engine.exported import Exported
 from workflows.engine.results import PublishResult, Role, Row
 from workflows.engine.stage import StageRun
@@ -18,13 +19,13 @@ from workflows.export.model_folder import export_student
 from workflows.export.runtimes import ONNX
 from workflows.export.timm_folder import README
 from workflows.report.card import latency_table, metrics_table, model_card, summary, weight_terms
-from workflows.report.origin import origin
+from workflows.report.origin import origin, receipt
 from workflows.report.page import fingerprint
 from workflows.report.published import FILE
 from workflows.report.text import int8_sentence
 from workflows.tracking.facts import Model
 
-CARD_FILE = "README.md"
+CARD_FILE, RECEIPT_FILE = "README.md", "receipt.json"
 
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def run(stage: StageRun) -> PublishResult:
         report.say(int8_sentence(exported.int8))
     facts = origin(stage)
     (model / CARD_FILE).write_text(model_card(spec, results, exported, facts), encoding="utf-8")
+    write_json(model / RECEIPT_FILE, receipt(stage, model, facts))
     report.progress("publishing", 2, 5, "steps, drawing")
     page = build_report(stage, exported, facts, stage.folder / "report")
     report.progress("publishing", 5, 5, "steps, published")
