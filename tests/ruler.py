@@ -1,12 +1,14 @@
 """How good is a model on photographs? The ruler of docs/champion.md, as a command:
 
-    python -m tests.ruler FOLDER_OF_AFLW2000 YUNET.onnx MODEL [look | choose | judge]
+    python -m tests.ruler score FOLDER_OF_AFLW2000 YUNET.onnx MODEL [look | choose | judge]
+    python -m tests.ruler table FOLDER_OF_AFLW2000 YUNET.onnx OUT FACES          a folder for conf/finetune.yaml
 
 The faces within 99 degrees are drawn into three parts once, by name: to look at and learn from, to choose on, to judge.
 Boxes are YuNet's, fitted by the model's own contract, as `hpe predict` does; a face that YuNet does not find is left
-out and counted.
+out and counted. The table holds so many faces to look at (a sixth of them validates) and the judges to be tested on.
 """
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from hpe_core.datasets.base import Source
 from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.plan import plan_dataset
-from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
+from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.predictor import HeadPosePredictor
@@ -31,8 +34,9 @@ FOUND = 0.2  # overlap from which on a detected box is the face's
 
 @dataclass(frozen=True)
 class Faces:
-    """Pictures with YuNet's boxes and true angles (N, 3); how many faces it did not find."""
+    """Files, pictures with YuNet's boxes, and true angles (N, 3); how many faces it did not find."""
 
+    files: list[str]
     pictures: list[tuple[Image, Box]]
     angles: NDArray[np.float64]
     missed: int
@@ -46,7 +50,7 @@ def ruler(root: Path) -> tuple[Source, DataSpec]:
 def faces_of(root: Path, yunet: Path, part: str) -> Faces:
     source, data = ruler(root)
     jobs = [job for job in plan_dataset("faces", source, data).jobs if job.split == PARTS[part]]
-    detect, pictures, angles, missed = FaceDetector(DetectorSpec(str(yunet))), [], [], 0
+    detect, files, pictures, angles, missed = FaceDetector(DetectorSpec(str(yunet))), [], [], [], 0
     for ref in (ref for job in jobs for ref in job.refs):
         face, image = source.load(ref)
         if np.abs(face.pose).max() > LIMIT:
@@ -56,9 +60,10 @@ def faces_of(root: Path, yunet: Path, part: str) -> Faces:
         if best is None or overlap(best, own) < FOUND:
             missed += 1
         else:
+            files.append(ref.key)
             pictures.append((image, best))
             angles.append(face.pose)
-    return Faces(pictures, np.array(angles, dtype=np.float64), missed)
+    return Faces(files, pictures, np.array(angles, dtype=np.float64), missed)
 
 
 def scores(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
@@ -72,7 +77,27 @@ def scores(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
     return said | {"missed": float(faces.missed)}
 
 
+def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:
+    """`out/manifest.csv` with the pictures beside it; boxes are YuNet's, made like those of rendered heads."""
+    fit, lines = fit_to(ruler(root)[0].spec) or DetectorFit(), ["path,pitch,yaw,roll,x1,y1,x2,y2,split"]
+    out.mkdir(parents=True)
+    for part, split in (("look", "train"), ("judge", "test")):
+        faces = faces_of(root, yunet, part)
+        chosen = np.random.default_rng(0).permutation(len(faces.files))[: count if part == "look" else None]
+        for place, face in enumerate(chosen):
+            box, name = fit.of(faces.pictures[face][1]), Path(faces.files[face]).name
+            shutil.copyfile(root / faces.files[face], out / name)
+            numbers = [*faces.angles[face], box.x1, box.y1, box.x2, box.y2]
+            own = "val" if split == "train" and place % 6 == 0 else split
+            lines.append(f"{name},{','.join(f'{number:.4f}' for number in numbers)},{own}")
+    (out / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
 if __name__ == "__main__":
-    folder, yunet, model, *part = sys.argv[1:]
-    told = scores(HeadPosePredictor.load(model), faces_of(Path(folder), Path(yunet), part[0] if part else "choose"))
-    print("  ".join(f"{name} {value:.2f}" for name, value in told.items()))
+    verb, folder, detector, *rest = sys.argv[1:]
+    if verb == "table":
+        write_table(Path(folder), Path(detector), Path(rest[0]), int(rest[1]))
+    else:
+        asked = faces_of(Path(folder), Path(detector), rest[1] if rest[1:] else "choose")
+        told = scores(HeadPosePredictor.load(rest[0]), asked)
+        print("  ".join(f"{name} {value:.2f}" for name, value in told.items()))

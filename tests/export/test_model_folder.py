@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.data.rows import read_shard
+from hpe_core.datasets.registry import fit_to
+from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.pipeline import PublishSpec
 from tests.report.fakes import CROP, TESTS, finished_run
 from workflows.engine.stage import StageRun
@@ -47,6 +49,15 @@ def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parit
     np.testing.assert_array_equal(scored, tests.windows)
     np.testing.assert_array_equal(angles, tests.angles)
     np.testing.assert_array_equal(parity, np.concatenate([tests.windows, val.windows[[0, 13]]]))
+
+
+def test_heads_that_are_drawn_are_published_with_the_fit_of_photographs():
+    """Whose boxes follow the same rule; what a detector draws, or another archive, keeps its own."""
+    heads, photographs = DatasetSpec("synthetic", count=9), DatasetSpec("aflw2000", root="a")
+    assert model_folder.fit_on_photographs(heads) == fit_to(photographs) != fit_to(heads)
+    detected = dataclasses.replace(heads, detector=DetectorSpec("yunet.onnx"))
+    for spec in (photographs, detected, DatasetSpec("pointing04", root="p")):
+        assert model_folder.fit_on_photographs(spec) == fit_to(spec)
 
 
 def test_a_network_that_cannot_be_quantized_names_the_way_out(stage, monkeypatch):

@@ -23,9 +23,10 @@ def card_of(
     distill: DistillSpec | None = None,
     tests: dict[str, DatasetSpec] | None = None,
     fit: DetectorFit | None = None,
+    start: str = "",
 ) -> str:
     """The card of a student that the search changed to `distill`."""
-    configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec())
+    configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec(), start=start)
     student = dataclasses.replace(configured, distill=distill or DistillSpec())
     data = DataSpec({**train, **(tests or {})}, tuple(train), tuple(tests or train), CROP)
     fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
@@ -63,6 +64,8 @@ def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others():
     assert "fetched began with" in every
     alone = card_of(HEADS, distill=DistillSpec(teachers=("big",), offset_radius=5, offset_step=2))
     assert "the teacher big (resnet18), over 25 windows (K=4, d=2). " in alone and "began with" not in alone
+    tuned = card_of(HEADS, distill=DistillSpec(teachers=("big",), mirrored=True), start="/saved/network")
+    assert "the student began with" in tuned and "big (resnet18) and the mirror image. " in tuned
 
 
 def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it():

@@ -1,6 +1,7 @@
 """Laws of publishing: the registry gets a folder that loads, and is told who is compared with whom."""
 
 import dataclasses
+import json
 import shutil
 
 import cv2
@@ -13,11 +14,14 @@ from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import file_sha256
 from tests.report.fakes import CROP, TESTS, finished_run
 from workflows.engine.results import PublishResult, Results, Role, Split
 from workflows.engine.stage import StageRun
 from workflows.report import page
 from workflows.report.markdown import escaped
+from workflows.report.origin import without_folders
 from workflows.stages import publish
 from workflows.tracking.progress import Event
 
@@ -79,6 +83,27 @@ def test_a_contest_is_named_after_the_validation_faces_alone(published):
     before = name(("a", "b"))
     assert before == name(("b", "a")) == name(("a", "b"), a_train="x", a_test="x", c_val="x", c_test="x")
     assert len({before, name(("a", "b"), a_val="x"), name(("a", "b"), b_val="x"), name(("a",)), name(("b",))}) == 5
+
+
+def test_a_receipt_says_what_the_model_was_made_of_and_not_where(published):
+    stage, _, _ = published
+    model = stage.folder / "model"
+    said = json.loads((model / publish.RECEIPT_FILE).read_text())
+    assert {"student.onnx", "model.safetensors", "README.md"} <= set(said["files"])
+    assert said["files"] == {name: file_sha256(model / name) for name in said["files"]}
+    assert {test: row["mae"] for test, row in said["scores"].items()} == {
+        test: stage.results.evaluate.row(Role.DISTILLED, test).mae for test in TESTS
+    }
+    assert said["configuration"]["student"] == without_folders(to_dict(stage.results.student.spec))
+    assert '"/' not in json.dumps(said) and said["configuration"]["store"] == stage.spec.folder.name
+    assert without_folders({"a": ["/x/y", "b/c", 3, {"d": "/"}]}) == {"a": ["y", "b/c", 3, {"d": ""}]}
+
+
+def test_a_published_folder_carries_no_data_of_the_library(published):
+    """Megabytes that no answer needs."""
+    library = published[0].folder / "model" / "code" / "hpe_core"
+    assert (library / "predictor.py").is_file() and (library / "shipped" / "__init__.py").is_file()
+    assert max(file.stat().st_size for file in library.rglob("*") if file.is_file()) < 100_000
 
 
 def test_mlflow_gets_the_students_scores(published):

@@ -6,10 +6,12 @@ meaning, and MLflow's MLmodel.
 
 from pathlib import Path
 
-from hpe_core.datasets.registry import fit_to
+from hpe_core.datasets.readers.landmarks import LandmarkArchive
+from hpe_core.datasets.registry import fit_to, readers
 from hpe_core.detection.fit import DetectorFit, mean_fit
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.pyfunc import ONNX_FILE
+from hpe_core.spec.data import DatasetSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.exported import Exported, Int8
 from workflows.engine.results import Role
@@ -34,7 +36,14 @@ def export_student(stage: StageRun, model: Path, weight_terms: str) -> Exported:
 def detector_fit(stage: StageRun) -> DetectorFit | None:
     """How YuNet's boxes become such as the training faces have on average; None where nobody knows."""
     data, splits = stage.spec.data, stage.results.shards.splits
-    return mean_fit([(fit_to(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train])
+    return mean_fit([(fit_on_photographs(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train])
+
+
+def fit_on_photographs(spec: DatasetSpec) -> DetectorFit | None:
+    """A dataset's own; for rendered heads that of archives whose boxes follow the same rule (`Box.of_face`): whoever
+    asks the network has photographs, and YuNet boxes those a little otherwise (docs/datasets.md)."""
+    drawn = not readers()[spec.reader].photographs and spec.detector is None
+    return LandmarkArchive.detector_fit if drawn else fit_to(spec)
 
 
 def save_described(network: Path, model: Path, fit: DetectorFit | None) -> None:

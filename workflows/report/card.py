@@ -121,8 +121,8 @@ def taught_by(spec: PipelineSpec, student: TrainSpec) -> str:
 def weight_terms(spec: PipelineSpec, student: TrainSpec) -> str:
     """What the training data and pretrained weights allow with the student's weights, without the closing stop."""
     bound = [name for name in spec.data.train if readers()[spec.data.datasets[name].reader].terms.research_only]
-    began = [name for name in spec.label_set(student).teachers if spec.teachers[name].net.pretrained != "none"]
-    began += ["the student"] if student.net.pretrained != "none" else []
+    nets = {name: spec.teachers[name] for name in spec.label_set(student).teachers} | {"the student": student}
+    began = [name for name, net in nets.items() if net.net.pretrained != "none" or net.start]
     if bound:
         weights = f"research only, because {', '.join(bound)} may be used for research only"
     else:
