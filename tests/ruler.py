@@ -1,6 +1,7 @@
 """How good is a model on photographs? The ruler of docs/champion.md, as a command:
 
     python -m tests.ruler score FOLDER_OF_AFLW2000 YUNET.onnx MODEL [look | choose | judge]
+    python -m tests.ruler score FOLDER_OF_POINTING04 YUNET.onnx MODEL all pointing04
     python -m tests.ruler table FOLDER_OF_AFLW2000 YUNET.onnx OUT FACES          a folder for conf/finetune.yaml
 
 The faces within 99 degrees are drawn into three parts once, by name: to look at and learn from, to choose on, to judge.
@@ -42,14 +43,15 @@ class Faces:
     missed: int
 
 
-def ruler(root: Path) -> tuple[Source, DataSpec]:
-    source = open_source(DatasetSpec("aflw2000", root=str(root), seed=1238, val=0.2, test=0.2))
+def ruler(root: Path, reader: str = "aflw2000") -> tuple[Source, DataSpec]:
+    source = open_source(DatasetSpec(reader, root=str(root), seed=1238, val=0.2, test=0.2))
     return source, DataSpec({"faces": source.spec}, ("faces",), ("faces",))
 
 
-def faces_of(root: Path, yunet: Path, part: str) -> Faces:
-    source, data = ruler(root)
-    jobs = [job for job in plan_dataset("faces", source, data).jobs if job.split == PARTS[part]]
+def faces_of(root: Path, yunet: Path, part: str, reader: str = "aflw2000") -> Faces:
+    """Of a part, or of `all` three; archives of other readers have been no part of any choice."""
+    source, data = ruler(root, reader)
+    jobs = [job for job in plan_dataset("faces", source, data).jobs if part == "all" or job.split == PARTS[part]]
     detect, files, pictures, angles, missed = FaceDetector(DetectorSpec(str(yunet))), [], [], [], 0
     for ref in (ref for job in jobs for ref in job.refs):
         face, image = source.load(ref)
@@ -98,6 +100,6 @@ if __name__ == "__main__":
     if verb == "table":
         write_table(Path(folder), Path(detector), Path(rest[0]), int(rest[1]))
     else:
-        asked = faces_of(Path(folder), Path(detector), rest[1] if rest[1:] else "choose")
+        asked = faces_of(Path(folder), Path(detector), *(rest[1:] or ["choose"]))
         told = scores(HeadPosePredictor.load(rest[0]), asked)
         print("  ".join(f"{name} {value:.2f}" for name, value in told.items()))

@@ -1,9 +1,9 @@
 """Poses of the faces in pictures, a video or a camera's view, drawn and as a table.
 
-    python workflows/predict.py faces.jpg detector=yunet.onnx                       the registry's champion
-    python workflows/predict.py folder/ model=student.onnx detector=fetch out=seen
-    python workflows/predict.py video.mp4 model=models:/head-pose/3 detector=yunet.onnx
-    python workflows/predict.py 0 model=student.onnx detector=yunet.onnx            camera 0, until Ctrl-C
+    python workflows/predict.py faces.jpg detector=fetch                            the shipped model
+    python workflows/predict.py folder/ model=student.onnx out=seen
+    python workflows/predict.py video.mp4 model=champion detector=yunet.onnx        the registry's best
+    python workflows/predict.py 0                                                   camera 0, until Ctrl-C
     python workflows/predict.py aflw2000/ boxes=published.json --json               JSON lines, a face each
 
 Faces come from a detector (`detector=FILE`, a YuNet ONNX file; `detector=fetch` downloads it once), from a file of
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         find = face_finder(spec, media)
         with model_files(spec.model, spec.tracking, spec.model_name) as path:
             predictor = HeadPosePredictor.load(path)
+            say(f"model: {spec.model}, {path.name}, faces of {predictor.crop.size} px")
         put = print_row if as_json else opened.enter_context(csv_table(out))
         try:
             predict(media, find, predictor, spec, put, tally)

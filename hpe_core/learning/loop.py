@@ -27,6 +27,7 @@ from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.shipped import network_folder
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec
@@ -77,7 +78,7 @@ def fit(
     torch.manual_seed(spec.seed)
     net = PoseNet(spec.net, crop.size)
     if spec.start and resume is None:
-        start_from(net, crop, Path(spec.start))
+        start_from(net, crop, network_folder(spec.start))
     net = net.to(place.device)
     if optim.channels_last:
         net = net.to(memory_format=torch.channels_last)

@@ -42,7 +42,8 @@ Float = NDArray[np.floating]
 class PoseRange:
     """What poses are drawn, degrees: a head nods (pitch), looks aside (yaw), and its picture is turned in the plane.
     A share `wide` of the yaws is uniform over +-yaw, the rest normal; pitch and turn are normal. A triple
-    beyond the three limits is drawn anew.
+    that the turn takes beyond the three limits is drawn anew, and a turned profile shows less yaw, so few yaws of 85 to
+    95 are left: one in seventy.
 
     Near profile a turn moves pitch and roll far and together: in photographs their correlation is 0.94 beyond 60
     degrees of yaw. Pitch and roll that are drawn apart are poses that no camera sees (docs/champion.md).
@@ -84,8 +85,8 @@ class RenderedHead:
 
 
 def draw_pose(rng: np.random.Generator, within: PoseRange = USUAL) -> Pose:
-    """By default two fifths of the yaws near frontal (sd 25), the rest uniform over +-99, so that profiles are common;
-    pitch sd 18, turned in the picture by sd 15."""
+    """By default, before the turn, two fifths of the yaws near frontal (sd 25) and the rest uniform over +-99; pitch sd
+    18. Then the picture is turned by sd 15."""
     while True:
         wide = rng.random() < within.wide
         yaw = rng.uniform(-within.yaw, within.yaw) if wide else rng.normal(0.0, within.yaw_sd)

@@ -14,6 +14,11 @@ NAMES = ("student", "teacher")
 STUDENT_FILE = Path(__file__).parent / "student" / "student.onnx"
 
 
+def network_folder(start: str) -> Path:
+    """The folder of the network that a training begins with: a path, or shipped/NAME. Raises SpecError."""
+    return shipped_folder(start) or Path(start)
+
+
 def shipped_folder(name: str) -> Path | None:
     """The folder that `shipped/NAME` means; None for a path of another kind. Raises SpecError for an unknown name."""
     folder, _, rest = name.partition("/")

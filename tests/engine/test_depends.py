@@ -31,7 +31,7 @@ from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.render.scene import render_head
-from hpe_core.spec.network import WEIGHTS
+from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
@@ -176,7 +176,8 @@ class House:
         for name in ("teacher", "student", "weights OTHER"):
             (root / name).write_bytes(name.encode())
         (root / "start OTHER").mkdir()
-        (root / "start OTHER" / WEIGHTS).write_bytes(b"saved")
+        for name in (WEIGHTS, MEANING):
+            (root / "start OTHER" / name).write_bytes(b"saved")
 
     def dataset(self, role: str, kind: str) -> dict[str, Any]:
         folder = self.root / role

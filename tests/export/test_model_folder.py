@@ -7,14 +7,20 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.data.rows import read_shard
 from hpe_core.datasets.registry import fit_to
+from hpe_core.detection.fit import DetectorFit
+from hpe_core.learning.checkpoint import save_net
+from hpe_core.learning.models import PoseNet
+from hpe_core.predictor import FIT_NOTE
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.pipeline import PublishSpec
 from tests.report.fakes import CROP, TESTS, finished_run
+from workflows.engine.results import Results
 from workflows.engine.stage import StageRun
 from workflows.export import model_folder
 from workflows.export.faces import fair_shares, spread_faces
@@ -85,3 +91,22 @@ def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes, wanted):
     assert all(0 <= shares[name] <= size for name, size in sizes.items())
     spare = [shares[name] for name, size in sizes.items() if shares[name] < size]
     assert not spare or max(shares.values()) <= min(spare) + 1
+
+
+def test_who_was_fine_tuned_on_boxes_of_unknown_kind_keeps_the_fit_that_it_began_with(stage, tmp_path):
+    table = {"own": DatasetSpec("manifest", root="t")}
+    data = dataclasses.replace(stage.spec.data, datasets=table, train=("own",), test=("own",))
+    split = next(iter(stage.results.shards.splits.values()))
+    shards = dataclasses.replace(stage.results.shards, splits={"own.train": split})
+    torch.manual_seed(0)
+    net = PoseNet(stage.spec.student.net, CROP.size)
+    save_net(tmp_path, net, CROP, {FIT_NOTE: {"width": 1.5, "height": 1.25, "down": 0.1}})
+
+    def fit(start: str) -> DetectorFit | None:
+        student = dataclasses.replace(stage.results.student, spec=dataclasses.replace(stage.spec.student, start=start))
+        results = Results({**stage.results.found, "shards": shards, "student": student})
+        return model_folder.detector_fit(
+            dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, data=data), results=results)
+        )
+
+    assert fit("") is None and fit(str(tmp_path)) == DetectorFit(1.5, 1.25, 0.1)

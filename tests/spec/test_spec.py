@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError
-from hpe_core.shipped import STUDENT_FILE
+from hpe_core.shipped import STUDENT_FILE, network_folder
 from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
@@ -235,6 +235,8 @@ def test_a_start_is_found_from_any_folder(monkeypatch, tmp_path):
     spec = load([config], ["teachers.resnet.start=a/b", "student.start=c"])
     assert (spec.teachers["resnet"].start, spec.student.start) == (str(tmp_path / "a/b"), str(tmp_path / "c"))
     assert spec.teachers["byobnet"].start == ""
-    assert Path(load([config], ["student.start=shipped/student"]).student.start) == STUDENT_FILE.parent
-    with pytest.raises(SpecError, match="shipped/techer is no network of this package; did you mean 'teacher'"):
+    assert load([config], ["student.start=shipped/student"]).student.start == "shipped/student"  # wherever it lies
+    assert network_folder("shipped/student") == STUDENT_FILE.parent and network_folder("a/b") == Path("a/b")
+    said = "^teachers.resnet.start: shipped/techer is no network of this package; did you mean 'teacher'"
+    with pytest.raises(SpecError, match=said):
         load([config], ["teachers.resnet.start=shipped/techer"])

@@ -18,7 +18,7 @@ from hpe_core.data.rows import read_shard, shard_files, write_shard, write_soft_
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.loop import EpochEnd
 from hpe_core.learning.models import PoseNet
-from hpe_core.spec.network import WEIGHTS, NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
@@ -287,15 +287,17 @@ def test_a_network_is_known_by_what_it_depends_on(folders, changes, taught, othe
 
 def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeypatch):
     file, found = tmp_path / "weights", set()
+    (tmp_path / MEANING).write_text("")
     student = {"net": NET | {"pretrained": str(file)}}
     for text in ("one", "two"):
         file.write_text(text)
         found.add(network(folders, student=student))
-        (tmp_path / WEIGHTS).write_text(text)
-        found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
+        for name in (WEIGHTS, MEANING):  # bins and crop are read from the second
+            (tmp_path / name).write_text(text)
+            found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
     monkeypatch.setattr(jobs, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
-    assert len(found) == 5
+    assert len(found) == 7
 
 
 def test_a_job_crosses_to_a_worker_whole(folders):

@@ -25,7 +25,7 @@ from workflows.engine.commandline import EXIT_STOPPED, CommandParser, literal, t
 from workflows.engine.stage import StageFailed
 from workflows.storage.disk import disk_is_full
 from workflows.storage.lock import StoreHeld
-from workflows.tracking.registry import SCHEME, network_folder
+from workflows.tracking.registry import SCHEME, fetched_network
 
 REPO = Path(__file__).resolve().parents[2]
 _PACKED = Path(__file__).resolve().parents[1] / "conf"  # there in an installed package (setup.py)
@@ -145,21 +145,25 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
         root, boxes = absolute(dataset.root, here), absolute(dataset.boxes, here)
         return dataclasses.replace(dataset, root=root, boxes=boxes, detector=detector)
 
-    def trained(train: Any) -> Any:
+    def trained(train: Any, key: str) -> Any:
         weights = train.net.pretrained
         path = weights if weights in ("none", "hub") else absolute(weights, here)
-        return dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained=path), start=begun(train.start))
+        net = dataclasses.replace(train.net, pretrained=path)
+        return dataclasses.replace(train, net=net, start=begun(train.start, key))
 
-    def begun(start: str) -> str:
-        if start.startswith(SCHEME):
-            return str(network_folder(start, spec.tracking_uri, spec.folder / "starts"))
-        return str(shipped_folder(start) or absolute(start, here))
+    def begun(start: str, key: str) -> str:
+        try:
+            if start.startswith(SCHEME):
+                return str(fetched_network(start, spec.tracking_uri, spec.folder / "starts"))
+            return start if shipped_folder(start) else absolute(start, here)  # shipped/NAME means the same everywhere
+        except SpecError as error:
+            raise SpecError(f"{key}.start: {error}") from None
 
     return dataclasses.replace(
         spec,
         data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
-        teachers={name: trained(teacher) for name, teacher in spec.teachers.items()},
-        student=trained(spec.student),
+        teachers={name: trained(teacher, f"teachers.{name}") for name, teacher in spec.teachers.items()},
+        student=trained(spec.student, "student"),
     )
 
 

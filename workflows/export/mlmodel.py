@@ -42,7 +42,8 @@ def begin_folder(folder: Path) -> None:
     )
     for data in NOT_NEEDED:
         for file in (folder / "code" / "hpe_core").glob(data):
-            file.unlink()
+            if file.is_file():
+                file.unlink()
 
 
 def signature() -> Any:

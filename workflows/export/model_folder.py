@@ -9,10 +9,13 @@ from pathlib import Path
 from hpe_core.datasets.readers.landmarks import LandmarkArchive
 from hpe_core.datasets.registry import fit_to, readers
 from hpe_core.detection.fit import DetectorFit, mean_fit
-from hpe_core.predictor import FIT_NOTE
+from hpe_core.predictor import FIT_NOTE, noted_fit
 from hpe_core.pyfunc import ONNX_FILE
+from hpe_core.shipped import network_folder
 from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.network import MEANING
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import read_json
 from workflows.engine.exported import Exported, Int8
 from workflows.engine.results import Role
 from workflows.engine.stage import StageRun
@@ -34,9 +37,12 @@ def export_student(stage: StageRun, model: Path, weight_terms: str) -> Exported:
 
 
 def detector_fit(stage: StageRun) -> DetectorFit | None:
-    """How YuNet's boxes become such as the training faces have on average; None where nobody knows."""
-    data, splits = stage.spec.data, stage.results.shards.splits
-    return mean_fit([(fit_on_photographs(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train])
+    """How YuNet's boxes become such as the training faces have on average; where nobody knows, as those had of the
+    network that the student began with; else None."""
+    data, splits, start = stage.spec.data, stage.results.shards.splits, stage.results.student.spec.start
+    fits = [(fit_on_photographs(data.datasets[name]), splits[f"{name}.train"].kept) for name in data.train]
+    began = read_json(network_folder(start) / MEANING) if start else None
+    return mean_fit(fits) or (noted_fit(began["notes"]) if began else None)
 
 
 def fit_on_photographs(spec: DatasetSpec) -> DetectorFit | None:

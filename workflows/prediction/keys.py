@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import check
+from hpe_core.shipped import SHIPPED
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.remote import Remote, is_remote
 from workflows.engine.commandline import typed_overrides
@@ -30,7 +31,7 @@ class RegistrySpec:
 class PredictSpec:
     """Every key of the command."""
 
-    model: str = key("champion", "a file or folder, or an alias, version or run in MLflow")
+    model: str = key(SHIPPED, "the package's own; or a file or folder, or champion or a version or run in MLflow")
     detector: str = key("", "YuNet's ONNX file; fetch: download it once, then it is found without this key")
     boxes: str = key("", "instead of a detector: FILE.json, or whole: every picture is one face")
     fit: bool = key(True, "detected boxes become such as the network was taught with; false: as they are")

@@ -18,7 +18,7 @@ from pathlib import Path
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.shipped import SHIPPED, STUDENT_FILE
 from hpe_core.spec.network import WEIGHTS
-from workflows.tracking.registry import downloaded
+from workflows.tracking.registry import SCHEME, downloaded
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
     if path.exists():
         yield loadable(path)
         return
-    if path.suffix in (".onnx", ".safetensors") or ("/" in model and not model.startswith("models:/")):
+    if path.suffix in (".onnx", ".safetensors") or ("/" in model and not model.startswith(SCHEME)):
         raise SpecError(f"model={model}: there is no such file{similar(path)}")
     with tempfile.TemporaryDirectory(prefix="hpe-model-") as folder:
         yield loadable(downloaded(model, uri, registered, Path(folder)))

@@ -1,6 +1,7 @@
 """Where a model comes from: facts for the pages, and its receipt, by which anybody can check or repeat it."""
 
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from workflows.export.mlmodel import version_of
 from workflows.storage.manifest import finished
 from workflows.tracking.facts import git_commit
 
+MACHINES = ("store", "mlflow", "cluster")  # keys that decide where a run takes place, and nothing of its result
 PACKAGES = (
     "torch",
     "timm",
@@ -40,21 +42,27 @@ def origin(stage: StageRun) -> dict[str, str]:
 
 def receipt(stage: StageRun, model: Path, facts: Mapping[str, str]) -> dict[str, Any]:
     """What the published folder `model` was made of and what it is worth: the whole configuration with its seeds, the
-    facts of `origin`, the student's scores, and the SHA-256 of its files. Of paths only the last name is kept."""
+    facts of `origin`, the student's scores, and the SHA-256 of its files.
+
+    Where things lie is nobody else's business: of paths and addresses only the last name is kept, and the keys that
+    name machines are left out.
+    """
     student = to_dict(stage.results.student.spec)  # the search may have chosen another than was configured
+    made = {key: value for key, value in to_dict(stage.spec).items() if key not in MACHINES}
     rows = [row for row in stage.results.evaluate.rows if row.role is Role.DISTILLED]
     return {
         "origin": dict(facts),
-        "configuration": without_folders(to_dict(stage.spec) | {"student": student}),
+        "configuration": without_folders(made | {"student": student}),
         "scores": {row.test: row.scores for row in rows},
         "files": {file.name: file_sha256(file) for file in sorted(model.iterdir()) if file.is_file()},
     }
 
 
 def without_folders(value: Any) -> Any:
-    """The same tree; of every absolute path in it the last name: where a folder lies is nobody else's business."""
+    """The same tree; of every absolute path and address in it the last name."""
     if isinstance(value, dict):
         return {key: without_folders(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+    placed = isinstance(value, str) and (value.startswith(("/", "~")) or ":/" in value)
+    return re.split(r"[/@]", value)[-1] if placed else value

@@ -143,17 +143,20 @@ def drift_task(stage: StageRun) -> Any:
     folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
     files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
     task = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(drift)
-    return task.remote(folders, files, to_dict(student.augment))
+    assert student.distill is not None
+    return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored)
 
 
-def drift(folders: dict[str, str], files: list[str], plain: dict[str, Any]) -> dict[str, dict[str, float]]:
+def drift(
+    folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool = False
+) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
     from hpe_core.data.batch import FaceData
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.drift import label_drift
 
     device = worker_device()
-    augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1)
+    augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored)
     saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
     nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
     faces = next(iter(FaceData([Path(files[0])]).ordered(DRIFT_FACES))).to(device)  # one shard is sample enough

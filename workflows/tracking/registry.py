@@ -3,20 +3,21 @@
 MLflow is imported only when somebody asks.
 """
 
+import hashlib
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.network import MEANING, WEIGHTS
-from hpe_core.system.files import file_sha256
+from hpe_core.system.files import write_atomic
 from workflows.tracking.server import prepare, public
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
+NETWORK = (WEIGHTS, MEANING)  # the files of a saved network
 SCHEME = "models:/"
 REGISTERED = re.compile(SCHEME + r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -42,20 +43,17 @@ def downloaded(model: str, uri: str, registered: str, folder: Path) -> Path:
         raise SpecError(f"model={model}: MLflow at {public(uri)} does not hand it out: {said}") from None
 
 
-def network_folder(model: str, uri: str, folder: Path) -> Path:
-    """The saved network of `models:/...`, kept in `folder` under its weights' hash: an alias may move on.
+def fetched_network(model: str, uri: str, folder: Path) -> Path:
+    """The saved network of `models:/...`, kept in `folder` under the hash of its files: an alias may move on.
 
     Raises SpecError, also where the model has no weights for torch.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetching-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix="hpe-start-") as place:
         found = downloaded(model, uri, "", Path(place))
         check((found / WEIGHTS).is_file(), f"model={model} has no {WEIGHTS}, with which a training could begin")
-        kept = folder / file_sha256(found / WEIGHTS)[:12]
-        if not kept.exists():
-            kept.mkdir()
-            for name in (WEIGHTS, MEANING):
-                shutil.copyfile(found / name, kept / name)
+        kept = folder / hashlib.sha256(b"".join((found / name).read_bytes() for name in NETWORK)).hexdigest()[:12]
+        for name in NETWORK:
+            write_atomic(kept / name, (found / name).read_bytes())
     return kept
 
 

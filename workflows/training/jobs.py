@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_core.data.rows import shard_files
 from hpe_core.errors import check
+from hpe_core.shipped import network_folder
 from hpe_core.spec.data import DataSpec
-from hpe_core.spec.network import WEIGHTS
+from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
@@ -81,9 +82,10 @@ def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
             )
             found[spec.net.pretrained] = file_sha256(Path(spec.net.pretrained))
         if spec.start:
-            file = Path(spec.start) / WEIGHTS
-            check(file.is_file(), f"start: {spec.start} does not hold a saved network ({WEIGHTS})")
-            found[spec.start] = file_sha256(file)
+            folder = network_folder(spec.start)
+            lacking = [name for name in (WEIGHTS, MEANING) if not (folder / name).is_file()]
+            check(not lacking, f"start: {spec.start} does not hold a saved network ({' and '.join(lacking)})")
+            found[spec.start] = " ".join(file_sha256(folder / name) for name in (WEIGHTS, MEANING))
     return found
 
 
