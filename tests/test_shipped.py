@@ -32,7 +32,7 @@ def receipt() -> dict[str, Any]:
 
 
 def test_the_files_are_those_of_the_receipt(receipt):
-    for name in ("student.onnx", "model.safetensors", "model.json"):
+    for name in ("student.onnx", "model.safetensors", "model.json", "README.md"):
         assert file_sha256(FOLDER / name) == receipt["files"][name], name
     assert STUDENT_FILE.stat().st_size <= 4e6
     assert sum(file.stat().st_size for file in shipped_folder("shipped/teacher").iterdir()) <= 20e6
