@@ -164,7 +164,8 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
     import ray
 
     network = NetworkResult(1.0, 1, 1, 1.0, ())
-    student = student_with(pipeline().student, {"distill.teachers": ["second"], "augment.turn_deg": 7})
+    changes = {"distill.teachers": ["second"], "distill.mirrored": True, "augment.turn_deg": 7}
+    student = student_with(pipeline().student, changes)
     for split in ("train", "val", "test"):
         (tmp_path / f"drawn.{split}").mkdir()
         (tmp_path / f"drawn.{split}" / "part-00000.parquet").touch()
@@ -175,4 +176,4 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
     )
     stage = SimpleNamespace(spec=pipeline(), inputs=inputs, results=Results(results))
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
-    assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment))
+    assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment), True)

@@ -148,7 +148,7 @@ def drift_task(stage: StageRun) -> Any:
 
 
 def drift(
-    folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool = False
+    folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool
 ) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
     from hpe_core.data.batch import FaceData
