@@ -126,10 +126,20 @@ def test_without_the_extra_faces_are_still_looked_at(base, tmp_path):
     assert json.loads(done.stdout)["yaw"] == pytest.approx(9, abs=0.1)
     code = f"from hpe_core.predictor import HeadPosePredictor; print(HeadPosePredictor.load({str(model)!r}).crop.size)"
     assert base("python", "-c", code, code=0).stdout.strip() == "32"
+    said = base(
+        "hpe", "predict", str(picture), "boxes=whole", "--json", "draw=false", code=0
+    )  # by the model that ships
+    assert json.loads(said.stdout)["file"] == "grey.png" and "model: shipped" in said.stderr
 
 
 @pytest.mark.parametrize(
-    "words", ["run -c demo", "predict grey.png boxes=whole mlflow.uri=http://127.0.0.1:1", "doctor", "benchmark stream"]
+    "words",
+    [
+        "run -c demo",
+        "predict grey.png model=champion boxes=whole mlflow.uri=http://127.0.0.1:1",
+        "doctor",
+        "benchmark stream",
+    ],
 )
 def test_whoever_needs_the_extra_is_told_its_name(base, words):
     cv2.imwrite(str(base.elsewhere / "grey.png"), np.full((40, 40, 3), 9, np.uint8))
