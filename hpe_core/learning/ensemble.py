@@ -36,7 +36,7 @@ def ensemble_probs(
         for labels in to:
             if labels not in means:
                 means[labels] = torch.zeros_like(probs)
-            means[labels].add_(probs, alpha=1.0 / (labels.views * len(labels.teachers)))
+            means[labels].add_(probs, alpha=1.0 / (len(grids[labels]) * (1 + labels.mirrored) * len(labels.teachers)))
 
     for dx, dy in sorted(set().union(*grids.values())):
         view = window(crops_BHWC, size, dx, dy)

@@ -90,11 +90,6 @@ class LabelSet(NamedTuple):
     mirrored: bool = False
 
     @property
-    def views(self) -> int:
-        """How often each teacher looks at a face: at every (i d, j d) within K (offsets eq. 5), and at its mirror."""
-        return (2 * (self.radius // self.step) + 1) ** 2 * (1 + self.mirrored)
-
-    @property
     def offsets(self) -> tuple[int, int]:
         return self.radius, self.step
 

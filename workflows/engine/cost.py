@@ -123,7 +123,7 @@ def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, work
     if train.distill is not None and train.distill.labels == "online":
         labels = spec.label_set(train)
         asked = sum(flops(spec.teachers[name].net, size, backward=False) for name in labels.teachers)
-        work += asked * labels.views
+        work += asked * len(windows([labels])) * (1 + labels.mirrored)
     gpu = faces * work / (told.tflops * 1e12)
     return gpu, (gpu + faces * augment_seconds(train.augment, spec.data.crop, train.net)) / workers
 
