@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.render", "hpe_core.detection"),
     ("hpe_core.datasets",),
     ("hpe_core.data",),
+    ("hpe_core.augment",),
     ("hpe_core.learning",),
     ("hpe_core.predictor",),
     ("hpe_core.pyfunc",),
