@@ -33,7 +33,7 @@ from hpe_core.render.anatomy import (
 from hpe_core.render.figure import Figure, build_figure, eye_rows
 from hpe_core.render.light import Light, Shadow, directions, open_share, open_to
 from hpe_core.render.person import HeadStyle
-from hpe_core.render.raster import FAR, Camera, Frame, fronts
+from hpe_core.render.raster import FAR, Camera, Frame, color_map, fronts
 from hpe_core.render.wear import Solid
 
 Pose = tuple[float, float, float]
@@ -149,15 +149,18 @@ class _Posed:
         self.body_shift = self.head @ pivot + self.shift - self.body @ pivot
 
     def __call__(self, points: Float, *vectors: Float) -> list[Float]:
-        share = body_share(points).astype(np.float32)
+        share = body_share(points)
         low = np.flatnonzero(share)
-        out = [points @ self.head.T + self.shift, *(v @ self.head.T for v in vectors)]
-        if len(low):
-            w = share[low, None]
-            out[0][low] += w * (points[low] @ self.body.T + self.body_shift - out[0][low])
-            for v, turned in zip(vectors, out[1:], strict=True):
-                turned[low] += w * (v[low] @ self.body.T - turned[low])
-        return [x.astype(np.float32) for x in out]
+        out = [values @ self.head.T for values in (points, *vectors)]
+        body = [values.take(low, axis=0) @ self.body.T for values in (points, *vectors)]
+        out[0] += self.shift
+        body[0] += self.body_shift
+        for stiff, lower in zip(out, body, strict=True):
+            upper = stiff.take(low, axis=0)
+            lower -= upper
+            lower *= share[low, None]
+            stiff[low] = upper + lower
+        return out
 
     def project(self, points: Float) -> tuple[Float, Float]:
         """(pixels at SUPERSAMPLE (N, 2), pixels per mm (N,))."""
@@ -194,17 +197,22 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     side = size * SUPERSAMPLE
     xy, _ = posed.project(points)
     facing = fronts(xy, triangles, side)
-    chart, shade = Frame.empty(side), Frame.empty(side)
+    chart = Frame.empty(side)
     chart.draw(xy, points[:, 2], facing, np.concatenate([shared.uv, gleam[:, None]], 1))
-    shade.draw(xy, points[:, 2], facing, diffuse)
+    shade = color_map(xy, points[:, 2], facing, diffuse, np.zeros_like(chart.color))
     seen = chart.depth < FAR / 2
-    u, v = np.ascontiguousarray(chart.color[..., 0]), np.ascontiguousarray(chart.color[..., 1])
+    box = _span(np.asarray(seen.any(1))), _span(np.asarray(seen.any(0)))
+    column, row, shine = (np.ascontiguousarray(chart.color[*box, k]) for k in range(3))
     surface = cv2.remap(
-        figure.atlas, u - np.float32(0.5), v - np.float32(0.5), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        figure.atlas, column - np.float32(0.5), row - np.float32(0.5), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    color = surface[..., :3] * shade.color + (surface[..., 3] * chart.color[..., 2])[..., None]
-    linear = np.where(seen[..., None], color, background).astype(np.float32)
-    frame = Frame(np.ascontiguousarray(linear), chart.depth)
+    linear = background.copy()
+    shine *= surface[..., 3]
+    for k in range(3):
+        plane = surface[..., k] * shade[*box, k]
+        plane += shine
+        np.copyto(linear[*box, k], plane, where=seen[box])
+    frame = Frame(linear, chart.depth)
 
     if figure.solid is not None:
         solid = figure.solid
@@ -230,38 +238,58 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     return Drawing(frame.color, frame.depth, camera, points_head, visible)
 
 
+def _span(mask: NDArray[np.bool_]) -> slice:
+    """From the first to the last that is true; all, if none is."""
+    found = np.flatnonzero(mask)
+    return slice(found[0], found[-1] + 1) if len(found) else slice(None)
+
+
 def _light_skin(points: Float, normals: Float, shadow: Float, light: Light, posed: _Posed) -> tuple[Float, Float]:
     """What multiplies the albedo (V, 3), and the white highlight (V,)."""
     around = directions() @ posed.head.T
-    sky = (open_to() * np.maximum(normals @ around.T, 0)) @ light.radiance(around)
+    reach = normals @ around.T
+    np.clip(reach, 0, 2, out=reach)  # cosines; with one limit it takes three times as long
+    reach *= open_to()
+    sky = reach @ np.ascontiguousarray(light.radiance(around))
     lamp = np.asarray(light.lamp, np.float32)
     lambert = normals @ lamp
     key = np.asarray(light.tint, np.float32) * np.float32(light.power)
     wrap = np.array([0.22, 0.08, 0.04], np.float32)
-    direct = np.maximum((lambert[:, None] + wrap) / (1 + wrap), 0) * shadow[:, None]
-    diffuse = sky + direct * key
-    soft = spread(diffuse, 2)
-    diffuse[:, 0] += 0.75 * (soft[:, 0] - diffuse[:, 0])
-    diffuse[:, 1] += 0.35 * (soft[:, 1] - diffuse[:, 1])
+    diffuse = np.empty((3, len(points)), np.float32)
+    for k, plane in enumerate(diffuse):
+        direct = np.maximum((lambert + wrap[k]) / (1 + wrap[k]), 0)
+        direct *= shadow
+        np.add(sky[:, k], direct * key[k], out=plane)
+    for plane, share in zip(diffuse, (0.75, 0.35), strict=False):  # light spreads in skin, red furthest
+        plane += share * (spread(plane, 2) - plane)
     view = -unit(points)
     facing = np.clip(dot(normals, view), 0, 1)
     shine = np.clip(dot(normals, unit(lamp + view)), 0, 1)
     fresnel = 0.03 + 0.35 * (1 - facing) ** 4
-    mirror = 2 * facing[:, None] * normals - view
-    around_light = light.radiance(mirror, 12.0).mean(1) * open_share()
-    gleam = fresnel * around_light + shadow * light.power * (0.10 * shine**14 + 0.10 * shine**50) * (lambert > 0)
-    eyes = anatomy().part == EYES
+    red, green, blue = light.radiance(_bounced(normals, view, facing), 12.0).T
+    around_light = (red + green + blue) / np.float32(3) * open_share()
+    highlight, near = 0.10 * shine**14, np.flatnonzero(shine > 0.5)
+    highlight[near] += 0.10 * shine[near] ** 50  # elsewhere it is below a rounding, and slow to find out
+    gleam = fresnel * around_light + shadow * light.power * highlight * (lambert > 0)
+    eyes = np.concatenate(eye_rows())
     gleam[eyes] = 0.02 * around_light[eyes] + 0.5 * shadow[eyes] * light.power * shine[eyes] ** 300
-    return diffuse.astype(np.float32), gleam.astype(np.float32)
+    return diffuse.T, gleam
 
 
 def mirrored(points: Float, normals: Float, light: Light, gloss: float) -> Float:
     """(N, 3) what a mirror shows at points of the camera frame whose normals may point either way."""
     view = -unit(points)
-    facing = dot(normals, view)[:, None]
-    bounced = (2 * facing * normals - view).astype(np.float32)
-    lamp = np.exp(np.float32(gloss * 4) * (bounced @ np.asarray(light.lamp, np.float32) - 1))[:, None]
-    return light.radiance(bounced, gloss) + lamp * np.float32(4 * light.power)
+    bounced = _bounced(normals, view, dot(normals, view))
+    lamp = np.exp(np.float32(gloss * 4) * (bounced @ np.asarray(light.lamp, np.float32) - 1))
+    return light.radiance(bounced, gloss) + (lamp * np.float32(4 * light.power))[:, None]
+
+
+def _bounced(normals: Float, view: Float, facing: Float) -> Float:
+    """(N, 3) where a mirror with these normals sends the ray of sight; facing (N,): normals @ view."""
+    out, twice = np.empty_like(view), 2 * facing
+    for k in range(3):
+        np.subtract(twice * normals[:, k], view[:, k], out=out[:, k])
+    return out
 
 
 def shade_solid(solid: Solid, at: Float, out: Float, light: Light, shadow: Shadow) -> Float:
@@ -270,14 +298,14 @@ def shade_solid(solid: Solid, at: Float, out: Float, light: Light, shadow: Shado
     out = np.where(facing < 0, -out, out)
     lamp = np.asarray(light.lamp, np.float32)
     direct = np.clip((out @ lamp + 0.1) / 1.1, 0, 1) * shadow.lit(at + 4 * out)
-    color = solid.color * (
-        0.85 * light.radiance(out, 1.5) + direct[:, None] * np.asarray(light.tint, np.float32) * np.float32(light.power)
-    )
+    sky, color, power = light.radiance(out, 1.5), np.empty_like(solid.color), np.float32(light.power)
+    for k, tint in enumerate(np.asarray(light.tint, np.float32)):
+        np.multiply(solid.color[:, k], 0.85 * sky[:, k] + direct * tint * power, out=color[:, k])
     shiny = solid.gloss > 0
     if shiny.any():
         fresnel = 0.03 + 0.3 * (1 - np.abs(facing[shiny])) ** 4
         color[shiny] += fresnel * solid.gloss[shiny, None] * mirrored(at[shiny], out[shiny], light, 30.0)
-    return color.astype(np.float32)
+    return color
 
 
 def _visible(normal: Float, points_head: Float, camera: Camera, depth: Float) -> NDArray[np.bool_]:

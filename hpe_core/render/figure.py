@@ -18,14 +18,13 @@ from hpe_core.render.anatomy import (
     SKIN,
     anatomy,
     average_adult,
-    dot,
     normals_of,
     smoothstep,
     wrapped,
 )
 from hpe_core.render.hair import Strands, Surface, grow
 from hpe_core.render.person import HeadStyle
-from hpe_core.render.raster import FAR, Frame
+from hpe_core.render.raster import FAR, Frame, color_map
 from hpe_core.render.skin import canvas, fill, hair_depth, neckline, paint
 from hpe_core.render.wear import Lenses, Solid, dress, lenses
 
@@ -48,7 +47,7 @@ class Figure:
     lenses: Lenses | None
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def build_figure(style: HeadStyle) -> Figure:
     """The person, worked out: a few hundredths of a second."""
     shared = anatomy()
@@ -82,15 +81,12 @@ def surface_of(points: Float) -> Surface:
     radius = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
     charts = []
     for values, usual in zip((points, normals_of(points)), _usual(), strict=True):
-        frame = Frame(usual.copy(), np.full(usual.shape[:2], FAR, np.float32))
-        frame.draw(shared.uv / 2, 1000 - radius, _skin(), values, "both")
-        whole = cv2.resize(frame.color, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+        chart = color_map(shared.uv / 2, 1000 - radius, _skin(), values, usual.copy(), "both")
+        whole = cv2.resize(chart, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
         charts.append(wrapped(whole[:CHART_ROWS, :CHART_COLS]))
     place, normal = charts
-    middle = np.array([0.0, BROW_Y, AXIS_Z], np.float32)
-    away = (place - middle).reshape(-1, 3)
-    away[:, 1] = np.minimum(away[:, 1], 0)
-    return Surface(place, normal, np.sqrt(dot(away, away)).reshape(place.shape[:2]))
+    x, y, z = place[..., 0], np.minimum(place[..., 1] - np.float32(BROW_Y), 0), place[..., 2] - np.float32(AXIS_Z)
+    return Surface(place, normal, np.sqrt(x * x + y * y + z * z))
 
 
 @lru_cache(maxsize=1)

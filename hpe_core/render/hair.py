@@ -49,7 +49,7 @@ class Surface:
         row, col = self.texel(points)
         from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
         from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
-        far = np.sqrt((from_middle**2).sum(-1)) + np.float32(1e-6)
+        far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
         need = np.minimum(self.radius[row, col], 125.0) + margin
         return (points + from_middle * (np.maximum(need / far, 1) - 1)[..., None]).astype(np.float32)
 
@@ -58,7 +58,7 @@ class Surface:
         row, col = self.texel(points)
         from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
         from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
-        far = np.sqrt((from_middle**2).sum(-1)) + np.float32(1e-6)
+        far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
         return from_middle / far[..., None], far - np.minimum(self.radius[row, col], 125.0)
 
 
@@ -85,16 +85,21 @@ class Strands:
         reach = np.abs(whole[:, 1:, :2] - whole[:, :-1, :2]).mean()
         while reach > 6 and k < 40:
             whole, reach, k = _between(whole), reach / 2, 2 * k - 1
-        line, z, half, lit = whole[..., :2], whole[..., 2], whole[..., 3:4], whole[..., 4:]
+        side, line, z = len(depth), whole[..., :2], whole[..., 2]
+        column, row = (np.clip(line[..., axis], 0, side - 1).astype(np.intp) for axis in (0, 1))
+        seen = z < depth.take(row * side + column) + 4
+        for axis in (0, 1):
+            seen &= np.abs(line[..., axis] - side / 2) < side / 2 + 12
+        shown = seen[:, :-2] | seen[:, 1:-1] | seen[:, 2:]
+        kept = np.flatnonzero(shown.any(1))
+        whole, shown, n = whole.take(kept, axis=0), shown.take(kept, axis=0), len(kept)
+        line, z, half, lit = whole[..., :2], whole[..., 2], whole[..., 3], whole[..., 4:]
         along = _steps(line)
-        along *= half / (np.hypot(along[..., 0], along[..., 1]) + np.float32(1e-6))[..., None]
-        along[:, ::2] *= -1
+        half = half / (np.hypot(along[..., 0], along[..., 1]) + np.float32(1e-6))
+        half[:, ::2] *= -1
+        along *= half[..., None]
         edges = np.stack([line[..., 0] - along[..., 1], line[..., 1] + along[..., 0]], -1).reshape(-1, 2)
         lit = lit * np.where(np.arange(k) % 2, np.float32(1.1), np.float32(0.86))[:, None]
-        at = np.clip(line, 0, len(depth) - 1).astype(np.int32)
-        seen = z < depth[at[..., 1], at[..., 0]] + 4
-        seen &= (np.abs(line - len(depth) / 2) < len(depth) / 2 + 12).all(-1)
-        shown = seen[:, :-2] | seen[:, 1:-1] | seen[:, 2:]
         first = (np.arange(n)[:, None] * k + np.arange(k - 2))[shown].astype(np.int32)
         return edges, z.ravel(), lit.reshape(-1, 3), first[:, None] + np.arange(3, dtype=np.int32)
 
@@ -111,9 +116,14 @@ class Strands:
         key = np.asarray(light.tint, np.float32) * np.float32(light.power)
         sky = light.radiance(out, 1.5)
         color = self.color.reshape(-1, 3)
-        lit = color * (sky * np.float32(0.9) + (facing * (0.35 + 0.65 * across))[:, None] * key)
-        strong = color.mean(1, keepdims=True) ** 0.5 * 0.22
-        return (lit + gleam[:, None] * strong * (0.5 * key + 0.3 * sky)).astype(np.float32)
+        gleam *= ((color[:, 0] + color[:, 1] + color[:, 2]) / np.float32(3)) ** 0.5 * 0.22
+        facing *= 0.35 + 0.65 * across
+        lit = np.empty_like(color)
+        for k in range(3):
+            around = sky[:, k]
+            plane = color[:, k] * (around * np.float32(0.9) + facing * key[k])
+            np.add(plane, gleam * (0.5 * key[k] + 0.3 * around), out=lit[:, k])
+        return lit
 
 
 def _steps(line: Float) -> Float:

@@ -22,7 +22,7 @@ from hpe_core.geometry.rotation import matrix_to_euler
 from hpe_core.render import anatomy as anatomy_module
 from hpe_core.render.anatomy import anatomy, average_adult
 from hpe_core.render.light import Light, Lobe
-from hpe_core.render.raster import FAR, Frame
+from hpe_core.render.raster import FAR, Frame, color_map
 from hpe_core.render.scene import (
     WHOLE_CIRCLE,
     HeadStyle,
@@ -382,7 +382,10 @@ def test_rasteriser_against_a_pixel_by_pixel_search(seed: int, both: bool) -> No
     z = rng.uniform(500, 900, count * 3).astype(np.float32)
     tri = np.arange(count * 3).reshape(count, 3)
     frame = Frame.empty(side)
-    frame.draw(xy, z, tri, np.concatenate([xy, z[:, None]], 1), "both" if both else "front")
+    values = np.concatenate([xy, z[:, None]], 1)
+    frame.draw(xy, z, tri, values, "both" if both else "front")
+    alone = color_map(xy, z, tri, values, np.zeros_like(frame.color), "both" if both else "front")
+    np.testing.assert_array_equal(alone, frame.color)
     expected, margin = np.full((side, side), np.inf), np.full((side, side), np.inf)
     px, py = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
     for a, b, c in tri:
