@@ -27,12 +27,11 @@ def euler_to_matrix(angles_deg: ArrayLike) -> Floats:
     angles = np.radians(np.asarray(angles_deg, dtype=np.float64))
     a, b, c = -angles[..., PITCH], angles[..., YAW], angles[..., ROLL]
     sa, ca, sb, cb, sc, cc = np.sin(a), np.cos(a), np.sin(b), np.cos(b), np.sin(c), np.cos(c)
-    rows = [
-        [cb * cc, -cb * sc, sb],
-        [ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb],
-        [sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    out = np.empty((*a.shape, 3, 3))  # nine places: stacking nine scalars would take most of the time
+    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = cb * cc, -cb * sc, sb
+    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb
+    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb
+    return out
 
 
 def matrix_to_euler(rotation: ArrayLike) -> Floats:

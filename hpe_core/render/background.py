@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 N = 128  # the plates are painted at this size
+WARM = np.array([0.06, 0.0, -0.06])
 
 
 def draw_background(rng: np.random.Generator, side: int) -> Float:
@@ -19,9 +20,12 @@ def draw_background(rng: np.random.Generator, side: int) -> Float:
     kind = str(rng.choice(kinds, p=[0.22, 0.14, 0.15, 0.10, 0.10, 0.14, 0.06, 0.09]))
     plate = {"room": _room, "wall": _wall, "foliage": _foliage, "sky": _sky, "street": _street, "clutter": _clutter,
              "bokeh": _bokeh, "people": _people}[kind](rng)  # fmt: skip
-    plate *= 1 + rng.uniform(0.03, 0.15) * _fractal(rng, rng.uniform(0.9, 1.5))[..., None]
+    texture = 1 + rng.uniform(0.03, 0.15) * _fractal(rng, rng.uniform(0.9, 1.5))
     tilt = rng.uniform(-0.25, 0.25)
-    plate *= (1 + tilt * np.linspace(-1, 1, N, dtype=np.float32))[None, :, None]
+    across = 1 + tilt * np.linspace(-1, 1, N, dtype=np.float32)
+    for k in range(3):
+        plate[..., k] *= texture
+        plate[..., k] *= across
     blur = float(rng.choice([0.0, 0.7, 1.6, 3.5], p=[0.2, 0.3, 0.3, 0.2]) * rng.uniform(0.6, 1.4))
     if blur > 0.3:
         plate = cv2.GaussianBlur(plate, (0, 0), blur)
@@ -32,14 +36,16 @@ def draw_background(rng: np.random.Generator, side: int) -> Float:
     if rng.random() < 0.5:
         part = part[:, ::-1]
     out = cv2.resize(np.ascontiguousarray(part), (side, side), interpolation=cv2.INTER_LINEAR)
-    return np.clip(out, 0.002, 3.0, out=out) * np.float32(np.exp(rng.normal(0, 0.35)))
+    np.clip(out, 0.002, 3.0, out=out)
+    out *= np.float32(np.exp(rng.normal(0, 0.35)))
+    return out
 
 
 def _color(rng: np.random.Generator, low: float = 0.02, high: float = 0.9, colorful: float = 0.5) -> Float:
     """A surface's colour, linear; most things are grey, more or less."""
     level = np.exp(rng.uniform(np.log(low), np.log(high)))
-    tint = np.exp(rng.normal(0, colorful * rng.random() ** 1.5, 3) + np.array([0.06, 0.0, -0.06]))
-    return np.clip(level * tint / tint.mean(), 0.005, 1.2).astype(np.float32)
+    tint = np.exp(rng.normal(0, colorful * rng.random() ** 1.5, 3) + WARM)
+    return np.minimum(np.maximum(level * tint / (tint.sum() / 3), 0.005), 1.2).astype(np.float32)
 
 
 def _fractal(rng: np.random.Generator, fall: float) -> Float:
@@ -48,8 +54,11 @@ def _fractal(rng: np.random.Generator, fall: float) -> Float:
     for octave in range(6):
         cells = 4 * 2**octave
         field = rng.standard_normal((min(cells, N), min(cells, N)), dtype=np.float32)
-        out += cv2.resize(field, (N, N), interpolation=cv2.INTER_LINEAR) * np.float32(2.0 ** (-fall * octave))
-    return out / (out.std() + np.float32(1e-6))
+        field = np.asarray(cv2.resize(field, (N, N), interpolation=cv2.INTER_LINEAR), np.float32)
+        field *= np.float32(2.0 ** (-fall * octave))
+        out += field
+    out /= out.std() + np.float32(1e-6)
+    return out
 
 
 def _plain(color: Float) -> Float:
@@ -57,9 +66,12 @@ def _plain(color: Float) -> Float:
 
 
 def _ramp(rng: np.random.Generator, a: Float, b: Float, angle: float) -> Float:
-    yy, xx = np.mgrid[-1 : 1 : N * 1j, -1 : 1 : N * 1j].astype(np.float32)
-    t = np.clip(0.5 + 0.5 * (xx * np.sin(angle) + yy * np.cos(angle)), 0, 1)[..., None]
-    return np.ascontiguousarray(a + (b - a) * t, np.float32)
+    line = np.linspace(-1, 1, N).astype(np.float32)
+    t = np.clip(0.5 + 0.5 * (line * np.sin(angle) + (line * np.cos(angle))[:, None]), 0, 1)
+    out = np.empty((N, N, 3), np.float32)
+    for k in range(3):
+        out[..., k] = a[k] + (b[k] - a[k]) * t
+    return out
 
 
 def _size(rng: np.random.Generator, low: float, high: float) -> float:
@@ -69,18 +81,22 @@ def _size(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _fill(plate: Float, corners: NDArray[np.floating], color: Float) -> None:
-    cv2.fillPoly(
-        plate, [np.round(np.asarray(corners) * 16).astype(np.int32)], tuple(float(c) for c in color), cv2.LINE_AA, 4
-    )
+    _fill_sixteenths(plate, np.rint(np.asarray(corners) * 16).astype(np.int32), color)
+
+
+def _fill_sixteenths(plate: Float, corners: NDArray[np.int32], color: Float) -> None:
+    cv2.fillPoly(plate, [corners], color.tolist(), cv2.LINE_AA, 4)
 
 
 def _box(plate: Float, x: float, y: float, w: float, h: float, color: Float, lean: float = 0.0) -> None:
-    _fill(plate, np.array([[x, y], [x + w, y + lean * w], [x + w, y + h + lean * w], [x, y + h]]), color)
+    left, right, sunk = round(x * 16), round((x + w) * 16), lean * w
+    ends = [round(end * 16) for end in (y, y + sunk, y + h + sunk, y + h)]
+    corners = [[left, ends[0]], [right, ends[1]], [right, ends[2]], [left, ends[3]]]
+    _fill_sixteenths(plate, np.array(corners, np.int32), color)
 
 
 def _oval(plate: Float, x: float, y: float, wide: float, high: float, color: Float) -> None:
-    axes, shade = (int(wide), int(high)), tuple(float(c) for c in color)
-    cv2.ellipse(plate, (int(x), int(y)), axes, 0, 0, 360, shade, -1, cv2.LINE_AA)
+    cv2.ellipse(plate, (int(x), int(y)), (int(wide), int(high)), 0, 0, 360, color.tolist(), -1, cv2.LINE_AA)
 
 
 def _wall(rng: np.random.Generator) -> Float:
@@ -201,8 +217,8 @@ def _street(rng: np.random.Generator) -> Float:
         _box(plate, x, top, w, N, wall, lean)
         rows, cols = rng.uniform(7, 16), rng.uniform(5, 12)
         pane = _color(rng, 0.02, 0.9, 0.3)
-        for yy in np.arange(top + 4, 90, rows):
-            for xx in np.arange(x + 2, x + w - cols * 0.5, cols):
+        for yy in np.arange(top + 4, 90, rows).tolist():
+            for xx in np.arange(x + 2, x + w - cols * 0.5, cols).tolist():
                 _box(plate, xx, yy, cols * 0.55, rows * 0.6, pane * np.float32(rng.uniform(0.6, 1.5)), lean)
         x += w
     _box(plate, -10, rng.uniform(85, 115), N + 20, N, _color(rng, 0.06, 0.3, 0.1), lean / 2)
@@ -226,7 +242,7 @@ def _clutter(rng: np.random.Generator) -> Float:
         size = _size(rng, 2.5, 60)
         at = rng.uniform(-10, N + 10, 2)
         color = palette[int(rng.integers(6))] * np.float32(np.exp(rng.normal(0, 0.3)))
-        count = int(rng.choice([4, 4, 5, 12]))
+        count = (4, 4, 5, 12)[int(rng.integers(4))]
         angle = rng.uniform(0, 2 * np.pi) + np.arange(count) * 2 * np.pi / count
         shape = np.stack([np.cos(angle), np.sin(angle) * rng.uniform(0.3, 1)], 1) * size
         _fill(plate, at + shape, color)

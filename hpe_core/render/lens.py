@@ -16,8 +16,8 @@ Float = NDArray[np.float32]
 def expose(linear_light: Float, box: Box, aim: float = 0.25, share: float = 0.75) -> Float:
     """The picture (H, W, 3) as a camera meters it: mostly by the face, 1 is what becomes white."""
     height, width = linear_light.shape[:2]
-    y1, y2 = (int(np.clip(v, 0, height - 1)) for v in (box.y1, box.y2))
-    x1, x2 = (int(np.clip(v, 0, width - 1)) for v in (box.x1, box.x2))
+    y1, y2 = (int(min(max(v, 0), height - 1)) for v in (box.y1, box.y2))
+    x1, x2 = (int(min(max(v, 0), width - 1)) for v in (box.x1, box.x2))
     face = linear_light[y1 : y2 + 1, x1 : x2 + 1].mean()
     return linear_light * np.float32((aim / max(float(face), 1e-3)) ** share)
 
@@ -25,11 +25,17 @@ def expose(linear_light: Float, box: Box, aim: float = 0.25, share: float = 0.75
 def tone(light: Float, contrast: float = 0.8) -> Float:
     """Linear light -> sRGB in 0..1 with a soft shoulder."""
     light = np.maximum(light, 0)
-    light = light * (1 + light * np.float32(0.11)) / (1 + light * np.float32(0.42))
-    out = cv2.pow(np.minimum(light * np.float32(1.28), 1), 1 / 2.2)
-    curve = out * out * (3 - 2 * out)  # film's S
-    out = out + np.float32(0.5 * contrast) * (curve - out)
-    return np.clip(out, 0, 1)
+    shoulder = 1 + light * np.float32(0.42)
+    light *= 1 + light * np.float32(0.11)
+    light /= shoulder
+    light *= np.float32(1.28)
+    out = np.asarray(cv2.pow(np.minimum(light, 1, out=light), 1 / 2.2), np.float32)
+    curve = out * out
+    curve *= 3 - 2 * out  # film's S
+    curve -= out
+    curve *= np.float32(0.5 * contrast)
+    out += curve
+    return np.clip(out, 0, 1, out=out)
 
 
 def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDArray[np.uint8]:
@@ -54,10 +60,14 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
         coarse = rng.random() < 0.3
         n = size // 2 if coarse else size
         noise = rng.standard_normal((n, n, 3), dtype=np.float32)
-        noise = 0.75 * noise[..., :1] + 0.5 * noise
+        grey = 0.75 * noise[..., 0]
+        noise *= 0.5
+        for k in range(3):
+            noise[..., k] += grey
         if coarse:
             noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR)
-        image += noise * gain * np.sqrt(np.maximum(image, 0.004) * 1.8)
+        noise *= gain
+        image += noise * np.sqrt(np.maximum(image, 0.004) * 1.8)
     image = tone(image, float(rng.uniform(0.1, 2.0)))
     if rng.random() < 0.6:  # colour
         grey = image @ np.array([[0.299], [0.587], [0.114]], np.float32)

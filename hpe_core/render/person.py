@@ -259,9 +259,9 @@ def _draw_shapes(rng: np.random.Generator, female: float, ancestry: np.ndarray, 
     left: dict[str, float] = {}
     for stem, ends in _stems():
         room = stem.split("/")[0]
-        draw = float(np.clip(rng.normal(0, SPREAD[room]), -0.75, 0.75))
+        draw = min(max(rng.normal(0, SPREAD[room]), -0.75), 0.75)
         if stem.startswith("head/head-fat"):
-            draw = float(np.clip(0.6 * weight + draw, -0.8, 0.8))
+            draw = min(max(0.6 * weight + draw, -0.8), 0.8)
         twin = stem.replace("/r-", "/l-")
         if twin == stem:
             left[stem] = draw

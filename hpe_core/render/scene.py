@@ -102,7 +102,7 @@ def draw_face(rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
 
     def both(name: str, weight: float, uneven: float = 0.1) -> None:
         for end in ("Left", "Right"):
-            out[name + end] = float(np.clip(weight * (1 + uneven * rng.normal()), 0, 1))
+            out[name + end] = min(max(weight * (1 + uneven * rng.normal()), 0.0), 1.0)
 
     kind = str(rng.choice(["rest", "smile", "laugh", "talk", "surprise", "frown", "pout", "odd"],
                           p=[0.30, 0.28, 0.20, 0.10, 0.03, 0.04, 0.02, 0.03]))  # fmt: skip
@@ -150,13 +150,13 @@ def draw_scene(rng: np.random.Generator, pose: Pose) -> Scene:
     pitch, yaw, roll = pose
 
     def follow(angle: float, share: float, sd: float, reach: float) -> float:
-        return float(np.clip(share * angle + rng.normal(0, sd), angle - reach, angle + reach))
+        return min(max(share * angle + rng.normal(0, sd), angle - reach), angle + reach)
 
     body = (follow(pitch, 0.45, 5, 34), follow(yaw, 0.6, 14, 55), follow(roll, 0.55, 6, 28))
     size = rng.uniform(0.46, 0.68)
     slack = 0.5 - 0.6 * size  # the box moved by a tenth of its side stays in the frame
-    gaze_x = float(np.clip(0.5 * yaw * rng.uniform(0, 1) + rng.normal(0, 8), -28, 28))
-    gaze_y = float(np.clip(0.4 * pitch * rng.uniform(0, 1) + rng.normal(0, 4), -16, 16))
+    gaze_x = min(max(0.5 * yaw * rng.uniform(0, 1) + rng.normal(0, 8), -28.0), 28.0)
+    gaze_y = min(max(0.4 * pitch * rng.uniform(0, 1) + rng.normal(0, 4), -16.0), 16.0)
     return Scene(
         pose=pose,
         body_pose=body,

@@ -146,7 +146,8 @@ def _places(x: Float, y: Float, z: Float, lid: Float, upper: NDArray[np.floating
     forehead = smoothstep(-28, -38, y) * smoothstep(-72, -60, y) * smoothstep(50, 30, x) * front
     folds = np.exp(-(((x - 20 - 0.42 * (y - 40)) / 2.2) ** 2)) * smoothstep(40, 50, y) * smoothstep(82, 70, y) * front
     oily = 0.5 * nose + 0.25 * smoothstep(-22, -28, y) - 0.25 * cheek
-    found = {"front": front, "cheek": cheek, "nose": nose, "chin": spot(0, 98, 16, 10), "under": spot(31, 13, 13, 6),
+    flush = 0.8 * cheek + nose + 0.4 * spot(0, 98, 16, 10)
+    found = {"front": front, "cheek": cheek, "nose": nose, "flush": flush, "under": spot(31, 13, 13, 6),
              "socket": smoothstep(9, 1, lid) * smoothstep(3, -3, upper[w]), "forehead": forehead, "folds": folds,
              "feet": spot(57, 2, 7, 12), "oily": oily}  # fmt: skip
     return {name: place.astype(np.float32) for name, place in found.items()}
@@ -209,7 +210,7 @@ def paint(style: HeadStyle) -> Float:
     _brows_lips_lids(style, skin, fine, finest)
     _clothes(style, skin, fine)
     if style.hat in ("scarf", "hood"):
-        _cover(style, skin)
+        _blend(skin[:3], linear(style.hat_color) * 0.8, _covered())
     np.clip(planes, 0.002, 3.0, out=planes)
     atlas = cv2.merge(list(planes))
     _patches(style, atlas[CHART_ROWS:])
@@ -232,11 +233,10 @@ def _dim(onto: Float, share: NDArray[np.floating], of: tuple[float, float, float
 
 def _complexion(style: HeadStyle, skin: Float, middle: Float, fine: Float, finest: Float) -> None:
     c, w = canvas(), FACE
-    x, y = np.abs(c.x[w]), c.y[w]
-    spots_of = c.face
+    x, y, spots_of = np.abs(c.x[w]), c.y[w], c.face
     face, middle, fine, finest = skin[:, w[0], w[1]], middle[w], fine[w], finest[w]
     cheek, nose = spots_of["cheek"], spots_of["nose"]
-    red = style.redness * (0.8 * cheek + nose + 0.4 * spots_of["chin"]) * (1 + 0.3 * style.blotches * middle)
+    red = style.redness * spots_of["flush"] * (1 + 0.3 * style.blotches * middle)
     strength = 0.30 * float(max(linear(style.skin).mean(), 0.1)) ** 0.3
     _dim(face, red * np.float32(strength), (0.10, 0.62, 0.55))
     _dim(face, spots_of["under"] * np.float32(0.08 + 0.16 * style.age / 80), (0.7, 1.0, 0.95))
@@ -276,6 +276,7 @@ def _beard(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
         _blend(skin[:3], grey * 0.8, np.clip(style.moustache * lip * (1.0 + 0.3 * finest), 0, 0.92))
 
 
+@lru_cache(maxsize=1)
 def hair_depth(style: HeadStyle) -> Float:
     """(CHART_ROWS, CHART_COLS) rows above this person's hairline; negative on bare skin."""
     c = canvas()
@@ -306,21 +307,30 @@ def _scalp(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
     skin[3] *= 1 - 0.8 * share
 
 
+@lru_cache(maxsize=1)
+def _lines() -> tuple[NDArray[np.floating], ...]:
+    """On the face: how thick a brow is along its way, and its ends; the line between the lips; the lashes' line."""
+    c, w, along = canvas(), FACE, canvas().brow[0][FACE]
+    half = np.interp(along, [-0.05, 0.15, 0.6, 1.05], [0.9, 1.05, 0.85, 0.25]).astype(np.float32)
+    ends = smoothstep(-0.10, 0.08, along) * smoothstep(1.12, 0.92, along)
+    crease = 0.55 * smoothstep(1.1, 0.0, c.crease[w]) * (c.lips[w] < 1)
+    return half, ends, crease, smoothstep(2.1, 0.4, c.lid[w])
+
+
 def _brows_lips_lids(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
     c, w = canvas(), FACE
     face, fine, finest = skin[:, w[0], w[1]], fine[w], finest[w]
-    along, off = c.brow[0][w], c.brow[1][w]
-    half = np.interp(along, [-0.05, 0.15, 0.6, 1.05], [0.9, 1.05, 0.85, 0.25]).astype(np.float32)
-    inside = smoothstep(1.25, 0.45, np.abs(off + 0.45 * finest) / np.maximum(4.2 * style.brow_thickness * half, 0.4))
-    inside *= smoothstep(-0.10, 0.08, along) * smoothstep(1.12, 0.92, along)
+    half, ends, crease, lashes = _lines()
+    thick = np.maximum(4.2 * style.brow_thickness * half, 0.4)
+    inside = smoothstep(1.25, 0.45, np.abs(c.brow[1][w] + 0.45 * finest) / thick) * ends
     brow = linear(style.hair_color) * (0.75 if sum(style.hair_color) > 1.1 else 0.95)
     _blend(face[:3], brow, np.clip(style.brow_density * inside * (0.92 + 0.13 * finest + 0.08 * fine), 0, 0.93))
     red = np.clip(smoothstep(0.8, -0.9, c.lips[w]) * (1 - 0.05 * finest), 0, 1)
     _blend(face[:3], linear(style.lip)[:, None, None] * (1 + 0.05 * fine), 0.9 * red)
-    _dim(face[:3], 0.55 * smoothstep(1.1, 0.0, c.crease[w]) * (c.lips[w] < 1))
+    _dim(face[:3], crease)
     face[3] += 0.5 * style.shine * red
     line = np.where(c.upper[w] < 0, 0.45 + 0.5 * style.lashes, 0.15 + 0.25 * style.lashes)
-    _blend(face[:3], np.array([0.02, 0.014, 0.012]), np.clip(line * smoothstep(2.1, 0.4, c.lid[w]), 0, 0.9))
+    _blend(face[:3], np.array([0.02, 0.014, 0.012]), np.clip(line * lashes, 0, 0.9))
 
 
 # Rows of the chart where the cloth begins: at the front, the sides and the back.
@@ -360,11 +370,12 @@ def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
     skin[3] *= 1 - share
 
 
-def _cover(style: HeadStyle, skin: Float) -> None:
-    """What lies under a headscarf or a hood is of its colour, in case that it shows."""
+@lru_cache(maxsize=1)
+def _covered() -> Float:
+    """(CHART_ROWS, CHART_COLS) what a headscarf or a hood hides: it takes their colour, in case that it shows."""
     rows = np.arange(CHART_ROWS, dtype=np.float32)[:, None]
     oval = (canvas().turn / 64) ** 2 + ((rows - 170) / np.where(rows < 170, 88, 92)) ** 2
-    _blend(skin[:3], linear(style.hat_color) * 0.8, smoothstep(1.0, 1.08, oval) * (rows < 350))
+    return np.asarray(smoothstep(1.0, 1.08, oval) * (rows < 350), np.float32)
 
 
 def _patches(style: HeadStyle, strip: Float) -> None:

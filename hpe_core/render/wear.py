@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -81,7 +82,15 @@ class _Wardrobe:
         self.style = style
         self.rng = np.random.default_rng(np.random.SeedSequence([style.noise_seed, 2]))
         self.parts: list[Solid] = []
-        self.points, self.normals = (_blurred(c, blur) for c, blur in ((surface.points, 5), (surface.normals, 9)))
+        self.surface = surface
+
+    @cached_property
+    def points(self) -> Float:
+        return _blurred(self.surface.points, 5)
+
+    @cached_property
+    def normals(self) -> Float:
+        return _blurred(self.surface.normals, 9)
 
     def at(self, rows: Number, turn: Number, off: Number) -> NDArray[np.float64]:
         """Points (R, C, 3) `off` mm over the chart at rows and degrees round from the nose (R, C)."""
