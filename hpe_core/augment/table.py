@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Columns = dict[str, NDArray[Any]]  # a name -> one entry a face: (M,) or (M, k), exact as float32
+Values = NDArray[Any]  # one entry a face: (M,) or (M, k)
+Columns = dict[str, Values]  # a name -> its values; float32 on the device, so whole numbers below 2^24 are exact
 Chosen = dict[str, NDArray[np.bool_]]  # an operation -> whether a face gets it: (M,)
 
 
@@ -29,6 +30,10 @@ class Draws:
     def __getitem__(self, name: str) -> Tensor:
         """A column: (B,) or (B, k)."""
         return self.values_BC[:, self.places[name]]
+
+    def of(self, faces: Tensor) -> "Draws":
+        """The rows of some faces of the batch, for an operation."""
+        return Draws(self.values_BC.index_select(0, faces), self.places, {})
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
@@ -46,8 +51,8 @@ class Table:
             self.places[name] = at if values.ndim == 1 else slice(at, at + width)
             at += width
         self._host = {name: np.flatnonzero(mask) for name, mask in chosen.items()}  # where each operation's faces are
-        self._values = _sent(np.concatenate(blocks, axis=1), device)
-        self._faces = _sent(np.concatenate([*self._host.values(), np.empty(0, np.int64)]), device)
+        self._values = sent(np.concatenate(blocks, axis=1), device)
+        self._faces = sent(np.concatenate([*self._host.values(), np.empty(0, np.int64)]), device)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -63,7 +68,7 @@ class Table:
         return Draws(self._values[start:stop], self.places, on)
 
 
-def _sent(values: NDArray[Any], device: torch.device | str) -> Tensor:
+def sent(values: Values, device: torch.device | str) -> Tensor:
     """To the device, by pinned memory where that is not the host's own, so that nobody waits."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if torch.device(device).type == "cpu":

@@ -1,0 +1,48 @@
+"""The chains on the device: whole batches, each operation on the faces that the draws give it.
+
+No operation loops over faces or waits for the device: how many faces each gets is known on the host (table.py).
+Pixels are uint8 between operations, as they are in albumentations.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
+from hpe_core.augment import filters, histograms, jpeg, overlays, pointwise
+from hpe_core.augment.pixels import put
+from hpe_core.augment.table import Draws
+
+Apply = Callable[[Tensor, Draws], Tensor]
+
+OPERATIONS: Mapping[str, Apply] = MappingProxyType(
+    {
+        "brightness": pointwise.brightness,
+        "gamma": pointwise.gamma,
+        "hsv": pointwise.hsv,
+        "grey": pointwise.grey,
+        "solarize": pointwise.solarize,
+        "shuffle": pointwise.shuffle,
+        "drop_channel": pointwise.drop_channel,
+        "gaussian": filters.gaussian,
+        "downscale": filters.downscale,
+        "median3": filters.median3,
+        "median5": filters.median5,
+        "equalize": histograms.equalize,
+        "clahe": histograms.clahe,
+        "shadow": overlays.shadow,
+        "iso_noise": overlays.iso_noise,
+        "holes": overlays.holes,
+        "jpeg": jpeg.jpeg,
+    }
+)
+
+
+def run_chain(images_BHWC: Tensor, draws: Draws) -> Tensor:
+    """uint8 RGB -> uint8 RGB: the operations that stand in `draws.on`, in its order. The input is left as it was."""
+    images_BHWC = images_BHWC.clone()
+    for name, faces in draws.on.items():
+        if name in OPERATIONS:
+            changed = OPERATIONS[name](images_BHWC.index_select(0, faces), draws.of(faces))
+            put(images_BHWC, faces, changed)
+    return images_BHWC
