@@ -5,6 +5,7 @@
 
     render      heads from their number, against reading JPEG files
     windows     offset windows of the stored crop, against a warp of the picture for each offset
+    augment     the photometric chains in batches, against albumentations
     ensemble    the offset ensemble, against bare forwards of ready batches
     read        batches from shards, against a DataLoader over image files, and a memory-mapped file
     write       shards, by one process and by Ray, against decoding the same JPEG files
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
 def benchmarks() -> "Benchmarks":
     """Every benchmark by name, in the order in which they run. Loads torch."""
-    from workflows.bench import crops, reading, training, writing
+    from workflows.bench import augment, crops, reading, training, writing
 
-    alone = {"render": crops.render, "windows": crops.windows, "ensemble": crops.ensemble, "read": reading.read}
+    alone = {"render": crops.render, "windows": crops.windows, "augment": augment.augment}
+    alone |= {"ensemble": crops.ensemble, "read": reading.read}
     # Those that start Ray come last: an idle cluster takes a few percent of a core from whatever runs beside it.
     with_ray = {"write": writing.write, "memory": writing.memory, "stream": reading.stream, "train": training.train}
     return {**alone, **with_ray}

@@ -1,7 +1,8 @@
 """The chains on the device: whole batches, each operation on the faces that the draws give it.
 
-No operation loops over faces or waits for the device: how many faces each gets is known on the host (table.py).
-Pixels are uint8 between operations, as they are in albumentations.
+No operation of a GPU loops over faces or waits for the device: how many faces each gets is known on the host
+(table.py). On a CPU OpenCV does those in which it is faster. Pixels are uint8 between operations, as they are in
+albumentations.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from hpe_core.augment import filters, histograms, jpeg, overlays, pointwise
+from hpe_core.augment import filters, histograms, jpeg, opencv, overlays, pointwise
 from hpe_core.augment.pixels import put
 from hpe_core.augment.table import Draws
 
@@ -38,11 +39,18 @@ OPERATIONS: Mapping[str, Apply] = MappingProxyType(
 )
 
 
-def run_chain(images_BHWC: Tensor, draws: Draws) -> Tensor:
-    """uint8 RGB -> uint8 RGB: the operations that stand in `draws.on`, in its order. The input is left as it was."""
+ON_CPU: Mapping[str, Apply] = MappingProxyType({**OPERATIONS, **opencv.FASTER})
+
+
+def run_chain(images_BHWC: Tensor, draws: Draws, operations: Mapping[str, Apply] | None = None) -> Tensor:
+    """uint8 RGB -> uint8 RGB: the operations that stand in `draws.on`, in its order. The input is left as it was.
+
+    `operations` are the fastest of the images' device if not given.
+    """
+    if operations is None:
+        operations = ON_CPU if images_BHWC.device.type == "cpu" else OPERATIONS
     images_BHWC = images_BHWC.clone()
     for name, faces in draws.on.items():
-        if name in OPERATIONS:
-            changed = OPERATIONS[name](images_BHWC.index_select(0, faces), draws.of(faces))
-            put(images_BHWC, faces, changed)
+        if name in operations:
+            put(images_BHWC, faces, operations[name](images_BHWC.index_select(0, faces), draws.of(faces)))
     return images_BHWC

@@ -1,5 +1,7 @@
 """Operations that spread grey levels by their histogram. Each says which class of albumentations 2.0.8 it equals."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,12 +62,9 @@ def spread(x_BHW: Tensor, clip_B: Tensor) -> Tensor:
     found = counts((whole + first + (row[:, None] + column)).flatten(), faces * TILES**2, 256)
     limit = (clip_B * (tall * wide / 256)).floor_().clamp_(min=1).int()[:, None].expand(-1, TILES**2).reshape(-1, 1)
     beyond = (found - limit).clamp_(min=0).sum(1, keepdim=True, dtype=torch.int32)
-    # What was cut off goes to all levels alike; the rest, one each, to levels that lie `step` apart.
-    rest = beyond % 256
-    step = (256 // rest.clamp(min=1)).clamp_(min=1)
-    levels = torch.arange(256, dtype=torch.int32, device=device)
-    one_more = (levels % step == 0) & (levels // step < rest)
-    found = torch.minimum(found, limit) + beyond // 256 + one_more.int()
+    # What was cut off goes to all levels alike; the rest, one each, to some of them.
+    some = leftovers(device).index_select(0, (beyond % 256)[:, 0])
+    found = torch.minimum(found, limit).add_(beyond // 256).add_(some)
     tables = rounded(found.cumsum(1).float().mul_(255 / (tall * wide))).flatten()
     up, down, by_row = neighbours(height, tall, device)
     left, right, by_column = neighbours(width, wide, device)
@@ -78,6 +77,14 @@ def spread(x_BHW: Tensor, clip_B: Tensor) -> Tensor:
     upper = torch.lerp(looked(up, left), looked(up, right), by_column)
     lower = torch.lerp(looked(down, left), looked(down, right), by_column)
     return rounded(torch.lerp(upper, lower, by_row[:, None]))
+
+
+@cache
+def leftovers(device: torch.device) -> Tensor:
+    """(256, 256): for so many left over, which levels get one more: every second, third ... from 0 on. uint8."""
+    rest, levels = torch.arange(256, device=device)[:, None], torch.arange(256, device=device)
+    step = 256 // rest.clamp(min=1)
+    return ((levels % step == 0) & (levels // step < rest)).to(torch.uint8)
 
 
 def neighbours(size: int, tile: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,10 +45,10 @@ def jpeg(x_BHWC: Tensor, draws: Draws) -> Tensor:
     chroma = torch.stack([blue, red]).sub_(luma)
     chroma[0].mul_(1 / 1.772)
     chroma[1].mul_(1 / 1.402)
-    luma_steps, chroma_steps = quantisation(draws["jpeg.quality"])
-    luma = coded(filled(luma.round_().sub_(128), 2 * BLOCK), luma_steps)[:, :height, :width]
+    steps = quantisation(x_BHWC.device).index_select(0, draws["jpeg.quality"].int())
+    luma = coded(filled(luma.round_().sub_(128), 2 * BLOCK), steps[:, 0])[:, :height, :width]
     chroma = halved(filled(chroma.round_().flatten(0, 1), 2 * BLOCK))
-    chroma = coded(chroma, chroma_steps.repeat(2, 1))[:, : (height + 1) // 2, : (width + 1) // 2]
+    chroma = coded(chroma, steps[:, 1].repeat(2, 1, 1))[:, : (height + 1) // 2, : (width + 1) // 2]
     blueness, redness = doubled(chroma)[:, :height, :width].chunk(2)
     luma = luma + 128.5
     red = luma.add(redness, alpha=1.402)
@@ -75,35 +75,31 @@ def halved(plane_BHW: Tensor) -> Tensor:
 
 def doubled(plane_BHW: Tensor) -> Tensor:
     """Twice as many rows and columns, each three parts its own pixel and one part the next: libjpeg's triangle."""
-    rows = torch.cat([plane_BHW[:, :1], plane_BHW, plane_BHW[:, -1:]], 1)
-    middle = 3 * plane_BHW
-    tall = torch.stack([middle + rows[:, :-2], middle + rows[:, 2:]], 2).flatten(1, 2)
-    triangle, bias = triangles(plane_BHW.shape[2], plane_BHW.device)
-    return (tall @ triangle).add_(bias).floor_()
+    rows, columns = (triangle(size, plane_BHW.device) for size in plane_BHW.shape[1:])
+    bias = (8 - torch.arange(2 * plane_BHW.shape[2], device=plane_BHW.device) % 2) / 16
+    return (rows @ plane_BHW @ columns.T).add_(bias).floor_()
 
 
 @cache
-def triangles(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(size, 2 size): the share of each column in each of the new ones; and what to add before `floor`."""
-    new = torch.arange(2 * size, device=device)
+def triangle(size: int, device: torch.device) -> Tensor:
+    """(2 size, size): the share of each old place in each new one."""
+    new, old = torch.arange(2 * size, device=device)[:, None], torch.arange(size, device=device)
     other = (new // 2 + 2 * (new % 2) - 1).clamp(0, size - 1)
-    own = torch.arange(size, device=device)[:, None]
-    weights = (own == new // 2).float() * 3 + (own == other).float()
-    return weights / 16, (8 - new % 2) / 16
+    return (old == new // 2) * 0.75 + (old == other) * 0.25
 
 
-def coded(plane_BHW: Tensor, steps_BK: Tensor) -> Tensor:
-    """Each block of 8 by 8 to its 64 coefficients, those to whole steps, and back; whole numbers from -128 to 127."""
-    basis_KK = cosines(plane_BHW.device)
-    faces, height, width = plane_BHW.shape
-    rows, columns = height // BLOCK, width // BLOCK
-    blocks = plane_BHW.view(faces, rows, BLOCK, columns, BLOCK).transpose(2, 3).reshape(faces, rows * columns, BLOCK**2)
-    # libjpeg's transform gives whole eighths, so that halves are common. It rounds them away from zero here, and up
-    # on the way back.
-    eighths = (blocks @ (basis_KK * 8)).round_()
-    found = eighths.div_(steps_BK[:, None] * (8 - 1e-4)).round_().mul_(steps_BK[:, None]) @ basis_KK.T
-    plane = found.add_(0.5 + 1e-3).floor_().clamp_(-128, 127).view(faces, rows, columns, BLOCK, BLOCK)
-    return plane.transpose(2, 3).reshape(faces, height, width)
+def coded(plane_BHW: Tensor, steps_BKK: Tensor) -> Tensor:
+    """Each block of 8 by 8 to its 64 coefficients, those to whole steps, and back; whole numbers from -128 to 127.
+
+    libjpeg's transform gives whole eighths, so that halves are common: it rounds them away from zero, and up on the way
+    back.
+    """
+    basis, (faces, height, width) = cosines(plane_BHW.device), plane_BHW.shape
+    steps, cut = steps_BKK.view(faces, 1, BLOCK**2), (height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    blocks = plane_BHW.unflatten(2, cut[2:]).unflatten(1, cut[:2]).transpose(2, 3).reshape(faces, -1, BLOCK**2)
+    found = (blocks @ (basis * 8)).round_().div_(steps * (8 - 1e-4)).round_().mul_(steps) @ basis.T
+    found = found.add_(0.5 + 1e-3).floor_().clamp_(-128, 127)
+    return found.view(faces, cut[0], cut[2], BLOCK, BLOCK).transpose(2, 3).reshape(plane_BHW.shape)
 
 
 @cache
@@ -115,16 +111,10 @@ def cosines(device: torch.device) -> Tensor:
     return torch.kron(line, line).float()
 
 
-def quantisation(quality_B: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) qualities of 1 to 100 -> the steps of luma and of chroma, (B, 64) each: T.81's tables, libjpeg's scale."""
-    # In percent: 5000 / quality up to 50, from there on 200 - 2 quality.
-    quality = quality_B.clamp(max=50)
-    percent = torch.full_like(quality, 5000).div_(quality).floor_() - 2 * (quality_B - quality)
-    steps = (annex_k(quality_B.device)[:, None] * percent[:, None] + 50).div_(100).floor_().clamp_(1, 255)
-    return steps[0], steps[1]
-
-
 @cache
-def annex_k(device: torch.device) -> Tensor:
-    """(2, 64): luma's and chroma's."""
-    return sent(np.array([LUMA, CHROMA], np.float32).reshape(2, BLOCK**2), device)
+def quantisation(device: torch.device) -> Tensor:
+    """(101, 2, 8, 8): the steps of luma and of chroma at each quality: Annex K's tables, libjpeg's scale."""
+    quality = np.arange(101)
+    percent = np.where(quality < 50, 5000 // quality.clip(1), 200 - 2 * quality)
+    steps = (np.array([LUMA, CHROMA]) * percent[:, None, None, None] + 50) // 100
+    return sent(steps.clip(1, 255).astype(np.float32), device)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpe_core.augment.apply import OPERATIONS, run_chain
+from hpe_core.augment.apply import ON_CPU, OPERATIONS, run_chain
 from hpe_core.augment.chains import CHAINS, operations
 from hpe_core.augment.draw import draw_chain
 from hpe_core.augment.reference import run_reference
@@ -32,17 +32,20 @@ def test_every_operation_of_the_chains_is_there():
     assert {operation.name for operation in operations()} == set(OPERATIONS)
 
 
-@settings(max_examples=12)
-@given(CHAIN, st.integers(0, 2**32 - 1), st.lists(st.integers(1, 29), max_size=4), st.sampled_from([32, 50]))
-def test_a_face_comes_out_the_same_whatever_the_batch_is_cut_into(name, seed, cuts, size):
+WAYS = st.sampled_from([OPERATIONS, ON_CPU])
+
+
+@settings(max_examples=16)
+@given(CHAIN, st.integers(0, 2**32 - 1), st.lists(st.integers(1, 29), max_size=4), st.sampled_from([32, 50]), WAYS)
+def test_a_face_comes_out_the_same_whatever_the_batch_is_cut_into(name, seed, cuts, size, way):
     count = 30
     images = tensor(size).repeat(count // FACES, 1, 1, 1)
     before, table = images.clone(), table_of(name, count, size, seed)
-    whole = run_chain(images, table.rows(0, count))
+    whole = run_chain(images, table.rows(0, count), way)
     assert torch.equal(images, before), "the input stays"
-    assert torch.equal(whole, run_chain(images, table.rows(0, count))), "and so does the outcome"
+    assert torch.equal(whole, run_chain(images, table.rows(0, count), way)), "and so does the outcome"
     edges = [0, *sorted(set(cuts)), count]
-    parts = [run_chain(images[a:b], table.rows(a, b)) for a, b in pairwise(edges)]
+    parts = [run_chain(images[a:b], table.rows(a, b), way) for a, b in pairwise(edges)]
     off = (torch.cat(parts).int() - whole.int()).abs()
     assert off.max() == 0 and whole.dtype == torch.uint8
 
@@ -55,7 +58,7 @@ def test_faces_that_do_not_get_an_operation_stay(name, mask, seed):
     chosen = np.array(mask)
     columns = {f"{name}.{key}": values for key, values in drawn(DRAWN[name], FACES, size, seed).items()}
     draws = Table(columns or {"none": np.zeros(FACES)}, {name: chosen}).rows(0, FACES)
-    out, images = run_chain(tensor(size), draws), tensor(size)
+    out, images = run_chain(tensor(size), draws, OPERATIONS), tensor(size)
     alone = OPERATIONS[name](images, draws_of(name, drawn(DRAWN[name], FACES, size, seed)))
     assert torch.equal(out[~chosen], images[~chosen])
     assert torch.equal(out[chosen], alone[chosen])
@@ -96,7 +99,7 @@ def test_two_thousand_faces_of_both_backends_look_alike(name, size):
     """Two samples of one distribution in nine statistics of a face (Kolmogorov-Smirnov, the seeds fixed)."""
     count = 2000
     pictures = np.resize(faces(size)[:-1], (count, size, size, 3))
-    ours = run_chain(torch.from_numpy(pictures), table_of(name, count, size, 11).rows(0, count)).numpy()
+    ours = run_chain(torch.from_numpy(pictures), table_of(name, count, size, 11).rows(0, count), OPERATIONS).numpy()
     theirs = run_reference(pictures, name, 1.0, 12)
     found, expected, plain = statistics(ours), statistics(theirs), statistics(pictures)
     for key in found:
@@ -140,9 +143,9 @@ def test_no_operation_waits_for_the_device(name, size):
 @pytest.mark.parametrize("name", sorted(CHAINS))
 def test_no_chain_waits_for_the_device(name):
     images, table = tensor(32).repeat(10, 1, 1, 1), table_of(name, 60, 32, 1)
-    run_chain(images, table.rows(0, 60))
+    run_chain(images, table.rows(0, 60), OPERATIONS)
     with Waits():
-        run_chain(images, table.rows(0, 60))
+        run_chain(images, table.rows(0, 60), OPERATIONS)
 
 
 @pytest.mark.parametrize(
