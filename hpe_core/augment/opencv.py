@@ -29,6 +29,13 @@ def each(x_BHWC: Tensor, change: Callable[..., Any], *columns: Iterable[Any]) ->
     return torch.from_numpy(out)
 
 
+def brightness(x_BHWC: Tensor, draws: Draws) -> Tensor:
+    def change(face: Values, out: Values, gain: float, shift: float) -> None:
+        cv2.addWeighted(face, gain, face, 0, shift - 0.499, out)  # it rounds, and we cut off
+
+    return each(x_BHWC, change, draws["brightness.gain"].tolist(), draws["brightness.shift"].tolist())
+
+
 def gamma(x_BHWC: Tensor, draws: Draws) -> Tensor:
     tables = (LEVELS / 255) ** draws["gamma.power"].numpy()[:, None] * 255
     return each(x_BHWC, lambda face, out, table: cv2.LUT(face, table, out), tables.astype(np.uint8))
@@ -104,6 +111,7 @@ def downscale(x_BHWC: Tensor, draws: Draws) -> Tensor:
 
 FASTER: Mapping[str, Apply] = MappingProxyType(
     {
+        "brightness": brightness,
         "gamma": gamma,
         "hsv": hsv,
         "grey": grey,
