@@ -131,6 +131,11 @@ def count_rows(file: Path) -> int:
     return int(pq.read_metadata(file).num_rows)
 
 
+def read_sample_ids(file: Path) -> list[str]:
+    """Of a shard's rows, without their pictures. Raises ShardError that names the file."""
+    return list(read_table(file, ["sample_id"])["sample_id"].to_pylist())
+
+
 def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
     """The shards of one split of one dataset in a shards folder, in the order of their sample ids."""
     return sorted((folder / f"{dataset}.{split}").glob("part-*.parquet"))

@@ -103,12 +103,13 @@ class DataSpec:
     of rows is fixed by the network's seed and the epoch, and a run that was cut off goes on with the batches that it
     would have seen:
 
-    all_shards  every worker keeps every row and takes its part of each batch, which is the one that a single worker
-                would see
-    own_shards  every worker reads and keeps its own equal part of the rows; a batch holds as many rows of each part
-    ray_data    workers keep nothing: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
-                each worker), read, decode and shuffle, `stream_shards` shards at a time. For more rows than fit into
-                memory, or GPU machines with few CPUs; slower while rows fit (docs/benchmarks.md)
+    all_shards  every worker takes its part of each batch, which is the one that a single worker would see
+    own_shards  every worker reads its own equal part of the rows; a batch holds as many rows of each part
+    ray_data    nobody keeps rows: tasks of Ray Data, on any CPUs of the cluster (`cluster.readers_per_worker` for
+                each worker), read, decode and shuffle, `stream_shards` shards at a time. For more rows than a machine
+                holds, or GPU machines with few CPUs; slower while rows fit (docs/benchmarks.md)
+
+    In the first two, rows lie once on each machine, in files that all workers and trials there share.
     """
 
     datasets: dict[str, DatasetSpec]
@@ -119,7 +120,7 @@ class DataSpec:
     encoding: Literal["raw", "jpeg"] = "raw"
     rows_per_shard: Count = 512  # at most; half as many at least
     max_bad_share: Share = 0.2  # more quarantined rows than this stop the run
-    resident_gb: Positive = 4.0  # shards are kept in a worker's memory up to this; above it they are streamed
+    resident_gb: Positive = 4.0  # of a training device's memory that rows may take; it changes no batch
     ingest: Literal["all_shards", "own_shards", "ray_data"] = "all_shards"
     stream_shards: Count = 8  # ray_data: so many shards, drawn anew in each epoch, are read and shuffled together
 
@@ -137,16 +138,12 @@ class DataSpec:
         """The keys that decide, beside the number of workers, which faces meet in a batch."""
         if self.ingest == "ray_data":
             return {"ingest": self.ingest, "stream_shards": self.stream_shards}
-        return {"resident_gb": self.resident_gb} | ({} if self.ingest == "all_shards" else {"ingest": self.ingest})
+        return {} if self.ingest == "all_shards" else {"ingest": self.ingest}
 
-    def wanted_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
-        """Bytes of pixels, of so many faces, that a worker keeps if it may, or that a stream holds for it."""
+    def machine_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
+        """Bytes of pixels of so many faces on a machine with all workers of a network: its rows, or their streams."""
         row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
         if self.ingest == "ray_data":
-            return row * min(own, STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard)
-        return row * (own if self.ingest == "own_shards" else faces)
-
-    def kept_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
-        """`wanted_bytes` as far as `resident_gb` allows; a stream has its own bound."""
-        wanted = self.wanted_bytes(faces, cluster)
-        return wanted if self.ingest == "ray_data" else min(wanted, self.resident_gb * 1e9)
+            groups = STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard
+            return row * cluster.workers * min(own, groups)
+        return row * faces

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
 from tests.servers import answering
 from workflows import doctor
-from workflows.checks import services
+from workflows.checks import machine, services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
 from workflows.checks.machine import bytes_needed, compare_packages, look_at_gpu, look_at_memory, look_at_store
 from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
@@ -198,20 +199,22 @@ def test_needed_bytes_are_those_of_rows_and_label_sets(tmp_path):
     assert bytes_needed(spec, [heads(1000, 500.0)]) == 1000 * 500.0 + labels
 
 
-def test_memory_is_compared_with_what_stays_resident(tmp_path):
+def test_rows_are_compared_with_memory_and_with_temporary_files(tmp_path, monkeypatch):
     small, large = heads(10, 1.0), heads(10**9, 1.0)
     assert look_at_memory(demo(tmp_path), [small]).findings == ()
-    streamed = look_at_memory(demo(tmp_path), [large])
-    assert "streamed" in streamed.said
-    assert look_at_memory(demo(tmp_path, "data.resident_gb=1000000"), [large]).findings[0].level == "warning"
+    (finding,) = look_at_memory(demo(tmp_path), [large]).findings
+    assert finding.level == "error" and "TMPDIR" in finding.text
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**15))
+    assert look_at_memory(demo(tmp_path), [large]).findings[0].level == "warning"
+    assert look_at_memory(demo(tmp_path, "data.ingest=ray_data"), [large]).findings == ()
 
     def said(*words):
-        return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said
+        return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said.split("; ")[1]
 
-    own, one, two = said("cluster.workers=2", "data.ingest=own_shards"), said(), said("cluster.workers=2")
-    assert own.split("; ")[1] == one.split("; ")[1] != two.split("; ")[1], "two workers keep twice the faces"
+    assert said() == said("cluster.workers=2") == said("search.trials=8"), "they share the rows"
     for finalists, networks in ((2, 3), (5, 5), (99, 8)):  # of the widest stage: three teachers, or the finalists
-        assert f"faces of {networks} networks at once" in said(f"search.finalists={finalists}", "search.trials=8")
+        streamed = said("data.ingest=ray_data", f"search.finalists={finalists}", "search.trials=8")
+        assert f"streams of {networks} networks" in streamed
 
 
 def test_a_gpu_that_is_asked_for_has_to_be_there():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpe_core.data.batch import FaceData, OwnFaces
 from hpe_core.data.rows import ShardError, read_shard
@@ -18,10 +20,8 @@ def keys(batches) -> list[bytes]:
     return [picture.numpy().tobytes() for batch in batches for picture in batch.images_BHWC]
 
 
-@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
-def test_every_row_once_and_the_same_order_again(files, resident_gb):
-    data = FaceData(files, resident_gb=resident_gb)
-    assert data.is_resident == (resident_gb == 1.0)
+def test_every_row_once_and_the_same_order_again(files):
+    data = FaceData(files)
     ordered = keys(data.ordered(7))
     assert len(ordered) == len(data) == 60 and ordered == keys(FaceData(files).ordered(8))
     first, again = keys(data.shuffled(6, seed=1, epoch=0)), keys(data.shuffled(6, seed=1, epoch=0))
@@ -30,10 +30,9 @@ def test_every_row_once_and_the_same_order_again(files, resident_gb):
     assert first != keys(data.shuffled(6, seed=1, epoch=1)) != keys(data.shuffled(6, seed=2, epoch=1))
 
 
-@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
 @pytest.mark.parametrize("kind", [FaceData, OwnFaces])
-def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(files, kind, resident_gb):
-    data = kind(files, resident_gb=resident_gb)
+def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(files, kind):
+    data = kind(files)
     runs = [list(data.shuffled(6, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     orders = [keys(run) for run in runs]
     assert len({tuple(order) for order in orders}) == 4
@@ -41,15 +40,6 @@ def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(file
     for run in runs:
         assert len(run) == data.steps(6) and {len(batch) for batch in run} == {6}
         assert all((np.diff([place[key] for key in keys([batch])]) != 1).any() for batch in run)
-
-
-@pytest.mark.parametrize("kind", [FaceData, OwnFaces])
-def test_streamed_epochs_begin_with_different_groups(files, kind):
-    """Else the rows of the last shard would have the last word in every epoch."""
-    data = kind(files, resident_gb=1e-6)
-    shard_of = {key: row // 24 for row, key in enumerate(keys(FaceData(files).ordered(60)))}
-    firsts = [shard_of[keys([next(data.shuffled(6, seed=0, epoch=epoch))])[0]] for epoch in range(8)]
-    assert len(set(firsts)) > 1
 
 
 def test_a_row_keeps_its_pixels_angles_and_scales(files):
@@ -60,7 +50,7 @@ def test_a_row_keeps_its_pixels_angles_and_scales(files):
         for shard in shards
         for image, angles, scales in zip(shard.images, shard.angles, shard.scales, strict=True)
     }
-    shuffled = list(OwnFaces(files, resident_gb=1e-6).shuffled(10, seed=0, epoch=0))
+    shuffled = list(OwnFaces(files).shuffled(10, seed=0, epoch=0))
     some = shuffled[0].take(torch.tensor([7, 2, 2]))
     assert keys([some]) == [keys([shuffled[0]])[i] for i in (7, 2, 2)]
     for batch in (*FaceData(files).ordered(60), *shuffled, some, *shuffled[1].split(3)):
@@ -68,16 +58,15 @@ def test_a_row_keeps_its_pixels_angles_and_scales(files):
             assert row_of[key] == (angles.tolist(), scales.tolist())
 
 
-@pytest.mark.parametrize("resident_gb", [1.0, 1e-6])
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 6), (2, 6), (3, 9), (7, 14), (4, 200)])
-def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files, resident_gb, world, batch_size):
+def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files, world, batch_size):
     """60 rows in shards of 24, 24 and 12: no number of workers here divides the shards, and 7 does not divide the rows.
 
     A batch of 200 is larger than all rows: one step then, of as many rows as there are.
     """
 
     def epoch(number):
-        workers = [OwnFaces(files, resident_gb=resident_gb) for _ in range(world)]
+        workers = [OwnFaces(files) for _ in range(world)]
         how = {"seed": 1, "epoch": number, "world": world}
         return [list(data.shuffled(batch_size, rank=rank, **how)) for rank, data in enumerate(workers)]
 
@@ -96,22 +85,19 @@ def test_what_is_left_over_is_not_left_out_for_ever(files):
     assert len(seen) == 60
 
 
-def test_a_worker_keeps_its_own_part_and_no_more(files):
+def test_a_worker_reads_its_own_part_and_no_more(files):
     for world in (1, 2, 4):
         for rank in range(world):
             data = OwnFaces(files)
             first = set(keys(data.shuffled(world, seed=0, epoch=0, rank=rank, world=world)))
-            assert data.kept_rows == 60 / world
+            assert len(data.rows(rank, world)) == 60 / world
             assert first == set(keys(data.shuffled(world, seed=0, epoch=1, rank=rank, world=world)))
-    assert data.kept_rows == 15
-    streamed = OwnFaces(files, resident_gb=1e-6)
-    list(streamed.shuffled(4, seed=0, epoch=0))
-    assert streamed.kept_rows == 0
 
 
 def test_more_workers_than_faces_is_an_error(files):
-    with pytest.raises(ShardError, match="60 faces to train on are too few for 61 workers"):
-        list(OwnFaces(files).shuffled(122, seed=0, epoch=0, world=61))
+    for kind in (FaceData, OwnFaces):
+        with pytest.raises(ShardError, match="60 faces to train on are too few for 61 workers"):
+            list(kind(files).shuffled(122, seed=0, epoch=0, world=61))
 
 
 def test_workers_share_every_global_batch(files):
@@ -122,6 +108,32 @@ def test_workers_share_every_global_batch(files):
         assert sorted(keys([batch])) == sorted(keys([first]) + keys([second]))
     validation = [keys(data.ordered(8, rank=rank, world=3)) for rank in range(3)]
     assert sorted(key for part in validation for key in part) == sorted(keys(data.ordered(8)))
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 3), st.integers(0, 9), st.integers(0, 3), st.sampled_from([FaceData, OwnFaces])
+)
+def test_an_order_names_each_row_once_in_equal_parts(files, batch_size, world, seed, epoch, kind):
+    """Over all workers, and `shuffled` gives the rows in that order. Who share batches see those of a single worker."""
+    data, how = kind(files), {"seed": seed, "epoch": epoch}
+    if min(batch_size, 60) < world:
+        with pytest.raises(ShardError, match="too few"):
+            data.order(batch_size, **how, world=world)
+        return
+    orders = [data.order(batch_size, **how, rank=rank, world=world) for rank in range(world)]
+    assert {len(order) for order in orders} == {data.steps(batch_size)}
+    first = [0] + list(np.cumsum([len(data.rows(rank, world)) for rank in range(world)]))
+    seen = np.concatenate([order.ravel() + (kind is OwnFaces) * first[rank] for rank, order in enumerate(orders)])
+    assert len(set(seen.tolist())) == len(seen) and set(seen.tolist()) <= set(range(60))
+    if kind is FaceData:
+        whole = data.order(batch_size, **how)
+        np.testing.assert_array_equal(np.sort(np.concatenate(orders, axis=1)), np.sort(whole))
+    else:
+        assert {order.shape for order in orders} == {orders[0].shape}
+    rank = seed % world
+    rows, batches = data.rows(rank, world), list(data.shuffled(batch_size, **how, rank=rank, world=world))
+    for index, batch in zip(orders[rank], batches, strict=True):
+        np.testing.assert_array_equal(rows.angles[index], batch.angles_B3.numpy())
 
 
 def test_soft_labels_stay_with_their_rows(files, tmp_path):

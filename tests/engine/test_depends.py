@@ -107,7 +107,7 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "data.encoding": ("jpeg", ALL),
     "data.rows_per_shard": (100, ALL),
     "data.max_bad_share": (0.9, NOTHING),  # decides whether a run stops
-    "data.resident_gb": (1, TAUGHT),  # which faces meet in a batch
+    "data.resident_gb": (1, NOTHING),  # where rows lie
     "data.ingest": ("own_shards", TAUGHT),
     "data.stream_shards": (3, NOTHING),  # of streams alone, see below
     "search.trials": (9, SEARCH),
@@ -305,7 +305,6 @@ def test_a_teacher_has_no_soft_labels(house, key):
 # A key that counts only beside another: what is set on both sides, what is changed, and the stages that run again.
 BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "a stream's groups": ({"data.ingest": "ray_data"}, {"data.stream_shards": 3}, TAUGHT),
-    "a stream keeps nothing": ({"data.ingest": "ray_data"}, {"data.resident_gb": 1}, NOTHING),
     "a stream's readers": ({"data.ingest": "ray_data"}, {"cluster.readers_per_worker": 2}, NOTHING),
     "no search: its length": ({"search.trials": 0}, {"search.epochs": 9, "search.grace_epochs": 1}, NOTHING),
     "no search: its space": ({"search.trials": 0}, {"search.space.*.low": 0.0005}, NOTHING),

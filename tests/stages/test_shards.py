@@ -28,6 +28,8 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
+from hpe_core.system import disk as room
+from hpe_core.system.disk import DiskFull, disk_is_full
 from tests.archives import write_aflw2000, write_pointing04
 from tests.datasets.test_sandbox import Trouble
 from tests.reporting import LocalReporter
@@ -37,8 +39,6 @@ from workflows.sharding.accounts import QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
 from workflows.stages import shards
 from workflows.stages.shards import BuildShard, build_shards
-from workflows.storage import disk as room
-from workflows.storage.disk import DiskFull, disk_is_full
 from workflows.storage.receipts import Receipt
 from workflows.tracking.progress import Event, Reporter
 

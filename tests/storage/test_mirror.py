@@ -8,10 +8,11 @@ from unittest.mock import Mock
 
 import pytest
 
-import workflows.storage.disk
+import hpe_core.system.disk
 import workflows.storage.lease
 from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.system.disk import DiskFull
 from hpe_core.system.files import write_json
 from hpe_core.system.remote import Remote, RemoteError
 from tests.engine.test_store import actions, spec_in
@@ -20,7 +21,6 @@ from workflows.engine.plan import plan
 from workflows.engine.store import Store
 from workflows.full_pipeline import STAGES
 from workflows.storage.contents import inventory
-from workflows.storage.disk import DiskFull
 from workflows.storage.manifest import finished
 from workflows.storage.mirror import Mirror, held
 
@@ -237,7 +237,7 @@ def test_an_address_that_is_none_is_one_sentence(bucket, monkeypatch):
 def test_too_little_room_for_what_is_fetched_is_said_before(store, tmp_path, monkeypatch):
     run_toy(here(store))
     elsewhere(monkeypatch, tmp_path)
-    monkeypatch.setattr(workflows.storage.disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(hpe_core.system.disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DiskFull, match=r"6 files of first/\w+ need 0.00 MB in .*: 0.00 MB are missing"):
         run_toy(here(store, "student.optim.lr=0.5"))
     assert not list(here(store).folder.rglob("*.parquet"))

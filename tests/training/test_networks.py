@@ -273,9 +273,8 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"student": {"seed": 5}}, hard_twin, True),
         ({"cluster": {"workers": 2}}, stored, True),
         ({"cluster": {"cpus_per_worker": 2, "threads_per_worker": 2, "max_failures": 9}}, stored, False),
-        ({"data": {"resident_gb": 1}}, stored, True),
         ({"data": {"ingest": "own_shards"}}, stored, True),
-        ({"data": {"max_bad_share": 0.9, "stream_shards": 3}}, stored, False),
+        ({"data": {"max_bad_share": 0.9, "stream_shards": 3, "resident_gb": 1}}, stored, False),
         ({"search": {"trials": 9, "epochs": 9, "finalists": 9}}, stored, False),
         ({"teachers": {"second": {"net": NET, "seed": 3}}}, stored, False),  # of two, the changed one is trained anew
         ({"evaluate": {"offset_step": 1}, "publish": {"alias": "best"}, "mlflow": {"uri": "none"}}, stored, False),

@@ -139,23 +139,28 @@ def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
 
 
 def look_at_memory(spec: PipelineSpec, seen: Sequence[Examined]) -> Look:
-    """What networks that are trained at once keep resident, against what is free (and what a container allows)."""
+    """Rows, which lie once on a machine (streams once a network), against what memory and temporary files may take.
+
+    What a container allows counts as free. Rows beyond the memory are read from the temporary files in each epoch.
+    """
     import psutil
 
     free = float(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):
         free = min(free, float(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
-    faces = _trained(spec, seen)
+    rows, streamed = spec.data.machine_bytes(_trained(spec, seen), spec.cluster), spec.data.ingest == "ray_data"
     trials = spec.search.concurrent if spec.search.trials else 0
-    at_once = max(len(spec.teachers), trials, spec.search.ending, 2)  # 2: a student and its twin
-    kept, wanted = (bytes_of(faces, spec.cluster) for bytes_of in (spec.data.kept_bytes, spec.data.wanted_bytes))
-    held = at_once * spec.cluster.workers * kept
-    said = f"{gigabytes(free)} free; faces of {at_once} networks at once take {gigabytes(held)}"
-    if wanted > kept:
-        said += f", streamed: {gigabytes(wanted)} a worker exceed data.resident_gb {spec.data.resident_gb:g}"
+    at_once = max(len(spec.teachers), trials, spec.search.ending, 2) if streamed else 1  # 2: a student and its twin
+    held, whose = at_once * rows, f"streams of {at_once} networks" if streamed else "rows, shared by all networks,"
+    said = f"{gigabytes(free)} free; {whose} take {gigabytes(held)}"
+    temporary = Path(tempfile.gettempdir())
+    room = shutil.disk_usage(temporary).free
+    if not streamed and held > room:
+        text = f"{whose} take {gigabytes(held)} of {gigabytes(room)} that are free in {temporary}"
+        return Look("memory", said, error("memory", f"{text}: set TMPDIR to a folder of a larger disk"))
     if held > free:
-        text = f"faces of {at_once} networks at once may take {gigabytes(held)} of {gigabytes(free)} that are free"
-        advice = "lower data.resident_gb, or spread them over nodes (data.ingest)"
+        text = f"{whose} take {gigabytes(held)} of {gigabytes(free)} that are free"
+        advice = "lower data.stream_shards" if streamed else "they are read again in each epoch"
         return Look("memory", said, warning("memory", f"{text}: {advice}"))
     return Look("memory", said)
 

@@ -19,11 +19,11 @@ from hpe_core.shipped import shipped_folder
 from hpe_core.spec.data import FETCH, DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.disk import disk_is_full
 from hpe_core.system.packages import missing
 from hpe_core.system.remote import RemoteError
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser, literal, typed_overrides
 from workflows.engine.stage import StageFailed
-from workflows.storage.disk import disk_is_full
 from workflows.storage.lock import StoreHeld
 from workflows.tracking.registry import SCHEME, fetched_network
 

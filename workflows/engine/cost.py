@@ -172,8 +172,8 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
 
 
 def memory_gb(spec: PipelineSpec, told: Told) -> float:
-    """Pixels that one worker keeps, or a stream of Ray Data for it."""
-    return spec.data.kept_bytes(train_faces(spec, told), spec.cluster) / 1e9
+    """Pixels of the training rows on one machine, or what streams of Ray Data hold of them for a network's workers."""
+    return spec.data.machine_bytes(train_faces(spec, told), spec.cluster) / 1e9
 
 
 def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
         "side_px": crop.stored_size,
         "raw_gb": told.faces * CHANNELS * crop.stored_size**2 / 1e9,
         "label_set_gb": faces * ANGLES * bins * HALF / 1e9,
-        "worker_gb": memory_gb(spec, told),
+        "rows_gb": memory_gb(spec, told),
         "networks": networks,
         "stages": [dataclasses.asdict(cost) for cost in [*stages, Cost("together", "", *whole)]],
     }
@@ -208,17 +208,14 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
 def page(spec: PipelineSpec, told: Told) -> str:
     """The figures as text: data, networks, stages."""
     found, side = figures(spec, told), spec.data.crop.stored_size
-    kept = found["worker_gb"]
-    streamed = " (Ray's object store)" if spec.data.ingest == "ray_data" else ""
-    if spec.data.wanted_bytes(found["train_faces"], spec.cluster) > kept * 1e9:
-        streamed = " (data.resident_gb; rows beyond are streamed)"
+    whose = "a network's streams in Ray's object store" if spec.data.ingest == "ray_data" else "rows, once a machine"
     less = ", less as JPEG" if spec.data.encoding == "jpeg" else ""
     pixels = f"{found['raw_gb']:.1f} GB of {side} x {side} pixels{less}"
     lines = [
         f"faces     {told.faces:,}, {found['train_faces']:,} of them to train on",
         f"shards    {found['shards']:,} of {spec.data.rows_per_shard} faces",
         f"disk      {pixels}; {found['label_set_gb']:.2f} GB a label set",
-        f"memory    {kept:.1f} GB a worker{streamed}; {kept * told.gpus:.1f} GB for {told.gpus} workers on one machine",
+        f"memory    {found['rows_gb']:.1f} GB of {whose}",
         "",
         "network                 forward   training step   augmentation",
     ]

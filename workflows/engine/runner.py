@@ -13,6 +13,7 @@ from typing import Any
 
 from hpe_core.errors import UserError
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.disk import disk_is_full, size
 from hpe_core.system.files import write_atomic, write_json
 from workflows.engine.cluster import connected, machinery
 from workflows.engine.config import as_yaml
@@ -22,7 +23,6 @@ from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.store import Plan, Store, result_of
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
 from workflows.storage.code import ROOT
-from workflows.storage.disk import disk_is_full, size
 from workflows.storage.manifest import finished, now
 from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, RunFacts, Status, git_commit

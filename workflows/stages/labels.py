@@ -21,12 +21,12 @@ from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
+from hpe_core.system.disk import check_room
 from hpe_core.system.files import file_sha256, write_json
 from workflows.engine.cluster import capacity, worker_device
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
-from workflows.storage.disk import check_room
 from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from hpe_core.datasets.registry import open_source, reader_modules
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.system.disk import check_room
 from hpe_core.system.files import write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity, quiet_data
@@ -33,7 +34,6 @@ from workflows.engine.stage import StageRun
 from workflows.sharding.accounts import QUARANTINE, broken_faces, check_usable, summarise, write_quarantine
 from workflows.sharding.quarantine import TABLE, show_quarantine
 from workflows.storage.code import code_hashes
-from workflows.storage.disk import check_room
 from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claimed, receipt_file
 from workflows.tracking.progress import Reporter
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from hpe_core.errors import say
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.system.disk import check_room, size
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
-from workflows.storage.disk import check_room, size
 from workflows.storage.lease import Lease
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest

@@ -107,8 +107,8 @@ def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
         train = StreamedFaces(files, labels, job.data.stream_shards, readers)
     else:
         kind = OwnFaces if job.data.ingest == "own_shards" else FaceData
-        train = kind(files, labels, resident_gb=job.data.resident_gb)
-    return train, FaceData(held_out, resident_gb=job.data.resident_gb)
+        train = kind(files, labels)
+    return train, FaceData(held_out)
 
 
 def online_teachers(job: Job, device: Any) -> Any:
