@@ -1,6 +1,13 @@
 """Soft labels in pieces: a set is computed once, alike in any company, and taken over by later runs."""
 
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +22,20 @@ from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256
+from tests.engine.test_store import run_all
 from tests.faces import CROP, write_heads
-from workflows.stages import labels
+from workflows.engine.config import load
+from workflows.engine.results import LabelsResult
+from workflows.engine.stage import Stage, StageRun
+from workflows.full_pipeline import STAGES
+from workflows.stages import labels, shards
 from workflows.stages.labels import LabelShard, fingerprint, job_hash, mean_error, place
-from workflows.storage.receipts import adopt, fitting_receipt, receipt_file
+from workflows.stages.shards import BuildShard
+from workflows.storage.manifest import finished
+from workflows.storage.receipts import Receipt, adopt, fitting_receipt, receipt_file
 
 NAMES = ("first", "second")
+CODE = {"module": "as it is"}
 ALL, ONE, FAR = LabelSet(NAMES, 2, 2), LabelSet(("first",), 0, 1), LabelSet(NAMES, 4, 2)
 
 
@@ -41,7 +56,8 @@ class House:
 
     def jobs(self, *sets: LabelSet) -> dict[LabelSet, str]:
         weights = {name: [file_sha256(self.root / name / part) for part in (WEIGHTS, MEANING)] for name in NAMES}
-        return {labels: job_hash(self.shard, labels, weights) for labels in sets}
+        sha256 = file_sha256(self.shard)
+        return {labels: job_hash(self.shard, sha256, labels, weights, CODE) for labels in sets}
 
     def label(self, stage: str, *sets: LabelSet) -> dict[LabelSet, Path]:
         """Run the stage's actor over the shard; the pieces that it leaves."""
@@ -84,27 +100,28 @@ def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house, monkeypatch):
         assert receipt["mae"] == pytest.approx(PoseSums.of(angles, shard.angles).summary()["mae"], abs=1e-3)
 
 
-def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(house, monkeypatch):
+def test_soft_labels_are_made_again_when_anything_that_decides_them_changes(house):
     """The shard's bytes and name, each asked teacher's weights and their meaning, the teachers, K, d, and the code."""
     weights = {name: [f"weights of {name}", f"meaning of {name}"] for name in (*NAMES, "third")}
 
-    def job(asked: LabelSet = ALL, shard: Path = house.shard, **others: list[str]) -> str:
-        return job_hash(shard, asked, weights | others)
+    def job(
+        asked: LabelSet = ALL,
+        shard: Path = house.shard,
+        sha256: str = "1",
+        code: Mapping[str, str] = CODE,
+        **others: Any,
+    ) -> str:
+        return job_hash(shard, sha256, asked, weights | others, code)
 
     first = job()
     sibling = house.root / "shards" / "others.train" / house.shard.name
-    sibling.parent.mkdir()
-    sibling.write_bytes(house.shard.read_bytes())
     sets = [LabelSet(("second", "first"), 2, 2), LabelSet((*NAMES, "third"), 2, 2), ONE._replace(radius=2, step=2)]
     sets += [ALL._replace(radius=4), ALL._replace(step=1), ALL._replace(mirrored=True)]
     found = [first, job(shard=sibling), *map(job, sets)]
     found += [job(**{name: [f"weights of {name}", "other"]}) for name in NAMES]
     found += [job(**{name: ["other", f"meaning of {name}"]}) for name in NAMES]
     assert job(third=["other", "other"]) == first, "who is not asked has no say"
-    house.shard.write_bytes(house.shard.read_bytes() + b" ")
-    found.append(job())
-    monkeypatch.setattr(labels, "code_hashes", lambda module: {"module": "edited"})
-    found.append(job())
+    found += [job(sha256="2"), job(code={"module": "edited"})]
     assert len(set(found)) == len(found)
 
 
@@ -139,3 +156,63 @@ def test_a_piece_whose_bytes_changed_is_made_again(house):
     assert fitting_receipt(piece, house.jobs(ALL)[ALL]) is None
     assert house.label("stage", ALL)[ALL].read_bytes() == whole
     assert receipt_file(piece).exists()
+
+
+class InProcess:
+    """What the stage asks of a dataset of Ray Data, done here."""
+
+    def __init__(self, rows: list[dict[str, Any]], override_num_blocks: int) -> None:
+        self.rows = rows
+
+    def map_batches(self, kind: Any, *, fn_constructor_args: tuple[Any, ...], **how: Any) -> "InProcess":
+        actor = kind(*fn_constructor_args)
+        done = [actor({name: [value] for name, value in row.items()}) for row in self.rows]
+        self.rows = [{name: values[0] for name, values in row.items()} for row in done]
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def test_a_shard_is_hashed_once_a_run(tmp_path, monkeypatch):
+    """When it is written, or when a later run is about to read it: its receipt says it to manifest and label sets."""
+    import ray.data
+
+    hashed: Counter[str] = Counter()
+    digest = hashlib.file_digest
+
+    def counted(stream: Any, kind: str) -> Any:
+        if found := re.search(r"shards/.*(heads\.\w+/\.?part-\d+)\.parquet", stream.name):
+            hashed[found[1].replace(".part", "part")] += 1
+        return digest(stream, kind)
+
+    def jobs_here(jobs: Any, sources: Any, data: Any, folder: Path, workers: int) -> Iterator[Receipt]:
+        do = BuildShard(sources, data, folder, 20.0)
+        return (json.loads(do(shards._job_row(job))["receipt"]) for job in jobs)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    monkeypatch.setattr(ray.data, "from_items", InProcess)
+    monkeypatch.setattr(shards, "_run_jobs", jobs_here)
+    for module in (shards, labels):
+        monkeypatch.setattr(module, "capacity", lambda cluster: {"CPU": 2.0, "GPU": 0.0})
+    words = [f"store={tmp_path}", "data.rows_per_shard=12"]
+    spec, teachers = load(["tests/tiny.yaml"], words), tmp_path / "taught"
+    for name, train in spec.teachers.items():
+        save_net(teachers / name, PoseNet(train.net, spec.data.crop.size), spec.data.crop, {})
+
+    def label(run: StageRun) -> LabelsResult:
+        return labels.run(dataclasses.replace(run, inputs={**run.inputs, "teachers": teachers}))
+
+    stages = (STAGES[0], Stage("labels", label, ("shards",), labels.depends))
+    entry, _ = run_all(stages, spec).values()
+    made = sorted(str(path.relative_to(entry.folder).with_suffix("")) for path in entry.folder.glob("*/*.parquet"))
+    assert len(spec.label_sets()) > 1 and len(made) > 3 and hashed == Counter(made)
+    for name in made:
+        file = f"{name}.parquet"
+        assert (
+            finished(entry.folder)["files"][file]["sha256"]
+            == hashlib.sha256((entry.folder / file).read_bytes()).hexdigest()
+        )
+    hashed.clear()
+    run_all(stages, load(["tests/tiny.yaml"], [*words, "student.distill.mirrored=true"]))
+    assert hashed == Counter(made)

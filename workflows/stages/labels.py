@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.data.rows import Shard, count_rows, read_shard, shard_files, write_soft_labels
+from hpe_core.data.rows import Shard, read_shard, write_soft_labels
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
@@ -52,16 +52,19 @@ def run(stage: StageRun) -> LabelsResult:
     teachers = {name: stage.inputs["teachers"] / name for name in spec.teachers if name in asked}
     if not sets:
         return LabelsResult((), (), 0, {}, "")
-    files = [file for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "train")]
+    splits = [stage.results.shards.splits[f"{name}.train"] for name in spec.data.train]
+    shards = {stage.inputs["shards"] / shard.path: shard for split in splits for shard in split.shards}
+    files, code = list(shards), code_hashes(__name__)
     weights = {name: [file_sha256(folder / part) for part in (WEIGHTS, MEANING)] for name, folder in teachers.items()}
-    jobs = {file: {labels: job_hash(file, labels, weights) for labels in sets} for file in files}
+    jobs = {
+        file: {labels: job_hash(file, shards[file].sha256, labels, weights, code) for labels in sets} for file in files
+    }
     wanted = {job: stage.folder / place(file, labels) for file in files for labels, job in jobs[file].items()}
     adopted = adopt(wanted, stage.folder.parent.glob("*/*/*/part-*.json"))
     if adopted:
         stage.reporter.say(f"  {adopted} of {len(wanted)} files of soft labels are taken over from earlier runs")
-    faces = {file: count_rows(file) for file in files}
     new = sum(
-        faces[file]
+        shards[file].rows
         for file in files
         for labels, job in jobs[file].items()
         if not is_claimed(stage.folder / place(file, labels), job)
@@ -86,7 +89,7 @@ def run(stage: StageRun) -> LabelsResult:
     for row in dataset.iter_rows():
         receipts += (found := json.loads(row["receipts"]))
         done += found[0]["rows"]
-        stage.reporter.progress("soft labels", done, sum(faces.values()), "faces")
+        stage.reporter.progress("soft labels", done, sum(shard.rows for shard in shards.values()), "faces")
     assert sorted(r["hash"] for r in receipts) == sorted(wanted), "every shard is labelled once for every set"
     return LabelsResult(
         sets=tuple(labels.name for labels in sets),
@@ -102,10 +105,12 @@ def place(shard: Path, labels: LabelSet) -> Path:
     return Path(labels.name) / shard.parent.name / shard.name
 
 
-def job_hash(shard: Path, labels: LabelSet, weights: Mapping[str, Sequence[str]]) -> str:
-    """Over everything that decides the soft labels of one shard."""
+def job_hash(
+    shard: Path, sha256: str, labels: LabelSet, weights: Mapping[str, Sequence[str]], code: Mapping[str, str]
+) -> str:
+    """Over everything that decides the soft labels of one shard; `sha256` is of its bytes, as its receipt says."""
     made_by = [weights[name] for name in labels.teachers]
-    body = [str(place(shard, labels)), file_sha256(shard), made_by, code_hashes(__name__)]
+    body = [str(place(shard, labels)), sha256, made_by, code]
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

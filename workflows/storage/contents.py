@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.system.files import file_sha256
+from workflows.storage.receipts import recorded_sha256
 
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged"
@@ -19,12 +20,15 @@ Elsewhere = Callable[[Path], int | None]
 
 
 def inventory(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file below a stage's folder but the manifest and hidden ones, which are half-written or set aside."""
+    """Every file below a stage's folder but the manifest and hidden ones, which are half-written or set aside.
+
+    Pieces have the hash of their receipts: they were hashed when they were written.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in place.parts) and str(place) != MANIFEST:
-            found[str(place)] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            found[str(place)] = {"bytes": path.stat().st_size, "sha256": recorded_sha256(path) or file_sha256(path)}
     return found
 
 

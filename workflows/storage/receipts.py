@@ -34,6 +34,11 @@ def fitting_receipt(piece: Path, job_hash: str) -> Receipt | None:
     return None
 
 
+def recorded_sha256(piece: Path) -> str | None:
+    """The hash on the receipt beside a file, if it has one: that of the bytes that were written."""
+    return _read(receipt_file(piece)).get("sha256") if piece.suffix != ".json" else None
+
+
 def is_claimed(piece: Path, job_hash: str) -> bool:
     """Whether a receipt says that the piece is finished; its bytes are not looked at."""
     return bool(_read(receipt_file(piece)).get("hash") == job_hash)
