@@ -158,6 +158,16 @@ def test_the_next_comer_removes_what_killed_readers_and_builders_left(reader, fi
         assert left_in(home) == []
 
 
+def test_a_whole_set_that_a_killed_reader_left_is_used_again(reader, files, home):
+    killed = reader(READS)
+    assert killed.hear()
+    (left,) = home.glob("*/images")
+    killed.kill()
+    before = left.stat().st_ino
+    rows = node_rows(whole_shards(files))
+    assert left.stat().st_ino == before and len(rows) == 60
+
+
 def test_a_set_of_a_living_reader_stays(reader, files, home):
     living = reader("rows = node_rows(pieces)\nsay('has')\nwait()\nsay(int(rows.images.sum()))\n")
     assert living.hear() == "has"
