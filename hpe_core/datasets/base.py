@@ -5,19 +5,22 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_core.datasets.faces import FaceRef as FaceRef
+from hpe_core.datasets.faces import in_blocks, in_order
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import UserError, check
 from hpe_core.geometry.crop import Box, FaceCrop, Image
 from hpe_core.spec.data import DatasetSpec
 
 SCHEMA_VERSION = 1  # of a shard's rows
+AT_ONCE = 50_000  # faces whose states are asked for at once: a source may scan a table for them
 Pose = tuple[float, float, float]  # pitch, yaw, roll, degrees
 
 
@@ -25,18 +28,6 @@ def pose_of(degrees: Iterable[float]) -> Pose:
     """Three numbers of an array as a pose."""
     pitch, yaw, roll = map(float, degrees)
     return pitch, yaw, roll
-
-
-@dataclass(frozen=True, order=True)
-class FaceRef:
-    """One face that a dataset lists, before any file is opened. `key` is the reader's own, e.g. a path."""
-
-    sample_id: str
-    group: str  # the person, or what stands for one: never split between training and test
-    key: str
-    # The split that the dataset itself prescribes, or "": then shares and named groups decide. It says where a face
-    # goes, not which face it is, so it counts in no comparison and does not travel with a job.
-    split: str = field(default="", compare=False)
 
 
 # Every reason for which a face is quarantined, from the file inwards. A face that is sound but not wanted
@@ -161,10 +152,10 @@ class Source(ABC):
 
     def fingerprint(self) -> str:
         """A hash that changes when a face comes, goes or changes. Opens no picture. Raises DatasetError."""
-        refs = sorted(self.refs())
         digest = hashlib.sha256()
-        for ref, state in zip(refs, self.states(refs), strict=True):
-            digest.update(json.dumps([ref.sample_id, ref.group, ref.key, ref.split, state]).encode())
+        for refs in in_blocks(in_order(self.refs()), AT_ONCE):
+            for ref, state in zip(refs, self.states(refs), strict=True):
+                digest.update(json.dumps([ref.sample_id, ref.group, ref.key, ref.split, state]).encode())
         return digest.hexdigest()
 
 
@@ -259,20 +250,11 @@ def census(source: Source, found: int | None = None) -> str:
     return f"{counted}; the whole archive has {whole:,}{verdict}"
 
 
+def place_of(group: str, seed: int) -> int:
+    """64 bits that depend on the group and the seed alone: the group's place in the split."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big")
+
+
 def share_of(group: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the group and the seed alone: the group's place in the split."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
-
-
-def split_of(group: str, spec: DatasetSpec, *, trained_on: bool) -> str:
-    """'train', 'val' or 'test' for a whole group; a dataset that is never trained on is all test."""
-    if not trained_on or group in spec.test_groups:
-        return "test"
-    if group in spec.val_groups:
-        return "val"
-    place = share_of(group, spec.seed)
-    if not spec.test_groups:
-        if place < spec.test:
-            return "test"
-        place -= spec.test
-    return "val" if not spec.val_groups and place < spec.val else "train"
+    """`place_of` as a number in [0, 1)."""
+    return place_of(group, seed) / 2**64

@@ -3,7 +3,7 @@
 import os
 import stat
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK
@@ -60,7 +60,7 @@ class Archive(Reader):
     def fetch(self, refs: Sequence[FaceRef]) -> None:
         self._fetch([*self.tables(), *(name for ref in refs for name in self.files_of(ref))])
 
-    def bytes_to_fetch(self, refs: Sequence[FaceRef]) -> int:
+    def bytes_to_fetch(self, refs: Iterable[FaceRef]) -> int:
         """What `fetch` will copy for these faces, as the listing has it. Opens nothing. Raises DatasetError."""
         if self.remote is None:
             return 0

@@ -1,6 +1,7 @@
 """From a dataset's listing to the jobs of the shards stage: sort, thin, drop repeats, split by person, cut.
 
-No picture is opened, and the order in which the disk lists files decides nothing. A dataset that grows keeps its
+No picture is opened, and the order in which the disk lists files decides nothing. Memory hardly grows with a dataset:
+its sorted faces lie in a file, and the plan holds a few numbers of each (docs/large.md). A dataset that grows keeps its
 shards: a job's hash covers its own faces and what decides them, and where a shard ends is decided by the names of the
 faces around that place (`cut`).
 
@@ -11,15 +12,29 @@ neither may choose a checkpoint. A dataset that is only tested on contributes wh
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import compress, islice
+from pathlib import Path
+from typing import NamedTuple
 
-from hpe_core.datasets.base import SCHEMA_VERSION, DatasetError, FaceRef, Source, naming, share_of, split_of
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_core.datasets.base import SCHEMA_VERSION, DatasetError, FaceRef, Source, naming, place_of, share_of
+from hpe_core.datasets.faces import BLOCK, FaceFile, in_blocks, in_order, read_line
 from hpe_core.datasets.files import printable
 from hpe_core.errors import nearest
 from hpe_core.spec.data import DatasetSpec, DataSpec
 
 CUT_SEED = 1  # not that of any split by chance: where a shard ends has nothing to do with who is in it
+RUNS = 100  # shards whose faces' states are asked for at once
+SPLITS = ("train", "val", "test")
+TRAIN, VAL, TEST, NOWHERE = range(4)
+NAMED = 40  # groups of a dataset that are all shown to whoever has misspelt one
+Codes = NDArray[np.uint8]  # places in SPLITS, or NOWHERE
+Places = NDArray[np.uint64]  # `place_of`, which stands for a name: who shares it shares the split as well
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,15 @@ class Job:
     dataset: str
     split: str
     part: int
-    refs: tuple[FaceRef, ...]
+    count: int
     hash: str
+    file: FaceFile = field(compare=False, repr=False)
+    start: int = field(compare=False, repr=False)  # byte of the file
+
+    @property
+    def refs(self) -> tuple[FaceRef, ...]:
+        """The faces, read from the file."""
+        return read_line(self.file.path, self.start)
 
     @property
     def path(self) -> str:
@@ -49,6 +71,22 @@ class DatasetPlan:
     unused: dict[str, int]  # faces of splits that nobody asked for
 
 
+class Listing(NamedTuple):
+    """A dataset's faces in order: N of them in a file, and a few numbers of each."""
+
+    file: FaceFile
+    ids: Places  # (N,) of sample ids, by which a part of the faces is drawn
+    groups: Places  # (N,)
+    given: Codes  # (N,) the split that the dataset prescribes
+    again: NDArray[np.bool_]  # (N,) whether the face before has the same sample id
+    names: set[str]  # of groups, NAMED + 1 at most
+    ends: tuple[str, str]  # the first and the last name of a group
+
+    def chosen(self, flags: NDArray[np.bool_]) -> Iterator[FaceRef]:
+        """The flagged faces, in order."""
+        return compress(self.file, flags)
+
+
 def used_datasets(data: DataSpec) -> list[str]:
     """Names of the datasets that are trained or tested on, as ordered in the configuration."""
     return [name for name in data.datasets if name in data.train or name in data.test]
@@ -58,127 +96,205 @@ def wanted_splits(name: str, data: DataSpec) -> tuple[str, ...]:
     return (("train", "val") if name in data.train else ()) + (("test",) if name in data.test else ())
 
 
-def plan_dataset(name: str, source: Source, data: DataSpec) -> DatasetPlan:
-    """List, split and cut one dataset. Raises DatasetError where it or a split is empty, or a named group not there."""
+def plan_dataset(name: str, source: Source, data: DataSpec, folder: Path | None = None) -> DatasetPlan:
+    """List, split and cut one dataset. Raises DatasetError where it or a split is empty, or a named group not there.
+
+    The jobs' faces lie in a file of `folder` (None: of temporary files) as long as somebody refers to one of the jobs.
+    """
     spec = source.spec
     with naming(name):
-        listed = sorted(source.refs())
-    if not listed:
+        listing = listed(source, folder)
+    if not len(listing.groups):
         where = f" in {printable(spec.root)}" if spec.root else ""
         raise DatasetError(f"dataset '{name}' is empty: the reader {spec.reader} finds no face{where}")
-    groups = sorted({ref.group for ref in listed})
-    _check_groups(name, groups, spec)
-    given = _given_splits(name, listed, spec)
+    groups = np.unique(listing.groups)
+    _check_groups(name, groups, listing, spec)
+    given = _given_splits(name, groups, listing, spec)
     wanted = wanted_splits(name, data)
-    chosen = _thinned(listed, spec)
-    split_by_group = _split_groups({ref.group for ref in chosen}, spec, wanted, given)
-    by_split: dict[str, list[FaceRef]] = {}
-    repeated, seen = [], set()
-    for ref in chosen:
-        split = split_by_group[ref.group]
-        if ref.sample_id in seen:
-            repeated.append((split, ref))
-        else:
-            seen.add(ref.sample_id)
-            by_split.setdefault(split, []).append(ref)
+    chosen = _thinned(listing.ids, spec)
+    of_group = _split_groups(groups, _present(groups, listing.groups[chosen]), spec, wanted, given)
+    of_face = np.where(chosen, of_group[_which(groups, listing.groups)], np.uint8(NOWHERE))
+    again = _repeated(listing.again, chosen)
+    counts = np.bincount(of_face[~again], minlength=NOWHERE + 1)
     for split in wanted:
-        if split not in by_split:
+        if not counts[SPLITS.index(split)]:
             fix = f"name some in data.datasets.{name}.{split}_groups"
-            if given and (split != "val" or "val" in given.values()):
+            if (given != NOWHERE).any() and (split != "val" or (given == VAL).any()):
                 fix = "the dataset itself says which split a face belongs to"
             elif split in ("val", "test"):
                 fix += f" or set data.datasets.{name}.{split} (now {getattr(spec, split):g})"
-            none = f"none of its {len(groups)} groups ({len(listed)} faces) falls into it"
+            none = f"none of its {len(groups)} groups ({len(of_face)} faces) falls into it"
             raise DatasetError(f"dataset '{name}' has an empty {split} set: {none}; {fix}")
-    faces = [ref for split in wanted for ref in by_split[split]]
-    with naming(name):
-        states = dict(zip(faces, source.states(faces), strict=True))
-    jobs = []
-    for split in wanted:
-        for part, some in enumerate(cut(by_split[split], data.rows_per_shard)):
-            own = [states[ref] for ref in some]
-            jobs.append(Job(name, split, part, tuple(some), _job_hash(spec, own, data, some)))
+    file, jobs = FaceFile(folder), list[Job]()
+    with naming(name), file.writing() as write:
+        for split in wanted:
+            runs = cut(listing.chosen((of_face == SPLITS.index(split)) & ~again), data.rows_per_shard)
+            for part, (refs, states) in enumerate(_with_states(source, runs)):
+                jobs.append(Job(name, split, part, len(refs), _job_hash(spec, states, data, refs), file, write(refs)))
+    repeated = again & np.isin(of_face, [SPLITS.index(split) for split in wanted])
+    splits = (SPLITS[code] for code in of_face[repeated])
     return DatasetPlan(
         jobs=tuple(jobs),
         wanted=wanted,
-        repeated=tuple((split, ref) for split, ref in repeated if split in wanted),
+        repeated=tuple(zip(splits, listing.chosen(repeated), strict=True)),
         groups=len(groups),
-        unused={split: len(some) for split, some in sorted(by_split.items()) if split not in wanted},
+        unused={
+            split: int(counts[i])
+            for i, split in sorted(enumerate(SPLITS), key=lambda at: at[1])
+            if counts[i] and split not in wanted
+        },
     )
 
 
-def cut(refs: Sequence[FaceRef], most: int) -> Iterator[Sequence[FaceRef]]:
+def listed(source: Source, folder: Path | None) -> Listing:
+    """Every face that the source lists, in order. Raises DatasetError."""
+    file, names, seed = FaceFile(folder), set[str](), source.spec.seed
+    ids, groups, given, again = array("Q"), array("Q"), bytearray(), bytearray()
+    before = first = last = None
+    with file.writing() as write:
+        for block in in_blocks(in_order(source.refs()), BLOCK):
+            write(block)
+            for ref in block:
+                ids.append(place_of(ref.sample_id, seed) if source.spec.count else 0)
+                groups.append(place_of(ref.group, seed))
+                given.append(SPLITS.index(ref.split) if ref.split else NOWHERE)
+                again.append(ref.sample_id == before)
+                before = ref.sample_id
+                first = ref.group if first is None else min(first, ref.group)
+                last = ref.group if last is None else max(last, ref.group)
+                if len(names) <= NAMED:
+                    names.add(ref.group)
+    return Listing(
+        file,
+        np.frombuffer(ids, np.uint64),
+        np.frombuffer(groups, np.uint64),
+        np.frombuffer(given, np.uint8),
+        np.frombuffer(again, np.bool_),
+        names,
+        (first or "", last or ""),
+    )
+
+
+def cut(refs: Iterable[FaceRef], most: int) -> Iterator[list[FaceRef]]:
     """Sorted faces in runs of at most `most`; all but the last hold at least half of that.
 
     Cuts at every `most`-th face would move with each face that is added before them. Here the next run begins, of all
     faces at which it might, with the one whose name has the smallest hash: runs on both sides of a change soon agree
     again on where they begin.
     """
-    least = (most + 1) // 2
-    hashes = [share_of(ref.sample_id, CUT_SEED) for ref in refs]
-    start = 0
-    while len(refs) - start > most:
-        end = min(range(start + least, start + most + 1), key=lambda place: hashes[place])
-        yield refs[start:end]
-        start = end
-    yield refs[start:]
+    least, hashes, held = (most + 1) // 2, list[float](), list[FaceRef]()
+    for ref in refs:
+        held.append(ref)
+        hashes.append(share_of(ref.sample_id, CUT_SEED))
+        if len(held) > most:
+            end = min(range(least, most + 1), key=hashes.__getitem__)
+            yield held[:end]
+            del held[:end], hashes[:end]
+    yield held
 
 
-def _given_splits(name: str, listed: list[FaceRef], spec: DatasetSpec) -> dict[str, str]:
-    """Each group's split where the dataset itself prescribes it. Raises DatasetError where that is contradicted."""
-    given: dict[str, str] = {}
-    for ref in listed:
-        if ref.split and given.setdefault(ref.group, ref.split) != ref.split:
-            said = f"dataset '{name}' puts the group '{ref.group}' into {given[ref.group]} and {ref.split}"
-            raise DatasetError(f"{said}: a group is a person and stays on one side")
-    for key, split, named in (("test_groups", "test", spec.test_groups), ("val_groups", "val", spec.val_groups)):
-        if named and given and (split == "test" or "val" in given.values()):
-            raise DatasetError(f"dataset '{name}' says itself who is in {split}, so {key} cannot; leave it out")
-    return given
+def _with_states(source: Source, runs: Iterator[list[FaceRef]]) -> Iterator[tuple[list[FaceRef], list[str]]]:
+    """Each run with its faces' states. A source is asked for those of many runs at once: it may scan a table."""
+    for some in in_blocks(runs, RUNS):
+        states = iter(source.states([ref for run in some for ref in run]))
+        yield from ((run, list(islice(states, len(run)))) for run in some)
+
+
+def _which(groups: Places, of: Places) -> NDArray[np.intp]:
+    """Where in the sorted `groups` each of these is."""
+    return np.searchsorted(groups, of)
+
+
+def _present(groups: Places, of: Places) -> NDArray[np.bool_]:
+    """(G,) whether any of these is the group."""
+    present = np.zeros(len(groups), np.bool_)
+    present[_which(groups, of)] = True
+    return present
+
+
+def _places(names: Iterable[str], spec: DatasetSpec) -> Places:
+    return np.array([place_of(name, spec.seed) for name in names], np.uint64)
+
+
+def _given_splits(name: str, groups: Places, listing: Listing, spec: DatasetSpec) -> Codes:
+    """(G,) each group's split where the dataset itself prescribes it. Raises DatasetError for two."""
+    said = np.zeros((NOWHERE, len(groups)), np.bool_)
+    for code in range(NOWHERE):
+        said[code, _which(groups, listing.groups[listing.given == code])] = True
+    torn = said.sum(axis=0) > 1
+    first: dict[str, str] = {}
+    for ref in listing.chosen(torn[_which(groups, listing.groups)]) if torn.any() else ():
+        if ref.split and first.setdefault(ref.group, ref.split) != ref.split:
+            said_twice = f"dataset '{name}' puts the group '{ref.group}' into {first[ref.group]} and {ref.split}"
+            raise DatasetError(f"{said_twice}: a group is a person and stays on one side")
+    for key, code, named in (("test_groups", TEST, spec.test_groups), ("val_groups", VAL, spec.val_groups)):
+        if named and said.any() and (code == TEST or said[VAL].any()):
+            raise DatasetError(f"dataset '{name}' says itself who is in {SPLITS[code]}, so {key} cannot; leave it out")
+    return np.where(said.any(axis=0), said.argmax(axis=0), NOWHERE).astype(np.uint8)
 
 
 def _split_groups(
-    groups: set[str], spec: DatasetSpec, wanted: tuple[str, ...], given: dict[str, str]
-) -> dict[str, str]:
-    """Each group's split. One that got nobody takes the group drawn nearest to it from the fullest split."""
+    groups: Places, present: NDArray[np.bool_], spec: DatasetSpec, wanted: tuple[str, ...], given: Codes
+) -> Codes:
+    """(G,) each group's split. One that got nobody takes the group drawn nearest to it from the fullest split."""
     trained_on = "train" in wanted
-    if given:
-        spec = replace(spec, test=0.0, val=0.0 if "val" in given.values() else spec.val)
-    drawn = {group for group in groups if group not in given or (trained_on and given[group] == "train")}
-    splits = {
-        group: split_of(group, spec, trained_on=trained_on) if group in drawn else given[group] for group in groups
-    }
-    named = {*spec.test_groups, *spec.val_groups}
-    shares = {"test": 0.0 if spec.test_groups else spec.test, "val": 0.0 if spec.val_groups else spec.val, "train": 1.0}
-    for split, share in shares.items():
+    if (given != NOWHERE).any():
+        spec = replace(spec, test=0.0, val=0.0 if (given == VAL).any() else spec.val)
+    drawn = present & ((given == NOWHERE) | (trained_on & (given == TRAIN)))
+    splits = np.where(drawn, _drawn(groups, spec, trained_on=trained_on), given).astype(np.uint8)
+    splits[~present] = NOWHERE
+    named = np.isin(groups, _places({*spec.test_groups, *spec.val_groups}, spec))
+    shares = {TEST: 0.0 if spec.test_groups else spec.test, VAL: 0.0 if spec.val_groups else spec.val, TRAIN: 1.0}
+    for code, share in shares.items():
         # Whether or not the test faces are asked for: who is trained on must not depend on the list of test sets.
-        if not trained_on or share == 0 or split in splits.values():
+        if not trained_on or share == 0 or (splits == code).any():
             continue
-        taken = [splits[group] for group in drawn]
-        fullest = max(sorted(set(taken)), key=taken.count, default="")
-        donors = [group for group in drawn if splits[group] == fullest and group not in named]
+        counts = np.bincount(splits[drawn], minlength=NOWHERE)
+        fullest = max(sorted(range(NOWHERE), key=SPLITS.__getitem__), key=counts.__getitem__)
+        donors = np.flatnonzero(drawn & (splits == fullest) & ~named)  # in the order of their places
         if len(donors) > 1:
-            order = sorted(donors, key=lambda group: (share_of(group, spec.seed), group))
-            splits[order[-1 if split == "train" else 0]] = split
+            splits[donors[-1 if code == TRAIN else 0]] = code
     return splits
 
 
-def _thinned(listed: list[FaceRef], spec: DatasetSpec) -> list[FaceRef]:
-    """`count` of an archive's faces, drawn by hash: from everybody, not from the first folder."""
-    if not 0 < spec.count < len(listed):
-        return listed
-    return sorted(sorted(listed, key=lambda ref: (share_of(ref.sample_id, spec.seed), ref))[: spec.count])
+def _drawn(groups: Places, spec: DatasetSpec, *, trained_on: bool) -> Codes:
+    """(G,) train, val or test for whole groups, by chance; a dataset that is never trained on is all test."""
+    share, splits = groups / 2**64, np.full(len(groups), TRAIN if trained_on else TEST, np.uint8)
+    if trained_on:
+        test = 0.0 if spec.test_groups else spec.test
+        splits[share - test < (0.0 if spec.val_groups else spec.val)] = VAL
+        splits[share < test] = TEST
+        splits[np.isin(groups, _places(spec.val_groups, spec))] = VAL
+        splits[np.isin(groups, _places(spec.test_groups, spec))] = TEST
+    return splits
 
 
-def _check_groups(name: str, groups: list[str], spec: DatasetSpec) -> None:
+def _thinned(ids: Places, spec: DatasetSpec) -> NDArray[np.bool_]:
+    """(N,) `count` of an archive's faces, drawn by hash: from everybody, not from the first folder."""
+    if not 0 < spec.count < len(ids):
+        return np.ones(len(ids), np.bool_)
+    chosen = np.zeros(len(ids), np.bool_)
+    chosen[np.argsort(ids, kind="stable")[: spec.count]] = True
+    return chosen
+
+
+def _repeated(again: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) the chosen faces whose sample id an earlier chosen face has."""
+    found = np.zeros(len(again), np.bool_)
+    if again.any():
+        ids = np.cumsum(~again)[chosen]
+        found[chosen] = np.diff(ids, prepend=0) == 0
+    return found
+
+
+def _check_groups(name: str, groups: Places, listing: Listing, spec: DatasetSpec) -> None:
     """A misspelt group would put people meant for testing into training, and nobody would notice."""
-    known = set(groups)
     for key, named in (("val_groups", spec.val_groups), ("test_groups", spec.test_groups)):
-        for group in named:
-            if group not in known:
-                close = nearest(group, groups) if len(groups) <= 40 else ""
+        for group, place in zip(named, _places(named, spec), strict=True):
+            if place not in groups:
+                close = nearest(group, sorted(listing.names)) if len(groups) <= NAMED else ""
                 said = f"{key} names '{group}', which is none of the {len(groups)} groups"
-                raise DatasetError(f"dataset '{name}': {said} from {groups[0]} to {groups[-1]}{close}")
+                raise DatasetError(f"dataset '{name}': {said} from {listing.ends[0]} to {listing.ends[1]}{close}")
 
 
 def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Sequence[FaceRef]) -> str:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import pickle
 import random
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -17,8 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpe_core.datasets.base import FaceRef
-from hpe_core.datasets.plan import Job, cut, plan_dataset
+from hpe_core.datasets import base as base_module
+from hpe_core.datasets import faces as faces_module
+from hpe_core.datasets import plan as plan_module
+from hpe_core.datasets.base import FaceRef, share_of
+from hpe_core.datasets.faces import FaceFile, in_blocks, in_order, read_line
+from hpe_core.datasets.plan import DatasetPlan, Job, cut, plan_dataset
 from hpe_core.datasets.registry import open_source
 from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_pointing04
@@ -215,11 +221,11 @@ def test_every_key_of_a_crop_and_of_a_convention_decides():
 
 
 def test_a_shards_code_and_the_names_of_its_faces_are_part_of_its_hash(monkeypatch):
-    job = Job("heads", "train", 0, (), "hash")
-    other = dataclasses.replace(job, hash="other")
-    found = {shards.with_code(each, reader).hash for each in (job, other) for reader in ("biwi", "manifest")}
+    job = Job("heads", "train", 0, 0, "hash", FaceFile(), 0)
+    jobs = [job, dataclasses.replace(job, hash="other")]
+    found = {each.hash for reader in ("biwi", "manifest") for each in shards.with_code(jobs, reader)}
     monkeypatch.setattr(shards, "code_hashes", lambda *modules: {"module": "edited"})
-    found.add(shards.with_code(job, "biwi").hash)
+    found |= {each.hash for each in shards.with_code([job], "biwi")}
     assert len(found) == 5
 
 
@@ -236,3 +242,99 @@ def test_a_face_under_another_name_makes_another_shard(key):
     first, second = FaceRef("a", "person", "0"), FaceRef("b", "person", "1")
     other = dataclasses.replace(second, **{key: getattr(second, key) + "x"})
     assert hash_of(first, second) == hash_of(second, first) != hash_of(first, other)
+
+
+NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=127) | st.just("\udc80"), max_size=4)
+REFS = st.lists(st.builds(FaceRef, NAMES, NAMES, NAMES, st.sampled_from(["", "test"])), max_size=60)
+
+
+@given(REFS, st.integers(1, 9))
+def test_a_listing_that_is_sorted_on_the_disk_is_the_sorted_listing(refs, run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faces_module, "RUN", run)
+        found = list(in_order(refs))
+    assert found == sorted(refs) and [ref.split for ref in found] == [ref.split for ref in sorted(refs)]
+
+
+@given(REFS, st.integers(1, 5))
+def test_a_file_of_faces_holds_them_line_by_line_and_goes_with_its_owner(refs, most):
+    file, lines = FaceFile(), list(in_blocks(refs, most))
+    with file.writing() as write:
+        starts = [write(line) for line in lines]
+    copy = pickle.loads(pickle.dumps(file))
+    assert list(file) == list(copy) == refs
+    assert [list(read_line(file.path, start)) for start in starts] == lines
+    path = file.path
+    del copy
+    assert path.exists()
+    del file
+    assert not path.exists()
+
+
+def planned_heads(count: int) -> DatasetPlan:
+    spec = DatasetSpec("synthetic", count=count, heads_per_person=1)
+    return plan_dataset("heads", open_source(spec), DataSpec({"heads": spec}, ("heads",), ("heads",)))
+
+
+def test_runs_on_the_disk_change_no_shard(monkeypatch):
+    before = planned_heads(2000)
+    monkeypatch.setattr(faces_module, "RUN", 300)
+    after = planned_heads(2000)
+    assert before == after and [job.refs for job in before.jobs] == [job.refs for job in after.jobs]
+
+
+@pytest.mark.longer
+def test_the_driver_holds_at_most_a_hundred_bytes_a_face(monkeypatch):
+    """Groups of one face each: the worst case. A face as an object takes five times as much."""
+    for module, name, value in (
+        (faces_module, "RUN", 4000),
+        (faces_module, "BLOCK", 10),
+        (base_module, "AT_ONCE", 500),
+        (plan_module, "RUNS", 1),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        try:
+            plan = planned_heads(count)
+            open_source(DatasetSpec("synthetic", count=count)).fingerprint()
+            assert len(plan.jobs) > count / 512
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = 8_000, 20_000
+    grown = (peak(many) - peak(few)) / (many - few)
+    assert grown < 100, f"{grown:.0f} bytes a face"
+
+
+def split_of(group: str, spec: DatasetSpec) -> str:
+    place, first = share_of(group, spec.seed), 0.0 if spec.test_groups else spec.test
+    if group in (*spec.test_groups, *spec.val_groups):
+        return "test" if group in spec.test_groups else "val"
+    return "test" if place < first else "val" if place - first < (0.0 if spec.val_groups else spec.val) else "train"
+
+
+@given(
+    st.sets(st.integers(0, 10**6), min_size=30, max_size=60),
+    st.integers(0, 9),
+    st.sampled_from([0.0, 0.1, 0.4]),
+    st.sampled_from([0.0, 0.2]),
+)
+def test_a_group_falls_where_its_hash_says(numbers, seed, test, val):
+    """Named groups win; then the first `test` of all places is test, the next `val` val, as far as nobody is named."""
+    groups = sorted(f"g{number}" for number in numbers)
+    named: tuple[list[str], list[str]]
+    for named in (([], []), (groups[:1], []), ([], groups[1:3]), (groups[:1], groups[1:3])):
+        spec = DatasetSpec("synthetic", count=1, seed=seed, test=test, val=val)
+        spec = dataclasses.replace(spec, val_groups=tuple(named[0]), test_groups=tuple(named[1]))
+        data = DataSpec({"heads": spec}, ("heads",), ("heads",), rows_per_shard=7)
+        spec = dataclasses.replace(spec, count=0)
+        source: Any = SimpleNamespace(spec=spec, states=lambda asked: [""] * len(asked))
+        source.refs = lambda: [FaceRef(group, group, "") for group in groups]
+
+        wanted = {group: split_of(group, spec) for group in groups}
+        if {*wanted.values()} == {"train", "val", "test"}:
+            plan = plan_dataset("heads", source, data)
+            assert {ref.group: job.split for job in plan.jobs for ref in job.refs} == wanted

@@ -81,7 +81,7 @@ def hashes():
     code._read.cache_clear()
     data = spec.data
     return {
-        name: [with_code(job, dataset.reader).hash for job in plan_dataset(name, open_source(dataset), data).jobs]
+        name: [job.hash for job in with_code(plan_dataset(name, open_source(dataset), data).jobs, dataset.reader)]
         for name, dataset in data.datasets.items()
     }
 

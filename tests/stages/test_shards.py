@@ -318,6 +318,14 @@ def test_too_little_room_is_said_before_any_decoding(tmp_path, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
+def test_a_listing_that_a_killed_run_left_goes_and_none_stays(tmp_path, without_ray):
+    left = tmp_path / "out" / f"{shards.LISTING}x" / "half"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    build(pointing(tmp_path / "archive"), tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 @pytest.mark.usefixtures("without_ray")
 def test_a_disk_that_fills_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     """The failed write leaves nothing behind, what is there needs no room again, and the run goes on."""

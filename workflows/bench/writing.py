@@ -86,7 +86,7 @@ def through_ray(lab: Lab) -> Side:
         began, clock = time.time(), time.perf_counter()
         build_shards(data, folder, Reporter(), workers=CORES)
         spent = time.perf_counter() - clock
-        done = sorted(((folder / job.path).with_suffix(".json").stat().st_mtime, len(job.refs)) for job in jobs)
+        done = sorted(((folder / job.path).with_suffix(".json").stat().st_mtime, job.count) for job in jobs)
         if turn == 0:
             same = all(file_sha256(folder / job.path) == file_sha256(expected / job.path) for job in jobs)
             must_agree(same, "shards written through Ray and without it have other bytes")

@@ -159,7 +159,7 @@ def _splits(name: str, source: Source, data: DataSpec, findings: list[Finding]) 
         return {}
     counts: Counter[str] = Counter()
     for job in plan.jobs:
-        counts[job.split] += len(job.refs)
+        counts[job.split] += job.count
     if plan.repeated:
         text = f"{len(plan.repeated):,} sample ids occur more than once, e.g. {plan.repeated[0][1].sample_id}"
         findings.append(Finding("warning", name, text))

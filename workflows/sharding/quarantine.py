@@ -7,6 +7,7 @@ that may not be opened at all, are named on an empty tile.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -70,8 +71,10 @@ def caption(face: Broken) -> str:
 
 def pictures_of(faces: Sequence[Broken], plan: DatasetPlan, source: Source) -> dict[Broken, Image]:
     """(TILE, TILE, 3) of each face whose file shows anything, decoded in a child process."""
-    listed = [(job.split, ref) for job in plan.jobs for ref in job.refs]
-    refs = {(split, ref.sample_id, files.printable(ref.key)): ref for split, ref in [*listed, *plan.repeated]}
+    asked = {(face.split, face.sample_id) for face in faces}
+    listed = ((job.split, ref) for job in plan.jobs for ref in job.refs)
+    shown = ((split, ref) for split, ref in chain(listed, plan.repeated) if (split, ref.sample_id) in asked)
+    refs = {(split, ref.sample_id, files.printable(ref.key)): ref for split, ref in shown}
     wanted = [refs[face.split, face.sample_id, face.path] for face in faces]
     source.fetch(wanted)
     with Sandbox(Remains(source), CropSpec(size=TILE, margin_px=0), timeout_s=TIMEOUT_S, tries=1) as sandbox:

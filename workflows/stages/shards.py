@@ -12,12 +12,15 @@ and no Parquet file, so a reader never meets an empty shard.
 import dataclasses
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.data.rows import row_bytes, write_shard
 from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census, naming
+from hpe_core.datasets.faces import LISTING, read_line
 from hpe_core.datasets.files import Archive, printable
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
 from hpe_core.datasets.registry import open_source, reader_modules
@@ -90,9 +93,17 @@ def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: i
     anything is decoded, where the shards that are not there yet will not fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{LISTING}*"):  # by a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=LISTING, dir=folder.absolute()) as listings:
+        return _build_listed(data, folder, Path(listings), reporter, workers)
+
+
+def _build_listed(data: DataSpec, folder: Path, listings: Path, reporter: Reporter, workers: int) -> ShardsResult:
+    """`build_shards` with a folder for the sorted faces, which actors on any node read."""
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
-    plans = {name: plan_dataset(name, source, data) for name, source in sources.items()}
-    jobs = [with_code(job, data.datasets[name].reader) for name, plan in plans.items() for job in plan.jobs]
+    plans = {name: plan_dataset(name, source, data, listings) for name, source in sources.items()}
+    jobs = [job for name, plan in plans.items() for job in with_code(plan.jobs, data.datasets[name].reader)]
     for name, source in sources.items():
         if source.reader.whole is not None:  # an archive of known size: a part of one is fine, and said
             reporter.say(f"  {name}: {census(source)}")
@@ -100,7 +111,7 @@ def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: i
     if adopted:
         reporter.say(f"  {adopted} of {len(jobs)} shards are taken over from earlier runs")
     check_rooms(folder, [job for job in jobs if not is_claimed(folder / job.path, job.hash)], sources, data)
-    done, total = 0, sum(len(job.refs) for job in jobs)
+    done, total = 0, sum(job.count for job in jobs)
     receipts: list[Receipt] = []
     reporter.progress("shards", done, total, "faces")
     for receipt in _run_jobs(jobs, sources, data, folder, workers):
@@ -119,20 +130,22 @@ def build_shards(data: DataSpec, folder: Path, reporter: Reporter, *, workers: i
 
 def check_rooms(folder: Path, new: Sequence[Job], sources: Mapping[str, Source], data: DataSpec) -> None:
     """Raises DiskFull where the shards of these jobs, or the files of remote archives that they read, will not fit."""
-    count = sum(len(job.refs) for job in new)
+    count = sum(job.count for job in new)
     check_room(folder, count * row_bytes(data.crop, data.encoding), f"shards of {count:,} faces")
     for name, source in sources.items():
         reader = source.reader
         if isinstance(reader, Archive) and reader.remote is not None:
             reader.folder.mkdir(parents=True, exist_ok=True)
-            needed = reader.bytes_to_fetch([ref for job in new if job.dataset == name for ref in job.refs])
+            needed = reader.bytes_to_fetch(ref for job in new if job.dataset == name for ref in job.refs)
             check_room(reader.folder, needed, f"files of dataset '{name}'")
 
 
-def with_code(job: Job, reader: str) -> Job:
-    """The job under a hash that also covers the code that cuts it: a shard outlives the run that made it."""
-    body = json.dumps([job.hash, code_hashes(__name__, *reader_modules([reader]))], sort_keys=True)
-    return dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
+def with_code(jobs: Sequence[Job], reader: str) -> Iterator[Job]:
+    """The jobs under hashes that also cover the code that cuts them: a shard outlives the run that made it."""
+    code = code_hashes(__name__, *reader_modules([reader]))
+    for job in jobs:
+        body = json.dumps([job.hash, code], sort_keys=True)
+        yield dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
 
 
 class BuildShard:
@@ -148,7 +161,7 @@ class BuildShard:
         path = self._folder / row["path"]
         receipt = fitting_receipt(path, row["hash"])
         if receipt is None:
-            refs = [FaceRef(*ref) for ref in json.loads(row["refs"])]
+            refs = read_line(Path(row["listing"]), row["start"])
             receipt = self.build(row["dataset"], refs, path, row["hash"])
         return {"receipt": json.dumps({**receipt, "job": row["path"]})}
 
@@ -204,10 +217,10 @@ def _run_jobs(
         yield json.loads(row["receipt"])
 
 
-def _job_row(job: Job) -> dict[str, str]:
-    """As JSON text, which Arrow types the same way whatever the names hold (also bytes that are no UTF-8)."""
-    refs = json.dumps([[ref.sample_id, ref.group, ref.key] for ref in job.refs])
-    return {"dataset": job.dataset, "path": job.path, "hash": job.hash, "refs": refs}
+def _job_row(job: Job) -> dict[str, Any]:
+    """What an actor needs; the faces it reads from the listing, which lies in the stage's folder as long as it runs."""
+    listing = {"listing": str(job.file.path), "start": job.start}
+    return {"dataset": job.dataset, "path": job.path, "hash": job.hash, **listing}
 
 
 def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
