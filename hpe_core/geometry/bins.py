@@ -5,6 +5,7 @@ over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBi
 +-99 with widths 1, 2, 3, 4; 4 does not divide 198, so it gets 50 bins over +-100. Nobody else knows a bin centre.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -54,7 +55,10 @@ class AngleBins:
         return (probs * away.square()).sum(-1).sqrt()
 
     def centers_like(self, probs: Tensor) -> Tensor:
-        return torch.as_tensor(self.centers, dtype=probs.dtype, device=probs.device)
+        """(count,) degrees of the tensor's type and on its device: made once for both, so nobody writes into it."""
+        if torch.compiler.is_compiling():  # a trace holds the constant itself
+            return torch.as_tensor(self.centers, dtype=probs.dtype, device=probs.device)
+        return _centers(self, probs.dtype, probs.device)
 
     def mirror(self, probs_B3N: Tensor) -> Tensor:
         """Soft labels of the flipped picture: yaw and roll bins reversed, pitch kept. Works on logs too."""
@@ -72,3 +76,10 @@ class AngleBins:
         weight_high = position - low
         out = torch.zeros_like(probs).scatter_add_(-1, low, probs * (1 - weight_high))
         return out.scatter_add_(-1, (low + 1).clamp_max(self.count - 1), probs * weight_high)
+
+
+@functools.cache
+def _centers(bins: AngleBins, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A step that made them anew would wait for a copy to the device, three times."""
+    with torch.inference_mode(False):  # the first who asks may not learn; the next one's gradient needs them
+        return torch.as_tensor(bins.centers, dtype=dtype, device=device)

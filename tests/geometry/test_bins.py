@@ -1,5 +1,7 @@
 """Laws of the bins: encode and decode, mirror, shift."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,38 @@ def test_what_lies_beyond_the_grid_is_in_its_outermost_bins(bins):
 def test_grid_is_symmetric(bins):
     assert np.array_equal(bins.centers, -bins.centers[::-1])
     assert bins.centers[0] - bins.width / 2 == -bins.limit
+
+
+def test_centres_are_made_once_for_a_type_and_device():
+    """A training step decodes: a copy to the device in each of them would make it wait for the host."""
+    grid, probs = AngleBins.covering(37, 0.5), torch.zeros(1)
+    with torch.inference_mode():
+        first = grid.centers_like(probs)
+    assert AngleBins.covering(37, 0.5).centers_like(probs) is first, "equal grids share them"
+    assert grid.centers_like(probs.double()) is not first
+    assert grid.centers_like(probs.to("meta")).device.type == "meta"
+    learning = torch.full((2, grid.count), 1 / grid.count, requires_grad=True)
+    grid.decode(learning).sum().backward()  # centres that were made without gradients serve a step that learns
+    assert learning.grad is not None and torch.equal(learning.grad[0], first)
+    again = pickle.loads(pickle.dumps(grid))
+    assert again == grid and len(pickle.dumps(grid)) < 200, "they do not travel with the grid"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_trace_of_the_decoding_holds_its_own_centres(strict):
+    """And leaves none of its stand-ins behind for who comes after."""
+
+    class Decoding(torch.nn.Module):
+        grid = AngleBins.covering(41, 0.5)
+
+        def forward(self, probs):
+            return self.grid.decode(probs)
+
+    probs = torch.rand(2, 164)
+    for _ in range(2):  # without centres that are known, and with them
+        exported = torch.export.export(Decoding(), (probs,), strict=strict).module()
+        assert torch.equal(exported(probs), Decoding()(probs))
+    assert type(Decoding.grid.centers_like(probs)) is torch.Tensor
 
 
 @given(seed=st.integers(0, 1000))
