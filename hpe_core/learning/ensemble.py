@@ -15,20 +15,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.geometry.crop import Image, offset_grid, window
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.training import LabelSet
 
 Offsets = tuple[int, int]  # (K, d) in network pixels
+GPU_ROWS, CPU_ROWS = 512, 64
 TINY = 1e-7  # log-probabilities are stored as float16
+
+
+def forward_rows(device: torch.device) -> int:
+    """Rows of a forward pass. A GPU is busy from about so many on; a CPU's caches are not (docs/benchmarks.md)."""
+    return GPU_ROWS if device.type == "cuda" else CPU_ROWS
+
+
+def folded(crops: Tensor) -> int:
+    """How many windows of these crops a GPU sees in one forward pass; a CPU sees each alone, and is as fast."""
+    return max(1, GPU_ROWS // max(1, len(crops))) if crops.device.type == "cuda" else 1
+
+
+def on_device(images: Image, device: torch.device) -> Tensor:
+    """Pictures copied to the device; a GPU takes them from pinned memory, while it works on what came before."""
+    host = torch.empty(images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    host.numpy()[:] = images
+    return host.to(device, non_blocking=True)
 
 
 @torch.inference_mode()
 def ensemble_probs(
-    nets: Mapping[str, PoseNet], crops_BHWC: Tensor, size: int, sets: Sequence[LabelSet]
+    nets: Mapping[str, PoseNet], crops_BHWC: Tensor, size: int, sets: Sequence[LabelSet], fold: int | None = None
 ) -> dict[LabelSet, Tensor]:
     """{set: (B, 3, N) mean softmax over its teachers and windows, and their mirror images where the set says so} of
-    uint8 canonical crops. Raises ValueError."""
+    uint8 canonical crops. `fold` windows go through a network together; None is what suits the device. Memory grows
+    with `fold`, not with the number of windows. Raises ValueError."""
     grids = {labels: set(offset_grid(*labels.offsets)) for labels in sets}
     means: dict[LabelSet, Tensor] = {}
 
@@ -38,16 +57,31 @@ def ensemble_probs(
                 means[labels] = torch.zeros_like(probs)
             means[labels].add_(probs, alpha=1.0 / (len(grids[labels]) * (1 + labels.mirrored) * len(labels.teachers)))
 
-    for dx, dy in sorted(set().union(*grids.values())):
-        view = window(crops_BHWC, size, dx, dy)
+    windows, fold = sorted(set().union(*grids.values())), fold or folded(crops_BHWC)
+    for start in range(0, len(windows), fold):
+        part = windows[start : start + fold]
         for name, net in nets.items():
-            wanted = [labels for labels, grid in grids.items() if (dx, dy) in grid and name in labels.teachers]
-            both = [labels for labels in wanted if labels.mirrored]
-            if wanted:
-                add(wanted, net.predict(view))
-            if both:  # the mirror image of this window; the grid is symmetric, so all windows are those of the mirror
-                add(both, net.main_bins.mirror(net.predict(view.flip(2))))
+            wanted = {at: [labels for labels in sets if at in grids[labels] and name in labels.teachers] for at in part}
+            seen = [at for at in part if wanted[at]]
+            for at, probs in zip(seen, _predicted(net, crops_BHWC, size, seen), strict=True):
+                add(wanted[at], probs)
+            # The mirror images of these windows; the grid is symmetric, so all windows are those of the mirror.
+            both = {at: [labels for labels in wanted[at] if labels.mirrored] for at in seen}
+            twice = [at for at in seen if both[at]]
+            for at, probs in zip(twice, _predicted(net, crops_BHWC, size, twice, flip=True), strict=True):
+                add(both[at], net.main_bins.mirror(probs))
     return means
+
+
+def _predicted(
+    net: PoseNet, crops_BHWC: Tensor, size: int, at: Sequence[tuple[int, int]], *, flip: bool = False
+) -> Sequence[Tensor]:
+    """(B, 3, N) probabilities in each of some windows, or of their mirror images, from one forward pass."""
+    views = [window(crops_BHWC, size, dx, dy) for dx, dy in at]
+    views = [view.flip(2) for view in views] if flip else views
+    if len(views) < 2:
+        return [net.predict(view) for view in views]
+    return net.predict(torch.cat(views)).unflatten(0, (len(views), -1)).unbind()
 
 
 def log_labels(probs_B3N: Tensor) -> Tensor:
@@ -75,14 +109,19 @@ class OnlineTeachers:
 
 
 @torch.inference_mode()
-def window_angles(net: PoseNet, crops_BHWC: Tensor, size: int, radius: int) -> NDArray[np.float32]:
-    """Angles in every window with |dx|, |dy| <= radius: (2 radius + 1, 2 radius + 1, B, 3), indexed [dy, dx]."""
-    side = 2 * radius + 1
-    angles = torch.empty(side, side, len(crops_BHWC), 3, device=crops_BHWC.device)
-    for y in range(side):
-        for x in range(side):
-            angles[y, x] = net.angles(window(crops_BHWC, size, x - radius, y - radius))
-    return angles.cpu().numpy()
+def window_angles(
+    net: PoseNet, crops_BHWC: Tensor, size: int, radius: int, fold: int | None = None
+) -> NDArray[np.float32]:
+    """Angles in every window with |dx|, |dy| <= radius: (2 radius + 1, 2 radius + 1, B, 3), indexed [dy, dx].
+
+    `fold` is that of `ensemble_probs`.
+    """
+    side, windows, fold = 2 * radius + 1, offset_grid(radius, 1), fold or folded(crops_BHWC)
+    angles = torch.empty(len(windows), len(crops_BHWC), 3, device=crops_BHWC.device)
+    for start in range(0, len(windows), fold):
+        part = _predicted(net, crops_BHWC, size, windows[start : start + fold])
+        angles[start : start + fold] = net.main_bins.decode(torch.stack(list(part)))
+    return angles.unflatten(0, (side, side)).cpu().numpy()
 
 
 def offset_table(angles_YXB3: NDArray[np.float32]) -> Mapping[Offsets, NDArray[np.float64]]:

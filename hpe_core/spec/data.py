@@ -142,8 +142,8 @@ class DataSpec:
 
     def machine_bytes(self, faces: float, cluster: "ClusterSpec") -> float:
         """Bytes of pixels of so many faces on a machine with all workers of a network: its rows, or their streams."""
-        row, own = 3.0 * self.crop.stored_size**2, faces / cluster.workers
+        row, own = 3.0 * self.crop.stored_size**2, faces / cluster.fewest_workers
         if self.ingest == "ray_data":
             groups = STREAM_DEPTH * cluster.readers_per_worker * self.stream_shards * self.rows_per_shard
-            return row * cluster.workers * min(own, groups)
+            return row * cluster.most_workers * min(own, groups)
         return row * faces

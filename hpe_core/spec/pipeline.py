@@ -107,12 +107,13 @@ class PipelineSpec:
             said = f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student"
             check(self._fits_labels(teacher.net), said)
         for who, spec in {**{f"teachers.{k}": v for k, v in self.teachers.items()}, "student": self.student}.items():
+            stage = who.partition(".")[0]
             limit, jitter = spec.net.limit_deg, spec.augment.jitter_px
             said = f"{who}.net.limit_deg {limit} is smaller than data.limit_deg {self.data.limit_deg}"
             check(limit >= self.data.limit_deg, said)
             said = f"{who}.augment.jitter_px {jitter} exceeds data.crop.margin_px"
             check(jitter <= self.data.crop.margin_px, said)
-            self._check_batch(spec.optim, f"{who}.optim")
+            self._check_batch(spec.optim, f"{who}.optim", stage)
         for name in self.teachers:
             good = is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None and name not in TAKEN
             said = "a name is made of letters, digits, spaces and .:@=,-_ (100 at most), does not begin with a dot"
@@ -126,11 +127,16 @@ class PipelineSpec:
             value = getattr(self.evaluate, key)
             check(value <= margin, f"evaluate.{key} {value} exceeds data.crop.margin_px {margin}")
 
-    def _check_batch(self, optim: OptimSpec, key: str) -> None:
-        """Equal parts for all workers (their gradients weigh the same), of two faces at least (batch statistics)."""
-        workers, size = self.cluster.workers, optim.batch_size
-        check(size % workers == 0, f"{key}.batch_size {size} is no multiple of cluster.workers {workers}")
-        parts = workers * optim.accumulate
+    def _check_batch(self, optim: OptimSpec, key: str, stage: str) -> None:
+        """Equal parts for all workers (their gradients weigh the same), of two faces at least (batch statistics).
+
+        Elastic workers have parts that differ by a face wherever their number does not divide the batch.
+        """
+        (fewest, most), size = self.cluster.workers_of(stage), optim.batch_size
+        if optim.batch_scaling == "scale":
+            return  # it is a worker's own
+        check(fewest < most or size % most == 0, f"{key}.batch_size {size} is no multiple of cluster.workers {most}")
+        parts = most * optim.accumulate
         check(size >= 2 * parts, f"{key}.batch_size {size} leaves less than two faces for each of {parts} parts")
 
     def _check_search(self) -> None:
@@ -146,7 +152,7 @@ class PipelineSpec:
                     changed = student_with(self.student, {key: value})
                 except SpecError as error:
                     raise SpecError(f"search.space.{key}: {error}") from None
-                self._check_batch(changed.optim, f"search.space.{key}: student.optim")
+                self._check_batch(changed.optim, f"search.space.{key}: student.optim", "student")
                 margin = self.data.crop.margin_px
                 said = f"search.space.{key}: {value} exceeds data.crop.margin_px {margin}"
                 check(changed.augment.jitter_px <= margin, said)

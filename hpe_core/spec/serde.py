@@ -9,8 +9,19 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from hpe_core.errors import SpecError, check, nearest, one_of
 
@@ -87,9 +98,20 @@ def hint_at(kind: Any, path: Sequence[str]) -> Any:
             kind = hints_of(kind).get(name)
         else:
             kind = get_args(kind)[1] if get_origin(kind) is dict else None
-        while get_origin(kind) is Annotated or NoneType in get_args(kind):
+        while get_origin(kind) is Annotated or (NoneType in get_args(kind) and len(get_args(kind)) == 2):
             kind = get_args(kind)[0]
     return kind
+
+
+def _read_any(kinds: Sequence[Any], value: Any, key: str) -> Any:
+    """A value as the first of several types that takes it. Raises SpecError that says what each of them asks for."""
+    said = []
+    for kind in kinds:
+        try:
+            return _read(kind, value, key)
+        except SpecError as error:
+            said.append(str(error))
+    raise SpecError("; or ".join([said[0], *(text.removeprefix(f"{key} ") for text in said[1:])]))
 
 
 def _check_limits(hint: Any, value: Any, key: str) -> None:
@@ -105,10 +127,12 @@ def _read(hint: Any, value: Any, key: str) -> Any:
     if value is None and origin is dict:
         return {}  # `search.space=null` drops every entry
     check(value is not None, f"{key} has no value")
-    if origin is Annotated or NoneType in args:
+    if origin is Annotated:
         value = _read(args[0], value, key)
         _check_limits(hint, value, key)
         return value
+    if origin in (Union, UnionType):
+        return _read_any([kind for kind in args if kind is not NoneType], value, key)
     if origin is Literal:
         check(value in args, f"{key} is {one_of(value, args)}")
         return value

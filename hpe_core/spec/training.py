@@ -1,5 +1,7 @@
 """Keys of one network's training: optimiser, augmentation, distillation, and the soft labels that it asks for."""
 
+import math
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 from hpe_core.errors import check
@@ -10,8 +12,10 @@ from hpe_core.spec.serde import Count, Natural, NotNegative, Positive, Share, at
 @checked
 class OptimSpec:
     epochs: Count = 10
-    batch_size: Annotated[int, at_least(2)] = 64  # over all workers
+    batch_size: Annotated[int, at_least(2)] = 64
+    batch_scaling: Literal["cut", "scale"] = "cut"  # batch_size is that of all workers, cut among them, or of each
     lr: Positive = 1e-3
+    lr_scaling: Literal["linear", "sqrt", "none"] = "sqrt"  # batch_scaling scale: what lr does with the workers' number
     weight_decay: NotNegative = 0.0
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -27,6 +31,13 @@ class OptimSpec:
         said = f"accumulate {self.accumulate} leaves less than two faces of a batch of {self.batch_size}"
         check(self.batch_size >= 2 * self.accumulate, said)
         check(self.warmup_epochs <= self.epochs, f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
+
+    def over(self, workers: int) -> "OptimSpec":
+        """The same for so many workers: batch_size over all of them, and the learning rate that such a batch wants."""
+        if self.batch_scaling == "cut":
+            return self
+        factor = {"linear": float(workers), "sqrt": math.sqrt(workers), "none": 1.0}[self.lr_scaling]
+        return replace(self, batch_size=self.batch_size * workers, lr=self.lr * factor)
 
 
 @checked

@@ -88,7 +88,7 @@ def test_online_labels_ask_the_teachers_in_every_step():
 
 def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():
     assert "search" not in hours(spec_of("search.trials=0"), TOLD)
-    with pytest.raises(SpecError, match="do not fit into 1"):
+    with pytest.raises(SpecError, match="do not fit into a cluster of 1 GPU"):
         costs(spec_of("cluster.workers=2"), dataclasses.replace(TOLD, gpus=1))
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.render.scene import render_head
+from hpe_core.spec.cluster import StageShares
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
@@ -47,6 +48,7 @@ NAMES = ("shards", "teachers", "labels", "search", "student", "evaluate", "publi
 ALL, TAUGHT, LABELS, SEARCH, STUDENT, EVALUATE, PUBLISH = (NAMES[start:] for start in range(len(NAMES)))
 TESTED = ("shards", "evaluate", "publish")  # another test set makes new shards and retrains nobody
 NOTHING: tuple[str, ...] = ()
+SHARED = [field.name for field in fields(StageShares)]
 
 # Keys of one network and its training, each with another value; of a teacher and of the student.
 NETWORK: dict[str, Any] = {
@@ -62,6 +64,8 @@ NETWORK: dict[str, Any] = {
     "seed": 5,
     "optim.epochs": 9,
     "optim.batch_size": 24,
+    "optim.batch_scaling": "scale",
+    "optim.lr_scaling": "linear",
     "optim.lr": 0.5,
     "optim.weight_decay": 0.1,
     "optim.optimizer": "sgd",
@@ -134,6 +138,11 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "cluster.workers": (2, TAUGHT),
     "cluster.cpus_per_worker": (2, NOTHING),
     "cluster.gpus_per_worker": (1, NOTHING),
+    **{f"cluster.stages.{stage}.{key}": (2, NOTHING) for stage in SHARED for key in ("cpus", "gpus", "threads")},
+    "cluster.stages.teachers.workers": (2, TAUGHT),
+    "cluster.stages.student.workers": (2, STUDENT),
+    "cluster.stages.labels.workers": (2, NOTHING),
+    "cluster.stages.evaluate.workers": (2, NOTHING),
     "cluster.threads_per_worker": (2, NOTHING),
     "cluster.readers_per_worker": (2, NOTHING),
     "cluster.max_failures": (9, NOTHING),

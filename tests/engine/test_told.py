@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from unittest.mock import call, create_autospec
 import pytest
 
 from hpe_core.errors import SpecError
+from hpe_core.spec.cluster import Pool, StageShares
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
@@ -20,7 +22,7 @@ from tests.reporting import LocalReporter
 from workflows.engine import pipeline, runner
 from workflows.engine import results as made
 from workflows.engine.config import load
-from workflows.engine.plan import Planned
+from workflows.engine.plan import Planned, plan
 from workflows.engine.runner import FAILED
 from workflows.engine.stage import Stage, StageFailed, StageRun
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts, trial_file
@@ -127,7 +129,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
         return NETWORK
 
     monkeypatch.setattr(networks, "run_ray_train", train)
-    monkeypatch.setattr(networks, "slots", lambda *_, **__: 4)
+    monkeypatch.setattr(networks, "capacity", lambda cluster: {"CPU": 4, "GPU": 0})
     stage = StageRun(
         *(name, f"{name}/0123", spec, tmp_path / name),
         inputs={upstream: tmp_path for upstream in ("shards", "teachers", "labels")},
@@ -224,6 +226,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSpec:
     """The driver's side without Ray, and without MLflow."""
     monkeypatch.setattr(runner, "connected", lambda cluster: contextlib.nullcontext("Ray: none"))
     monkeypatch.setattr(runner, "machinery", lambda: {"cpus": 3.0, "gpus": 0.0})
+    monkeypatch.setattr(runner, "capacity", lambda cluster: {"CPU": 4, "GPU": 0})
     monkeypatch.setattr(runner, "start_board", lambda: (None, Reporter()))
     monkeypatch.setattr(runner, "Pump", lambda *_: SimpleNamespace(flush=lambda: None, close=lambda: None))
     monkeypatch.setattr(pipeline, "check_backbones", lambda spec: None)
@@ -323,3 +326,13 @@ def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
         getattr(reporter, kind)(*body)
     for side, kinds in ((driver.console, ("say", "progress")), (driver.live, ("ended", "started", "metrics"))):
         assert side.method_calls == [getattr(call, kind)(*said[kind]) for kind in kinds]
+
+
+def test_what_does_not_fit_into_the_cluster_is_said_before_anything_starts(spec, monkeypatch):
+    """Though the stage that asks for it is a later one; a stage that is not run may ask for what it likes."""
+    greedy = replace(spec, cluster=replace(spec.cluster, stages=StageShares(evaluate=Pool(cpus=5))))
+    with pytest.raises(SpecError, match="evaluate: 1 workers of 5 CPU do not fit into a cluster of 4 CPU"):
+        pipeline.run(ROAD, greedy)
+    assert not SEEN and not list(Path(spec.store).glob("teachers/*"))
+    pipeline.run_alone(ROAD, greedy, "teachers", as_json=False)
+    assert "teachers" in [entry.stage.name for entry in plan(ROAD, greedy) if entry.action == "skip"]

@@ -7,10 +7,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, log_labels, offset_table, window_angles
+from hpe_core.learning.ensemble import (
+    OnlineTeachers,
+    ensemble_probs,
+    folded,
+    log_labels,
+    offset_table,
+    window_angles,
+)
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
@@ -52,6 +60,27 @@ def test_one_pass_over_many_sets_equals_brute_force(nets, crops):
                 each += [bins.mirror(nets[name].predict(view)) for name in labels.teachers for view in mirrors]
         assert torch.allclose(means[labels], torch.stack(each).mean(0), atol=1e-6)
         assert torch.allclose(means[labels].sum(-1), torch.ones(5, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize("fold", [2, 7, 1000])
+def test_windows_that_go_through_a_network_together_say_what_each_says(nets, crops, fold):
+    """To the rounding of float32 sums, far below that of the fp16 in which labels are stored: 2^-11 of a value."""
+    sets = [LabelSet(NAMES, 4, 2, True), LabelSet(NAMES, 6, 3), LabelSet(NAMES[1:], 4, 4)]
+    each, together = (ensemble_probs(nets, crops, SIZE, sets, fold=size) for size in (1, fold))
+    for labels in sets:
+        gap = (log_labels(each[labels]) - log_labels(together[labels])).abs()
+        assert (gap <= log_labels(each[labels]).abs() * 2**-11).all()
+        torch.testing.assert_close(each[labels], together[labels], rtol=1e-4, atol=1e-7)
+    alone, folded = (window_angles(nets["resnet"], crops, SIZE, 2, fold=size) for size in (1, fold))
+    np.testing.assert_allclose(folded, alone, atol=1e-3)
+
+
+def test_a_gpu_is_given_windows_together_and_a_cpu_one_by_one():
+    for rows, windows in ((512, 1), (300, 1), (128, 4), (7, 73), (9999, 1)):
+        crops = torch.empty(rows, 1, device="meta")
+        assert folded(crops) == 1
+        with FakeTensorMode():
+            assert folded(torch.empty(rows, 1, device="cuda")) == windows
 
 
 def test_a_network_sees_a_window_once_and_only_if_a_set_wants_it(nets, crops, monkeypatch):
@@ -138,9 +167,9 @@ def test_memory_is_flat_in_the_number_of_windows(nets, tmp_path):
     """The most that torch held at a time, read off its profiler: 81 windows take what nine take."""
     crops = torch.zeros(8, SIZE + 32, SIZE + 32, 3, dtype=torch.uint8)
 
-    def peak(labels: LabelSet) -> int:
+    def peak(labels: LabelSet, fold: int = 1) -> int:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-            ensemble_probs({NAMES[0]: nets[NAMES[0]]}, crops, SIZE, [labels])
+            ensemble_probs({NAMES[0]: nets[NAMES[0]]}, crops, SIZE, [labels], fold)
         trace = tmp_path / "trace.json"
         seen.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
@@ -152,3 +181,5 @@ def test_memory_is_flat_in_the_number_of_windows(nets, tmp_path):
     few, many = peak(LabelSet(NAMES[:1], 16, 16)), peak(LabelSet(NAMES[:1], 16, 4))
     copies = 81 * 8 * SIZE * SIZE * 3
     assert few <= many < 1.05 * few and many < copies
+    few, many = peak(LabelSet(NAMES[:1], 16, 16), 4), peak(LabelSet(NAMES[:1], 16, 4), 4)
+    assert few <= many < 1.05 * few, "nor where four go through the network together"

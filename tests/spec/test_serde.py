@@ -32,7 +32,7 @@ KINDS = sorted({type(part) for part in [*parts(SPEC), DetectorSpec("y.onnx")]}, 
 
 
 def bare(hint: Any) -> Any:
-    while get_origin(hint) is Annotated or NoneType in get_args(hint):
+    while get_origin(hint) is Annotated or (NoneType in get_args(hint) and len(get_args(hint)) == 2):
         hint = get_args(hint)[0]
     return hint
 

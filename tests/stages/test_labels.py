@@ -15,6 +15,7 @@ import torch
 
 from hpe_core.data.rows import read_shard, read_soft_labels
 from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.learning import ensemble
 from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import log_labels
 from hpe_core.learning.metrics import PoseSums
@@ -84,7 +85,7 @@ def test_a_set_has_the_same_bytes_alone_and_in_company(house):
 
 def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house, monkeypatch):
     """Of all teachers of the set, row by row, however the shard is cut into batches; and the error is that mean's."""
-    monkeypatch.setattr(labels, "BATCH", 4)
+    monkeypatch.setattr(ensemble, "CPU_ROWS", 4)
     nets = {name: load_net(house.root / name).net for name in NAMES}
     shard = read_shard(house.shard)
     crops = torch.from_numpy(shard.images.copy())

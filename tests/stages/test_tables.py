@@ -9,6 +9,7 @@ import torch
 
 from hpe_core.data.rows import read_shard, read_table
 from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.learning import ensemble
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.learning.models import PoseNet
@@ -16,6 +17,7 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from tests.faces import CROP, write_heads
+from workflows.engine.placement import placed
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
 from workflows.stages import evaluate
@@ -118,11 +120,31 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
     return folder / "net", net, files
 
 
+def predictions(
+    folder: Path, files: dict[str, list[str]], offsets: tuple[int, int], radius: int, parts: int = 1
+) -> evaluate.Predictions:
+    """As the stage puts them together from so many tasks."""
+    every = [file for own in files.values() for file in own]
+    tasks = evaluate.parts_of(every, parts)
+    assert [file for part in tasks for file in part] == every and len(tasks) == min(parts, len(every))
+    found = [one for part in tasks for one in evaluate.predict_files(str(folder), part, offsets, radius)]
+    seen = dict(zip(every, found, strict=True))
+    return evaluate.Predictions.of({test: [seen[file] for file in own] for test, own in files.items()})
+
+
+def test_it_does_not_matter_how_many_tasks_share_the_files(asked):
+    folder, _, files = asked
+    alone, shared = (predictions(folder, files, (4, 2), 2, parts) for parts in (1, 3))
+    for test in TESTS:
+        assert alone.kd[test] == shared.kd[test] and alone.ids[test] == shared.ids[test]
+        np.testing.assert_array_equal(alone.offset_angles[test], shared.offset_angles[test])
+    assert [len(part) for part in evaluate.parts_of(list("abcde"), 9)] == [1] * 5
+
+
 def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(asked, monkeypatch):
     folder, net, files = asked
-    monkeypatch.setattr(evaluate, "BATCH", 3)
-    result = evaluate.predict_all(str(folder), files, (4, 2), 2)
-    alone = evaluate.predict_all(str(folder), files, (0, 1), 0)
+    monkeypatch.setattr(ensemble, "CPU_ROWS", 3)
+    result, alone = predictions(folder, files, (4, 2), 2), predictions(folder, files, (0, 1), 0)
     for test, count in TESTS.items():
         shards = [read_shard(Path(file)) for file in files[test]]
         crops = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
@@ -176,4 +198,5 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
     )
     stage = SimpleNamespace(spec=pipeline(), inputs=inputs, results=Results(results))
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
-    assert evaluate.drift_task(stage) == ({"second": "/t/second"}, files, to_dict(student.augment), True)
+    at = placed(stage.spec, "evaluate", {"CPU": 1, "GPU": 0})
+    assert evaluate.drift_task(stage, at) == ({"second": "/t/second"}, files, to_dict(student.augment), True)

@@ -130,9 +130,7 @@ class Fit:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rank: int = 0, resume: Path | None = None) -> None:
         import ray.train
-        import ray.train.torch
         import ray.tune
-        import torch
 
         self.reported: list[dict[str, float]] = []
         self.files: list[dict[str, Any]] = []
@@ -145,7 +143,6 @@ class Fit:
             monkeypatch.setattr(library, "get_context", lambda: context)
             monkeypatch.setattr(library, "get_checkpoint", lambda: checkpoint)
             monkeypatch.setattr(library, "report", self.report)
-        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
         self.reporter = LocalReporter(self.events.append)
 
     def __call__(self, spec: Any, crop: Any, learnt: Any, judged: Any, **more: Any) -> None:
@@ -215,6 +212,16 @@ def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch,
     assert (silent.more["place"].rank, silent.more["place"].world) == (1, 2)
 
 
+def test_a_network_learns_by_the_batch_and_the_rate_of_its_workers(folders, monkeypatch):
+    """However many there are when it starts: elastic ones are counted anew whenever their number has changed."""
+    optim = {"batch_size": 8, "lr": 0.01, "batch_scaling": "scale", "lr_scaling": "linear"}
+    for rank, seen in ((0, (8, 0.01)), (2, (24, 0.03))):
+        fit = Fit(monkeypatch, rank=rank)
+        asked = job(folders, student={"net": NET, "optim": optim, "distill": {}})
+        train.train_worker({"job": asked, "threads": 1, "readers": 1, "reporter": fit.reporter})
+        assert (fit.spec.optim.batch_size, fit.spec.optim.lr) == (seen[0], pytest.approx(seen[1]))
+
+
 EPOCHS = st.lists(st.floats(1, 20), min_size=1, max_size=8)
 
 
@@ -272,6 +279,10 @@ def network(folders: dict[str, Path], taught: Taught = stored, name: str = "dist
         ({"student": {"seed": 5}}, stored, True),
         ({"student": {"seed": 5}}, hard_twin, True),
         ({"cluster": {"workers": 2}}, stored, True),
+        ({"cluster": {"workers": [1, 1]}}, stored, False),
+        ({"cluster": {"workers": [1, 2]}}, stored, True),
+        ({"cluster": {"stages": {"student": {"workers": 2}}}}, stored, True),
+        ({"cluster": {"stages": {"teachers": {"workers": 2}, "student": {"gpus": 0, "cpus": 3}}}}, stored, False),
         ({"cluster": {"cpus_per_worker": 2, "threads_per_worker": 2, "max_failures": 9}}, stored, False),
         ({"data": {"ingest": "own_shards"}}, stored, True),
         ({"data": {"max_bad_share": 0.9, "stream_shards": 3, "resident_gb": 1}}, stored, False),
@@ -373,7 +384,7 @@ def test_all_are_trained_and_those_that_fail_are_named(monkeypatch, room):
 
         return train_one
 
-    monkeypatch.setattr(train, "slots", lambda *_, **__: room)
+    monkeypatch.setattr(train, "capacity", lambda cluster: {"CPU": room, "GPU": 0})
     monkeypatch.setattr(train, "train_one", one("nobody"))
     assert train_all(asked, stage) == {name: f"result of {name}" for name in "abc"}
     begun.clear()

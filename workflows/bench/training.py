@@ -87,7 +87,7 @@ def by_ray(job: Job, notes: Path) -> None:
     store, student = notes.parent, replace(job.spec, distill=DistillSpec())
     spec = PipelineSpec("benchmark", job.data, {"student": job.spec}, student, cluster=CLUSTER, store=str(store))
     run_ray_train(
-        job, StageRun("benchmark", "benchmark", spec, store, {}, {}, Results({}), Noting(notes)), store / "network"
+        job, StageRun("student", "benchmark", spec, store, {}, {}, Results({}), Noting(notes)), store / "network"
     )
 
 

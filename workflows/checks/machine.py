@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from hpe_core.spec.cluster import ClusterSpec
+from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.packages import DISTRIBUTION, EXTRA, requirements
 from workflows.checks.data import Examined
@@ -86,13 +86,15 @@ def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:
     import torch
 
     cores = f"{os.cpu_count()} CPU cores"
+    shares = {stage: cluster.share_of(stage).gpus for stage in STAGES}
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         said = f"{cores}; GPU " + ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in found)
         unused = "it stays idle: cluster.gpus_per_worker is 0"
-        return Look("compute", said, () if cluster.gpus_per_worker else warning("GPU", unused))
-    if cluster.gpus_per_worker and not joins:
-        asked = f"cluster.gpus_per_worker={cluster.gpus_per_worker:g}"
+        return Look("compute", said, () if any(shares.values()) else warning("GPU", unused))
+    named = [stage for stage, gpus in shares.items() if gpus and gpus != "auto"]
+    if named and not joins:
+        asked = f"cluster asks for {shares[named[0]]:g} GPUs a worker in {', '.join(named)}"
         return Look("compute", f"{cores}; no GPU", error("GPU", f"{asked}, but torch sees no GPU on this machine"))
     return Look("compute", f"{cores}; no GPU")
 

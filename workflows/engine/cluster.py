@@ -35,12 +35,21 @@ def worker_environment() -> dict[str, str]:
 
 
 def worker_device(threads: int = 1) -> Any:
-    """Sets up the process of a worker that computes; returns the torch device that it computes on."""
+    """Sets up the process of a worker that computes; returns the torch device that it computes on: the GPU that Ray has
+    assigned to it, and the CPU where there is none, whatever else this machine has."""
+    import ray
     import torch
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assigned = [str(gpu) for gpu in ray.get_gpu_ids()] if ray.is_initialized() else []
+    if not assigned or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Workers of one network see the GPUs of all of them on their node: NCCL talks over those.
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    device = torch.device("cuda", seen.index(assigned[0]) if assigned[0] in seen else 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def machinery() -> dict[str, float]:

@@ -27,11 +27,13 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import check
 from hpe_core.geometry.crop import offset_grid
+from hpe_core.spec.cluster import TRAINING
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import AugmentSpec, LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
+from workflows.engine.placement import placed
 
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
 
@@ -135,9 +137,8 @@ def windows(sets: Iterable[LabelSet]) -> set[tuple[int, int]]:
 
 def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     """The stages that take time, in order. Raises SpecError where a network's workers do not fit into the GPUs."""
-    workers, size = spec.cluster.workers, spec.data.crop.size
-    lanes = int(told.gpus / (workers * spec.cluster.gpus_per_worker))
-    check(lanes >= 1, f"cluster.workers {workers} of {spec.cluster.gpus_per_worker:g} GPUs do not fit into {told.gpus}")
+    size = spec.data.crop.size
+    taught, learning = (placed(spec, name, {"CPU": math.inf, "GPU": told.gpus}) for name in TRAINING)
     shards = math.ceil(told.faces / spec.data.rows_per_shard)
     actors = min(told.actors, shards)
     found = [Cost("shards", f"{actors} actors", 0.0, told.faces / (told.shard_rate * actors) / 3600)]
@@ -148,8 +149,8 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
         most = min(at_once, max(len(jobs) for jobs in rounds))
         found.append(Cost(name, f"{what}, {most} at once", gpu / 3600, wall / 3600))
 
-    trained = [training(spec, told, net, net.optim.epochs, workers) for net in spec.teachers.values()]
-    stage("teachers", f"{len(trained)} networks", lanes, trained)
+    trained = [training(spec, told, net, net.optim.epochs, taught.workers[1]) for net in spec.teachers.values()]
+    stage("teachers", f"{len(trained)} networks", taught.at_once, trained)
     seen = 0
     for name, teacher in spec.teachers.items():
         sets = [labels for labels in spec.label_sets() if name in labels.teachers]
@@ -160,14 +161,14 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     stage("labels", f"{len(spec.label_sets())} sets", told.gpus, [per_gpu] * told.gpus)
     if spec.search.trials:
         trial = training(spec, told, spec.student, spec.search.epochs, 1)
-        at_once = min(spec.search.concurrent, told.gpus)
+        at_once = min(spec.search.concurrent, told.gpus)  # trials that share a GPU do not make it faster
         stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
-    student = training(spec, told, spec.student, spec.student.optim.epochs, workers)
+    student = training(spec, told, spec.student, spec.student.optim.epochs, learning.workers[1])
     if spec.search.ending == 1:
-        stage("student", "distilled and hard", lanes, [student] * 2)
+        stage("student", "distilled and hard", learning.at_once, [student] * 2)
     else:  # whose twin to train is known when the finalists have ended
         finalists = spec.search.ending
-        stage("student", f"{finalists} finalists, then a hard twin", lanes, [student] * finalists, [student])
+        stage("student", f"{finalists} finalists, then a hard twin", learning.at_once, [student] * finalists, [student])
     return found
 
 
@@ -254,5 +255,5 @@ def told_of(args: argparse.Namespace, spec: PipelineSpec) -> Told | None:
     check(not missing, f"what a run costs needs {', '.join(missing)}, too")
     for name, value in given.items():
         check(value > 0, f"--{name} must be positive, got {value:g}")
-    check(spec.cluster.gpus_per_worker > 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
+    check(spec.cluster.share_of("teachers").gpus != 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
     return Told(*given.values())

@@ -58,7 +58,7 @@ def run_alone(stages: Sequence[Stage], spec: PipelineSpec, name: str, *, as_json
 
 def _run(store: Store, planned: Plan, names: Sequence[str]) -> None:
     if names:
-        with Runner(store, planned) as runner:
+        with Runner(store, planned, names) as runner:
             for name in names:
                 runner.run(planned[name])
 

@@ -7,16 +7,18 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import UserError
+from hpe_core.spec.cluster import STAGES
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.disk import disk_is_full, size
 from hpe_core.system.files import write_atomic, write_json
-from workflows.engine.cluster import connected, machinery
+from workflows.engine.cluster import capacity, connected, machinery
 from workflows.engine.config import as_yaml
+from workflows.engine.placement import placed
 from workflows.engine.plan import Planned
 from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun
@@ -37,8 +39,8 @@ DOING = {"run": "starting", "continue": "continuing", "repair": "repairing"}
 class Runner(contextlib.AbstractContextManager["Runner"]):
     """Runs stages of a store that is held, and writes down what they have to say."""
 
-    def __init__(self, store: Store, planned: Plan) -> None:
-        self.store, self.spec, self.planned = store, store.spec, planned
+    def __init__(self, store: Store, planned: Plan, running: Sequence[str]) -> None:
+        self.store, self.spec, self.planned, self.running = store, store.spec, planned, running
         key = f"pipeline/{list(planned.values())[-1].hash}"
         self.number = {name: f"{i}/{len(planned)}" for i, name in enumerate(planned, start=1)}
         self.home = self.spec.folder / key
@@ -69,6 +71,9 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
             opened.push(self.closing)
             self.console.say(opened.enter_context(connected(self.spec.cluster)))
             self.machinery = machinery()
+            there = capacity(self.spec.cluster)
+            # What does not fit is said before anything starts.
+            self.placed = {name: placed(self.spec, name, there) for name in self.running if name in STAGES}
             actor, self.reporter = start_board()
             self.pump = Pump(actor, self.handle)
             opened.callback(self.pump.close)
@@ -111,6 +116,8 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         name, began = entry.stage.name, now_ms()
         self.console.enter(f"{name} {self.number[name]}")
         self.console.say(f"{name}: {DOING[entry.action]} ({entry.reason})")
+        if name in self.placed:
+            self.console.say(f"  {self.placed[name].line}")
         (entry.folder / FAILED).unlink(missing_ok=True)
         entry.folder.mkdir(parents=True, exist_ok=True)
         self.live.sync()

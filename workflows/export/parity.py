@@ -6,6 +6,7 @@ import numpy as np
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES
+from hpe_core.learning.precision import exact_float32
 from workflows.engine.exported import Parity
 from workflows.export.runtimes import Call
 
@@ -20,7 +21,8 @@ def proved(network: Call, exported: Call, crops: Image, what: str) -> Parity:
     cuts = [0, *range(1, len(crops), BATCH), len(crops)]
     for start, end in itertools.pairwise(cuts):
         batch = np.ascontiguousarray(crops[start:end])
-        answers = zip(network(batch), exported(batch), strict=True)
+        with exact_float32():
+            answers = zip(network(batch), exported(batch), strict=True)
         gaps = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in answers]
         worst = np.maximum(worst, gaps)  # a NaN stays a NaN
     angles, spread = (dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst)

@@ -9,30 +9,33 @@ an idle machine.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import read_shard, read_table, shard_files, write_table
+from hpe_core.data.rows import Shard, read_shard, read_table, shard_files, write_table
 from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
 from hpe_core.datasets.protocols import matches, protocol_named
 from hpe_core.datasets.registry import boxes_of, open_source, reader_of
 from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
+from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, angle_error
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
-from workflows.engine.cluster import worker_device
+from workflows.engine.cluster import capacity, worker_device
+from workflows.engine.placement import Placement, placed
 from workflows.engine.results import Cell, EvaluateResult, Role, Row, UnderProtocol
 from workflows.engine.stage import StageRun
 
+if TYPE_CHECKING:
+    from hpe_core.learning.checkpoint import SavedNet
+
 Angles = NDArray[np.float64]
-BATCH = 64
 DRIFT_FACES = 128
 
 
@@ -49,11 +52,20 @@ def run(stage: StageRun) -> EvaluateResult:
     spec, evaluate = stage.spec, stage.spec.evaluate
     networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
-    predict = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(predict_all)
-    pending = {name: predict.remote(str(folder), tests, *asked_of(spec, name)) for name, folder in networks.items()}
+    at = placed(spec, stage.name, capacity(spec.cluster))
+    predict = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus)(predict_files)
+    files = [file for own in tests.values() for file in own]
+    pending = {
+        name: [
+            predict.remote(str(folder), part, *asked_of(spec, name), at.threads)
+            for part in parts_of(files, at.at_once if asked_of(spec, name)[1] else 1)
+        ]
+        for name, folder in networks.items()
+    }
     found: dict[str, Predictions] = {}
-    for done, (name, future) in enumerate(pending.items(), start=1):
-        found[name] = ray.get(future)
+    for done, (name, futures) in enumerate(pending.items(), start=1):
+        seen = dict(zip(files, [one for part in ray.get(futures) for one in part], strict=True))
+        found[name] = Predictions.of({test: [seen[file] for file in own] for test, own in tests.items()})
         stage.reporter.progress("networks scored", done, len(networks), "networks")
     faces = found[Role.DISTILLED]
     predictions = with_ensembles(spec, found)
@@ -68,7 +80,7 @@ def run(stage: StageRun) -> EvaluateResult:
     return EvaluateResult(
         protocol=under_protocol(spec),
         boxes={test: drawn_by(source) for test, source in sources.items()},
-        drift=ray.get(drift_task(stage)),
+        drift=ray.get(drift_task(stage, at)),
         rows=table(spec, faces.truth, predictions, costs, recordings),
         new_people=table(spec, faces.truth, predictions, costs, recordings, new),
         heatmap=found[spec.base_teacher].kd if evaluate.heatmap_radius else {},
@@ -85,6 +97,44 @@ class Predictions:
     angles: dict[str, Angles]
     offset_angles: dict[str, Angles]
     kd: dict[str, tuple[Cell, ...]]  # the K/d table (offsets tables 2-4, figure 7)
+
+    @classmethod
+    def of(cls, tests: Mapping[str, Sequence["Seen"]]) -> "Predictions":
+        """From what was seen in each file of a test set, in their order: by how many tasks does not matter."""
+
+        def rows(of: Callable[[Seen], Angles]) -> dict[str, Angles]:
+            return {test: np.concatenate([of(one) for one in seen]) for test, seen in tests.items()}
+
+        def cells(seen: Sequence[Seen]) -> tuple[Cell, ...]:
+            faces = sum(len(one.ids) for one in seen)
+            return tuple(Cell(*pair, sum(one.kd[pair] for one in seen) / faces) for pair in sorted(seen[0].kd))
+
+        return cls(
+            {test: [name for one in seen for name in one.ids] for test, seen in tests.items()},
+            {test: [name for one in seen for name in one.groups] for test, seen in tests.items()},
+            rows(lambda one: one.truth),
+            rows(lambda one: one.angles),
+            rows(lambda one: one.offset_angles),
+            {test: cells(seen) for test, seen in tests.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one network says about the faces of one file; `kd` holds each (K, d)'s mean angle errors, summed."""
+
+    ids: list[str]
+    groups: list[str]
+    truth: Angles
+    angles: Angles
+    offset_angles: Angles
+    kd: dict[tuple[int, int], float]
+
+
+def parts_of(files: Sequence[str], most: int) -> list[list[str]]:
+    """The files in order, in up to `most` parts: a heat map looks at hundreds of windows, so tasks share its files."""
+    cuts = np.array_split(np.arange(len(files)), max(1, min(most, len(files))))
+    return [[files[i] for i in cut] for cut in cuts]
 
 
 def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
@@ -135,14 +185,14 @@ def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> di
     return found
 
 
-def drift_task(stage: StageRun) -> Any:
+def drift_task(stage: StageRun, at: Placement) -> Any:
     """Are soft labels still right on validation faces, flipped and turned as the student's are? One window."""
     import ray
 
     spec, student = stage.spec, stage.results.student.spec
     folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
     files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
-    task = ray.remote(num_cpus=spec.cluster.cpus_per_worker, num_gpus=spec.cluster.gpus_per_worker)(drift)
+    task = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus)(drift)
     assert student.distill is not None
     return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored)
 
@@ -154,6 +204,7 @@ def drift(
     from hpe_core.data.batch import FaceData
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.drift import label_drift
+    from hpe_core.learning.precision import exact_float32
 
     device = worker_device()
     augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored)
@@ -164,15 +215,16 @@ def drift(
     parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
     motions: dict[str, tuple[float, float]] = {"flip": (1.0, 0.0)} if augment.flip else {}
     motions |= {"turn": (0.0, augment.turn_deg)} if augment.turn_deg else {}
-    return {
-        f"{kind}, {name}": {
-            **label_drift(nets, labels, part, size, flip=flip, turn_deg=turn, turn_gain=augment.turn_gain),
-            "faces": len(part),
+    with exact_float32():
+        return {
+            f"{kind}, {name}": {
+                **label_drift(nets, labels, part, size, flip=flip, turn_deg=turn, turn_gain=augment.turn_gain),
+                "faces": len(part),
+            }
+            for kind, (flip, turn) in motions.items()
+            for name, part in parts.items()
+            if len(part)
         }
-        for kind, (flip, turn) in motions.items()
-        for name, part in parts.items()
-        if len(part)
-    }
 
 
 def drawn_by(source: Source) -> str:
@@ -192,43 +244,42 @@ def under_protocol(spec: PipelineSpec) -> UnderProtocol | None:
     return UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, spec.data)))
 
 
-def predict_all(folder: str, tests: dict[str, list[str]], offsets: tuple[int, int], radius: int) -> Predictions:
-    """One network over all test sets: ids, groups, labels, plain and offset-ensemble angles, and errors by (K, d)."""
+def predict_files(
+    folder: str, files: Sequence[str], offsets: tuple[int, int], radius: int, threads: int = 1
+) -> list[Seen]:
+    """One network over some test shards: ids, groups, labels, plain and offset-ensemble angles, errors by (K, d)."""
+    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.learning.precision import exact_float32
+
+    saved = load_net(Path(folder), worker_device(threads))
+    with exact_float32():  # the exported file is held to 1e-3 degrees of these angles
+        return [predict(saved, read_shard(Path(file)), offsets, radius) for file in files]
+
+
+def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: int) -> Seen:
+    """One network over one test shard."""
     import torch
 
-    from hpe_core.learning.checkpoint import load_net
-    from hpe_core.learning.ensemble import ensemble_probs, offset_table, window_angles
+    from hpe_core.learning.ensemble import ensemble_probs, forward_rows, offset_table, on_device, window_angles
 
-    device = worker_device()
-    saved = load_net(Path(folder), device)
-    size, bins, asked = saved.crop.size, saved.net.main_bins, LabelSet(("",), *offsets)
-    out = Predictions({}, {}, {}, {}, {}, {})
-    for test, files in tests.items():
-        ids: list[str] = []
-        groups: list[str] = []
-        truth, plain, shifted = [], [], []
-        kd: dict[tuple[int, int], PoseSums] = {}
-        for file in files:
-            shard = read_shard(Path(file))
-            ids += shard.sample_ids
-            groups += shard.groups
-            truth.append(shard.angles.astype(np.float64))
-            for start in range(0, len(shard), BATCH):
-                rows = slice(start, start + BATCH)
-                crops = torch.from_numpy(shard.images[rows].copy()).to(device)
-                with torch.inference_mode():
-                    plain.append(saved.net.angles(window(crops, size)).cpu().double().numpy())
-                if offsets != (0, 1):
-                    probs = ensemble_probs({"": saved.net}, crops, size, [asked])[asked]
-                    shifted.append(bins.decode(probs).cpu().double().numpy())
-                if radius:
-                    for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
-                        kd[pair] = kd.get(pair, PoseSums.empty()) + PoseSums.of(angles, shard.angles[rows])
-        out.ids[test], out.groups[test], out.truth[test] = ids, groups, np.concatenate(truth)
-        out.angles[test] = np.concatenate(plain)
-        out.offset_angles[test] = np.concatenate(shifted) if shifted else out.angles[test]
-        out.kd[test] = tuple(Cell(*pair, sums.summary()["mae"]) for pair, sums in sorted(kd.items()))
-    return out
+    device, size, asked = saved.net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets)
+    plain, shifted = [], []
+    kd: dict[tuple[int, int], float] = {}
+    for start in range(0, len(shard), forward_rows(device)):
+        rows = slice(start, start + forward_rows(device))
+        crops = on_device(shard.images[rows], device)
+        with torch.inference_mode():
+            plain.append(saved.net.angles(window(crops, size)))
+        if offsets != (0, 1):
+            probs = ensemble_probs({"": saved.net}, crops, size, [asked])[asked]
+            shifted.append(saved.net.main_bins.decode(probs))
+        if radius:
+            for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
+                kd[pair] = kd.get(pair, 0.0) + float(angle_error(angles, shard.angles[rows]).mean(axis=1).sum())
+    angles_M3, offset_M3 = (torch.cat(parts).cpu().double().numpy() if parts else None for parts in (plain, shifted))
+    assert angles_M3 is not None, "a shard has rows"
+    truth = shard.angles.astype(np.float64)
+    return Seen(shard.sample_ids, shard.groups, truth, angles_M3, angles_M3 if offset_M3 is None else offset_M3, kd)
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ its windows. So a search over one more (K, d) computes that set alone: the other
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from hpe_core.spec.training import LabelSet
 from hpe_core.system.disk import check_room
 from hpe_core.system.files import file_sha256, write_json
 from workflows.engine.cluster import capacity, worker_device
+from workflows.engine.placement import placed
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
@@ -32,8 +34,7 @@ from workflows.storage.receipts import Receipt, adopt, fitting_receipt, is_claim
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-BATCH = 64  # rows a forward pass; memory does not depend on the number of windows
+IN_HAND = 3  # shards of an actor: one is read, one is looked at, one is written
 
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def run(stage: StageRun) -> LabelsResult:
     )
     check_room(stage.folder, new * row_bytes(spec.student.net), f"soft labels of {new:,} faces")
     receipts: list[Receipt] = []
+    at = placed(spec, stage.name, capacity(spec.cluster))
     rows = [{"shard": str(file), "jobs": json.dumps(list(jobs[file].values()))} for file in files]
     dataset = ray.data.from_items(rows, override_num_blocks=len(files)).map_batches(
         LabelShard,
@@ -78,12 +80,17 @@ def run(stage: StageRun) -> LabelsResult:
             {name: str(folder) for name, folder in teachers.items()},
             str(stage.folder),
             [tuple(labels) for labels in sets],
-            spec.cluster.threads_per_worker,
+            at.threads,
         ),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(files), actor_count(spec.cluster)))),
-        num_cpus=spec.cluster.cpus_per_worker,
-        num_gpus=spec.cluster.gpus_per_worker,
+        compute=ray.data.ActorPoolStrategy(
+            size=max(1, min(len(files), at.at_once)),
+            max_tasks_in_flight_per_actor=IN_HAND + 1,
+            max_concurrent_calls_per_actor=IN_HAND,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=at.cpus,
+        num_gpus=at.gpus,
     )
     done = 0
     for row in dataset.iter_rows():
@@ -133,16 +140,12 @@ def fingerprint(receipts: Sequence[Receipt]) -> str:
     return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
 
 
-def actor_count(cluster: Any) -> int:
-    """As many as there are GPUs for, else on half of the CPUs: a local cluster counts more of them than cores."""
-    have = capacity(cluster)
-    if cluster.gpus_per_worker:
-        return int(have["GPU"] / cluster.gpus_per_worker)
-    return int(have["CPU"] / cluster.cpus_per_worker / 2)
-
-
 class LabelShard:
-    """A labelling actor: all teachers in memory, one shard a call."""
+    """A labelling actor: all teachers in memory, one shard a call.
+
+    Calls overlap: while one has the teachers, the next reads its shard and the last writes its labels. So pixels stay
+    in the process that needs them (docs/cluster.md says what it costs to send them through Ray).
+    """
 
     def __init__(
         self,
@@ -151,14 +154,19 @@ class LabelShard:
         sets: Sequence[tuple[tuple[str, ...], int, int, bool]],
         threads: int,
     ) -> None:
+        import torch
+
         from hpe_core.learning.checkpoint import load_net
 
-        self.device = worker_device(threads)
+        self.device, self.threads, self.turn = worker_device(threads), threads, threading.Lock()
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
         self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
         self.crop, self.bins = first.crop, first.net.main_bins
         self.sets = [LabelSet(*labels) for labels in sets]
         self.folder = Path(folder)
+        if self.device.type == "cuda":
+            for net in self.nets.values():
+                net.to(memory_format=torch.channels_last)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Rows of a shard's path and its jobs' hashes, one a set -> rows of its receipts."""
@@ -179,7 +187,9 @@ class LabelShard:
         if not missing:
             return [receipts[labels] for labels in self.sets]
         shard = read_shard(shard_file)
-        for labels, probs in self.ensembles(shard, missing).items():
+        with self.turn:
+            ensembles = self.ensembles(shard, missing)
+        for labels, probs in ensembles.items():
             logs = log_labels(probs).numpy().astype(np.float16)
             receipts[labels] = {
                 "hash": jobs[labels],
@@ -196,11 +206,14 @@ class LabelShard:
         """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
         import torch
 
-        from hpe_core.learning.ensemble import ensemble_probs
+        from hpe_core.learning.ensemble import ensemble_probs, forward_rows, on_device
 
+        torch.set_num_threads(self.threads)  # a count that torch keeps for each thread
+        rows, half = forward_rows(self.device), self.device.type == "cuda"
         parts: dict[LabelSet, list[Any]] = {labels: [] for labels in sets}
-        for start in range(0, len(shard), BATCH):
-            crops = torch.from_numpy(shard.images[start : start + BATCH].copy()).to(self.device)
-            for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
-                parts[labels].append(probs.cpu())
-        return {labels: torch.cat(probs) for labels, probs in parts.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            for start in range(0, len(shard), rows):
+                crops = on_device(shard.images[start : start + rows], self.device)
+                for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
+                    parts[labels].append(probs)
+        return {labels: torch.cat(probs).cpu() for labels, probs in parts.items()}

@@ -21,14 +21,15 @@ from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import read_json, write_json
-from workflows.engine.cluster import worker_device
+from workflows.engine.cluster import capacity, worker_device
+from workflows.engine.placement import placed
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import trial_file
 from workflows.tracking.progress import Reporter, now_ms
 from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
-from workflows.training.networks import HISTORY, readers_of, resend, resources, slots
+from workflows.training.networks import HISTORY, resend
 
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def run(stage: StageRun) -> SearchResult:
     search = stage.spec.search
     if not search.trials:
         return SearchResult()
+    place = placed(stage.spec, stage.name, capacity(stage.spec.cluster))
     trainable = tune.with_resources(
         tune.with_parameters(
             trial,
@@ -56,19 +58,19 @@ def run(stage: StageRun) -> SearchResult:
             folder=str(stage.folder),
             inputs={name: str(folder) for name, folder in stage.inputs.items()},
             reporter=stage.reporter,
+            threads=place.threads,
         ),
-        resources(stage.spec.cluster),
+        place.resources,
     )
     path = stage.folder / "tune"
     if restorable(path, searched=bool(search.space)):
         tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
-        at_once = min(search.concurrent, slots(stage.spec.cluster, readers_of(stage.spec), workers=1))
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=rules(stage.spec, at_once),
+            tune_config=rules(stage.spec, place.at_once),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(stage.folder),
@@ -231,7 +233,13 @@ def trial_student(spec: PipelineSpec, changes: dict[str, Any]) -> TrainSpec:
 
 
 def trial(
-    config: dict[str, Any], spec: dict[str, Any], key: str, folder: str, inputs: dict[str, str], reporter: Reporter
+    config: dict[str, Any],
+    spec: dict[str, Any],
+    key: str,
+    folder: str,
+    inputs: dict[str, str],
+    reporter: Reporter,
+    threads: int = 1,
 ) -> None:
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     from ray import tune
@@ -239,7 +247,7 @@ def trial(
     from hpe_core.learning.loop import EpochEnd, Place, fit
 
     pipeline = build(PipelineSpec, spec)
-    place = Place(worker_device(pipeline.cluster.threads_per_worker))
+    place = Place(worker_device(threads))
     changes = decode_changes(config)
     student = trial_student(pipeline, changes)
     trial_id = tune.get_context().get_trial_id()

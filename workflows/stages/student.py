@@ -20,7 +20,7 @@ from workflows.training.networks import train_all
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The student's keys, how many finalists there are, and what decides batches."""
-    return {"student": to_dict(spec.student), "finalists": spec.search.finalists, **batching(spec)}
+    return {"student": to_dict(spec.student), "finalists": spec.search.finalists, **batching(spec, "student")}
 
 
 def run(stage: StageRun) -> StudentResult:

@@ -13,7 +13,7 @@ from workflows.training.networks import train_all
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The teachers' keys, the weights that they start from, and what decides their batches."""
     files = weights(list(spec.teachers.values()))
-    return {"teachers": to_dict(spec.teachers), "weights": files, **batching(spec)}
+    return {"teachers": to_dict(spec.teachers), "weights": files, **batching(spec, "teachers")}
 
 
 def run(stage: StageRun) -> TeachersResult:

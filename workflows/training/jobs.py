@@ -48,8 +48,8 @@ class Job:
 def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     """The job of one network of this stage, with soft labels where its spec distils."""
     labels, online, source = soft_labels(stage.spec, spec, stage.inputs)
-    depends = [stage.hashes["shards"], *code_hashes(TRAINER).values(), stage.spec.cluster.workers]
-    depends += stage.spec.data.batching.values()
+    depends = [stage.hashes["shards"], *code_hashes(TRAINER).values()]
+    depends += batching(stage.spec, stage.name).values()
     depends += [stage.hashes[source]] if source else []
     depends += weights([spec]).values()
     return Job(
@@ -89,9 +89,10 @@ def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
     return found
 
 
-def batching(spec: PipelineSpec) -> dict[str, Any]:
-    """Workers and the way to them decide which faces meet in a batch."""
-    return {"workers": spec.cluster.workers, **spec.data.batching}
+def batching(spec: PipelineSpec, stage: str) -> dict[str, Any]:
+    """Workers and the way to them decide which faces meet in a batch; of elastic ones, how few and many they may be."""
+    fewest, most = spec.cluster.workers_of(stage)
+    return {"workers": most if fewest == most else [fewest, most], **spec.data.batching}
 
 
 def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":

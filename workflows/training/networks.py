@@ -12,17 +12,15 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError
-from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.network import MEANING, WEIGHTS
-from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
-from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.cluster import capacity
+from workflows.engine.cluster import capacity, worker_device
+from workflows.engine.placement import placed
 from workflows.engine.ray_private import trainer_without_torch
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
@@ -38,7 +36,7 @@ HISTORY = "history.json"  # in a checkpoint: the epochs so far
 def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, NetworkResult]:
     """Train all jobs at once; returns {name: result}. Raises StageFailed that names those that failed."""
     # A worker group that waits for room counts as failed after a while, so no more are started than have room.
-    at_once = slots(stage.spec.cluster, readers_of(stage.spec))
+    at_once = placed(stage.spec, stage.name, capacity(stage.spec.cluster)).at_once
     with ThreadPoolExecutor(min(len(jobs), at_once)) as pool:
         running = {job.name: pool.submit(train_one, job, stage) for job in jobs}
     failed = {name: future.exception() for name, future in running.items() if future.exception() is not None}
@@ -81,17 +79,18 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
     import ray.train
 
     cluster, began = stage.spec.cluster, time.monotonic()
-    threads, readers = cluster.threads_per_worker, cluster.readers_per_worker
+    place = placed(stage.spec, stage.name, capacity(cluster))
+    threads, readers, (fewest, most) = place.threads, cluster.readers_per_worker, place.workers
 
     def fit() -> Any:
         discard_torn(home / "ray-train")
-        trainer = trainer_class(cluster.workers)(
+        trainer = trainer_class(most)(
             train_worker,
             train_loop_config={"job": job, "reporter": stage.reporter, "threads": threads, "readers": readers},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.workers,
-                use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker=resources(cluster),
+                num_workers=most if fewest == most else (fewest, most),
+                use_gpu=place.gpus > 0,
+                resources_per_worker=place.resources,
             ),
             run_config=ray.train.RunConfig(
                 name="ray-train",
@@ -140,42 +139,16 @@ def discard_torn(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def slots(cluster: ClusterSpec, readers: int = 0, *, workers: int = 0) -> int:
-    """How many networks the cluster can train at once, `readers` CPUs beside each worker. Raises SpecError for none."""
-    have, need, workers = capacity(cluster), resources(cluster), workers or cluster.workers
-    beside = need | {"CPU": need["CPU"] + readers}
-    room = min(int(have[kind] / (amount * workers)) for kind, amount in beside.items())
-    if room < 1:
-        asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items())
-        asked += f" with {readers} CPU each to read for them (data.ingest=ray_data)" if readers else ""
-        there = ", ".join(f"{have[kind]:g} {kind}" for kind in need)
-        raise SpecError(f"cluster: {workers} workers of {asked} do not fit into a cluster of {there}")
-    return room
-
-
-def readers_of(spec: PipelineSpec) -> int:
-    """CPUs that read for each worker, beside those that it holds; 0 where workers read themselves."""
-    return spec.cluster.readers_per_worker if spec.data.ingest == "ray_data" else 0
-
-
-def resources(cluster: ClusterSpec) -> dict[str, float]:
-    need = {"CPU": cluster.cpus_per_worker}
-    return need | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the plain loop of hpe_core, its checkpoints reported to Ray."""
     import ray.train
-    import torch
-    from ray.train.torch import get_device
 
     from hpe_core.learning.loop import EpochEnd, Place, fit
 
-    torch.set_num_threads(config["threads"])
-    keep_freed_memory()
     context = ray.train.get_context()
-    place = Place(get_device(), context.get_world_rank(), context.get_world_size())
+    place = Place(worker_device(config["threads"]), context.get_world_rank(), context.get_world_size())
     job, reporter = config["job"], config["reporter"]
+    spec = replace(job.spec, optim=job.spec.optim.over(place.world))
     history: list[dict[str, float]] = []
     checkpoint = ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory() as scratch:
@@ -208,7 +181,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 reporter.progress(job.name, seen, total, "faces")
 
         fit(
-            job.spec,
+            spec,
             job.data.crop,
             train,
             val,

@@ -1,0 +1,112 @@
+"""What each stage gets of the cluster: how many workers at once, and the CPUs and GPUs that each of them holds.
+
+The keys are those of `cluster` and `cluster.stages`; `gpus: auto` is worked out here, from what is there. None of it
+enters a hash: it changes where and when something runs, never what comes out. The number of data-parallel workers of a
+network does, and is taken as it is written.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hpe_core.errors import SpecError
+from hpe_core.spec.cluster import TRAINING, Pool
+from hpe_core.spec.pipeline import PipelineSpec
+
+POOLED = {"labels": "actor", "evaluate": "task"}  # units of the stages whose work is cut into pieces
+MOST_ON_A_GPU = 4  # trials or tasks that `auto` lets share one: each brings torch and its kernels, and its own rows
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A stage on a cluster: `at_once` units (networks, trials ...) of so many workers, and what a worker holds."""
+
+    stage: str
+    unit: str
+    at_once: int
+    workers: tuple[int, int]  # of a unit: fewest and most
+    cpus: float
+    gpus: float
+    threads: int
+    readers: int  # CPUs beside each worker, that read for it
+    there: Mapping[str, float]
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of one worker, as Ray names them."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    @property
+    def line(self) -> str:
+        """For the user, e.g. `2 trials at once, each with 1 CPU and 0.5 GPU (there: 8 CPU, 1 GPU)`."""
+        fewest, most = self.workers
+        several = "" if most == 1 else f"{most} workers of " if fewest == most else f"{fewest} to {most} workers of "
+        units = f"{self.at_once} {self.unit}" + ("s at once" if self.at_once > 1 else "")
+        units = f"up to {units}" if self.stage in POOLED else units
+        read = f" and {self.readers} CPU to read for it" if self.readers else ""
+        each = "with" if self.at_once == 1 else "each with"
+        held = f"{self.cpus:g} CPU and {f'{self.gpus:g} GPU' if self.gpus else 'no GPU'}"
+        return f"{units}, {each} {several}{held}{read} (there: {amounts(self.there)})"
+
+
+def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placement:
+    """The placement of one stage on a cluster of {"CPU", "GPU"}. Raises SpecError where not even one unit fits."""
+    share, workers = spec.cluster.share_of(stage), spec.cluster.workers_of(stage)
+    assert share.cpus is not None and share.gpus is not None and share.threads is not None
+    cpus, (unit, wanted) = share.cpus, units(spec, stage)
+    sharing = min(wanted, len(spec.teachers) + 2) if stage == "evaluate" else wanted  # every network at once
+    gpus = auto_gpus(stage, sharing, there["GPU"]) if isinstance(share.gpus, str) else share.gpus
+    readers = spec.cluster.readers_per_worker if reads(spec, stage) else 0
+
+    def room(count: int) -> int:
+        """How many units of so many workers fit."""
+        found = int(min(there["CPU"], 1e9) / ((cpus + readers) * count))
+        if gpus:
+            whole, part = int(there["GPU"]), int(1 / gpus)  # a share lies on one GPU
+            found = min(found, (whole * part if gpus < 1 else int(whole / gpus)) // count)
+        return found
+
+    fits = room(workers[1]) or min(1, room(workers[0]))  # elastic networks have the whole cluster, one after the other
+    if not fits:
+        asked = f"{workers[0]} workers of {cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
+        asked += f" with {readers} CPU each to read for them (data.ingest=ray_data)" if readers else ""
+        counted = [kind for kind in ("CPU", "GPU") if math.isfinite(there[kind]) and (gpus or kind == "CPU")]
+        had = ", ".join(f"{there[kind]:g} {kind}" for kind in counted)
+        raise SpecError(f"cluster: {stage}: {asked} do not fit into a cluster of {had}")
+    if stage == "labels" and not gpus:
+        fits = max(1, fits // 2)  # a local cluster counts more CPUs than cores
+    at_once = int(min(fits, wanted))
+    return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, readers, there)
+
+
+def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:
+    """What a stage runs side by side, and how many of it there are at most."""
+    own = getattr(spec.cluster.stages, stage)
+    most = (own.workers if isinstance(own, Pool) else None) or math.inf
+    if stage == "teachers":
+        return "network", len(spec.teachers)
+    if stage == "student":
+        return "network", max(2, spec.search.ending)
+    if stage == "search":
+        return "trial", max(1, min(spec.search.concurrent, spec.search.trials))
+    return POOLED[stage], most
+
+
+def auto_gpus(stage: str, wanted: float, there: float) -> float:
+    """GPUs of a worker: none on a cluster without; a whole one to train, or to label; else a share of one, so that all
+    that are wanted run at once."""
+    if there < 1:
+        return 0.0
+    if stage in TRAINING or wanted == math.inf:
+        return 1.0
+    sharing = min(MOST_ON_A_GPU, max(1, math.ceil(wanted / int(there))))
+    return math.floor(1e4 / sharing) / 1e4  # Ray counts to the fourth digit
+
+
+def reads(spec: PipelineSpec, stage: str) -> bool:
+    """Whether tasks of Ray Data read for the workers of this stage, on CPUs beside them."""
+    return spec.data.ingest == "ray_data" and stage in (*TRAINING, "search")
+
+
+def amounts(there: Mapping[str, float]) -> str:
+    return f"{there['CPU']:g} CPU" + (f", {there['GPU']:g} GPU" if there["GPU"] else "")
