@@ -71,6 +71,28 @@ def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp
     assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
+def test_elastic_workers_go_on_with_fewer_when_a_node_is_lost(nodes, tmp_path):
+    """From the last checkpoint, and the whole length of the schedule; more epochs, so that there is time to lose it."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    elastic = ["cluster.stages.teachers.workers=[1, 6]", "teachers.resnet=null", "teachers.byobnet.optim.epochs=30"]
+    elastic += [f"cluster.address={nodes.cluster.address}", "teachers.byobnet.optim.batch_size=24"]
+    road.sound(road.run("shards", store, *elastic, env=road.environment()))
+    with open(log, "w") as stream, road.whole_tree() as start:
+        process = start(road.words("teachers", store, *elastic), stdout=stream, stderr=stream)
+        deadline = time.monotonic() + road.PATIENCE_S
+        while not road.has_checkpoint(store):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.02)
+        nodes.cluster.remove_node(nodes.others.pop(), allow_graceful=False)
+        process.wait(timeout=road.PATIENCE_S)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert "1 network, with 1 to 6 workers of 1 CPU and no GPU (there: 6 CPU)" in log.read_text()
+    (network,) = road.result_of(store, "teachers")["networks"].values()
+    workers = [row["workers"] for row in network["history"]]
+    assert [row["epoch"] for row in network["history"]] == [*range(1, 31)]
+    assert workers[0] > workers[-1] >= 1 and max(workers[-5:]) <= 4, workers
+
+
 def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     """`cluster.workers=2`: every network by two workers that may lie on two nodes; it learns what one worker learns.
 

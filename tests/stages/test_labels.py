@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpe_core.data.rows import read_shard, read_soft_labels
+from hpe_core.data.rows import Shard, read_shard, read_soft_labels
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning import ensemble
 from hpe_core.learning.checkpoint import load_net, save_net
@@ -217,3 +219,29 @@ def test_a_shard_is_hashed_once_a_run(tmp_path, monkeypatch):
     hashed.clear()
     run_all(stages, load(["tests/tiny.yaml"], [*words, "student.distill.mirrored=true"]))
     assert hashed == Counter(made)
+
+
+def test_calls_that_overlap_have_the_teachers_in_turn_and_write_the_same_bytes(house, monkeypatch):
+    """One shard is read and one is written while another is looked at; memory on the device is that of one."""
+    shards, inside, most = write_heads(house.root / "more", 12, per_shard=3), [], []
+    folders = {name: str(house.root / name) for name in NAMES}
+    ensembles = LabelShard.ensembles
+
+    def watched(self: LabelShard, shard: Shard, sets: Sequence[LabelSet]) -> Any:
+        inside.append(shard)
+        most.append(len(inside))
+        time.sleep(0.05)
+        found = ensembles(self, shard, sets)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(LabelShard, "ensembles", watched)
+
+    def labelled(stage: str, calls: int) -> list[bytes]:
+        actor = LabelShard(folders, str(house.root / stage), [tuple(ALL)], 1)
+        with ThreadPoolExecutor(calls) as pool:
+            list(pool.map(lambda shard: actor({"shard": [shard], "jobs": [json.dumps(["hash"])]}), shards))
+        return [(house.root / stage / place(shard, ALL)).read_bytes() for shard in shards]
+
+    assert labelled("one by one", 1) == labelled("overlapping", 3)
+    assert len(most) == 2 * len(shards) and set(most) == {1}

@@ -200,3 +200,17 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     at = placed(stage.spec, "evaluate", {"CPU": 1, "GPU": 0})
     assert evaluate.drift_task(stage, at) == ({"second": "/t/second"}, files, to_dict(student.augment), True)
+
+
+def test_a_table_is_computed_with_all_digits(asked, monkeypatch):
+    """Whatever else a process allows: the exported file is held to 1e-3 degrees of these angles."""
+    folder, _, files = asked
+    seen = []
+    monkeypatch.setattr(evaluate, "predict", lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        evaluate.predict_files(str(folder), files[next(iter(TESTS))][:1], (0, 1), 0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest"]

@@ -295,6 +295,11 @@ def test_a_network_is_known_by_what_it_depends_on(folders, changes, taught, othe
     assert (network(folders, taught, **changes) != network(folders, taught)) == other
 
 
+def test_elastic_workers_are_known_by_how_few_and_how_many_they_may_be(folders):
+    found = [network(folders, cluster={"workers": workers}) for workers in (1, 2, [1, 2], [2, 2], [2, 4], [1, 4], 4)]
+    assert found[1] == found[3] and len(set(found)) == len(found) - 1
+
+
 def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeypatch):
     file, found = tmp_path / "weights", set()
     (tmp_path / MEANING).write_text("")

@@ -7,6 +7,7 @@ resumes silently by (storage path, name), so the hash is the name.
 How training rows reach the workers is `data.ingest`; validation rows are read by every worker, whatever it says.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
-from workflows.engine.cluster import capacity, worker_device
+from workflows.engine.cluster import QUIET, capacity, worker_device
 from workflows.engine.placement import placed
 from workflows.engine.ray_private import trainer_without_torch
 from workflows.engine.results import NetworkResult
@@ -29,6 +30,9 @@ from workflows.tracking.progress import now_ms
 from workflows.training.jobs import Job, online_teachers, open_data
 
 TOLD_EVERY_S = 1.0
+# When a node is lost Ray asks for as many workers as before, for it learns of the loss up to 20 s later; only when it
+# has waited this long for their room does it count again. Fixed workers wait for nodes that still have to start.
+START_TIMEOUT, ELASTIC_START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
 KEPT = (WEIGHTS, MEANING)
 HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
@@ -84,9 +88,16 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
 
     def fit() -> Any:
         discard_torn(home / "ray-train")
+        os.environ[START_TIMEOUT] = QUIET[START_TIMEOUT] if fewest == most else ELASTIC_START_S
         trainer = trainer_class(most)(
             train_worker,
-            train_loop_config={"job": job, "reporter": stage.reporter, "threads": threads, "readers": readers},
+            train_loop_config={
+                "job": job,
+                "reporter": stage.reporter,
+                "threads": threads,
+                "readers": readers,
+                "elastic": fewest < most,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=most if fewest == most else (fewest, most),
                 use_gpu=place.gpus > 0,
@@ -162,7 +173,8 @@ def train_worker(config: dict[str, Any]) -> None:
         train, val = open_data(job, config["readers"])
 
         def on_epoch(end: EpochEnd) -> None:
-            history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
+            counted = {"workers": float(place.world)} if config.get("elastic") else {}
+            history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics, **counted})
             if place.rank > 0:
                 ray.train.report(end.metrics)
                 return
