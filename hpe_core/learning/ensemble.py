@@ -25,12 +25,12 @@ TINY = 1e-7  # log-probabilities are stored as float16
 
 
 def forward_rows(device: torch.device) -> int:
-    """Rows of a forward pass. A GPU is busy from about so many on; a CPU's caches are not (docs/benchmarks.md)."""
+    """Rows of a forward pass. On a CPU more are no faster (docs/cluster.md); on a GPU nobody has measured."""
     return GPU_ROWS if device.type == "cuda" else CPU_ROWS
 
 
 def folded(crops: Tensor) -> int:
-    """How many windows of these crops a GPU sees in one forward pass; a CPU sees each alone, and is as fast."""
+    """Windows of these crops that a GPU sees in one forward pass. A CPU sees each alone: labels keep their bytes."""
     return max(1, GPU_ROWS // max(1, len(crops))) if crops.device.type == "cuda" else 1
 
 
