@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.data",),
     ("hpe_core.augment",),
     ("hpe_core.learning",),
+    ("hpe_core.training",),
     ("hpe_core.predictor",),
     ("hpe_core.pyfunc",),
     ("workflows.tracking", "workflows.storage"),

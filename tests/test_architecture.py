@@ -13,20 +13,20 @@ from workflows.engine.config import REPO
 SOUND = {
     "hpe_core/errors.py": "",
     "hpe_core/learning/models.py": "import torch\n",
-    "hpe_core/learning/loop.py": "from hpe_core.learning import models\n",
+    "hpe_core/training/loop.py": "from hpe_core.learning import models\n",
     "hpe_core/data/rows.py": "from hpe_core.errors import SpecError\n",
     "workflows/engine/stage.py": "from hpe_core.data.rows import read\n",
     "workflows/stages/shards.py": "from workflows.engine.stage import StageRun\n",
-    "workflows/stages/labels.py": "def run():\n    from hpe_core.learning.loop import fit\n",
+    "workflows/stages/labels.py": "def run():\n    from hpe_core.training.loop import fit\n",
     "workflows/full_pipeline.py": "from workflows.stages import labels, shards\n",
 }
-LOOP, ROWS, UP = "from hpe_core.learning.loop import fit\n", "hpe_core/data/rows.py", "does not lie below it"
+LOOP, ROWS, UP = "from hpe_core.training.loop import fit\n", "hpe_core/data/rows.py", "does not lie below it"
 LABELS, INSIDE, READ = "workflows/stages/labels.py", "def run():\n    ", "from hpe_core.data.rows import read\n"
 BREACHES = {
     "upward": (ROWS, LOOP, UP),
     "upward in a function": (ROWS, INSIDE + LOOP, UP),
     "upward for types": (ROWS, f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {LOOP}", UP),
-    "a circle": ("hpe_core/learning/models.py", "from hpe_core.learning import loop\n", "imports itself"),
+    "a circle": ("hpe_core/learning/models.py", "from hpe_core.training import loop\n", "imports itself"),
     "a circle through a function": ("hpe_core/learning/models.py", f"import torch\n{INSIDE}{LOOP}", "imports itself"),
     "a stage imports a stage": (
         LABELS,

@@ -26,14 +26,24 @@ class PoseBatch:
 
     images_BHWC: Tensor  # uint8 RGB
     angles_B3: Tensor  # float32 degrees
-    scales_B2: Tensor  # float32 image pixels per crop pixel, x and y
+    scales_B2: Tensor | None = None  # float32 image pixels per crop pixel, x and y; what is moved needs them
     soft_B3N: Tensor | None = None  # float16 log-probabilities
 
     def __len__(self) -> int:
         return int(self.images_BHWC.shape[0])
 
-    def to(self, device: torch.device) -> "PoseBatch":
-        return self._each(lambda column: column.to(device, non_blocking=True))
+    def tensors(self) -> list[Tensor]:
+        """The columns that there are."""
+        return [column for column in vars(self).values() if column is not None]
+
+    def copy(self) -> "PoseBatch":
+        return self._each(torch.clone)
+
+    def to(self, device: torch.device | str) -> "PoseBatch":
+        """On a device; from pinned memory, so that nobody waits for it."""
+        if torch.device(device).type == "cpu":
+            return self._each(lambda column: column.to(device))
+        return self._each(lambda column: column.pin_memory().to(device, non_blocking=True))
 
     def take(self, rows: Tensor | slice) -> "PoseBatch":
         """The rows that an index, a mask or a slice picks."""
@@ -118,11 +128,15 @@ class FaceData:
         for index in order:
             yield taken(rows, index)
 
-    def ordered(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
+    def in_order(self, batch_size: int, *, rank: int = 0, world: int = 1) -> list[NDArray[np.int64]]:
         """Every row once, in file order; with several workers each takes every world-th batch."""
+        starts = range(rank * batch_size, len(self), world * batch_size)
+        return [np.arange(start, min(start + batch_size, len(self))) for start in starts]
+
+    def ordered(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
+        """The batches of `in_order`."""
         rows = self.rows()
-        for start in range(rank * batch_size, len(rows), world * batch_size):
-            yield taken(rows, np.arange(start, min(start + batch_size, len(rows))))
+        return (taken(rows, index) for index in self.in_order(batch_size, rank=rank, world=world))
 
 
 class OwnFaces(FaceData):

@@ -70,12 +70,19 @@ class AngleBins:
         Mass that would leave the grid stays in the outermost bin. The mean moves by exactly `by_deg` as long as nothing
         reaches the border; the variance grows by at most width^2 / 4.
         """
-        bins = torch.arange(self.count, device=probs.device, dtype=probs.dtype)
-        position = (bins + (by_deg / self.width).unsqueeze(-1)).clamp(0, self.count - 1)
-        low = position.floor().long()
-        weight_high = position - low
-        out = torch.zeros_like(probs).scatter_add_(-1, low, probs * (1 - weight_high))
-        return out.scatter_add_(-1, (low + 1).clamp_max(self.count - 1), probs * weight_high)
+        by = (by_deg / self.width).unsqueeze(-1)
+        whole = by.floor()
+        source = torch.arange(self.count, device=probs.device) - whole.long()
+
+        def from_bins(index: Tensor) -> Tensor:
+            found = probs.gather(-1, index.clamp(0, self.count - 1).expand_as(probs))
+            return torch.where((index >= 0) & (index < self.count), found, 0)
+
+        share = by - whole
+        out = (1 - share) * from_bins(source) + share * from_bins(source - 1)
+        left = (probs.sum(-1, keepdim=True) - out.sum(-1, keepdim=True)).clamp_min(0)  # all on the side of the shift
+        edge = torch.arange(self.count, device=probs.device) == torch.where(by > 0, self.count - 1, 0)
+        return out + left * edge
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpe_core.data.augment import move
+from hpe_core.augment.moves import move
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.rotation import angle_error
 from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, log_labels

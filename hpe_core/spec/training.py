@@ -23,9 +23,10 @@ class OptimSpec:
     clip_norm: NotNegative = 0.0  # 0 is off
     ema_decay: Annotated[NotNegative, below(1)] = 0.0  # 0 is off
     accumulate: Count = 1  # each batch goes through the network in so many parts; batch statistics are those of a part
-    amp: bool = False  # bfloat16 on a GPU; a CPU computes in float32 all the same (bfloat16 halves its speed)
-    channels_last: bool = False
-    compile: bool = False  # torch.compile; needs a C++ compiler on the worker
+    amp: bool = True  # bfloat16 on a GPU; a CPU computes in float32 all the same (bfloat16 halves its speed)
+    channels_last: bool = True
+    step: Literal["auto", "eager", "compiled", "graph"] = "auto"  # auto: a CUDA graph on one GPU, else eager
+    deterministic: bool = False  # on a GPU the same weights to the last bit, at its price; a CPU makes them anyway
 
     def __post_init__(self) -> None:
         said = f"accumulate {self.accumulate} leaves less than two faces of a batch of {self.batch_size}"
@@ -50,6 +51,7 @@ class AugmentSpec:
     jitter_px: Natural = 0  # window moved by up to this, inside the margin
     photometric: Literal["none", "light", "ehpnet", "offsets"] = "light"
     strength: Share = 1.0  # scales the probability of the photometric chain
+    backend: Literal["auto", "device", "albumentations"] = "auto"  # who recolours; auto: the faster of both
 
     def __post_init__(self) -> None:
         said = f"turn_gain is 0 or at least 1 (roll itself changes by the turn), got {self.turn_gain}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hpe_core.data.augment import Augment
+from hpe_core.augment.augment import Augment
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.plan import plan_dataset
@@ -25,7 +25,6 @@ from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import canonical_crop, window
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.learning.ensemble import ensemble_probs
-from hpe_core.learning.loop import fit
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
@@ -35,6 +34,7 @@ from hpe_core.spec.cluster import StageShares
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
+from hpe_core.training.loop import fit
 from tests.archives import write_aflw2000, write_biwi, write_pointing04
 from workflows.checks.convention import check_labels
 from workflows.engine import plan as planning
@@ -74,15 +74,17 @@ NETWORK: dict[str, Any] = {
     "optim.clip_norm": 1,
     "optim.ema_decay": 0.5,
     "optim.accumulate": 2,
-    "optim.amp": True,
-    "optim.channels_last": True,
-    "optim.compile": True,
+    "optim.amp": False,
+    "optim.channels_last": False,
+    "optim.step": "compiled",
+    "optim.deterministic": True,
     "augment.flip": 0.25,
     "augment.turn_deg": 3,
     "augment.turn_gain": 0,
     "augment.jitter_px": 1,
     "augment.photometric": "none",
     "augment.strength": 0.5,
+    "augment.backend": "albumentations",
 }
 DISTILL = {"temperature": (2, SEARCH), "hard_weight": (0.5, SEARCH), "scale": (0.5, SEARCH)}
 DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS), "mirrored": (True, LABELS)}
@@ -146,6 +148,7 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "cluster.threads_per_worker": (2, NOTHING),
     "cluster.readers_per_worker": (2, NOTHING),
     "cluster.max_failures": (9, NOTHING),
+    "cluster.checkpoint_s": (1, NOTHING),
     "cluster.max_cpus": (9, NOTHING),
     "cluster.max_gpus": (9, NOTHING),
     "mlflow.uri": ("none", NOTHING),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Driven:
     def ask(self, spec: PipelineSpec) -> None:
         self.asked += 1
 
-    def open(self, store: Store, planned: Plan) -> "Driven":
+    def open(self, store: Store, planned: Plan, names: Sequence[str]) -> "Driven":
         self.store, self.planned = store, planned
         self.opened += 1
         return self

@@ -10,12 +10,12 @@ from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import canonical_crop, window
 from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.loop import fit
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
+from hpe_core.training.loop import fit
 from tests.faces import NET_CROP, face_row, windows
 from workflows.export.int8 import head_and_decoder, quantize_onnx, score_int8
 from workflows.export.onnx_file import export_network

@@ -10,10 +10,11 @@ import torch
 
 from hpe_core.data.batch import FaceData
 from hpe_core.learning.ensemble import ensemble_probs
-from hpe_core.learning.loop import Place, fit
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
+from hpe_core.training.loop import fit
+from hpe_core.training.place import Place
 from tests.faces import CROP, write_heads
 from tests.learning.test_loop import SPEC
 

@@ -9,21 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpe_core.data.augment import center_window
+from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_soft_labels
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
-from hpe_core.learning import loop
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.learning.ensemble import OnlineTeachers
-from hpe_core.learning.loop import TRAINER, Place, backward, fit, validate
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import build
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
+from hpe_core.training import loop
+from hpe_core.training.loop import fit, validate
+from hpe_core.training.place import Place
+from hpe_core.training.state import TRAINER
+from hpe_core.training.step import backward
 from tests.faces import CROP, write_heads
 
 SPEC = TrainSpec(
@@ -243,7 +246,9 @@ def test_compiled_training_is_the_eager_one(shards):
     """On a CPU, where it needs a C++ compiler; a first step of half a minute."""
     losses: dict[bool, list[float]] = {}
     for compiled in (False, True):
-        spec = dataclasses.replace(SPEC, optim=dataclasses.replace(SPEC.optim, epochs=2, compile=compiled))
+        spec = dataclasses.replace(
+            SPEC, optim=dataclasses.replace(SPEC.optim, epochs=2, step="compiled" if compiled else "eager")
+        )
         kept = losses.setdefault(compiled, [])
         fit(spec, CROP, *data(shards), on_epoch=lambda end, kept=kept: kept.append(end.metrics["train/loss"]))
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)

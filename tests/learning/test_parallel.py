@@ -11,9 +11,10 @@ import torch.multiprocessing as processes
 
 from hpe_core.data.batch import FaceData, OwnFaces, PoseBatch, TrainFaces
 from hpe_core.learning.checkpoint import load_net
-from hpe_core.learning.loop import EpochEnd, Place, fit
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
+from hpe_core.training.loop import EpochEnd, fit
+from hpe_core.training.place import Place
 from tests.faces import CROP, write_heads
 
 # Without batch statistics, dropout or random augmentation the two must agree to rounding. The second head has no

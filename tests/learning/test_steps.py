@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from hpe_core.data.augment import center_window
+from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData, PoseBatch
 from hpe_core.data.rows import read_shard
 from hpe_core.geometry.crop import window
 from hpe_core.learning import models
-from hpe_core.learning.loop import TRAINER, Place, fit
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
+from hpe_core.training.loop import fit
+from hpe_core.training.place import Place
+from hpe_core.training.state import TRAINER
 from tests.faces import CROP, write_heads
 
 STEPS, FACES = 4, 16

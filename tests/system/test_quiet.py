@@ -41,7 +41,7 @@ PUBLISHED = """
 import sys
 from pathlib import Path
 import numpy
-from hpe_core.data.augment import photometric_chain
+from hpe_core.augment.reference import photometric_chain
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
@@ -60,7 +60,7 @@ photometric_chain("light", 1.0)
 LOUDEST = """
 import mlflow
 import onnxruntime
-from hpe_core.data.augment import photometric_chain
+from hpe_core.augment.reference import photometric_chain
 photometric_chain("light", 1.0)
 """
 ON_RAY = """
@@ -71,7 +71,7 @@ from hpe_core.system.quiet import SWITCHES
 from workflows.engine.cluster import connected
 
 def augmented(row):
-    from hpe_core.data.augment import photometric_chain
+    from hpe_core.augment.reference import photometric_chain
     photometric_chain("light", 1.0)
     return {"quiet": all(os.environ.get(name) == value for name, value in SWITCHES.items())}
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from hpe_core.data.rows import read_shard, shard_files, write_shard, write_soft_labels
 from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.loop import EpochEnd
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.files import write_json
+from hpe_core.training.loop import EpochEnd
 from tests.faces import CROP, face_row
 from tests.reporting import LocalReporter
 from workflows.engine.results import NetworkResult
@@ -126,16 +126,19 @@ def test_a_stream_has_as_many_of_each(folders):
 
 
 class Fit:
-    """Stands for the training loop: remembers what it was given, and ends two epochs."""
+    """Stands for the training loop: remembers what it was given, and ends two epochs, or as many as it is told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, rank: int = 0, resume: Path | None = None) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, rank: int = 0, resume: Path | None = None, epochs: int = 2
+    ) -> None:
         import ray.train
         import ray.tune
 
+        self.epochs = epochs
         self.reported: list[dict[str, float]] = []
         self.files: list[dict[str, Any]] = []
         self.events: list[Event] = []
-        monkeypatch.setattr("hpe_core.learning.loop.fit", self)
+        monkeypatch.setattr("hpe_core.training.loop.fit", self)
         told = {"get_trial_id": "t1", "get_world_rank": rank, "get_world_size": rank + 1}
         context = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
         checkpoint = None if resume is None else ray.train.Checkpoint.from_directory(str(resume))
@@ -147,10 +150,10 @@ class Fit:
 
     def __call__(self, spec: Any, crop: Any, learnt: Any, judged: Any, **more: Any) -> None:
         self.spec, self.crop, self.faces, self.more = spec, crop, (learnt, judged), more
-        for epoch, mae in ((1, 6.5), (2, 7.0)):
+        for epoch, mae in enumerate((6.5, 7.0, 7.5, 8.0)[: self.epochs], start=1):
             more["on_epoch"](EpochEnd(epoch, {"val/mae": mae}, 6.5, lambda folder: None))
 
-    def report(self, metrics: dict[str, float], checkpoint: Any = None) -> None:
+    def report(self, metrics: dict[str, float], checkpoint: Any = None, **how: Any) -> None:
         self.reported.append(metrics)
         if checkpoint is not None:
             texts = {path.name: json.loads(path.read_text()) for path in Path(checkpoint.path).iterdir()}
@@ -190,7 +193,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypa
 def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch, tmp_path):
     """Told again after a kill, an epoch has the same time, so that it counts once."""
     asked, fit = job(folders), Fit(monkeypatch)
-    config = {"job": asked, "threads": 1, "readers": 1}
+    config = {"job": asked, "threads": 1, "readers": 1, "checkpoint_s": 0}
     train.train_worker(config | {"reporter": fit.reporter})
     check_faces(folders, *fit.faces, soft=True)
     assert (fit.spec, fit.crop, fit.more["resume"]) == (asked.spec, CROP, None)
@@ -212,13 +215,22 @@ def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch,
     assert (silent.more["place"].rank, silent.more["place"].world) == (1, 2)
 
 
+def test_checkpoints_come_by_time_and_the_last_epoch_has_one(folders, monkeypatch):
+    """What lies between is told with the next of them, so that an epoch that is lost was not told."""
+    fit = Fit(monkeypatch, epochs=4)
+    asked = job(folders, student={"net": NET, "optim": {"epochs": 4}, "distill": {}})
+    train.train_worker({"job": asked, "threads": 1, "readers": 1, "checkpoint_s": 1e9, "reporter": fit.reporter})
+    assert [[row["epoch"] for row in kept["history.json"]] for kept in fit.files] == [[1], [1, 2, 3, 4]]
+    assert [body[2] for body in fit.told("metrics")] == [1, 2, 3, 4] and len(fit.reported) == 4
+
+
 def test_a_network_learns_by_the_batch_and_the_rate_of_its_workers(folders, monkeypatch):
     """However many there are when it starts: elastic ones are counted anew whenever their number has changed."""
     optim = {"batch_size": 8, "lr": 0.01, "batch_scaling": "scale", "lr_scaling": "linear"}
     for rank, seen in ((0, (8, 0.01)), (2, (24, 0.03))):
         fit = Fit(monkeypatch, rank=rank)
         asked = job(folders, student={"net": NET, "optim": optim, "distill": {}})
-        train.train_worker({"job": asked, "threads": 1, "readers": 1, "reporter": fit.reporter})
+        train.train_worker({"job": asked, "threads": 1, "readers": 1, "checkpoint_s": 0, "reporter": fit.reporter})
         assert (fit.spec.optim.batch_size, fit.spec.optim.lr) == (seen[0], pytest.approx(seen[1]))
 
 

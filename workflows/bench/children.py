@@ -56,7 +56,7 @@ def train_here(job: Job, notes: Path) -> None:
     """Trains as a worker of Ray Train does: a checkpoint after each epoch, and its figures into `notes`."""
     import torch
 
-    from hpe_core.learning.loop import EpochEnd, fit
+    from hpe_core.training.loop import EpochEnd, fit
 
     def on_epoch(end: EpochEnd) -> None:
         note(notes, time.time(), end.metrics)

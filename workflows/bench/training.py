@@ -19,7 +19,7 @@ from workflows.training.jobs import Job
 from workflows.training.networks import run_ray_train
 
 End = tuple[float, dict[str, float]]  # when an epoch ended, and its figures
-RIVAL = "hpe_core.learning.loop.fit in a fresh process"
+RIVAL = "hpe_core.training.loop.fit in a fresh process"
 
 
 def train(lab: Lab) -> list[Row]:

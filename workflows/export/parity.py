@@ -6,7 +6,6 @@ import numpy as np
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import ANGLE_NAMES
-from hpe_core.learning.precision import exact_float32
 from workflows.engine.exported import Parity
 from workflows.export.runtimes import Call
 
@@ -18,6 +17,8 @@ def proved(network: Call, exported: Call, crops: Image, what: str) -> Parity:
     """Largest difference by angle, over batches of several sizes of (M, size, size, 3) crops. Raises ValueError."""
     worst = np.zeros((2, 3))
     # One crop, one whole batch, and what is left: the batch size has to be free, not merely unchecked.
+    from hpe_core.learning.precision import exact_float32
+
     cuts = [0, *range(1, len(crops), BATCH), len(crops)]
     for start, end in itertools.pairwise(cuts):
         batch = np.ascontiguousarray(crops[start:end])

@@ -244,7 +244,8 @@ def trial(
     """Body of a trial: the student with the proposed changes, for the search's number of epochs."""
     from ray import tune
 
-    from hpe_core.learning.loop import EpochEnd, Place, fit
+    from hpe_core.training.loop import EpochEnd, fit
+    from hpe_core.training.place import Place
 
     pipeline = build(PipelineSpec, spec)
     place = Place(worker_device(threads))

@@ -7,6 +7,7 @@ resumes silently by (storage path, name), so the hash is the name.
 How training rows reach the workers is `data.ingest`; validation rows are read by every worker, whatever it says.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -96,6 +97,7 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
                 "reporter": stage.reporter,
                 "threads": threads,
                 "readers": readers,
+                "checkpoint_s": cluster.checkpoint_s,
                 "elastic": fewest < most,
             },
             scaling_config=ray.train.ScalingConfig(
@@ -154,11 +156,13 @@ def train_worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the plain loop of hpe_core, its checkpoints reported to Ray."""
     import ray.train
 
-    from hpe_core.learning.loop import EpochEnd, Place, fit
+    from hpe_core.training.loop import EpochEnd, fit
+    from hpe_core.training.place import Place
 
     context = ray.train.get_context()
-    place = Place(worker_device(config["threads"]), context.get_world_rank(), context.get_world_size())
     job, reporter = config["job"], config["reporter"]
+    device, room = worker_device(config["threads"]), 1e9 * job.data.resident_gb
+    place = Place(device, context.get_world_rank(), context.get_world_size(), room)
     spec = replace(job.spec, optim=job.spec.optim.over(place.world))
     history: list[dict[str, float]] = []
     checkpoint = ray.train.get_checkpoint()
@@ -172,17 +176,27 @@ def train_worker(config: dict[str, Any]) -> None:
                 resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
         train, val = open_data(job, config["readers"])
 
+        stored, stored_at = len(history), -math.inf
+
         def on_epoch(end: EpochEnd) -> None:
+            nonlocal stored, stored_at
             counted = {"workers": float(place.world)} if config.get("elastic") else {}
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics, **counted})
-            if place.rank > 0:
+            due = end.epoch == spec.optim.epochs or time.monotonic() - stored_at >= config["checkpoint_s"]
+            if place.rank > 0 or not due:
                 ray.train.report(end.metrics)
                 return
-            with tempfile.TemporaryDirectory() as folder:
-                end.save(Path(folder))
-                write_json(Path(folder) / HISTORY, history)
-                ray.train.report(end.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-            resend(reporter, job.key, history[-1:])  # after the checkpoint: an epoch that is not kept is not told
+            folder = Path(tempfile.mkdtemp())
+            end.save(folder)
+            write_json(folder / HISTORY, history)
+            ray.train.report(  # Ray stores it while training goes on, and removes the folder
+                end.metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+                delete_local_checkpoint_after_upload=True,
+            )
+            resend(reporter, job.key, history[stored:])  # an epoch that would be trained again is not told
+            stored, stored_at = len(history), time.monotonic()
 
         told = 0.0
 

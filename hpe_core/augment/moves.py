@@ -1,0 +1,120 @@
+"""Flip, in-plane turn and window jitter: one affine map of the canonical crop to the network's window.
+
+Chance and angles are the host's (float64, one epoch at once); pixels and soft labels are moved on the device. In a
+stretched crop a turn is S^-1 Rz S, else it would shear the head.
+
+Soft labels: a flip reverses the yaw and roll bins, exactly. A turn moves each distribution by the change of the hard
+label, which is exact for its mean where the teacher is right and leaves its shape. A jitter of a few pixels leaves
+them: the offset ensemble is already a mean over such shifts.
+
+Near 90 degrees of yaw a small turn swaps much of pitch for roll (the Euler angles' lock): the labels are right and no
+network can follow them. `turn_gain` leaves such faces unturned (docs/results.md: what that is worth).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpe_core.augment.table import Columns, Draws, Table
+from hpe_core.data.batch import PoseBatch
+from hpe_core.geometry import rotation
+from hpe_core.geometry.bins import AngleBins
+from hpe_core.geometry.crop import window
+
+Values = NDArray[Any]  # one entry a face
+
+
+def motions(
+    angles_M3: Values,
+    scales_M2: Values,
+    limit_deg: float,
+    flips: Values,
+    turns_deg: Values,
+    jitter_px: Values,
+    turn_gain: float = 0,
+) -> Columns:
+    """What happens to each face: flip (M,) bool, then a turn (M,) in degrees clockwise, then a look (M, 2) whole pixels
+    (dx, dy) aside; and the label that it then has.
+
+    With `turn_gain`, a face of which an angle would change by more than so many times its turn is not turned.
+    """
+    before = np.asarray(angles_M3, np.float64)
+    angles = np.where(flips[:, None], rotation.mirror(before), before)
+    columns: Columns = {"flip": flips, "jitter": jitter_px}
+    if not np.any(turns_deg):
+        return columns | {"angles": angles}
+    turned = rotation.turn(angles, turns_deg)
+    # A turned profile can leave the grid, and near 90 degrees of yaw pitch and roll run away from it.
+    beyond = np.abs(turned).max(axis=1) > limit_deg
+    if turn_gain:
+        beyond |= rotation.angle_error(turned, angles).max(axis=1) > turn_gain * np.abs(turns_deg) + 1e-6
+    turned = np.where(beyond[:, None], angles, turned)
+    radians = np.radians(np.where(beyond, 0.0, turns_deg))
+    cos, sin = np.cos(radians), np.sin(radians)
+    ratio = scales_M2[:, 1].astype(np.float64) / scales_M2[:, 0]  # s_y / s_x
+    back = np.stack([cos, sin * ratio, -sin / ratio, cos], -1).reshape(-1, 2, 2)
+    back[:, 0] *= np.where(flips, -1.0, 1.0)[:, None]
+    shift = (turned - angles + 180.0) % 360.0 - 180.0
+    return columns | {"angles": turned, "shift": shift, "back": back.reshape(-1, 4)}
+
+
+def moved(batch: PoseBatch, draws: Draws, size: int, bins: AngleBins) -> PoseBatch:
+    """Canonical crops -> windows of `size` with their labels, by the columns of `motions`."""
+    soft, turns = batch.soft_B3N, "back" in draws
+    if soft is not None:
+        soft = torch.where(draws["flip"][:, None, None] > 0, bins.mirror(soft), soft)
+        if turns:
+            soft = bins.shift(soft.float().exp(), draws["shift"]).clamp_min(1e-7).log().half()
+    images = (_warp if turns else _slice)(batch.images_BHWC, draws, size)
+    return PoseBatch(images, draws["angles"], None, soft)
+
+
+def move(
+    batch: PoseBatch,
+    size: int,
+    bins: AngleBins,
+    flips: Values,
+    turns_deg: Values,
+    jitter_px: Values,
+    turn_gain: float = 0,
+) -> PoseBatch:
+    """One batch of canonical crops moved as it is told; see `motions`."""
+    margin = (batch.images_BHWC.shape[1] - size) // 2
+    assert np.abs(jitter_px).max(initial=0) <= margin, f"a jitter beyond the stored margin of {margin} pixels"
+    assert batch.scales_B2 is not None, "crops that were moved before"
+    angles, scales = batch.angles_B3.cpu().numpy(), batch.scales_B2.cpu().numpy()
+    columns = motions(angles, scales, bins.limit, flips, turns_deg, jitter_px, turn_gain)
+    draws = Table(columns, {}, batch.images_BHWC.device).rows(0, len(batch))
+    return replace(moved(batch, draws, size, bins), scales_B2=batch.scales_B2)
+
+
+def center_window(batch: PoseBatch, size: int) -> PoseBatch:
+    """No augmentation: the window at offset (0, 0)."""
+    return replace(batch, images_BHWC=window(batch.images_BHWC, size))
+
+
+def _slice(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
+    """Without a turn every window is whole pixels: a gather, no resampling."""
+    stored, device = crops_BHWC.shape[1], crops_BHWC.device
+    margin, steps = (stored - size) // 2, torch.arange(size, device=device)
+    jitter = draws["jitter"].long()
+    rows, columns = (margin + jitter[:, axis : axis + 1] + steps for axis in (1, 0))
+    columns = torch.where(draws["flip"][:, None] > 0, stored - 1 - columns, columns)
+    index = torch.arange(len(jitter), device=device)[:, None, None]
+    return crops_BHWC[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _warp(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
+    """Sample the window through p_in = F S^-1 Rz(-turn) S (p_out + jitter), about the crop's centre, linearly."""
+    stored = crops_BHWC.shape[1]
+    back = draws["back"].view(-1, 2, 2)
+    theta_B23 = torch.cat([back * (size / stored), back @ draws["jitter"][:, :, None] * (2 / stored)], dim=2)
+    grid = F.affine_grid(theta_B23, [len(back), 3, size, size], align_corners=False)
+    pixels = crops_BHWC.permute(0, 3, 1, 2).float()
+    out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
