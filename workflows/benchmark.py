@@ -2,6 +2,7 @@
 
     python workflows/benchmark.py                    all of them, about 6 minutes on 2 cores
     python workflows/benchmark.py windows read       only these
+    python workflows/benchmark.py gpu                none of these, but the check of a GPU (docs/gpu.md)
 
     render      heads from their number, against reading JPEG files
     windows     offset windows of the stored crop, against a warp of the picture for each offset
@@ -81,6 +82,10 @@ def measure(wanted: "Benchmarks", faces: int, repeat: int) -> "list[Row]":
 
 
 def main(argv: Sequence[str]) -> int:
+    if argv[:1] == ["gpu"]:  # it needs less than the others
+        from workflows.bench import gpu
+
+        return gpu.main(argv[1:])
     parser = CommandParser(__doc__ or "", "", {0: "done", EXIT_FAILED: "two sides differ", EXIT_BAD_INPUT: "bad input"})
     parser.add_argument("names", nargs="*", metavar="NAME", help="a benchmark of the list above; none is all")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")

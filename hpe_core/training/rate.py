@@ -1,0 +1,112 @@
+"""How many faces a second a network learns from, or answers, on a device: measured, for plans and benchmarks."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from hpe_core.augment.augment import Augment
+from hpe_core.data.batch import FaceData, PoseBatch, taken
+from hpe_core.data.shares import FaceArrays
+from hpe_core.geometry.crop import window
+from hpe_core.learning.models import PoseNet
+from hpe_core.learning.task import PoseTask
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.training import TrainSpec
+from hpe_core.training.place import Place
+from hpe_core.training.state import TrainState
+from hpe_core.training.step import Step, captured, kind_of
+from hpe_core.training.views import Views
+
+DISTINCT = 48  # pictures that are made; the others are copies
+
+
+class HeldFaces(FaceData):
+    """Rows in memory, of no shards."""
+
+    def __init__(self, held: FaceArrays) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def rows(self, rank: int = 0, world: int = 1) -> FaceArrays:
+        return self.held
+
+
+def noise(crop: CropSpec, count: int, bins: int = 0) -> FaceArrays:
+    """So many pictures of smooth noise, which cost what faces cost; with `bins` also soft labels."""
+    random, side = np.random.default_rng(0), crop.stored_size
+    rough = random.uniform(0, 255, (DISTINCT, 8, 8, 3)).astype(np.float32)
+    distinct = np.stack([cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in rough])
+    distinct += random.normal(0, 8, distinct.shape)
+    images = distinct.clip(0, 255).astype(np.uint8)[np.arange(count) % DISTINCT]
+    angles = random.uniform(-60, 60, (count, 3)).astype(np.float32)
+    soft = np.full((count, 3, bins), -np.log(bins), np.float16) if bins else None
+    return FaceArrays(images, angles, np.ones((count, 2), np.float32), soft)
+
+
+def stepper(spec: TrainSpec, crop: CropSpec, place: Place, resume: Path | None = None) -> Step:
+    """An untaught network, or one of a checkpoint, and its step, as `fit` makes them."""
+    torch.manual_seed(spec.seed)
+    net = PoseNet(spec.net, crop.size).to(place.device).to(memory_format=torch.channels_last).train()
+    graph = kind_of(spec.optim, place) == "graph"
+    state = TrainState(net, spec.optim, captured=graph)
+    if resume is not None:
+        state.load(resume)
+    return Step(PoseTask(spec, net), state, spec.optim, place, capture=captured if graph else None)
+
+
+def views_of(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place) -> Iterator[PoseBatch]:
+    """Augmented views of an epoch of these rows."""
+    augment = Augment(spec.augment, crop.size, PoseNet(spec.net, crop.size).main_bins)
+    return next(Views(HeldFaces(rows), augment, spec.optim.batch_size, spec.seed, place).epochs(0, 1))
+
+
+def step_rate(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place, seconds: float) -> float:
+    """Faces a second of training steps, augmentation in."""
+    step = stepper(spec, crop, place)
+    batches = (batch for _ in count() for batch in views_of(spec, crop, rows, place))
+
+    def one() -> int:
+        batch = next(batches)
+        step(batch)
+        return len(batch)
+
+    return rate(one, place, seconds)
+
+
+def forward_rate(net: PoseNet, rows: FaceArrays, place: Place, seconds: float) -> float:
+    """Faces a second of passes forward."""
+    net = net.to(place.device).to(memory_format=torch.channels_last).eval()
+    images = window(taken(rows, np.arange(min(64, len(rows)))).images_BHWC, net.size).to(place.device)
+
+    @torch.inference_mode()
+    def one() -> int:
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+            net.predict(images)
+        return len(images)
+
+    return rate(one, place, seconds)
+
+
+def rate(work: Callable[[], int], place: Place, seconds: float, warm: int = 3) -> float:
+    """Whatever `work` counts, a second, over so many seconds and after a few uncounted calls."""
+    for _ in range(warm):
+        work()
+    wait(place)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        done += work()
+        wait(place)
+    return done / (time.perf_counter() - began)
+
+
+def wait(place: Place) -> None:
+    """Until the device has done what it was given."""
+    if place.device.type == "cuda":
+        torch.cuda.synchronize(place.device)

@@ -1,0 +1,68 @@
+"""The check of a GPU, in its small form on a CPU: it runs whole, alone, and where little is installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workflows.bench import gpu, gpu_parts
+from workflows.engine.config import REPO
+
+ABSENT = ("ray", "mlflow", "omegaconf", "pydantic", "albumentations", "optuna", "matplotlib", "scipy", "jinja2")
+
+
+def small(*words: str) -> tuple[int, str, str]:
+    """Runs it where only what it says it needs can be imported."""
+    absent = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
+    run = "import runpy; runpy.run_module('workflows.bench.gpu', run_name='__main__')"
+    command = [sys.executable, "-c", f"{absent}; {run}", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=env)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_part_runs_on_a_cpu_without_ray_or_albumentations():
+    code, out, said = small("--small", "--json", "--device", "cpu")
+    report = json.loads(out)
+    assert code == 0, said
+    assert {line["part"] for line in report["lines"]} == set(gpu_parts.PARTS)
+    assert all(line["value"] > 0 for line in report["lines"] if line["unit"].endswith("/s")), "rates are of work done"
+    held = {line["what"]: line["holds"] for line in report["lines"] if line["holds"] is not None}
+    assert held and all(held.values())
+    assert any("albumentations" in said for said in report["left_out"])
+
+
+def test_a_part_runs_alone_and_a_wrong_word_is_named():
+    code, out, said = small("--small", "batch", "--device", "cpu")
+    assert code == 0 and "| batch |" in out and "| train |" not in out, said
+    code, _, said = small("--small", "bach")
+    assert code == 2 and "unknown part 'bach'; did you mean 'batch'?" in said
+    code, _, said = small("--device", "cpu")
+    assert code == 2 and "there is no GPU here; --small" in said
+
+
+def test_what_does_not_hold_is_said_by_the_exit_code(monkeypatch, capsys):
+    lines = {"batch": lambda bench: [gpu_parts.Line("batch", "x", "faces/s", 1.0, 2.0, "y", holds=False)]}
+    monkeypatch.setattr(gpu, "PARTS", lines)
+    assert gpu.main(["--small", "--device", "cpu"]) == 1
+    assert "| 0.50 | NO |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_a_device_that_computes_something_else_is_seen(monkeypatch, offset):
+    """The second network measured is the device's; its weights are moved."""
+    true = gpu_parts.PoseNet.to
+
+    def to(net, device, *args, **options):
+        net.calls = getattr(net, "calls", 0) + 1
+        if net.calls > 1:
+            next(net.parameters()).data.add_(offset if net.calls == 2 else 0.0)
+        return true(net, device, *args, **options)
+
+    monkeypatch.setattr(gpu_parts.PoseNet, "to", to)
+    bench = gpu_parts.bench_on(gpu_parts.Place(), small=True)
+    lines = gpu_parts.parity(bench)
+    fp32 = [line.holds for line in lines if "fp32" in line.what and line.holds is not None]
+    assert all(fp32) == (offset == 0.0)

@@ -1,0 +1,350 @@
+"""The parts of the check of a GPU; `gpu.py` runs them and prints what they find."""
+
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpe_core.data.batch import FaceData, PoseBatch
+from hpe_core.data.device_rows import DeviceRows
+from hpe_core.learning.ensemble import ensemble_probs
+from hpe_core.learning.models import PoseNet
+from hpe_core.learning.task import PoseTask
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
+from hpe_core.spec.training import AugmentSpec, LabelSet, OptimSpec, TrainSpec
+from hpe_core.training.loop import fit
+from hpe_core.training.place import Place
+from hpe_core.training.rate import HeldFaces, noise, rate, stepper, views_of, wait
+from workflows.bench.operations import operation_costs
+
+EHPNET = TrainSpec(
+    NetSpec("resnet18", bin_widths=(3.0,), limit_deg=93.0),
+    OptimSpec(epochs=3, batch_size=128, lr=1e-4),
+    AugmentSpec(turn_deg=0, jitter_px=8, photometric="ehpnet"),
+)
+OFFSETS = TrainSpec(
+    NetSpec("resnet50", bin_widths=(1.0, 2.0, 3.0, 4.0), limit_deg=99.0, regression_head=True),
+    OptimSpec(epochs=3, batch_size=128, lr=1e-4),
+    AugmentSpec(turn_deg=15, jitter_px=8, photometric="offsets"),
+    hard_loss="offsets",
+)
+SMALL = CropSpec(32, 4)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure, what it stands beside, and for what must hold whether it does."""
+
+    part: str
+    what: str
+    unit: str
+    value: float
+    beside: float | None = None
+    beside_is: str = ""
+    holds: bool | None = None
+    gflop: float = 0.0  # of a face, where the value is a rate of training steps
+
+    @property
+    def ratio(self) -> float | None:
+        return None if not self.beside else self.value / self.beside
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network with its crop, and how many faces an epoch of it has."""
+
+    name: str
+    spec: TrainSpec
+    crop: CropSpec
+    faces: int
+
+
+def tiny(spec: TrainSpec) -> TrainSpec:
+    """The same training in seconds."""
+    return replace(
+        spec,
+        net=replace(spec.net, backbone="test_resnet"),
+        optim=replace(spec.optim, batch_size=16),
+        augment=replace(spec.augment, jitter_px=2),
+    )
+
+
+@dataclass
+class Bench:
+    """The device, and what to measure on it."""
+
+    place: Place
+    small: bool
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.is_gpu else "CPU"
+
+    @property
+    def torch_version(self) -> str:
+        return torch.__version__
+
+    @cached_property
+    def setups(self) -> tuple[Setup, ...]:
+        chain = replace(EHPNET, augment=OFFSETS.augment)
+        if self.small:
+            names = ("EHPNet's chain", "the offset paper's chain", "the offset paper's teacher")
+            pairs = zip(names, map(tiny, (EHPNET, chain, OFFSETS)), strict=True)
+            return tuple(Setup(f"test_resnet, 32 px, {name}", spec, SMALL, 64) for name, spec in pairs)
+        return (
+            Setup("ResNet18, 112 px, EHPNet's chain", EHPNET, CropSpec(112, 15), 32_768),
+            Setup("ResNet18, 112 px, the offset paper's chain", chain, CropSpec(112, 15), 32_768),
+            Setup("ResNet50, 224 px, the offset paper's teacher", OFFSETS, CropSpec(224, 15, "stretch"), 6_144),
+        )
+
+    def faces(self, setup: Setup) -> FaceData:
+        return HeldFaces(noise(setup.crop, setup.faces))
+
+    def wait(self) -> None:
+        wait(self.place)
+
+    def rate(self, work: Callable[[], int]) -> float:
+        return rate(work, self.place, 0.1 if self.small else 2.0)
+
+
+def bench_on(place: Place, small: bool) -> Bench:
+    return Bench(replace(place, rows_bytes=1e12), small)
+
+
+def views(bench: Bench, setup: Setup, steps: int) -> Iterator[PoseBatch]:
+    """So many batches of augmented views."""
+    return views_of(setup.spec, setup.crop, noise(setup.crop, steps * setup.spec.optim.batch_size), bench.place)
+
+
+def as_kind(spec: TrainSpec, kind: str) -> TrainSpec:
+    return replace(spec, optim=replace(spec.optim, step=kind))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def no_waiting(bench: Bench) -> Iterator[None]:
+    """Raises RuntimeError inside where the host waits for the device."""
+    if bench.is_gpu:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if bench.is_gpu:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def sync(bench: Bench) -> list[Line]:
+    if not bench.is_gpu:
+        bench.left_out.append("sync: only CUDA says when the host waits; the steps ran")
+    lines = []
+    for setup, kind in itertools.product(bench.setups[:2], ("eager", "graph")):
+        with tempfile.TemporaryDirectory() as folder:
+            for resumed in (False, True):
+                spec = as_kind(setup.spec, kind)
+                step = stepper(spec, setup.crop, bench.place, Path(folder) if resumed else None)
+                waits = 0.0
+                for number, batch in enumerate(views(bench, setup, 8)):
+                    step.state.set_lr(1.0)
+                    if number < 4:  # libraries start, the graph is captured
+                        step(batch)
+                        continue
+                    try:
+                        with no_waiting(bench):
+                            step(batch)
+                    except RuntimeError as error:
+                        waits += 1
+                        bench.left_out.append(f"sync, {kind}: {str(error).splitlines()[0]}")
+                step.state.keep_if_best(1.0, 1)
+                step.state.save(Path(folder), setup.crop, {})
+                what = f"{setup.name}, {kind} step, {'resumed' if resumed else 'fresh'}"
+                lines.append(Line("sync", what, "of 4 steps wait", waits, holds=waits == 0 if bench.is_gpu else None))
+    return lines
+
+
+def parity(bench: Bench) -> list[Line]:
+    setup, found = bench.setups[0], {}
+    spec = replace(setup.spec, optim=replace(setup.spec.optim, amp=False))
+    torch.manual_seed(0)
+    net = PoseNet(spec.net, setup.crop.size)
+    rows = noise(setup.crop, 32)
+    margin, size = setup.crop.margin_px, setup.crop.size
+    windows = torch.from_numpy(rows.images[:, margin : margin + size, margin : margin + size].copy())
+    batch = PoseBatch(windows, torch.from_numpy(rows.angles))
+
+    def measured(device: torch.device, half: bool) -> tuple[float, torch.Tensor, torch.Tensor]:
+        net.to(device).eval().zero_grad()
+        out = PoseTask(spec, net)(net, batch.to(device), half)
+        out.loss.backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in net.parameters() if p.grad is not None])
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return float(out.loss.detach()), gradient, net.angles(batch.images_BHWC.to(device)).float().cpu()
+
+    loss, gradient, angles = measured(torch.device("cpu"), False)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    lines = []
+    for name, tf32, half, degrees, share in (
+        ("fp32", False, False, 1e-3, 1e-3),
+        ("TF32", True, False, 0.1, 0.05),
+        ("bf16", False, True, 2.0, 0.2),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        found[name] = measured(bench.device, half)
+        apart = float((found[name][2] - angles).abs().max())
+        lines.append(Line("parity", f"angles, {name}, worst of 32 faces", "degrees", apart, holds=apart < degrees))
+        grad = float((found[name][1] - gradient).norm() / gradient.norm())
+        lines.append(Line("parity", f"gradient, {name}, of its norm", "", grad, holds=grad < share))
+        lines.append(Line("parity", f"loss, {name}", "", found[name][0], loss, "the CPU's"))
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    return lines
+
+
+def rows(bench: Bench) -> list[Line]:
+    setup = bench.setups[0]
+    arrays = noise(setup.crop, setup.faces // 4, bins=66)
+    size = setup.spec.optim.batch_size
+    order = [np.random.default_rng(i).permutation(len(arrays))[:size] for i in range(len(arrays) // size)]
+    began = time.perf_counter()
+    there = DeviceRows(arrays, bench.device, 1e12)
+    bench.wait()
+    gigabytes = (arrays.images.nbytes + arrays.soft.nbytes) / 1e9 if arrays.soft is not None else 0.0
+    lines = [Line("rows", "upload of all rows", "GB/s", gigabytes / (time.perf_counter() - began))]
+    brought = DeviceRows(arrays, bench.device, 0)
+    pairs = list(zip(there.batches(order[:4]), brought.batches(order[:4]), strict=True))
+    same = all(torch.equal(a, b) for pair in pairs for a, b in zip(*(each.tensors() for each in pair), strict=True))
+    lines.append(Line("rows", "batches that differ between both ways", "", float(not same), holds=same))
+    for name, way in (("on the device", there), ("brought as they are asked for", brought)):
+        what = f"faces {name}, {setup.crop.stored_size} px"
+
+        def all_batches(way: DeviceRows = way) -> int:
+            return sum(len(batch) for batch in way.batches(order))
+
+        lines.append(Line("rows", what, "faces/s", bench.rate(all_batches)))
+    return lines
+
+
+def train(bench: Bench) -> list[Line]:
+    lines = []
+    for setup in bench.setups:
+        ours, peak = epochs_rate(bench, setup)
+        still = standing_rate(bench, setup)
+        holds = ours >= 0.95 * still if bench.is_gpu else None
+        lines.append(
+            Line("train", f"{setup.name}, epochs 2 and 3", "faces/s", ours, still, "one batch again and again", holds)
+        )
+        lines.append(Line("train", f"{setup.name}, peak memory", "GB", peak / 1e9))
+        if find_spec("albumentations") is None:
+            bench.left_out.append("train: the old way, albumentations is not installed")
+            continue
+        few = replace(setup, spec=replace(setup.spec, augment=replace(setup.spec.augment, backend="albumentations")))
+        few = replace(few, faces=max(64, setup.faces // 16))
+        old = epochs_rate(bench, few)[0]
+        lines.append(
+            Line("train", f"{setup.name}, beside the old way", "faces/s", ours, old, "albumentations, on the host")
+        )
+    return lines
+
+
+def epochs_rate(bench: Bench, setup: Setup) -> tuple[float, float]:
+    """Faces a second from the end of the first epoch to that of the last, validation and checkpoints in; peak bytes."""
+    faces, held_out = bench.faces(setup), bench.faces(replace(setup, faces=max(16, setup.faces // 16)))
+    ends: list[float] = []
+    if bench.is_gpu:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def on_epoch(end: object) -> None:
+            if not ends or len(ends) == setup.spec.optim.epochs - 1:  # by time: one at the start, one at the end
+                end.save(Path(folder))  # type: ignore[attr-defined]
+            ends.append(time.perf_counter())
+
+        fit(setup.spec, setup.crop, faces, held_out, place=bench.place, on_epoch=on_epoch)
+    seen = faces.steps(setup.spec.optim.batch_size) * min(setup.spec.optim.batch_size, setup.faces) * (len(ends) - 1)
+    peak = torch.cuda.max_memory_allocated(bench.device) if bench.is_gpu else 0
+    return seen / (ends[-1] - ends[0]), float(peak)
+
+
+def gflop(setup: Setup) -> float:
+    """Of a training step, a face; a multiply-add counts as two."""
+    net, faces = PoseNet(setup.spec.net, setup.crop.size), torch.zeros(2, setup.crop.size, setup.crop.size, 3)
+    with FlopCounterMode(display=False) as counter:
+        sum(head.sum() for head in net(faces.to(torch.uint8)).heads).backward()
+    return counter.get_total_flops() / len(faces) / 1e9
+
+
+def standing_rate(bench: Bench, setup: Setup) -> float:
+    """Faces a second of the same step on one batch of views."""
+    step, batch = stepper(setup.spec, setup.crop, bench.place), next(views(bench, setup, 1))
+    for _ in range(4):
+        step(batch)
+
+    def some() -> int:
+        for _ in range(2 if bench.small else 20):
+            step(batch)
+        return len(batch) * (2 if bench.small else 20)
+
+    return bench.rate(some)
+
+
+def batch(bench: Bench) -> list[Line]:
+    lines = []
+    for size in (16, 32) if bench.small else (128, 512, 1024):
+        setup = bench.setups[0]
+        setup = replace(setup, spec=replace(setup.spec, optim=replace(setup.spec.optim, batch_size=size)))
+        lines.append(Line("batch", f"{setup.name}, batch {size}", "faces/s", standing_rate(bench, setup)))
+    return lines
+
+
+def labels(bench: Bench) -> list[Line]:
+    lines = []
+    setup = bench.setups[0]
+    net = PoseNet(setup.spec.net, setup.crop.size).to(bench.device).to(memory_format=torch.channels_last).eval()
+    asked = LabelSet(("net",), 2, 2) if bench.small else LabelSet(("net",), 15, 5)
+    windows = (2 * (asked.radius // asked.step) + 1) ** 2
+    size = setup.crop.size
+    for faces in (8, 16) if bench.small else (64, 512):
+        crops = torch.from_numpy(noise(setup.crop, faces).images).to(bench.device)
+        whole = crops[:, :size, :size].contiguous()
+
+        def bare(whole: torch.Tensor = whole) -> int:
+            with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.is_gpu):
+                net.predict(whole)
+            return len(whole)
+
+        def ours(crops: torch.Tensor = crops) -> int:
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.is_gpu):
+                ensemble_probs({"net": net}, crops, size, [asked])
+            return len(crops) * windows
+
+        found, forwards = bench.rate(ours), bench.rate(bare)
+        what = f"{setup.name.split(',')[0]}, {windows} windows, {faces} faces"
+        holds = found >= 0.9 * forwards if bench.is_gpu else None
+        lines.append(Line("labels", what, "windows/s", found, forwards, "bare forwards", holds))
+    return lines
+
+
+def augment(bench: Bench) -> list[Line]:
+    costs = operation_costs(str(bench.device), 32 if bench.small else 112, 16 if bench.small else 512)
+    return [Line("augment", name, "us a face", cost) for name, cost in costs.items()]
+
+
+PARTS: Mapping[str, Callable[[Bench], list[Line]]] = {
+    part.__name__: part for part in (sync, parity, rows, train, batch, labels, augment)
+}
