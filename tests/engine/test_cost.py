@@ -28,9 +28,8 @@ def spec_of(*overrides: str) -> PipelineSpec:
 
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every network takes a tera-operation a face and step, every augmentation a hundredth of a second."""
+    """Every network takes a tera-operation a face, and three in a step."""
     monkeypatch.setattr(budget, "flops", lambda net, size, backward: 3e12 if backward else 1e12)
-    monkeypatch.setattr(budget, "augment_seconds", lambda augment, crop, net: 0.01)
 
 
 def hours(spec: PipelineSpec, told: Told) -> dict[str, float]:
@@ -46,7 +45,7 @@ def test_a_stage_takes_its_work_over_its_rate():
     spec = spec_of()
     faces = train_faces(spec, TOLD)
     epochs = [teacher.optim.epochs for teacher in spec.teachers.values()]
-    each = [n * faces * (3e12 / 10e12 + 0.01) / 3600 for n in epochs]
+    each = [n * faces * 0.3 / 3600 for n in epochs]
     found, gpu = hours(spec, TOLD), gpu_hours(spec, TOLD)
     assert found["teachers"] == pytest.approx(max(each)), "two at once on eight GPUs: the longer one counts"
     assert gpu["teachers"] == pytest.approx(sum(n * faces * 0.3 for n in epochs) / 3600)
@@ -93,14 +92,45 @@ def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():
 
 
 @pytest.mark.parametrize(("finalists", "trials", "ended"), [(1, 4, 1), (3, 4, 3), (9, 4, 4), (9, 0, 1)])
-def test_finalists_are_trained_at_once_and_a_twin_after_them(finalists, trials, ended):
-    """As `train.run_student`: of several, whose twin to train is known in the end; no more end than were tried."""
+def test_finalists_and_a_twin_are_trained_at_once(finalists, trials, ended):
+    """As the student stage does; no more end than were tried."""
     spec = spec_of(f"search.finalists={finalists}", f"search.trials={trials}")
     lonely = dataclasses.replace(TOLD, gpus=1)
     gpu, wall = (seconds / 3600 for seconds in budget.training(spec, TOLD, spec.student, spec.student.optim.epochs, 1))
     assert gpu_hours(spec, TOLD)["student"] == pytest.approx((ended + 1) * gpu)
-    assert hours(spec, TOLD)["student"] == pytest.approx((1 if ended == 1 else 2) * wall), "eight GPUs: a round at once"
+    assert hours(spec, TOLD)["student"] == pytest.approx(wall), "eight GPUs: all at once"
     assert hours(spec, lonely)["student"] == pytest.approx((ended + 1) * wall)
+
+
+def test_a_table_of_a_gpu_is_a_rate(tmp_path):
+    lines = [{"part": "train", "value": value, "gflop": gflop} for value, gflop in ((1000, 3.0), (500, 8.0), (10, 1.0))]
+    lines += [{"part": "train", "value": 7.0, "gflop": 0.0}, {"part": "batch", "value": 9e9, "gflop": 9.0}]
+    table = tmp_path / "gpu.json"
+    table.write_text(json.dumps({"lines": lines}))
+    assert budget.tflops_of(table) == pytest.approx(3.0)
+    for text in ("{}", "no", json.dumps({"lines": lines[3:]})):
+        table.write_text(text)
+        with pytest.raises(SpecError, match=r"gpu.json (is no table|holds no rate)"):
+            budget.tflops_of(table)
+
+
+def test_measured_steps_are_what_a_network_costs(monkeypatch):
+    """On cores where there is no GPU, as many at once as there are."""
+    monkeypatch.setattr(budget, "timed", lambda train, crop, *, backward: 0.02 if backward else 0.001)
+    monkeypatch.setattr(budget, "cores", lambda: 2)
+    here = dataclasses.replace(TOLD, gpus=0, tflops=0.0)
+    spec = load(["tests/tiny.yaml"], ["cluster.gpus_per_worker=0"])
+    epochs = [teacher.optim.epochs for teacher in spec.teachers.values()]
+    assert hours(spec, here)["teachers"] == pytest.approx(max(epochs) * train_faces(spec, here) * 0.02 / 3600)
+
+
+def test_a_plan_times_this_machine(capsys):
+    """Nothing told: the faces are counted, the networks and the loading of faces are timed."""
+    words = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=0", "search.trials=0", "--measure", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["faces"] == 108
+    assert all(stage["hours"] > 0 for stage in found["stages"])
 
 
 def test_operations_are_those_that_the_literature_counts():
@@ -136,17 +166,23 @@ def test_workers_of_a_machine_share_its_rows_and_a_stream_has_its_own_bound():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--faces", "0"], "--faces must be positive"), (["cluster.gpus_per_worker=0"], "uses no GPU")]
+    ("words", "said"),
+    [
+        (["--tflops", "1", "--faces", "0"], "--faces must be positive"),
+        (["--tflops", "1", "cluster.gpus_per_worker=0"], "uses no GPU"),
+        (["--gpus", "1"], "needs one of --measure, --rates FILE and --tflops N"),
+        (["--measure", "--tflops", "1"], "needs one of"),
+        (["--rates", "nowhere.json"], "--rates nowhere.json is no table"),
+        (["--tflops", "1"], "there is no GPU here: --gpus says"),
+    ],
 )
-def test_what_cannot_be_planned_is_a_sentence(words, said):
-    given = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--faces", "9", "--gpus", "1"]
+def test_what_cannot_be_planned_is_a_sentence(monkeypatch, words, said):
+    monkeypatch.setattr(budget, "gpus_here", lambda: 0)
+    given = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--shard-rate", "1", "--actors", "1"]
+    if "no GPU here" not in said:
+        given += ["--gpus", "1"]
     with pytest.raises(SpecError, match=said):
-        main([*given, "--tflops", "1", "--shard-rate", "1", "--actors", "1", *words])
-
-
-def test_a_part_of_what_a_cost_needs_is_named():
-    with pytest.raises(SpecError, match="needs --tflops, --shard-rate, --actors, too"):
-        main(["plan", "-c", "tests/tiny.yaml", "--faces", "9", "--gpus", "1"])
+        main([*given, *words])
 
 
 def test_scripts_get_the_numbers_of_the_page(capsys):

@@ -1,52 +1,66 @@
-"""Hours, shards and memory of a run that is too large to try first, from its configuration and a few measured rates.
+"""Hours, shards and memory of a run before it runs, from its configuration and a few rates.
 
+    hpe plan -c demo --measure                                the cluster of this machine, by steps that it takes now
+    hpe plan -c ehpnet --gpus 8 --rates gpu.json              by the table of `hpe benchmark gpu --json`
     hpe plan -c ehpnet --faces 350000 --gpus 8 --tflops 20 --shard-rate 354 --actors 32
 
-Measured when it is asked: the arithmetic of every network, as PyTorch counts it in a step, and the CPU time that
-augmenting one face takes. Told: how many faces there are, how many of them one shard actor writes in a second (the row
-"write raw shards, Ray, steady" of `hpe benchmark write` divided by its actors, which is the number of cores there), and
-how many TFLOP a second a GPU really does in these networks: train one epoch there, read `epoch_seconds` in MLflow, and
-put in the number that gives the same.
+Rates come from steps of the very networks on this machine, from that table, or as how many TFLOP a second a GPU really
+does. The arithmetic of every network is counted by PyTorch. What is not told is counted or measured here: faces,
+GPUs, cores, and how many faces a second are decoded, cropped and written.
 
-Assumed: training is the sum of augmentation (one core a worker) and GPU, which overlap in part; reading costs nothing;
-starting Ray, validation and a search's early stops are left out.
+Assumed: reading costs nothing; starting Ray, validation and a search's early stops are left out. Augmentation is in the
+rates that are measured; a rate in TFLOP is told by whoever knows it.
 """
 
 import argparse
 import dataclasses
 import heapq
+import json
 import math
+import os
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from hpe_core.datasets.base import FaceRow
+from hpe_core.datasets.base import Source
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
-from hpe_core.errors import check
+from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import offset_grid
 from hpe_core.spec.cluster import TRAINING
-from hpe_core.spec.data import CropSpec, DatasetSpec
+from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.training import AugmentSpec, LabelSet, TrainSpec
+from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.placement import placed
 
+MEASURE_S, SAMPLE = 3.0, 32  # seconds for each network, and faces that are loaded
 CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the command line says: faces to learn from (validation included), GPUs, and the two rates."""
+    """Faces to learn from (validation included), the cluster, and the rates."""
 
     faces: int
     gpus: int
-    tflops: float  # 1e12 floating-point operations a second that one GPU really does
+    tflops: float  # 1e12 floating-point operations a second that one GPU really does; 0: networks are timed here
     shard_rate: float  # faces a second and actor
     actors: int
+
+    @property
+    def lanes(self) -> int:
+        """What networks run on side by side."""
+        return self.gpus or cores()
+
+    @property
+    def there(self) -> dict[str, float]:
+        return {"CPU": math.inf if self.gpus else cores(), "GPU": self.gpus}
 
 
 @dataclass(frozen=True)
@@ -82,34 +96,6 @@ def flops(net: NetSpec, size: int, *, backward: bool) -> int:
     return int(counter.get_total_flops()) // len(faces)
 
 
-@cache
-def augment_seconds(augment: AugmentSpec, crop: CropSpec, net: NetSpec) -> float:
-    """CPU seconds of one face on one core: this process's own time, so that a busy machine says the same."""
-    import cv2
-    import numpy as np
-    import torch
-
-    from hpe_core.data.augment import Augment
-    from hpe_core.data.batch import PoseBatch
-    from hpe_core.geometry.bins import AngleBins
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as the workers do
-    heads = open_source(DatasetSpec("synthetic", count=8))
-    faces = [face for face in load_directly(heads, crop, [*heads.refs()]) if isinstance(face, FaceRow)] * 16
-    pixels = torch.from_numpy(np.stack([face.crop.pixels for face in faces]))
-    batch = PoseBatch(pixels, torch.tensor([face.pose for face in faces]), torch.ones(len(faces), 2))
-    change = Augment(augment, crop.size, AngleBins.covering(net.limit_deg, min(net.bin_widths)))
-    random = np.random.default_rng(0)
-    seconds = []
-    for _ in range(4):  # the first imports albumentations and builds the chain
-        began = time.process_time()
-        change(batch, random)
-        seconds.append(time.process_time() - began)
-    return min(seconds) / len(faces)
-
-
 def finished(seconds: Iterable[float], lanes: int) -> float:
     """When the last job ends, if `lanes` of them run at once and the next starts where one ends."""
     ends = [0.0] * lanes
@@ -118,16 +104,42 @@ def finished(seconds: Iterable[float], lanes: int) -> float:
     return max(ends)
 
 
+@cache
+def timed(train: TrainSpec, crop: CropSpec, *, backward: bool) -> float:
+    """Seconds a face of a training step with its augmentation, or of a pass forward, on this machine's device."""
+    import torch
+
+    from hpe_core.learning.models import PoseNet
+    from hpe_core.training.place import Place
+    from hpe_core.training.rate import forward_rate, noise, step_rate
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    keep_freed_memory()
+    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    spec = dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained="none"), start="", distill=None)
+    rows = noise(crop, 2 * spec.optim.batch_size)
+    if backward:
+        return 1 / step_rate(spec, crop, rows, place, MEASURE_S)
+    return 1 / forward_rate(PoseNet(spec.net, crop.size), rows, place, MEASURE_S)
+
+
+def seconds_of(train: TrainSpec, spec: PipelineSpec, told: Told, *, backward: bool) -> float:
+    """Of one face on one GPU, or one core where there is none: a training step or a pass forward."""
+    if not told.tflops:
+        return timed(train, spec.data.crop, backward=backward)
+    return flops(train.net, spec.data.crop.size, backward=backward) / (told.tflops * 1e12)
+
+
 def training(spec: PipelineSpec, told: Told, train: TrainSpec, epochs: int, workers: int) -> tuple[float, float]:
     """(GPU seconds, wall seconds) of one network; with online labels its teachers are asked in every step."""
-    size, faces = spec.data.crop.size, epochs * train_faces(spec, told)
-    work = flops(train.net, size, backward=True)
+    faces = epochs * train_faces(spec, told)
+    step = seconds_of(train, spec, told, backward=True)
     if train.distill is not None and train.distill.labels == "online":
         labels = spec.label_set(train)
-        asked = sum(flops(spec.teachers[name].net, size, backward=False) for name in labels.teachers)
-        work += asked * len(windows([labels])) * (1 + labels.mirrored)
-    gpu = faces * work / (told.tflops * 1e12)
-    return gpu, (gpu + faces * augment_seconds(train.augment, spec.data.crop, train.net)) / workers
+        asked = sum(seconds_of(spec.teachers[name], spec, told, backward=False) for name in labels.teachers)
+        step += asked * len(windows([labels])) * (1 + labels.mirrored)
+    return faces * step, faces * step / workers
 
 
 def windows(sets: Iterable[LabelSet]) -> set[tuple[int, int]]:
@@ -137,8 +149,7 @@ def windows(sets: Iterable[LabelSet]) -> set[tuple[int, int]]:
 
 def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     """The stages that take time, in order. Raises SpecError where a network's workers do not fit into the GPUs."""
-    size = spec.data.crop.size
-    taught, learning = (placed(spec, name, {"CPU": math.inf, "GPU": told.gpus}) for name in TRAINING)
+    taught, learning = (placed(spec, name, told.there) for name in TRAINING)
     shards = math.ceil(told.faces / spec.data.rows_per_shard)
     actors = min(told.actors, shards)
     found = [Cost("shards", f"{actors} actors", 0.0, told.faces / (told.shard_rate * actors) / 3600)]
@@ -151,24 +162,20 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
 
     trained = [training(spec, told, net, net.optim.epochs, taught.workers[1]) for net in spec.teachers.values()]
     stage("teachers", f"{len(trained)} networks", taught.at_once, trained)
-    seen = 0
+    seen = 0.0
     for name, teacher in spec.teachers.items():
         sets = [labels for labels in spec.label_sets() if name in labels.teachers]
         views = len(windows(sets)) + len(windows([labels for labels in sets if labels.mirrored]))
-        seen += views * flops(teacher.net, size, backward=False)
-    gpu = train_faces(spec, told) * seen / (told.tflops * 1e12)
-    per_gpu = (gpu / told.gpus, gpu / told.gpus)
-    stage("labels", f"{len(spec.label_sets())} sets", told.gpus, [per_gpu] * told.gpus)
+        seen += views * seconds_of(teacher, spec, told, backward=False)
+    each = train_faces(spec, told) * seen / told.lanes
+    stage("labels", f"{len(spec.label_sets())} sets", told.lanes, [(each, each)] * told.lanes)
     if spec.search.trials:
         trial = training(spec, told, spec.student, spec.search.epochs, 1)
-        at_once = min(spec.search.concurrent, told.gpus)  # trials that share a GPU do not make it faster
+        at_once = min(spec.search.concurrent, told.lanes)  # trials that share a GPU do not make it faster
         stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
     student = training(spec, told, spec.student, spec.student.optim.epochs, learning.workers[1])
-    if spec.search.ending == 1:
-        stage("student", "distilled and hard", learning.at_once, [student] * 2)
-    else:  # whose twin to train is known when the finalists have ended
-        finalists = spec.search.ending
-        stage("student", f"{finalists} finalists, then a hard twin", learning.at_once, [student] * finalists, [student])
+    who = "distilled and hard" if spec.search.ending == 1 else f"{spec.search.ending} finalists and a hard twin"
+    stage("student", who, learning.at_once, [student] * (spec.search.ending + 1))
     return found
 
 
@@ -187,7 +194,6 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
         name: {
             "forward_gflop": flops(train.net, crop.size, backward=False) / 1e9,
             "step_gflop": flops(train.net, crop.size, backward=True) / 1e9,
-            "augmented_per_core_s": 1 / augment_seconds(train.augment, crop, train.net),
         }
         for name, train in {**spec.teachers, "student": spec.student}.items()
     }
@@ -218,11 +224,10 @@ def page(spec: PipelineSpec, told: Told) -> str:
         f"disk      {pixels}; {found['label_set_gb']:.2f} GB a label set",
         f"memory    {found['rows_gb']:.1f} GB of {whose}",
         "",
-        "network                 forward   training step   augmentation",
+        "network                 forward   training step",
     ]
     for name, row in found["networks"].items():
-        work = f"{row['forward_gflop']:5.2f} GFLOP     {row['step_gflop']:5.2f} GFLOP"
-        lines.append(f"{name:<20} {work}   {row['augmented_per_core_s']:,.0f} faces/s and core")
+        lines.append(f"{name:<20} {row['forward_gflop']:5.2f} GFLOP     {row['step_gflop']:5.2f} GFLOP")
     lines += ["", "stage       GPU hours    hours"]
     for row in found["stages"]:
         lines.append(f"{row['stage']:<10} {row['gpu_hours']:10.3g} {row['hours']:8.3g}   {row['what']}".rstrip())
@@ -230,30 +235,75 @@ def page(spec: PipelineSpec, told: Told) -> str:
 
 
 RATES = (
-    ("faces", int, "faces of the training datasets, validation included"),
-    ("gpus", int, "GPUs of the cluster"),
+    ("faces", int, "faces of the training datasets, validation included; else they are counted"),
+    ("gpus", int, "GPUs of the cluster; else those of this machine"),
     ("tflops", float, "TFLOP a second that one GPU really does, not its data sheet's"),
-    ("shard-rate", float, "faces a second that one shard actor writes: the benchmark's row divided by its actors"),
-    ("actors", int, "shard actors, one for each CPU of the cluster"),
+    ("shard-rate", float, "faces a second that one shard actor writes; else measured on the datasets' own"),
+    ("actors", int, "shard actors, one for each CPU of the cluster; else the cores of this machine"),
 )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `plan` is told, all of it or nothing."""
-    said = "for plan: what a run costs that is too large to try; all of them, and the datasets need not be here"
-    group = parser.add_argument_group(said)
+    """What `plan` is told of costs."""
+    group = parser.add_argument_group("for plan: what a run costs, by one of --measure, --rates and --tflops")
+    group.add_argument("--measure", action="store_true", help="time steps of every network on this machine")
+    group.add_argument("--rates", metavar="FILE", help="the output of hpe benchmark gpu --json")
     for name, kind, said in RATES:
         group.add_argument(f"--{name}", type=kind, metavar="N", help=said)
 
 
 def told_of(args: argparse.Namespace, spec: PipelineSpec) -> Told | None:
-    """What the options say, or None if none was given. Raises SpecError for a part of them."""
+    """What the options say, the rest counted and measured; None if they say nothing. Raises SpecError."""
     given = {name: getattr(args, name.replace("-", "_")) for name, _, _ in RATES}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    ways = [bool(args.measure), args.rates is not None, given["tflops"] is not None]
+    if not any(ways) and all(value is None for value in given.values()):
         return None
-    check(not missing, f"what a run costs needs {', '.join(missing)}, too")
+    check(sum(ways) == 1, "what a run costs needs one of --measure, --rates FILE and --tflops N")
     for name, value in given.items():
-        check(value > 0, f"--{name} must be positive, got {value:g}")
-    check(spec.cluster.share_of("teachers").gpus != 0, "this run uses no GPU: cluster.gpus_per_worker is 0")
-    return Told(*given.values())
+        check(value is None or value > 0, f"--{name} must be positive, got {value or 0:g}")
+    gpus = gpus_here() if given["gpus"] is None else given["gpus"]
+    uses = spec.cluster.share_of("teachers").gpus != 0
+    check(uses or args.measure, "this run uses no GPU: cluster.gpus_per_worker is 0; --measure plans it")
+    check(gpus > 0 or args.measure, "there is no GPU here: --gpus says how many the cluster has")
+    tflops = 0.0 if args.measure else given["tflops"] or tflops_of(Path(args.rates))
+    faces = given["faces"] or sum(1 for source in sources(spec) for _ in source.refs())
+    check(faces > 0, "no face was found in the training datasets; --faces says how many there are")
+    rate = given["shard-rate"] or shard_rate(spec)
+    return Told(faces, gpus if uses else 0, tflops, rate, given["actors"] or cores())
+
+
+def tflops_of(file: Path) -> float:
+    """What a GPU really did in the training steps of a table of `hpe benchmark gpu --json`: the median of its networks.
+
+    Raises SpecError for a file that is no such table, or of a CPU or a part.
+    """
+    try:
+        lines = json.loads(file.read_text())["lines"]
+        found = [line["value"] * line["gflop"] / 1e3 for line in lines if line["part"] == "train" and line["gflop"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SpecError(f"--rates {file} is no table of hpe benchmark gpu --json") from None
+    check(bool(found), f"--rates {file} holds no rate of training: hpe benchmark gpu train --json")
+    return statistics.median(found)
+
+
+def sources(spec: PipelineSpec) -> list[Source]:
+    return [open_source(spec.data.datasets[name]) for name in spec.data.train]
+
+
+def shard_rate(spec: PipelineSpec) -> float:
+    """Faces a second that one process loads and crops, of the first training dataset."""
+    source = sources(spec)[0]
+    some = sorted(source.refs())[:SAMPLE]
+    began = time.perf_counter()
+    list(load_directly(source, spec.data.crop, some))
+    return len(some) / (time.perf_counter() - began)
+
+
+def gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
