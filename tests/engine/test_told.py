@@ -114,7 +114,8 @@ def said_of(members: list[RunFacts]) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(("module", "count"), [(teachers, 1), (student, 1), (student, 2)])
-def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, tmp_path, monkeypatch):
+@pytest.mark.parametrize("room", [1, 4])
+def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, room, tmp_path, monkeypatch):
     """The same run, figures and times, so each counts once, however often and by whomever it is sent."""
     events: list[Event] = []
     spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", f"search.finalists={count}"])
@@ -128,6 +129,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
         write_json(home / "result.json", to_dict(NETWORK))
         return NETWORK
 
+    monkeypatch.setattr(student, "room", lambda stage: room)
     monkeypatch.setattr(networks, "run_ray_train", train)
     monkeypatch.setattr(networks, "capacity", lambda cluster: {"CPU": 4, "GPU": 0})
     stage = StageRun(
@@ -143,7 +145,8 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
     told = list(children(entry_of(name, stage.folder), result, spec))
     assert said_of(told) == shown_by(events)
     expected = {"teachers": ["byobnet", "resnet"], "student": ["distilled", "hard"]}[name]
-    expected = ["finalist-1", "finalist-2", "hard"] if count == 2 else expected
+    if count == 2:
+        expected = ["finalist-1", "finalist-2", *(["twin-1", "twin-2"] if room == 4 else ["hard"])]
     assert sorted(each.key for each in told) == [f"{name}/0123/{member}" for member in expected]
     for each in told:
         assert read_again(each) == each and each.tags == {"stage": name}
@@ -151,7 +154,7 @@ def test_what_is_shown_of_a_network_early_is_what_the_store_says(module, count, 
         assert Point("val/mae", 5.5, 2, 20_000) in each.points and len(each.points) == 6
     if module is student:
         best = student_with(spec.student, tried[0].changes)
-        assert told[0].params == to_dict(best) and told[-1].params == to_dict(best) | {"distill": None}
+        assert told[0].params == to_dict(best) and told[count].params == to_dict(best) | {"distill": None}
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "a(b)", "élan", "a\nb", "#1", "resnet@2", "x" * 100, "x" * 101, "a+b"])

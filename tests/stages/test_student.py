@@ -47,15 +47,20 @@ def test_without_a_search_the_student_is_as_configured():
 
 
 @pytest.mark.parametrize("winner", ["finalist-1", "finalist-2", "distilled"])
-def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(tmp_path, monkeypatch, winner):
-    """Of two finalists, or the only one, which has no rival and is called by its name at once."""
+@pytest.mark.parametrize("room", [1, 3, 4])
+def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(tmp_path, monkeypatch, winner, room):
+    """Of two finalists, or the only one, which has no rival and is called by its name at once.
+
+    Twins learn beside the finalists where there is room, and else the winner's alone after them.
+    """
     alone = winner == "distilled"
     spec = load(["tests/tiny.yaml"], [f"search.finalists={1 if alone else 2}"])
     search = searched(6.0, 7.0, 8.0, own=2)
     stage: Any = SimpleNamespace(spec=spec, folder=tmp_path, results=Results({"search": search}))
-    trained = {}
+    trained, rounds = {}, []
 
     def train_all(jobs: list[Any], stage: Any) -> dict[str, NetworkResult]:
+        rounds.append([name for name, _ in jobs])
         for name, student in jobs:
             trained[name] = student
             (tmp_path / name).mkdir()
@@ -64,14 +69,19 @@ def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(tmp_path,
 
     monkeypatch.setattr(stage_student, "job_for", lambda stage, name, student: (name, student))
     monkeypatch.setattr(stage_student, "train_all", train_all)
+    monkeypatch.setattr(stage_student, "room", lambda stage: room)
     result = stage_student.run(stage)
     lr = {"finalist-1": 0.01, "finalist-2": OWN["optim.lr"], "distilled": 0.01}[winner]
     student = student_with(spec.student, {"optim.lr": lr})
     assert result.spec == student == trained[winner]
-    assert to_dict(trained["hard"]) == to_dict(student) | {"distill": None}, "but for the teachers it is the student"
+    twin = (tmp_path / "hard" / "model.json").read_text()
+    assert to_dict(trained[twin]) == to_dict(student) | {"distill": None}, "but for the teachers it is the student"
+    if not alone:
+        first = ["finalist-1", "finalist-2", *["twin-1", "twin-2"][: max(0, room - 2)]]
+        assert rounds == [first] + ([["hard"]] if twin == "hard" else [])
+        assert (twin == "hard") == (room == 1 or (room == 3 and winner == "finalist-2"))
     assert (tmp_path / "distilled" / "model.json").read_text() == winner
-    assert (tmp_path / "hard" / "model.json").read_text() == "hard"
-    assert not list(tmp_path.glob("finalist-*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"distilled", "hard"}
     assert (result.student.val_mae, result.twin.val_mae) == (5.0, 6.0)
     rivals = [] if alone else [(0.01, winner == "finalist-1"), (OWN["optim.lr"], winner == "finalist-2")]
     assert [(rival.changes["optim.lr"], rival.val_mae == 5.0) for rival in result.finalists] == rivals

@@ -86,7 +86,7 @@ def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:
     if stage == "teachers":
         return "network", len(spec.teachers)
     if stage == "student":
-        return "network", max(2, spec.search.ending)
+        return "network", 2 * spec.search.ending  # each with its twin
     if stage == "search":
         return "trial", max(1, min(spec.search.concurrent, spec.search.trials))
     return POOLED[stage], most

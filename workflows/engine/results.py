@@ -128,12 +128,13 @@ class Finalist:
 
 @dataclass(frozen=True)
 class StudentResult(StageResult):
-    """The student, its hard-label twin, the student's whole spec, and the finalists that it won against."""
+    """The student, its hard-label twin, the whole spec; the finalists, of which it was one, and their twins."""
 
     student: NetworkResult
     twin: NetworkResult
     spec: TrainSpec
     finalists: tuple[Finalist, ...] = ()
+    twins: tuple[Finalist, ...] = ()  # that learnt; the changes are those of the first finalist that it belongs to
 
     @property
     def networks(self) -> dict[str, NetworkResult]:

@@ -75,7 +75,10 @@ def children(entry: Planned, result: StageResult, spec: PipelineSpec) -> Iterato
             yield _network(entry, rival.name, rival.network, to_dict(student_with(spec.student, rival.changes)))
         if not result.finalists:  # the student was one of them
             yield _network(entry, Role.DISTILLED, result.student, to_dict(result.spec))
-        yield _network(entry, Role.HARD, result.twin, {**to_dict(result.spec), "distill": None})
+            yield _network(entry, Role.HARD, result.twin, {**to_dict(result.spec), "distill": None})
+        for twin in result.twins:
+            params = {**to_dict(student_with(spec.student, twin.changes)), "distill": None}
+            yield _network(entry, twin.name, twin.network, params)
     elif isinstance(result, SearchResult):
         ended = {trial.trial: trial for trial in result.trials}
         for file in sorted(trial_file(entry.folder, "*").parent.glob("*.json")):

@@ -12,6 +12,8 @@ from typing import Any
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import TrainSpec
+from workflows.engine.cluster import capacity
+from workflows.engine.placement import placed
 from workflows.engine.results import Finalist, Role, SearchResult, StudentResult
 from workflows.engine.stage import StageRun
 from workflows.training.jobs import batching, job_for
@@ -32,15 +34,26 @@ def run(stage: StageRun) -> StudentResult:
         trained = train_all(jobs, stage)
         return StudentResult(trained[Role.DISTILLED], trained[Role.HARD], students[0])
     names = [f"finalist-{place}" for place in range(1, len(students) + 1)]
-    ended = train_all([job_for(stage, *each) for each in zip(names, students, strict=True)], stage)
+    twins = list(map(hard_twin, students))
+    # Who wins is not known yet: where there is room, twins learn beside the finalists, so that nobody waits for one.
+    early = list(dict.fromkeys(twins))[: max(0, room(stage) - len(students))]
+    called = {twin: f"twin-{number}" for number, twin in enumerate(early, start=1)}
+    pairs = [*zip(names, students, strict=True), *((name, twin) for twin, name in called.items())]
+    ended = train_all([job_for(stage, *each) for each in pairs], stage)
     best = min(range(len(names)), key=lambda place: ended[names[place]].val_mae)
-    shutil.rmtree(stage.folder / Role.DISTILLED, ignore_errors=True)  # of a run that was cut off here
-    (stage.folder / names[best]).rename(stage.folder / Role.DISTILLED)
-    for name in names:  # the store keeps every network that was trained
+    if twins[best] not in called:
+        called[twins[best]] = Role.HARD.value
+        ended |= train_all([job_for(stage, Role.HARD.value, twins[best])], stage)
+    own_twin = called[twins[best]]
+    for name, role in ((names[best], Role.DISTILLED), (own_twin, Role.HARD)):
+        if name != role:
+            shutil.rmtree(stage.folder / role, ignore_errors=True)  # of a run that was cut off here
+            (stage.folder / name).rename(stage.folder / role)
+    for name in {*names, *called.values()} - {Role.HARD}:  # the store keeps every network that was trained
         shutil.rmtree(stage.folder / name, ignore_errors=True)
-    twin = train_all([job_for(stage, Role.HARD, hard_twin(students[best]))], stage)
     rivals = [Finalist(name, changes, ended[name]) for name, changes in zip(names, chosen, strict=True)]
-    return StudentResult(ended[names[best]], twin[Role.HARD], students[best], tuple(rivals))
+    paired = [Finalist(name, chosen[twins.index(twin)], ended[name]) for twin, name in called.items()]
+    return StudentResult(ended[names[best]], ended[own_twin], students[best], tuple(rivals), tuple(paired))
 
 
 def finalists(search: SearchResult, count: int) -> list[dict[str, Any]]:
@@ -51,6 +64,11 @@ def finalists(search: SearchResult, count: int) -> list[dict[str, Any]]:
     if count > 1 and own is not None and own not in chosen:
         chosen[-1] = own
     return chosen
+
+
+def room(stage: StageRun) -> int:
+    """How many networks learn at once on this cluster."""
+    return placed(stage.spec, stage.name, capacity(stage.spec.cluster)).at_once
 
 
 def hard_twin(student: TrainSpec) -> TrainSpec:
