@@ -8,6 +8,7 @@ albumentations.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from hpe_core.augment import filters, histograms, jpeg, opencv, overlays, pointwise
@@ -49,7 +50,7 @@ def run_chain(images_BHWC: Tensor, draws: Draws, operations: Mapping[str, Apply]
     """
     if operations is None:
         operations = ON_CPU if images_BHWC.device.type == "cpu" else OPERATIONS
-    images_BHWC = images_BHWC.clone()
+    images_BHWC = images_BHWC.clone(memory_format=torch.contiguous_format)  # `put` writes through a view of it
     for name, faces in draws.on.items():
         if name in operations:
             put(images_BHWC, faces, operations[name](images_BHWC.index_select(0, faces), draws.of(faces)))

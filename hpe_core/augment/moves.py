@@ -117,4 +117,4 @@ def _warp(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
     grid = F.affine_grid(theta_B23, [len(back), 3, size, size], align_corners=False)
     pixels = crops_BHWC.permute(0, 3, 1, 2).float()
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

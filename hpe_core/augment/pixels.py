@@ -63,7 +63,7 @@ def places(x_BHWC: Tensor, channels: int) -> Tensor:
 
 def put(x_BHWC: Tensor, faces: Tensor, changed_BHWC: Tensor) -> None:
     """The changed faces in their places. Eight bytes at once where that divides a face: a CPU copies one by one."""
-    whole, part = x_BHWC.flatten(1), changed_BHWC.flatten(1)
+    whole, part = x_BHWC.view(len(x_BHWC), -1), changed_BHWC.flatten(1)  # a copy of the whole would be lost
     if whole.shape[1] % 8 == 0:
         whole, part = whole.view(torch.int64), part.view(torch.int64)
     whole.index_copy_(0, faces, part)

@@ -126,6 +126,7 @@ class Step:
             torch._foreach_copy_(tensors, before)
             ours, wanted = moved(replay), moved(self.eager)
         except RuntimeError as error:
+            self.state.optimizer.zero_grad(set_to_none=True)  # half a step may have left some
             torch._foreach_copy_(tensors, before)
             warnings.warn(f"optim.step: no CUDA graph of this step, training stays eager ({error})", stacklevel=2)
             return None
@@ -142,16 +143,17 @@ def captured(step: Taken, batch: PoseBatch) -> Taken:
 
     It is really taken WARM times on the way; who asks for it puts the weights back.
     """
-    inputs = batch.copy()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM):
-            step(inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread uploads the next epoch's draws
-        losses = step(inputs)
+    inputs, graph = batch.copy(), torch.cuda.CUDAGraph()
+    with torch.cuda.device(batch.images_BHWC.device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM):
+                step(inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        # Another thread uploads the next epoch's draws meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            losses = step(inputs)
 
     def replay(batch: PoseBatch) -> Losses:
         for kept, new in zip(inputs.tensors(), batch.tensors(), strict=True):

@@ -221,6 +221,16 @@ def test_every_face_gets_recolouring_of_its_own_as_often_as_strength_says(name):
     assert kept[0.0] == 1 and kept[0.3] > kept[1.0] + 0.2
 
 
+@pytest.mark.parametrize("name", ["light", "ehpnet", "offsets"])
+@pytest.mark.parametrize("turn_deg", [0.0, 15.0])
+def test_faces_that_are_turned_are_recoloured_too(name, turn_deg):
+    """Beside the same draws without colours: a warp leaves another layout in memory than a slice."""
+    plain, _ = drawn(AugmentSpec(flip=0, turn_deg=turn_deg, jitter_px=2, photometric="none"))
+    out, _ = drawn(AugmentSpec(flip=0, turn_deg=turn_deg, jitter_px=2, photometric=name))
+    changed = (out.images_BHWC != plain.images_BHWC).flatten(1).any(1).float().mean()
+    assert torch.equal(out.angles_B3, plain.angles_B3) and changed > 0.6
+
+
 def test_a_face_near_the_lock_stays_and_others_turn():
     """At 85 degrees of yaw a turn by 10 changes pitch and roll by some 60: that face keeps its pixels and labels."""
     batch = batch_of(soft=True)
