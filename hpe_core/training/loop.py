@@ -7,7 +7,6 @@ statistics of its own part of the batch; rank 0's are saved.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec
 from hpe_core.training.place import Place
 from hpe_core.training.state import TrainState
-from hpe_core.training.step import Losses, Step, captured, kind_of
+from hpe_core.training.step import Losses, Step, captured, choose_kernels, kind_of
 from hpe_core.training.views import Views
 
 
@@ -113,16 +112,6 @@ def fit(
         on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
     net.load_state_dict(state.best)
     return net
-
-
-def choose_kernels(deterministic: bool) -> None:
-    """Of CUDA: the fastest, or those that add in a fixed order. An operation that has none of these is named in a
-    warning."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic
 
 
 def validate(

@@ -19,7 +19,7 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import TrainSpec
 from hpe_core.training.place import Place
 from hpe_core.training.state import TrainState
-from hpe_core.training.step import Step, captured, kind_of
+from hpe_core.training.step import Step, captured, choose_kernels, kind_of
 from hpe_core.training.views import Views
 
 DISTINCT = 48  # pictures that are made; the others are copies
@@ -52,6 +52,8 @@ def noise(crop: CropSpec, count: int, bins: int = 0) -> FaceArrays:
 
 def stepper(spec: TrainSpec, crop: CropSpec, place: Place, resume: Path | None = None) -> Step:
     """An untaught network, or one of a checkpoint, and its step, as `fit` makes them."""
+    if place.device.type == "cuda":
+        choose_kernels(spec.optim.deterministic)
     torch.manual_seed(spec.seed)
     net = PoseNet(spec.net, crop.size).to(place.device).to(memory_format=torch.channels_last).train()
     graph = kind_of(spec.optim, place) == "graph"

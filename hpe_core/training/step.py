@@ -5,6 +5,7 @@ A captured step is trusted only after it has made, from the same state and faces
 """
 
 import contextlib
+import os
 import typing
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,16 @@ def kind_of(optim: OptimSpec, place: Place) -> str:
     if optim.step != "auto":
         return optim.step
     return "graph" if place.device.type == "cuda" and place.world == 1 else "eager"
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """Of CUDA: the fastest, or those that add in a fixed order. An operation that has none of these is named in a
+    warning."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def wrapped(net: PoseNet, optim: OptimSpec, place: Place) -> nn.Module:
@@ -104,6 +115,10 @@ class Step:
         self.state.average()
         return losses
 
+    @property
+    def is_captured(self) -> bool:
+        return self._captured is not None
+
     def eager(self, batch: PoseBatch) -> Losses:
         losses = backward(self.task, self.model, batch, self.optim, self.place, self.teachers)
         self.state.step()
@@ -114,8 +129,17 @@ class Step:
         tensors = self.state.tensors()
         before = [tensor.clone() for tensor in tensors]
         weights = list(self.state.net.parameters())
+        device = weights[0].device
+        chance = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+        def draw_again() -> None:
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(chance, device)
+            else:
+                torch.set_rng_state(chance)
 
         def moved(step: Taken) -> Tensor:
+            draw_again()
             step(batch)
             after = torch.cat([p.detach().flatten().float() for p in weights])
             torch._foreach_copy_(tensors, before)
@@ -130,6 +154,8 @@ class Step:
             torch._foreach_copy_(tensors, before)
             warnings.warn(f"optim.step: no CUDA graph of this step, training stays eager ({error})", stacklevel=2)
             return None
+        finally:
+            draw_again()
         apart = float((ours - wanted).norm() / wanted.norm())
         if not apart <= AGREE:
             said = f"optim.step: the captured step is {apart:.2g} of a step away from the eager one"

@@ -80,6 +80,7 @@ def place_of(device: str, small: bool) -> Place:
     named = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if named.type == "cuda":
         check(torch.cuda.is_available(), f"--device {device}: torch {torch.__version__} finds no CUDA device here")
+        torch.cuda.set_device(named.index or 0)
     else:
         check(small, "there is no GPU here; --small runs a small form of the check on the CPU")
     return Place(named)
