@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hpe_core.augment.apply import run_chain
 from hpe_core.augment.draw import draw_chain
-from hpe_core.augment.moves import Values, motions, moved
+from hpe_core.augment.moves import motions, moved
+from hpe_core.augment.operations.apply import run_chain
 from hpe_core.augment.reference import run_reference
-from hpe_core.augment.table import Draws, Table
+from hpe_core.augment.table import Draws, Table, Values
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.spec.training import AugmentSpec
@@ -27,6 +27,7 @@ class Augment:
     def __init__(self, spec: AugmentSpec, size: int, bins: AngleBins) -> None:
         self.spec, self.size, self.bins = spec, size, bins
         self.recolours = spec.photometric != "none" and spec.strength > 0
+        self.on_host = spec.backend == "albumentations"  # `auto` is the device: it is the faster (docs/augmentation.md)
 
     def table(
         self, angles_M3: Values, scales_M2: Values, random: np.random.Generator, device: torch.device | str = "cpu"
@@ -39,18 +40,20 @@ class Augment:
         columns = motions(angles_M3, scales_M2, self.bins.limit, flips, turns, jitter, spec.turn_gain)
         if not self.recolours:
             return Table(columns, {}, device)
-        if self.backend(device) == "albumentations":
+        if self.on_host:
             return Table(columns | {"seed": random.integers(SEEDS, size=count)}, {}, device)
         colours, chosen = draw_chain(spec.photometric, spec.strength, count, self.size, random)
         return Table(columns | colours, chosen, device)
 
     def shown(self, batch: PoseBatch, draws: Draws) -> PoseBatch:
-        """Canonical crops -> windows of `size`, with labels moved along. Nobody waits for a device of its own."""
+        """Canonical crops -> windows of `size`, with labels moved along."""
+        margin = (batch.images_BHWC.shape[1] - self.size) // 2
+        assert self.spec.jitter_px <= margin, f"a jitter beyond the stored margin of {margin} pixels"
         batch = moved(batch, draws, self.size, self.bins)
         if not self.recolours:
             return batch
         images = batch.images_BHWC
-        if self.backend(images.device) == "device":
+        if not self.on_host:
             return replace(batch, images_BHWC=run_chain(images, draws))
         seed = int(draws["seed"][0])
         changed = run_reference(images.cpu().numpy(), self.spec.photometric, self.spec.strength, seed)
@@ -61,9 +64,3 @@ class Augment:
         assert batch.scales_B2 is not None, "crops that were moved before"
         table = self.table(batch.angles_B3.numpy(), batch.scales_B2.numpy(), random, device)
         return self.shown(batch.to(device), table.rows(0, len(batch)))
-
-    def backend(self, device: torch.device | str) -> str:
-        """device | albumentations; `auto` is whichever is faster there (docs/augmentation.md)."""
-        if self.spec.backend != "auto":
-            return self.spec.backend
-        return "device"

@@ -12,21 +12,17 @@ network can follow them. `turn_gain` leaves such faces unturned (docs/results.md
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hpe_core.augment.table import Columns, Draws, Table
+from hpe_core.augment.table import Columns, Draws, Table, Values
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import window
-
-Values = NDArray[Any]  # one entry a face
 
 
 def motions(

@@ -51,7 +51,7 @@ class AugmentSpec:
     jitter_px: Natural = 0  # window moved by up to this, inside the margin
     photometric: Literal["none", "light", "ehpnet", "offsets"] = "light"
     strength: Share = 1.0  # scales the probability of the photometric chain
-    backend: Literal["auto", "device", "albumentations"] = "auto"  # who recolours; auto: the faster of both
+    backend: Literal["auto", "device", "albumentations"] = "auto"  # who recolours: batches on the device, or each face
 
     def __post_init__(self) -> None:
         said = f"turn_gain is 0 or at least 1 (roll itself changes by the turn), got {self.turn_gain}"

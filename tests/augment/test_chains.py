@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpe_core.augment.apply import ON_CPU, OPERATIONS, run_chain
 from hpe_core.augment.chains import CHAINS, operations
 from hpe_core.augment.draw import draw_chain
+from hpe_core.augment.operations.apply import ON_CPU, OPERATIONS, run_chain
 from hpe_core.augment.reference import run_reference
 from hpe_core.augment.table import Draws, Table
 from hpe_core.geometry.crop import Image

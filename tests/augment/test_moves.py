@@ -198,6 +198,8 @@ def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
 def test_a_jitter_beyond_the_margin_is_refused():
     with pytest.raises(AssertionError, match="margin of 6 pixels"):
         move(batch_of(), CROP.size, BINS, NO, np.zeros(4), np.full((4, 2), 7))
+    with pytest.raises(AssertionError, match="margin of 6 pixels"):
+        drawn(AugmentSpec(jitter_px=7))
 
 
 def test_the_draws_of_an_augmentation_heed_turn_gain():

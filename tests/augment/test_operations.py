@@ -12,11 +12,11 @@ from albumentations.augmentations.pixel import functional as fpixel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpe_core.augment import jpeg, overlays
-from hpe_core.augment.apply import ON_CPU
-from hpe_core.augment.apply import OPERATIONS as APPLIED
 from hpe_core.augment.draw import gaussian_weights
-from hpe_core.augment.histograms import spread
+from hpe_core.augment.operations import jpeg, overlays
+from hpe_core.augment.operations.apply import ON_CPU
+from hpe_core.augment.operations.apply import OPERATIONS as APPLIED
+from hpe_core.augment.operations.histograms import spread
 from hpe_core.geometry.crop import Image
 from tests.augment.pictures import FACES, OPERATIONS, SIZES, drawn, draws_of, faces, tensor
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from hpe_core.augment.apply import OPERATIONS
+from hpe_core.augment.operations.apply import OPERATIONS
 from workflows.bench.operations import operation_costs
 
 

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from hpe_core.augment.apply import ON_CPU, OPERATIONS, run_chain
 from hpe_core.augment.chains import CHAINS
 from hpe_core.augment.draw import draw_chain
+from hpe_core.augment.operations.apply import ON_CPU, OPERATIONS, run_chain
 from hpe_core.augment.reference import run_reference
 from hpe_core.augment.table import Table
 from hpe_core.geometry.crop import canonical_crop

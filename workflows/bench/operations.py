@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpe_core.augment.apply import ON_CPU, OPERATIONS, Apply
 from hpe_core.augment.chains import operations
 from hpe_core.augment.draw import DRAWS
+from hpe_core.augment.operations.apply import ON_CPU, OPERATIONS, Apply
 from hpe_core.augment.table import Draws, Table
 
 REPEATS, CALLS = 5, 3

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpe_core.augment.pixels import joined, looked_up, places, rounded
+from hpe_core.augment.operations.pixels import joined, looked_up, places, rounded
 from hpe_core.augment.table import Draws
 
 TILES = 8  # CLAHE's grid, a side

@@ -6,7 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from hpe_core.augment.pixels import a_face, padded, rounded
+from hpe_core.augment.operations.pixels import a_face, padded, rounded
 from hpe_core.augment.table import Draws
 
 Exchange = Callable[[Tensor, Tensor], Tensor]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hpe_core.augment.pixels import a_face, joined, planes, rounded
+from hpe_core.augment.operations.pixels import a_face, joined, planes, rounded
 from hpe_core.augment.table import Draws
 
 CORNERS = 5

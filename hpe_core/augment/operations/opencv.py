@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpe_core.augment.histograms import TILES
+from hpe_core.augment.operations.histograms import TILES
 from hpe_core.augment.table import Draws, Values
 
 Apply = Callable[[Tensor, Draws], Tensor]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpe_core.augment.pixels import joined, planes, to_bytes
+from hpe_core.augment.operations.pixels import joined, planes, to_bytes
 from hpe_core.augment.table import Draws, sent
 
 BLOCK = 8

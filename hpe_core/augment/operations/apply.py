@@ -11,8 +11,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from hpe_core.augment import filters, histograms, jpeg, opencv, overlays, pointwise
-from hpe_core.augment.pixels import put
+from hpe_core.augment.operations import filters, histograms, jpeg, opencv, overlays, pointwise
+from hpe_core.augment.operations.pixels import put
 from hpe_core.augment.table import Draws
 
 Apply = Callable[[Tensor, Draws], Tensor]
