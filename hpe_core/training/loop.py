@@ -20,18 +20,14 @@ from hpe_core.augment.augment import Augment
 from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData, TrainFaces
 from hpe_core.data.device_rows import DeviceRows
-from hpe_core.learning.checkpoint import start_from
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import PoseTask
-from hpe_core.shipped import network_folder
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec
 from hpe_core.training.place import Place
-from hpe_core.training.state import TrainState
-from hpe_core.training.step import Losses, Step, captured, choose_kernels, kind_of
+from hpe_core.training.step import Losses, begin
 from hpe_core.training.views import Views
 
 
@@ -64,21 +60,8 @@ def fit(
     called on every rank after each epoch; `on_step` with faces seen and faces in all. `resume` is a folder written by
     `EpochEnd.save`. `stop_after` ends early after so many finished epochs, on the schedule of the full length.
     """
-    optim = spec.optim
-    torch.manual_seed(spec.seed)
-    if place.device.type == "cuda":
-        choose_kernels(optim.deterministic)
-    net = PoseNet(spec.net, crop.size)
-    if spec.start and resume is None:
-        start_from(net, crop, network_folder(spec.start))
-    net = net.to(place.device)
-    if optim.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    graph = kind_of(optim, place) == "graph"
-    state = TrainState(net, optim, captured=graph)
-    if resume is not None:
-        state.load(resume)
-    step = Step(PoseTask(spec, net), state, optim, place, teachers, captured if graph else None)
+    optim, step = spec.optim, begin(spec, crop, place, resume=resume, teachers=teachers)
+    state, net = step.state, step.state.net
     augment = Augment(spec.augment, crop.size if teachers is None else teachers.view_size, net.main_bins)
     views = Views(train, augment, optim.batch_size, spec.seed, place)
     held_out = DeviceRows(val.rows(), place.device, place.rows_bytes)

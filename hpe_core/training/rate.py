@@ -1,25 +1,26 @@
-"""How many faces a second a network learns from, or answers, on a device: measured, for plans and benchmarks."""
+"""What a network costs: its arithmetic, and the faces a second that it learns from, or answers, on a device."""
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from itertools import count
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hpe_core.augment.augment import Augment
 from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.shares import FaceArrays
 from hpe_core.geometry.crop import window
 from hpe_core.learning.models import PoseNet
-from hpe_core.learning.task import PoseTask
 from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import TrainSpec
 from hpe_core.training.place import Place
-from hpe_core.training.state import TrainState
-from hpe_core.training.step import Step, captured, choose_kernels, kind_of
+from hpe_core.training.step import begin
 from hpe_core.training.views import Views
 
 DISTINCT = 48  # pictures that are made; the others are copies
@@ -50,17 +51,16 @@ def noise(crop: CropSpec, count: int, bins: int = 0) -> FaceArrays:
     return FaceArrays(images, angles, np.ones((count, 2), np.float32), soft)
 
 
-def stepper(spec: TrainSpec, crop: CropSpec, place: Place, resume: Path | None = None) -> Step:
-    """An untaught network, or one of a checkpoint, and its step, as `fit` makes them."""
-    if place.device.type == "cuda":
-        choose_kernels(spec.optim.deterministic)
-    torch.manual_seed(spec.seed)
-    net = PoseNet(spec.net, crop.size).to(place.device).to(memory_format=torch.channels_last).train()
-    graph = kind_of(spec.optim, place) == "graph"
-    state = TrainState(net, spec.optim, captured=graph)
-    if resume is not None:
-        state.load(resume)
-    return Step(PoseTask(spec, net), state, spec.optim, place, capture=captured if graph else None)
+@cache
+def flops(net: NetSpec, size: int, *, backward: bool) -> int:
+    """Floating-point operations of one face, a multiply-add as two; with `backward`, of a whole training step."""
+    model = PoseNet(replace(net, pretrained="none"), size).train(backward)
+    faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one alone has no batch statistics
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        out = model(faces)
+        if backward:
+            sum(head.sum() for head in out.heads).backward()
+    return int(counter.get_total_flops()) // len(faces)
 
 
 def views_of(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place) -> Iterator[PoseBatch]:
@@ -71,7 +71,8 @@ def views_of(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place) ->
 
 def step_rate(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place, seconds: float) -> float:
     """Faces a second of training steps, augmentation in."""
-    step = stepper(spec, crop, place)
+    step = begin(spec, crop, place)
+    step.model.train()
     batches = (batch for _ in count() for batch in views_of(spec, crop, rows, place))
 
     def one() -> int:

@@ -9,15 +9,19 @@ import os
 import typing
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hpe_core.data.batch import PoseBatch
+from hpe_core.learning.checkpoint import start_from
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
-from hpe_core.spec.training import OptimSpec
+from hpe_core.shipped import network_folder
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.training import OptimSpec, TrainSpec
 from hpe_core.training.place import Place
 from hpe_core.training.state import TrainState
 
@@ -162,6 +166,26 @@ class Step:
             warnings.warn(f"{said}, training stays eager", stacklevel=2)
             return None
         return len(batch), replay
+
+
+def begin(
+    spec: TrainSpec, crop: CropSpec, place: Place, *, resume: Path | None = None, teachers: OnlineTeachers | None = None
+) -> Step:
+    """A network as it begins to learn, or as a checkpoint left it, and its step."""
+    optim, graph = spec.optim, kind_of(spec.optim, place) == "graph"
+    torch.manual_seed(spec.seed)
+    if place.device.type == "cuda":
+        choose_kernels(optim.deterministic)
+    net = PoseNet(spec.net, crop.size)
+    if spec.start and resume is None:
+        start_from(net, crop, network_folder(spec.start))
+    net = net.to(place.device)
+    if optim.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    state = TrainState(net, optim, captured=graph)
+    if resume is not None:
+        state.load(resume)
+    return Step(PoseTask(spec, net), state, optim, place, teachers, captured if graph else None)
 
 
 def captured(step: Taken, batch: PoseBatch) -> Taken:

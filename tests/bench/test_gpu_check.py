@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from hpe_core.errors import SpecError
 from workflows.bench import gpu, gpu_parts
 from workflows.engine.config import REPO
+from workflows.engine.cost import tflops_of
 
 ABSENT = ("ray", "mlflow", "omegaconf", "pydantic", "albumentations", "optuna", "matplotlib", "scipy", "jinja2")
 
@@ -23,7 +25,7 @@ def small(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_every_part_runs_on_a_cpu_without_ray_or_albumentations():
+def test_every_part_runs_on_a_cpu_without_ray_or_albumentations(tmp_path):
     code, out, said = small("--small", "--json", "--device", "cpu")
     report = json.loads(out)
     assert code == 0, said
@@ -32,6 +34,13 @@ def test_every_part_runs_on_a_cpu_without_ray_or_albumentations():
     held = {line["what"]: line["holds"] for line in report["lines"] if line["holds"] is not None}
     assert held and all(held.values())
     assert any("albumentations" in said for said in report["left_out"])
+    table = tmp_path / "gpu.json"
+    table.write_text(json.dumps(report | {"device": "a GPU"}))
+    rates = [line["value"] * line["gflop"] / 1e3 for line in report["lines"] if line["part"] == "train"]
+    assert tflops_of(table) == pytest.approx(sorted(filter(None, rates))[1]), "what plan takes is what this prints"
+    table.write_text(out)
+    with pytest.raises(SpecError, match="gpu.json was measured on a CPU"):
+        tflops_of(table)
 
 
 def test_a_part_runs_alone_and_a_wrong_word_is_named():

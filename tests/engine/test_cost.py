@@ -104,11 +104,11 @@ def test_finalists_and_a_twin_are_trained_at_once(finalists, trials, ended):
 
 def test_a_table_of_a_gpu_is_a_rate(tmp_path):
     lines = [{"part": "train", "value": value, "gflop": gflop} for value, gflop in ((1000, 3.0), (500, 8.0), (10, 1.0))]
-    lines += [{"part": "train", "value": 7.0, "gflop": 0.0}, {"part": "batch", "value": 9e9, "gflop": 9.0}]
+    lines += [{"part": "train", "value": 7.0, "gflop": 0.0}, {"part": "batch", "value": 9e9, "gflop": 0.0}]
     table = tmp_path / "gpu.json"
-    table.write_text(json.dumps({"lines": lines}))
+    table.write_text(json.dumps({"device": "H100", "lines": lines}))
     assert budget.tflops_of(table) == pytest.approx(3.0)
-    for text in ("{}", "no", json.dumps({"lines": lines[3:]})):
+    for text in ("{}", "no", json.dumps({"device": "H100", "lines": lines[3:]})):
         table.write_text(text)
         with pytest.raises(SpecError, match=r"gpu.json (is no table|holds no rate)"):
             budget.tflops_of(table)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from hpe_core.data.batch import FaceData, PoseBatch
+from hpe_core.augment.moves import center_window
+from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.device_rows import DeviceRows
+from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning.ensemble import ensemble_probs
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
@@ -24,7 +25,8 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit
 from hpe_core.training.place import Place
-from hpe_core.training.rate import HeldFaces, noise, rate, stepper, views_of, wait
+from hpe_core.training.rate import HeldFaces, flops, noise, rate, views_of, wait
+from hpe_core.training.step import begin
 from workflows.bench.operations import operation_costs
 
 EHPNET = TrainSpec(
@@ -159,7 +161,8 @@ def sync(bench: Bench) -> list[Line]:
         with tempfile.TemporaryDirectory() as folder:
             for resumed in (False, True):
                 spec = as_kind(setup.spec, kind)
-                step = stepper(spec, setup.crop, bench.place, Path(folder) if resumed else None)
+                step = begin(spec, setup.crop, bench.place, resume=Path(folder) if resumed else None)
+                step.model.train()
                 waits = 0.0
                 batches = views(bench, setup, 8)
                 for number in range(8):  # in the first four libraries start, and the graph is captured
@@ -184,9 +187,7 @@ def parity(bench: Bench) -> list[Line]:
     torch.manual_seed(0)
     net = PoseNet(spec.net, setup.crop.size)
     rows = noise(setup.crop, 32)
-    margin, size = setup.crop.margin_px, setup.crop.size
-    windows = torch.from_numpy(rows.images[:, margin : margin + size, margin : margin + size].copy())
-    batch = PoseBatch(windows, torch.from_numpy(rows.angles))
+    batch = center_window(taken(rows, np.arange(len(rows))), setup.crop.size)
 
     def measured(device: torch.device, half: bool) -> tuple[float, torch.Tensor, torch.Tensor]:
         net.to(device).eval().zero_grad()
@@ -199,19 +200,21 @@ def parity(bench: Bench) -> list[Line]:
     loss, gradient, angles = measured(torch.device("cpu"), False)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     lines = []
-    for name, tf32, half, degrees, share in (
-        ("fp32", False, False, 1e-3, 1e-3),
-        ("TF32", True, False, 0.1, 0.05),
-        ("bf16", False, True, 2.0, 0.2),
-    ):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        found[name] = measured(bench.device, half)
-        apart = float((found[name][2] - angles).abs().max())
-        lines.append(Line("parity", f"angles, {name}, worst of 32 faces", "degrees", apart, holds=apart < degrees))
-        grad = float((found[name][1] - gradient).norm() / gradient.norm())
-        lines.append(Line("parity", f"gradient, {name}, of its norm", "", grad, holds=grad < share))
-        lines.append(Line("parity", f"loss, {name}", "", found[name][0], loss, "the CPU's"))
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    try:
+        for name, tf32, half, degrees, share in (
+            ("fp32", False, False, 1e-3, 1e-3),
+            ("TF32", True, False, 0.1, 0.05),
+            ("bf16", False, True, 2.0, 0.2),
+        ):
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            found[name] = measured(bench.device, half)
+            apart = float((found[name][2] - angles).abs().max())
+            lines.append(Line("parity", f"angles, {name}, worst of 32 faces", "degrees", apart, holds=apart < degrees))
+            grad = float((found[name][1] - gradient).norm() / gradient.norm())
+            lines.append(Line("parity", f"gradient, {name}, of its norm", "", grad, holds=grad < share))
+            lines.append(Line("parity", f"loss, {name}", "", found[name][0], loss, "the CPU's"))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     return lines
 
 
@@ -245,9 +248,8 @@ def train(bench: Bench) -> list[Line]:
         ours, peak = epochs_rate(bench, setup)
         still = standing_rate(bench, setup)
         holds = ours >= 0.95 * still if bench.is_gpu else None
-        lines.append(
-            Line("train", f"{setup.name}, epochs 2 and 3", "faces/s", ours, still, "one batch again and again", holds)
-        )
+        what, work = f"{setup.name}, epochs 2 and 3", flops(setup.spec.net, setup.crop.size, backward=True) / 1e9
+        lines.append(Line("train", what, "faces/s", ours, still, "one batch again and again", holds, gflop=work))
         lines.append(Line("train", f"{setup.name}, peak memory", "GB", peak / 1e9))
         if find_spec("albumentations") is None:
             bench.left_out.append("train: the old way, albumentations is not installed")
@@ -280,17 +282,10 @@ def epochs_rate(bench: Bench, setup: Setup) -> tuple[float, float]:
     return seen / (ends[-1] - ends[0]), float(peak)
 
 
-def gflop(setup: Setup) -> float:
-    """Of a training step, a face; a multiply-add counts as two."""
-    net, faces = PoseNet(setup.spec.net, setup.crop.size), torch.zeros(2, setup.crop.size, setup.crop.size, 3)
-    with FlopCounterMode(display=False) as counter:
-        sum(head.sum() for head in net(faces.to(torch.uint8)).heads).backward()
-    return counter.get_total_flops() / len(faces) / 1e9
-
-
 def standing_rate(bench: Bench, setup: Setup) -> float:
     """Faces a second of the same step on one batch of views."""
-    step, batch = stepper(setup.spec, setup.crop, bench.place), next(views(bench, setup, 1))
+    step, batch = begin(setup.spec, setup.crop, bench.place), next(views(bench, setup, 1))
+    step.model.train()
     for _ in range(4):
         step(batch)
 
@@ -316,11 +311,10 @@ def labels(bench: Bench) -> list[Line]:
     setup = bench.setups[0]
     net = PoseNet(setup.spec.net, setup.crop.size).to(bench.device).to(memory_format=torch.channels_last).eval()
     asked = LabelSet(("net",), 2, 2) if bench.small else LabelSet(("net",), 15, 5)
-    windows = (2 * (asked.radius // asked.step) + 1) ** 2
-    size = setup.crop.size
+    windows, size = len(offset_grid(*asked.offsets)), setup.crop.size
     for faces in (8, 16) if bench.small else (64, 512):
         crops = torch.from_numpy(noise(setup.crop, faces).images).to(bench.device)
-        whole = crops[:, :size, :size].contiguous()
+        whole = window(crops, size).contiguous()
 
         def bare(whole: torch.Tensor = whole) -> int:
             with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.is_gpu):

@@ -79,21 +79,11 @@ def train_faces(spec: PipelineSpec, told: Told) -> int:
     return int(told.faces * (1 - first.val - first.test))
 
 
-@cache
 def flops(net: NetSpec, size: int, *, backward: bool) -> int:
-    """Floating-point operations of one face, a multiply-add as two; with `backward`, of a whole training step."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    """Floating-point operations of one face; with `backward`, of a whole training step."""
+    from hpe_core.training import rate
 
-    from hpe_core.learning.models import PoseNet
-
-    model = PoseNet(dataclasses.replace(net, pretrained="none"), size).train(backward)
-    faces = torch.zeros(2, size, size, CHANNELS, dtype=torch.uint8)  # one alone has no batch statistics
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
-        out = model(faces)
-        if backward:
-            sum(head.sum() for head in out.heads).backward()
-    return int(counter.get_total_flops()) // len(faces)
+    return rate.flops(net, size, backward=backward)
 
 
 def finished(seconds: Iterable[float], lanes: int) -> float:
@@ -228,7 +218,7 @@ def page(spec: PipelineSpec, told: Told) -> str:
     ]
     for name, row in found["networks"].items():
         lines.append(f"{name:<20} {row['forward_gflop']:5.2f} GFLOP     {row['step_gflop']:5.2f} GFLOP")
-    lines += ["", "stage       GPU hours    hours"]
+    lines += ["", f"stage      {'GPU' if told.gpus else 'core':>4} hours    hours"]
     for row in found["stages"]:
         lines.append(f"{row['stage']:<10} {row['gpu_hours']:10.3g} {row['hours']:8.3g}   {row['what']}".rstrip())
     return "\n".join(lines)
@@ -278,10 +268,12 @@ def tflops_of(file: Path) -> float:
     Raises SpecError for a file that is no such table, or of a CPU or a part.
     """
     try:
-        lines = json.loads(file.read_text())["lines"]
-        found = [line["value"] * line["gflop"] / 1e3 for line in lines if line["part"] == "train" and line["gflop"]]
+        table = json.loads(file.read_text())
+        found = [line["value"] * line["gflop"] / 1e3 for line in table["lines"] if line["gflop"]]
+        on = table["device"]
     except (OSError, ValueError, KeyError, TypeError):
         raise SpecError(f"--rates {file} is no table of hpe benchmark gpu --json") from None
+    check(on != "CPU", f"--rates {file} was measured on a CPU; --measure plans this machine")
     check(bool(found), f"--rates {file} holds no rate of training: hpe benchmark gpu train --json")
     return statistics.median(found)
 
