@@ -105,17 +105,16 @@ def test_a_captured_step_that_is_the_eager_one_is_taken_from_the_second_step_on(
     assert len(taken) == 4, "a batch of another size is eager"
 
 
-def test_trying_a_capture_out_draws_no_chance_that_training_would_have_had(faces):
-    def capture(eager, batch):
-        torch.rand(7)
-        return lambda batch: torch.rand(3) is None or eager(batch)
-
-    step = step_of(capture=capture)
-    first, second = views_of(faces)[:2]
-    step(first)
-    before = torch.get_rng_state()
-    step._captured, step._capture = step._trusted(step._capture, second), None
-    assert step.is_captured and torch.equal(torch.get_rng_state(), before)
+def test_trying_a_capture_out_draws_no_chance_that_training_would_have_had(faces, monkeypatch):
+    """A step that draws, as dropout does: both trials see the same draws, and the step that counts sees them again."""
+    step, drawn = step_of(capture=lambda eager, batch: eager), []
+    eager = step.eager
+    monkeypatch.setattr(step, "eager", lambda batch: drawn.append(torch.rand(3)) or eager(batch))
+    for batch in views_of(faces)[:2]:
+        step(batch)
+    first, *others = drawn
+    assert step.is_captured and len(others) == 3 and all(torch.equal(other, others[0]) for other in others)
+    assert not torch.equal(first, others[0])
 
 
 def stale(eager, batch):
