@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.data.rows import Shard, read_shard, read_table, shard_files, write_table
+from hpe_core.data.shares import read_pieces, whole_shards
 from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
 from hpe_core.datasets.protocols import matches, protocol_named
@@ -201,7 +202,7 @@ def drift(
     folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool
 ) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
-    from hpe_core.data.batch import FaceData
+    from hpe_core.data.batch import taken
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.drift import label_drift
     from hpe_core.learning.precision import exact_float32
@@ -210,7 +211,9 @@ def drift(
     augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored)
     saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
     nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
-    faces = next(iter(FaceData([Path(files[0])]).ordered(DRIFT_FACES))).to(device)  # one shard is sample enough
+    (shard,) = whole_shards([Path(files[0])])  # one is sample enough
+    rows = min(DRIFT_FACES, shard.rows)
+    faces = taken(read_pieces([shard._replace(stop=rows)]), np.arange(rows)).to(device)
     yaw = faces.angles_B3[:, YAW].abs()
     parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
     motions: dict[str, tuple[float, float]] = {"flip": (1.0, 0.0)} if augment.flip else {}
