@@ -57,6 +57,19 @@ def test_the_script_ends_as_its_main_does():
     assert done.returncode == 2 and "did you mean 'plan'" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_a_signal_cuts_in_its_making_complains_of_nothing():
+    """A dataset of Ray that is half built when the signal comes raises as it is freed, after the last sentence."""
+    code = (
+        "import os, signal\nfrom workflows.engine.config import guarded\n"
+        "class Half:\n"
+        "    def __init__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n        self.whole = True\n"
+        "    def __del__(self):\n        assert self.whole\n"
+        "raise SystemExit(guarded(lambda: bool(Half())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert (done.returncode, done.stderr) == (130, "stopped; the same command continues from here\n")
+
+
 def test_files_that_pages_and_docstrings_name_are_there():
     """Walls move, and sentences about them stay behind."""
     texts = [*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "tests/README.md"]

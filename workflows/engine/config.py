@@ -218,6 +218,7 @@ def guarded(main: Callable[[], int]) -> int:
     try:
         return main()
     except KeyboardInterrupt:
+        sys.unraisablehook = _unsaid
         say("stopped; the same command continues from here")
         return EXIT_STOPPED
     except ModuleNotFoundError as error:
@@ -249,6 +250,10 @@ def tell(text: str) -> None:
 def _interrupt(number: int, frame: Any) -> None:
     """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped."""
     raise KeyboardInterrupt
+
+
+def _unsaid(unraisable: Any) -> None:
+    """What a signal cut in its making (a Ray dataset, half built) complains of when it is freed is no news."""
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
