@@ -29,7 +29,8 @@ def head(index: int) -> RenderedHead:
 def face_row(index: int, crop: CropSpec = CROP) -> FaceRow:
     rendered = head(index)
     cut = canonical_crop(rendered.image, rendered.box, crop)
-    return FaceRow(rendered.sample_id, rendered.group, "", rendered.pose, cut)
+    marks = np.column_stack([cut.to_crop(rendered.landmarks), rendered.visible]).astype(np.float32)
+    return FaceRow(rendered.sample_id, rendered.group, "", rendered.pose, cut, marks)
 
 
 def windows(count: int, *, first: int = 0) -> Image:

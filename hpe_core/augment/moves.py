@@ -7,10 +7,13 @@ Soft labels: a flip reverses the yaw and roll bins, exactly. A turn moves each d
 label, which is exact for its mean where the teacher is right and leaves its shape. A jitter of a few pixels leaves
 them: the offset ensemble is already a mean over such shifts.
 
+Landmarks are moved as the pixels are.
+
 Near 90 degrees of yaw a small turn swaps much of pitch for roll (the Euler angles' lock): the labels are right and no
 network can follow them. `turn_gain` leaves such faces unturned (docs/results.md: what that is worth).
 """
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +26,7 @@ from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import window
+from hpe_core.geometry.landmarks import MIRROR_68
 
 
 def motions(
@@ -67,7 +71,8 @@ def moved(batch: PoseBatch, draws: Draws, size: int, bins: AngleBins) -> PoseBat
         if turns:
             soft = bins.shift(soft.float().exp(), draws["shift"]).clamp_min(1e-7).log().half()
     images = (_warp if turns else _slice)(batch.images_BHWC, draws, size)
-    return PoseBatch(images, draws["angles"], None, soft)
+    marks = None if batch.landmarks_BL3 is None else _points(batch.landmarks_BL3, draws)
+    return PoseBatch(images, draws["angles"], None, soft, marks)
 
 
 def move(
@@ -103,6 +108,27 @@ def _slice(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
     columns = torch.where(draws["flip"][:, None] > 0, stored - 1 - columns, columns)
     index = torch.arange(len(jitter), device=device)[:, None, None]
     return crops_BHWC[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _points(landmarks_BL3: Tensor, draws: Draws) -> Tensor:
+    """Landmarks go with the pixels: p_out = (F S^-1 Rz(-turn) S)^-1 p_in - jitter. A flip exchanges their sides."""
+    flip = draws["flip"] > 0
+    mirrored = landmarks_BL3.index_select(1, _mirror_68(landmarks_BL3.device))
+    marks = torch.where(flip[:, None, None], mirrored, landmarks_BL3)
+    if "back" in draws:
+        a, b, c, d = draws["back"].unbind(1)
+        forth = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+        places = marks[..., :2] @ forth.mT
+    else:
+        sides = torch.stack([torch.where(flip, -1.0, 1.0), torch.ones_like(draws["flip"])], 1)
+        places = marks[..., :2] * sides[:, None]
+    return torch.cat([places - draws["jitter"][:, None], marks[..., 2:]], -1)
+
+
+@functools.cache
+def _mirror_68(device: torch.device) -> Tensor:
+    """Once for each device: a step that made it anew would wait for a copy."""
+    return torch.from_numpy(MIRROR_68).to(device)
 
 
 def _warp(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:

@@ -28,6 +28,7 @@ class PoseBatch:
     angles_B3: Tensor  # float32 degrees
     scales_B2: Tensor | None = None  # float32 image pixels per crop pixel, x and y; what is moved needs them
     soft_B3N: Tensor | None = None  # float16 log-probabilities
+    landmarks_BL3: Tensor | None = None  # float32 crop pixels from its centre, and seen or not; NaN: unknown
 
     def __len__(self) -> int:
         return int(self.images_BHWC.shape[0])
@@ -64,7 +65,7 @@ def taken(rows: FaceArrays, index: NDArray[np.int64]) -> PoseBatch:
         torch.from_numpy(rows.images[index]),
         torch.from_numpy(rows.angles[index]),
         torch.from_numpy(rows.scales[index]),
-        None if rows.soft is None else torch.from_numpy(rows.soft[index]),
+        *(None if column is None else torch.from_numpy(column[index]) for column in (rows.soft, rows.landmarks)),
     )
 
 
@@ -87,11 +88,11 @@ class TrainFaces(Protocol):
 class FaceData:
     """The rows of some shards, with the soft labels that lie beside them if asked for; workers share every batch.
 
-    The rows lie in files that all who read them on this machine share (`node_rows.py`).
+    The rows lie in files that all who read them on this machine share (`node_rows.py`). Landmarks come if asked for.
     """
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None) -> None:
-        self.shards = whole_shards(files, labels)
+    def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None, *, landmarks: bool = False) -> None:
+        self.shards, self.landmarks = whole_shards(files, labels), landmarks
         self._rows: tuple[list[Piece], FaceArrays] | None = None
 
     def __len__(self) -> int:
@@ -105,7 +106,8 @@ class FaceData:
         """The rows that this worker learns from, mapped into memory; kept until it asks for others."""
         pieces = self.pieces(rank, world)
         if self._rows is None or self._rows[0] != pieces:
-            self._rows = (pieces, node_rows(pieces))
+            rows = node_rows(pieces)
+            self._rows = (pieces, rows if self.landmarks else replace(rows, landmarks=None))
         return self._rows[1]
 
     def steps(self, batch_size: int) -> int:

@@ -6,7 +6,7 @@ Where they lie changes neither their order nor their values.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from hpe_core.data.batch import PoseBatch, taken
 from hpe_core.data.shares import FaceArrays
 
 Index = NDArray[np.int64]
+Columns = dict[str, Tensor]  # images, and soft and landmarks where there are such
 Order = Sequence[Index] | Index  # the rows of each batch; where all have as many, (steps, rows)
 SLOTS = 3  # pinned buffers: one on its way, one that waits, one that is filled
 UPLOAD_ROWS = 4096
@@ -28,27 +29,26 @@ class DeviceRows:
 
     def __init__(self, rows: FaceArrays, device: torch.device, room: float) -> None:
         self.rows, self.device = rows, device
-        self.resident: tuple[Tensor, Tensor | None] | None = None
+        self.resident: Columns | None = None
         if device.type == "cuda":
-            size = rows.images.nbytes + (0 if rows.soft is None else rows.soft.nbytes)
+            columns = columns_of(rows)
+            size = sum(column.nbytes for column in columns.values())
             if size <= min(room, FREE_SHARE * torch.cuda.mem_get_info(device)[0]):
-                soft = None if rows.soft is None else uploaded(rows.soft, device)
-                self.resident = uploaded(rows.images, device), soft
+                self.resident = {name: uploaded(column, device) for name, column in columns.items()}
 
     def batches(self, order: Order) -> Iterator[PoseBatch]:
-        """The rows of each index: pixels and soft labels on the device, angles and scales on the host."""
+        """The rows of each index: pixels, soft labels and landmarks on the device, angles and scales on the host."""
         if self.device.type == "cpu":
             return (taken(self.rows, index) for index in order)
-        return self._brought(order) if self.resident is None else self._picked(order, *self.resident)
+        return self._brought(order) if self.resident is None else self._picked(order, self.resident)
 
-    def _picked(self, order: Order, images: Tensor, soft: Tensor | None) -> Iterator[PoseBatch]:
+    def _picked(self, order: Order, columns: Columns) -> Iterator[PoseBatch]:
         """One gather on the device; the index of all batches goes there at once."""
         if not len(order):
             return
         whole = torch.from_numpy(np.concatenate(order)).pin_memory().to(self.device, non_blocking=True)
         for index, there in zip(order, whole.split([len(index) for index in order]), strict=True):
-            picked = None if soft is None else soft.index_select(0, there)
-            yield self._batch(index, images.index_select(0, there), picked)
+            yield self._batch(index, {name: column.index_select(0, there) for name, column in columns.items()})
 
     def _brought(self, order: Order) -> Iterator[PoseBatch]:
         """Gathered into pinned memory by a thread, copied on a stream of their own, while the batches before are used.
@@ -60,27 +60,25 @@ class DeviceRows:
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(next(slots).send, self.rows, index, self.device, stream) for index in order[:SLOTS]]
             for number, index in enumerate(order):
-                images, soft, copied = coming.pop(0).result()
+                columns, copied = coming.pop(0).result()
                 now = torch.cuda.current_stream(self.device)
                 now.wait_event(copied)
-                for tensor in (images, soft):
-                    if tensor is not None:
-                        tensor.record_stream(now)
-                yield self._batch(index, images, soft)
+                for tensor in columns.values():
+                    tensor.record_stream(now)
+                yield self._batch(index, columns)
                 if number + SLOTS < len(order):
                     following = order[number + SLOTS]
                     coming.append(pool.submit(next(slots).send, self.rows, following, self.device, stream))
 
-    def _batch(self, index: Index, images: Tensor, soft: Tensor | None) -> PoseBatch:
+    def _batch(self, index: Index, columns: Columns) -> PoseBatch:
         angles, scales = torch.from_numpy(self.rows.angles[index]), torch.from_numpy(self.rows.scales[index])
-        return PoseBatch(images, angles, scales, soft)
+        return PoseBatch(columns["images"], angles, scales, columns.get("soft"), columns.get("landmarks"))
 
 
 class _Slot(NamedTuple):
     """Pinned memory for one batch, and the event after which it may be filled again."""
 
-    images: Tensor
-    soft: Tensor | None
+    pages: Columns
     copied: "torch.cuda.Event"
 
     @classmethod
@@ -88,11 +86,11 @@ class _Slot(NamedTuple):
         def room(values: NDArray) -> Tensor:
             return torch.empty((size, *values.shape[1:]), dtype=torch.from_numpy(values[:0]).dtype, pin_memory=True)
 
-        return cls(room(rows.images), None if rows.soft is None else room(rows.soft), torch.cuda.Event())
+        return cls({name: room(column) for name, column in columns_of(rows).items()}, torch.cuda.Event())
 
     def send(
         self, rows: FaceArrays, index: Index, device: torch.device, stream: "torch.cuda.Stream"
-    ) -> tuple[Tensor, Tensor | None, "torch.cuda.Event"]:
+    ) -> tuple[Columns, "torch.cuda.Event"]:
         self.copied.synchronize()  # this thread alone waits until the batch before has left these pages
 
         def sent(values: NDArray, pages: Tensor) -> Tensor:
@@ -100,10 +98,15 @@ class _Slot(NamedTuple):
             return pages[: len(index)].to(device, non_blocking=True)
 
         with torch.cuda.stream(stream):
-            images = sent(rows.images, self.images)
-            soft = None if rows.soft is None or self.soft is None else sent(rows.soft, self.soft)
+            columns = {name: sent(column, self.pages[name]) for name, column in columns_of(rows).items()}
             self.copied.record(stream)
-        return images, soft, self.copied
+        return columns, self.copied
+
+
+def columns_of(rows: FaceArrays) -> dict[str, NDArray[Any]]:
+    """What of the rows belongs on the device, where it is moved."""
+    columns = {"images": rows.images, "soft": rows.soft, "landmarks": rows.landmarks}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def uploaded(values: NDArray, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """Rows of shards once a node: memory-mapped files that its workers and trials share through the page cache.
 
-Pictures, angles and scales make one set of files. Soft labels make another, so that many label sets share one set of
-pictures. A set is named by its pieces, and each file by its inode, size and time of change: links of a shard are the
-same shard, one that was written anew is another, and no byte is hashed.
+Pictures, angles, scales and landmarks make one set of files. Soft labels make another, so that many label sets share
+one set of pictures. A set is named by its pieces, and each file by its inode, size and time of change: links of a shard
+are the same shard, one that was written anew is another, and no byte is hashed.
 """
 
 import json
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import ShardError, count_rows, read_sample_ids, read_soft_labels
+from hpe_core.data.rows import MARKS, ShardError, count_rows, read_sample_ids, read_soft_labels
 from hpe_core.data.shares import FaceArrays, Piece, count, read_pieces, row_pixels
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.system.shared import share as shared
 
-FORM = 1  # of the files
+FORM = 2  # of the files
 
 
 def node_rows(pieces: Sequence[Piece]) -> FaceArrays:
@@ -35,13 +36,14 @@ def node_rows(pieces: Sequence[Piece]) -> FaceArrays:
         folder, leave = shared(
             _key(bare),
             lambda folder: _write(folder, map(_columns, bare)),
-            total * (pixels + 20),  # 5 float32 beside the pixels
+            total * (pixels + 4 * (5 + MARKS)),  # float32 beside the pixels
             f"rows of {total:,} faces",
         )
         users.callback(leave)
         images = _mapped(folder / "images", np.uint8, (total, side, side, 3))
         angles = _mapped(folder / "angles", np.float32, (total, 3))
         scales = _mapped(folder / "scales", np.float32, (total, 2))
+        landmarks = _mapped(folder / "landmarks", np.float32, (total, LANDMARKS, 3))
         soft = None
         if (first := pieces[0].labels) is not None:
             folder, leave = shared(
@@ -52,7 +54,7 @@ def node_rows(pieces: Sequence[Piece]) -> FaceArrays:
             )
             users.callback(leave)
             soft = _mapped(folder / "soft", np.float16, (total, 3, -1))
-        rows = FaceArrays(images, angles, scales, soft)
+        rows = FaceArrays(images, angles, scales, soft, landmarks)
         weakref.finalize(rows, users.pop_all().close)
     return rows
 
@@ -67,7 +69,7 @@ def _key(pieces: Sequence[Piece]) -> str:
 
 def _columns(piece: Piece) -> dict[str, NDArray[Any]]:
     rows = read_pieces([piece])
-    return {"images": rows.images, "angles": rows.angles, "scales": rows.scales}
+    return {name: getattr(rows, name) for name in ("images", "angles", "scales", "landmarks")}
 
 
 def _soft_column(piece: Piece) -> dict[str, NDArray[Any]]:

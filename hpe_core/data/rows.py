@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hpe_core.datasets.base import SCHEMA_VERSION, FaceRow
 from hpe_core.errors import UserError
 from hpe_core.geometry.crop import Image, encoded
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
@@ -29,6 +30,7 @@ from hpe_core.system.files import file_sha256, replacing
 
 ROW_GROUP = 128
 TEXTS, SCALES, CORNERS = ("sample_id", "group", "path"), ("scale_x", "scale_y"), ("x1", "y1", "x2", "y2")
+MARKS = 3 * LANDMARKS  # numbers of the landmarks of a face
 CROP_KEYS = tuple(to_dict(CropSpec()))
 
 
@@ -46,6 +48,7 @@ class Shard:
     angles: NDArray[np.float32]  # (M, 3) degrees
     scales: NDArray[np.float32]  # (M, 2) image pixels per crop pixel, x and y
     boxes: NDArray[np.float32]  # (M, 4) the network box in the image
+    landmarks: NDArray[np.float32]  # (M, 68, 3) crop pixels from its centre, and whether it is seen; NaN: unknown
     images: Image
 
     def __len__(self) -> int:
@@ -64,7 +67,7 @@ def schema(crop: CropSpec, encoding: str) -> pa.Schema:
     columns = [
         *[pa.field(name, pa.string(), nullable=False) for name in TEXTS],
         *[pa.field(name, pa.float32(), nullable=False) for name in (*ANGLE_NAMES, *SCALES, *CORNERS)],
-        pa.field("landmarks", pa.list_(pa.float32())),
+        pa.field("landmarks", pa.binary(4 * MARKS), nullable=False),
         pa.field("image", image, nullable=False),
     ]
     contract = {"version": SCHEMA_VERSION, "convention": CONVENTION, "encoding": encoding, **to_dict(crop)}
@@ -84,7 +87,9 @@ def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table
     corners = [(row.crop.box.x1, row.crop.box.y1, row.crop.box.x2, row.crop.box.y2) for row in rows]
     values = [(*row.pose, row.crop.scale_x, row.crop.scale_y, *box) for row, box in zip(rows, corners, strict=True)]
     numbers_MF = np.array(values, np.float32).reshape(len(rows), 9)
-    landmarks = [None if row.landmarks is None else row.landmarks.ravel() for row in rows]
+    unknown = np.full((LANDMARKS, 3), np.nan, np.float32)
+    marks = np.array([unknown if row.landmarks is None else row.landmarks for row in rows], np.float32)
+    landmarks = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * MARKS), len(rows), [None, pa.py_buffer(marks)])
     images = columns.field("image").type
     if encoding == "raw":
         pixels = np.concatenate([row.crop.pixels.reshape(-1) for row in rows]) if rows else np.empty(0, np.uint8)
@@ -93,7 +98,7 @@ def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table
         pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], images)
     texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in TEXTS]
     floats = [pa.array(np.ascontiguousarray(column)) for column in numbers_MF.T]
-    arrays = [*texts, *floats, pa.array(landmarks, columns.field("landmarks").type), pictures]
+    arrays = [*texts, *floats, landmarks, pictures]
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
@@ -187,6 +192,7 @@ def read_shard(path: Path) -> Shard:
         images = fixed_binary_view(column, np.uint8, (side, side, 3))
     else:
         images = np.stack([_decode_jpeg(value.as_buffer(), path) for value in column])
+    marks = fixed_binary_view(table["landmarks"], np.float32, (LANDMARKS, 3))  # from the window's corner
     return Shard(
         sample_ids=table["sample_id"].to_pylist(),
         groups=table["group"].to_pylist(),
@@ -194,6 +200,7 @@ def read_shard(path: Path) -> Shard:
         angles=stacked(*ANGLE_NAMES),
         scales=stacked(*SCALES),
         boxes=stacked(*CORNERS),
+        landmarks=marks - np.array([crop.size / 2, crop.size / 2, 0], np.float32),
         images=images,
     )
 

@@ -39,7 +39,8 @@ class FaceArrays:
     images: NDArray[np.uint8]  # (M, stored, stored, 3) RGB
     angles: NDArray[np.float32]  # (M, 3) degrees
     scales: NDArray[np.float32]  # (M, 2) image pixels per crop pixel, x and y
-    soft: NDArray[np.float16] | None  # (M, 3, N) log-probabilities
+    soft: NDArray[np.float16] | None = None  # (M, 3, N) log-probabilities
+    landmarks: NDArray[np.float32] | None = None  # (M, 68, 3) crop pixels from its centre, seen or not; NaN: unknown
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -112,20 +113,22 @@ def read_pieces(pieces: Sequence[Piece], order: NDArray[np.int64] | None = None)
     """The rows of some pieces; row k is row order[k] of them laid end to end. All is checked. Raises ShardError."""
     total = count(pieces)
     where = None if order is None else np.argsort(order)
-    images = angles = scales = soft = None
+    images = angles = scales = landmarks = soft = None
     at = 0
     for piece in pieces:
         shard = read_shard(piece.file)
         part = None if piece.labels is None else read_soft_labels(piece.labels, shard.sample_ids)
-        if images is None or angles is None or scales is None:
+        if images is None or angles is None or scales is None or landmarks is None:
             images = np.empty((total, *shard.images.shape[1:]), np.uint8)
             angles, scales = np.empty((total, 3), np.float32), np.empty((total, 2), np.float32)
+            landmarks = np.empty((total, *shard.landmarks.shape[1:]), np.float32)
             soft = None if part is None else np.empty((total, *part.shape[1:]), np.float16)
         own, laid = slice(piece.start, piece.stop), slice(at, at + piece.rows)
         rows = laid if where is None else where[laid]
         images[rows], angles[rows], scales[rows] = shard.images[own], shard.angles[own], shard.scales[own]
+        landmarks[rows] = shard.landmarks[own]
         if soft is not None and part is not None:
             soft[rows] = part[own]
         at += piece.rows
     assert images is not None and angles is not None and scales is not None
-    return FaceArrays(images, angles, scales, soft)
+    return FaceArrays(images, angles, scales, soft, landmarks)

@@ -19,7 +19,7 @@ from hpe_core.errors import UserError, check
 from hpe_core.geometry.crop import Box, FaceCrop, Image
 from hpe_core.spec.data import DatasetSpec
 
-SCHEMA_VERSION = 1  # of a shard's rows
+SCHEMA_VERSION = 2  # of a shard's rows
 AT_ONCE = 50_000  # faces whose states are asked for at once: a source may scan a table for them
 Pose = tuple[float, float, float]  # pitch, yaw, roll, degrees
 
@@ -65,16 +65,17 @@ class Rejected(Exception):
 class Annotation:
     """A face in a picture: where it is and how it is turned.
 
-    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,) are optional. In place
-    of `box` may stand why there is none: whoever draws other boxes may still find the face, if the picture shows no
-    other. A reader that cannot know that rejects the face itself.
+    `pose` is (pitch, yaw, roll) in degrees; landmarks (68, 2) in image pixels and visible (68,), 1 or 0, are
+    optional; NaN in either says that nobody knows (`geometry/landmarks.py`). In place of `box` may stand why there is
+    none: whoever draws other boxes may still find the face, if the picture shows no other. A reader that cannot know
+    that rejects the face itself.
     """
 
     ref: FaceRef
     box: Box | Rejected
     pose: Pose
     landmarks: NDArray[np.float32] | None = None
-    visible: NDArray[np.bool_] | None = None
+    visible: NDArray[np.generic] | None = None
 
     def known_box(self) -> Box:
         """Raises Rejected where there is none."""
@@ -85,7 +86,7 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class FaceRow:
-    """One face as it is stored. `landmarks` is (68, 3): x, y in window pixels, and 1 where visible."""
+    """One face as it is stored. `landmarks` is (68, 3): x, y in window pixels, and whether it is seen."""
 
     sample_id: str
     group: str

@@ -73,7 +73,7 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
     face = canonical_crop(image, box, crop)
     landmarks = None
     if annotation.landmarks is not None:
-        seen = annotation.visible if annotation.visible is not None else np.ones(len(annotation.landmarks))
+        seen = np.full(len(annotation.landmarks), np.nan) if annotation.visible is None else annotation.visible
         landmarks = np.column_stack([face.to_crop(annotation.landmarks), seen]).astype(np.float32)
     return FaceRow(ref.sample_id, ref.group, printable(ref.key), pose, face, landmarks)
 

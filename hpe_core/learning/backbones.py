@@ -1,9 +1,12 @@
-"""Backbones that timm does not have by name: BotNet101, the second of EHPNet's three teachers.
+"""Backbones that timm does not have by name: BotNet101, the second of EHPNet's three teachers, and MNN's encoder.
 
 BotNet (Srinivas et al. 2021, "Bottleneck Transformers for Visual Recognition") is a ResNet whose last stage has
 self-attention with relative positions in place of its 3 x 3 convolutions. EHPNet does not print its variant; this is
 ResNet101's (3, 4, 23, 3) with stride 1 in the last stage, as BotNet's own S1: at 112 pixels that stage sees 7 x 7
 positions, which cannot be halved. The positions are learnt for one image size, a multiple of 16.
+
+MNN's encoder halves the picture from stage to stage by residual blocks, 160 pixels to 5 x 5. Its widths are not printed
+where we could read them; these are ours.
 """
 
 import dataclasses
@@ -31,6 +34,11 @@ BOTNET101 = ByoModelCfg(
 TEST_BOTNET = dataclasses.replace(
     BOTNET101, blocks=tuple(dataclasses.replace(block, d=1, c=block.c // 8) for block in BOTNET101.blocks), stem_chs=16
 )
+MNN = ByoModelCfg(
+    blocks=tuple(ByoBlockCfg(type="basic", d=2, c=c, s=2, gs=0, br=1.0) for c in (64, 128, 256, 256)),
+    stem_type="3x3",
+    stem_chs=64,
+)
 
 
 # Ours are trained from scratch, as EHPNet's teachers: no weights to fetch, ImageNet's normalisation.
@@ -40,6 +48,7 @@ default_cfgs = generate_default_cfgs(
         | {"first_conv": "stem.conv", "classifier": "head.fc", "fixed_input_size": True}
         for name in ("botnet101", "test_botnet")
     }
+    | {"mnn": {"input_size": (3, 160, 160), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}}
 )
 
 
@@ -51,3 +60,8 @@ def botnet101(pretrained: bool = False, **options: Any) -> Any:
 @register_model
 def test_botnet(pretrained: bool = False, **options: Any) -> Any:
     return build_model_with_cfg(ByobNet, "test_botnet", pretrained, model_cfg=TEST_BOTNET, **options)
+
+
+@register_model
+def mnn(pretrained: bool = False, **options: Any) -> Any:
+    return build_model_with_cfg(ByobNet, "mnn", pretrained, model_cfg=MNN, **options)

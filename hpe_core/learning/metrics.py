@@ -38,14 +38,15 @@ class PoseSums:
 
     table: NDArray[np.float64]
     histogram: NDArray[np.float64]
+    landmarks: NDArray[np.float64]  # how many faces have such, and their errors summed, in percent of the face's box
 
     @classmethod
     def empty(cls) -> "PoseSums":
-        return cls(np.zeros((len(YAW_RANGES), COLUMNS)), np.zeros(CELLS))
+        return cls(np.zeros((len(YAW_RANGES), COLUMNS)), np.zeros(CELLS), np.zeros(2))
 
     @classmethod
-    def of(cls, predicted_deg: ArrayLike, true_deg: ArrayLike) -> "PoseSums":
-        """(M, 3) predictions and labels in degrees."""
+    def of(cls, predicted_deg: ArrayLike, true_deg: ArrayLike, landmark_errors_M: ArrayLike = ()) -> "PoseSums":
+        """(M, 3) predictions and labels in degrees; errors of landmarks where they were predicted, NaN: unknown."""
         predicted, true = np.asarray(predicted_deg, np.float64), np.asarray(true_deg, np.float64)
         errors = angle_error(predicted, true)
         first, second = euler_to_matrix(predicted), euler_to_matrix(true)
@@ -58,19 +59,20 @@ class PoseSums:
         return cls(
             np.stack([columns[(size >= low) & (size < high)].sum(0) for low, high in YAW_RANGES]),
             np.bincount(cells, minlength=CELLS).astype(np.float64),
+            np.array([np.isfinite(landmark_errors_M).sum(), np.nansum(landmark_errors_M)]),
         )
 
     def __add__(self, other: "PoseSums") -> "PoseSums":
-        return PoseSums(self.table + other.table, self.histogram + other.histogram)
+        return PoseSums.from_vector(self.as_vector() + other.as_vector())
 
     def as_vector(self) -> NDArray[np.float64]:
         """All sums in one vector, for workers to add up."""
-        return np.concatenate([self.table.ravel(), self.histogram])
+        return np.concatenate([self.table.ravel(), self.histogram, self.landmarks])
 
     @classmethod
     def from_vector(cls, vector: NDArray[np.float64]) -> "PoseSums":
         size = len(YAW_RANGES) * COLUMNS
-        return cls(vector[:size].reshape(len(YAW_RANGES), COLUMNS), vector[size:])
+        return cls(vector[:size].reshape(len(YAW_RANGES), COLUMNS), vector[size:-2], vector[-2:])
 
     def quantile(self, share: float) -> float:
         """The geodesic error, degrees, that `share` of the faces do not exceed: the middle of its cell."""
@@ -81,7 +83,7 @@ class PoseSums:
         return (min(cell, CELLS - 1) + 0.5) * CELL_DEG
 
     def summary(self) -> dict[str, float]:
-        """n; MAE of each angle and their mean; geodesic mean, median, p90; MAEV; AUC; MAE by yaw range with faces."""
+        """n; MAE of each angle, and mean; geodesic mean, median, p90; MAEV; AUC; MAE by yaw range; NME of landmarks."""
         total = self.table.sum(0)
         n = max(total[0], 1.0)
         out = {"n": float(total[0])}
@@ -92,6 +94,8 @@ class PoseSums:
         for name, row in zip(RANGE_NAMES, self.table, strict=True):
             if row[0]:
                 out[name] = float(row[1:4].sum() / row[0] / 3)
+        if self.landmarks[0]:
+            out["nme"] = float(self.landmarks[1] / self.landmarks[0])
         return out
 
 

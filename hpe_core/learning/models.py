@@ -1,8 +1,8 @@
 """A timm backbone with pose heads. The model carries its preprocessing: input size, mean, std and bins.
 
 Each RvC head is one linear layer to 3 x N logits; the narrowest head predicts, the others and the tanh regression
-head (offsets eq. 3) only regularise the training (offsets 3.2). Input is uint8 RGB, so that nothing outside the model
-can normalise differently.
+head (offsets eq. 3) only regularise the training (offsets 3.2), as do the landmarks of MNN (`multitask.py`). Input is
+uint8 RGB, so that nothing outside the model can normalise differently.
 """
 
 import difflib
@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
+from hpe_core.learning.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded
 from hpe_core.spec.network import NetSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PoseLogits(NamedTuple):
-    """Raw outputs: one (B, 3, N) tensor a head in the order of `NetSpec.bin_widths`, and (B, 3) or None."""
+    """Raw outputs: one (B, 3, N) tensor a head in the order of `NetSpec.bin_widths`, and what else was asked for."""
 
     heads: tuple[Tensor, ...]
     regression_B3: Tensor | None
+    landmarks: LandmarkAnswer | None = None
 
 
 class PoseNet(nn.Module):
@@ -46,23 +48,35 @@ class PoseNet(nn.Module):
         width = _feature_width(self.backbone, size)
         self.heads = nn.ModuleList(nn.Linear(width, 3 * bins.count) for bins in self.bins)
         self.regression = nn.Linear(width, 3) if spec.regression_head else None
+        self.decoder: LandmarkDecoder | None = None
+        if spec.landmarks:
+            self.decoder = decoder_for(self.backbone, spec.backbone, size, width, spec.decoder_width)
         for head in [*self.heads, *([self.regression] if self.regression is not None else [])]:
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
+    def normalized(self, images_BHWC: Tensor) -> Tensor:
+        """uint8 windows -> (B, 3, H, W), as the backbone wants them."""
+        x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)  # a channels-last view
+        return (x_BCHW - self.mean_C11) / self.std_C11
+
     def features(self, images_BHWC: Tensor) -> Tensor:
         """uint8 windows -> (B, F) pooled features."""
-        x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)  # a channels-last view
-        return self.backbone((x_BCHW - self.mean_C11) / self.std_C11)
+        return self.backbone(self.normalized(images_BHWC))
 
     def forward(self, images_BHWC: Tensor) -> PoseLogits:
-        features = self.features(images_BHWC).float()
+        landmarks = None
+        if self.decoder is None:
+            features = self.features(images_BHWC).float()
+        else:
+            features, levels = encoded(self.backbone, self.normalized(images_BHWC))
+            landmarks = self.decoder(levels, features, self.size)
         with torch.autocast(features.device.type, enabled=False):  # the heads are small, and angles need their digits
             heads = tuple(
                 head(features).unflatten(1, (3, bins.count)) for head, bins in zip(self.heads, self.bins, strict=True)
             )
             regression = None if self.regression is None else self.regression(features)
-        return PoseLogits(heads, regression)
+        return PoseLogits(heads, regression, landmarks)
 
     @property
     def main_bins(self) -> AngleBins:
@@ -78,6 +92,12 @@ class PoseNet(nn.Module):
     def angles(self, images_BHWC: Tensor) -> Tensor:
         """(B, 3) degrees (pitch, yaw, roll)."""
         return self.main_bins.decode(self.predict(images_BHWC))
+
+    def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
+        """68 landmarks and their visibility, of a network with `spec.landmarks`."""
+        answer = self(images_BHWC).landmarks
+        assert answer is not None, "a network without a decoder"
+        return answer
 
     def parameter_count(self) -> int:
         """Parameters that prediction uses: backbone and narrowest head."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hpe_core.data.batch import PoseBatch
 from hpe_core.learning.losses import cross_entropy, dldl_loss, ehpnet_loss, offsets_loss, soft_label_kl
 from hpe_core.learning.models import PoseLogits, PoseNet
+from hpe_core.learning.multitask import landmark_parts
 from hpe_core.spec.training import TrainSpec
 
 
@@ -19,11 +20,12 @@ class StepOutput(NamedTuple):
 class PoseTask:
     """Hard labels: EHPNet eqs. 1-3, offsets eq. 4, DLDL-v2, or cross-entropy alone. With `spec.distill` also soft ones:
 
-    scale * (hard_weight * hard loss + T^2 KL(soft labels || student)), EHPNet eq. 5 and offsets eq. 7.
+    scale * (hard_weight * hard loss + T^2 KL(soft labels || student)), EHPNet eq. 5 and offsets eq. 7. A network with
+    landmarks learns them beside (MNN).
     """
 
     def __init__(self, spec: TrainSpec, net: PoseNet) -> None:
-        self.spec, self.bins, self.predicting = spec, net.bins, net.predicting
+        self.spec, self.bins, self.predicting, self.size = spec, net.bins, net.predicting, net.size
 
     def __call__(self, model: nn.Module, batch: PoseBatch, half: bool = False) -> StepOutput:
         """`model` is the PoseNet or its data-parallel wrapper; with `half` it computes in bfloat16, the loss never."""
@@ -34,6 +36,13 @@ class PoseTask:
 
     def parts(self, logits: PoseLogits, batch: PoseBatch) -> dict[str, Tensor]:
         """The loss by its terms."""
+        pose = self.pose_parts(logits, batch)
+        if logits.landmarks is None or batch.landmarks_BL3 is None:
+            return pose
+        return pose | landmark_parts(logits.landmarks, batch.landmarks_BL3, self.size, self.spec)
+
+    def pose_parts(self, logits: PoseLogits, batch: PoseBatch) -> dict[str, Tensor]:
+        """Of the pose alone."""
         distill = self.spec.distill
         if distill is None:
             return self.hard_parts(logits, batch)

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from hpe_core.errors import check
-from hpe_core.spec.serde import Positive, Text, at_most, checked
+from hpe_core.spec.serde import Count, Positive, Text, at_most, checked
 
 WEIGHTS, MEANING = "model.safetensors", "model.json"  # the two files of a saved network
 Degrees = Annotated[Positive, at_most(180)]
@@ -18,6 +18,8 @@ class NetSpec:
     bin_widths: tuple[float, ...] = (3.0,)
     limit_deg: Degrees = 99.0
     regression_head: bool = False
+    landmarks: bool = False  # MNN: a decoder gives 68 landmarks and their visibility, too
+    decoder_width: Count = 64
 
     def __post_init__(self) -> None:
         check(bool(self.bin_widths), "bin_widths names no head")

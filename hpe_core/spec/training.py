@@ -86,6 +86,9 @@ class TrainSpec:
     mse_weight: NotNegative = 1.0  # weight of EHPNet eq. 2 within eq. 3
     label_sd: Positive = 4.0  # dldl: of the normal distribution that stands for a label, degrees
     mae_weight: NotNegative = 0.02  # dldl: weight of the expectation's absolute error
+    heatmap_weight: NotNegative = 1.0  # net.landmarks: weights of the cross-entropy of heat maps,
+    landmark_weight: NotNegative = 0.1  # of the landmarks' mean error in percent of the window's side,
+    visibility_weight: NotNegative = 1.0  # and of the cross-entropy of their visibility, beside the pose's loss
     distill: DistillSpec | None = None
     start: str = ""  # a saved network of this backbone and crop to begin with: a folder, shipped/NAME, or models:/...
     seed: Natural = 0

@@ -20,6 +20,7 @@ from hpe_core.augment.augment import Augment
 from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData, TrainFaces
 from hpe_core.data.device_rows import DeviceRows
+from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
@@ -108,14 +109,18 @@ def validate(
     """Errors over every row of `data` once, merged over all workers. `rows` are its rows on the device already."""
     rows = rows or DeviceRows(data.rows(), place.device, place.rows_bytes)
     net.eval()
-    predicted, true = [], []
+    predicted, true, marks = [], [], []
     with torch.inference_mode():
         for batch in rows.batches(data.in_order(batch_size, rank=place.rank, world=place.world)):
-            predicted.append(net.angles(center_window(batch, crop.size).images_BHWC))
+            images = center_window(batch, crop.size).images_BHWC
+            predicted.append(net.angles(images))
             true.append(batch.angles_B3.numpy())
+            if batch.landmarks_BL3 is not None and net.spec.landmarks:
+                points, known = net.landmarks(images).points_BL2, batch.landmarks_BL3[..., :2]
+                marks.append(landmark_errors(points.cpu().numpy(), known.cpu().numpy(), "box"))
     sums = PoseSums.empty()
     if predicted:  # a worker may have no batch
-        sums = PoseSums.of(torch.cat(predicted).cpu().numpy(), np.concatenate(true))
+        sums = PoseSums.of(torch.cat(predicted).cpu().numpy(), np.concatenate(true), np.concatenate([*marks, []]))
     if place.world > 1:
         vector = torch.from_numpy(sums.as_vector()).to(place.device)
         dist.all_reduce(vector)

@@ -15,6 +15,7 @@ from hpe_core.augment.augment import Augment
 from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.shares import FaceArrays
 from hpe_core.geometry.crop import window
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
@@ -48,7 +49,8 @@ def noise(crop: CropSpec, count: int, bins: int = 0) -> FaceArrays:
     images = distinct.clip(0, 255).astype(np.uint8)[np.arange(count) % DISTINCT]
     angles = random.uniform(-60, 60, (count, 3)).astype(np.float32)
     soft = np.full((count, 3, bins), -np.log(bins), np.float16) if bins else None
-    return FaceArrays(images, angles, np.ones((count, 2), np.float32), soft)
+    marks = np.ones((count, LANDMARKS, 3), np.float32)
+    return FaceArrays(images, angles, np.ones((count, 2), np.float32), soft, marks)
 
 
 @cache
@@ -59,7 +61,7 @@ def flops(net: NetSpec, size: int, *, backward: bool) -> int:
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
         out = model(faces)
         if backward:
-            sum(head.sum() for head in out.heads).backward()
+            sum(part.sum() for part in (*out.heads, *(out.landmarks or ()))).backward()
     return int(counter.get_total_flops()) // len(faces)
 
 

@@ -56,7 +56,7 @@ def wrapped(net: PoseNet, optim: OptimSpec, place: Place) -> nn.Module:
     if place.world > 1:
         device_ids = [place.device.index] if place.device.type == "cuda" else None
         # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
-        spare = len(net.heads) + (net.regression is not None) > 1
+        spare = len(net.heads) + (net.regression is not None) + (net.decoder is not None) > 1
         model = nn.parallel.DistributedDataParallel(
             model, device_ids=device_ids, find_unused_parameters=spare, gradient_as_bucket_view=True
         )

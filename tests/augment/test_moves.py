@@ -17,6 +17,7 @@ from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import Box, canonical_crop, offset_grid, window
+from hpe_core.geometry.landmarks import MIRROR_68
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import AugmentSpec
@@ -56,6 +57,42 @@ def test_without_a_turn_pixels_and_labels_are_moved_and_mirrored_exactly(flips, 
         picture = batch.images_BHWC[i].flip(1) if flips[i] else batch.images_BHWC[i]
         assert torch.equal(out.images_BHWC[i], window(picture, CROP.size, dx, dy))
         assert torch.equal(out.soft_B3N[i], (BINS.mirror(batch.soft_B3N) if flips[i] else batch.soft_B3N)[i])
+
+
+@settings(max_examples=25, deadline=None)
+@given(FLIPS, TURNS, JITTERS, st.sampled_from(["square", "stretch"]), st.booleans())
+def test_landmarks_stay_on_the_pixels_that_they_mark(flips, turns, jitter, shape, straight):
+    """A blob is painted on one landmark of each face; where it is seen in the moved picture, there the landmark is."""
+    crop, rng = CropSpec(size=48, margin_px=10, shape=shape), np.random.default_rng(1)
+    marks = rng.uniform(-14, 14, (4, 68, 2))
+    pixels = np.zeros((4, 68, 68, 3), np.float32)
+    painted = [27, 8, 36, 54]
+    for face, one in enumerate(painted):
+        x, y = marks[face, one] + 34 - 0.5  # from the crop's centre -> index of a pixel
+        rows, columns = np.mgrid[:68, :68]
+        pixels[face] = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)[..., None]
+    whole = np.concatenate([marks, np.tile(np.arange(68.0)[:, None], (4, 1, 1))], -1)
+    scales = torch.tensor([[1.0, 1.0 if shape == "square" else 1.6]]).repeat(4, 1)
+    batch = PoseBatch(
+        torch.from_numpy(pixels.round().astype(np.uint8)),
+        torch.zeros(4, 3),
+        scales,
+        landmarks_BL3=torch.from_numpy(whole).float(),
+    )
+    out = move(batch, crop.size, BINS, flips, np.zeros(4) if straight else turns, jitter, 0)
+    for face, one in enumerate(painted):
+        light = out.images_BHWC[face, :, :, 0].numpy().astype(float)
+        rows, columns = np.mgrid[: crop.size, : crop.size]
+        seen = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum() + 0.5 - crop.size / 2
+        place = MIRROR_68[one] if flips[face] else one
+        moved = out.landmarks_BL3[face, place].numpy()
+        assert np.abs(moved[:2] - seen).max() < 0.2 and moved[2] == one, "and what is known of it goes along"
+
+
+def test_an_unknown_landmark_stays_unknown():
+    batch = dataclasses.replace(batch_of(), landmarks_BL3=torch.full((4, 68, 3), torch.nan))
+    for turns in (np.zeros(4), np.full(4, 9.0)):
+        assert move(batch, CROP.size, BINS, ~NO, turns, NOTHING).landmarks_BL3.isnan().all()
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpe_core.datasets.readers.w300lp import MIRROR_68
 from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.convention import to_matrix, to_ours
+from hpe_core.geometry.landmarks import MIRROR_68
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
 from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec, DatasetSpec

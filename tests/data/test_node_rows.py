@@ -209,7 +209,7 @@ def test_a_shard_that_is_written_anew_is_read_anew(home, tmp_path):
 
 def test_too_little_room_is_said_before_anything_is_written(files, home, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(DiskFull, match=r"^rows of 60 faces, .*TMPDIR.* need 0\.3\d MB in .*, where 0\.00 MB are free"):
+    with pytest.raises(DiskFull, match=r"^rows of 60 faces, .*TMPDIR.* need 0\.4\d MB in .*, where 0\.00 MB are free"):
         node_rows(whole_shards(files))
     assert left_in(home) == []
 

@@ -38,7 +38,8 @@ def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, 
     """All rows of one worker's epoch, its tasks done here, one after the other."""
     groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
     tasks = tasks_of(groups, [seed, epoch, 1 + rank])
-    return to_batch(pa.concat_tables(t for task in tasks for t in read_groups({k: [v] for k, v in task.items()})))
+    tables = (table for task in tasks for table in read_groups({k: [v] for k, v in task.items()}))
+    return to_batch(pa.concat_tables(tables), data.landmarks)
 
 
 def keys(batch: PoseBatch) -> list[bytes]:
@@ -81,13 +82,16 @@ def test_rows_cross_as_they_are():
         soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(np.float16)
         images = random.integers(0, 256, (7, 20, 20, 3), np.uint8)
         angles, scales = (random.normal(size=(7, n)).astype("f4") for n in (3, 2))
-        faces = FaceArrays(images, angles, scales, soft)
+        marks = random.normal(size=(7, 68, 3)).astype("f4")
+        faces = FaceArrays(images, angles, scales, soft, marks)
         table = to_table(faces)
         cut = pa.concat_tables([table.slice(2, 3), table.slice(5, 1)])
         for part, rows in ((table, slice(None)), (cut, slice(2, 6))):
             batch = to_batch(part)
             for name, value in (("images_BHWC", images), ("angles_B3", faces.angles), ("scales_B2", faces.scales)):
                 assert np.array_equal(getattr(batch, name).numpy(), value[rows])
+            assert batch.landmarks_BL3 is None
+            assert torch.equal(to_batch(part, landmarks=True).landmarks_BL3, torch.from_numpy(marks[rows]))
             assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
 
 
@@ -110,7 +114,8 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
 
     monkeypatch.setattr("workflows.training.stream.read_groups", first_is_slow)
     monkeypatch.setattr("workflows.training.stream.BLOCK_BYTES", 5 * 3 * 44 * 44)
-    data, where = StreamedFaces(files, labels, 2, readers=2), {"seed": 3, "epoch": 1, "rank": 1, "world": 2}
+    data = StreamedFaces(files, labels, 2, readers=2, landmarks=True)
+    where = {"seed": 3, "epoch": 1, "rank": 1, "world": 2}
     batches = list(data.shuffled(16, **where))
     assert [len(batch) for batch in batches] == [8] * data.steps(16)
     expected = without_ray(data, 16, **where)

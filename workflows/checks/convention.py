@@ -37,11 +37,11 @@ MAX_ERROR = 20.0  # degrees; labels that lie farther off in every convention are
 
 
 def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> Floats | None:
-    """(68, 2) landmarks -> (3, 3) R_cam by an affine camera, or None where they do not fit. `visible_L`: who counts."""
+    """(68, 2) landmarks -> (3, 3) R_cam by an affine camera, or None where they do not fit. Hidden ones count not."""
     points = np.asarray(landmarks_L2, dtype=np.float64)[SIXTEEN]
     seen = np.isfinite(points).all(axis=1)
     if visible_L is not None:
-        seen &= np.asarray(visible_L)[SIXTEEN] > 0
+        seen &= np.asarray(visible_L)[SIXTEEN] != 0  # NaN: nobody knows
     if seen.sum() < FEWEST_POINTS:
         return None
     head = landmark_targets()[SIXTEEN][seen]

@@ -102,14 +102,15 @@ def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
     names = sorted(job.data.train)  # batches come from the order of files, and a network's hash knows no order of names
     files = [file for name in names for file in shard_files(job.shards, name, "train")]
     held_out = [file for name in names for file in shard_files(job.shards, name, "val")]
+    landmarks = job.spec.net.landmarks
     labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
     train: TrainFaces
     if job.data.ingest == "ray_data":
-        train = StreamedFaces(files, labels, job.data.stream_shards, readers)
+        train = StreamedFaces(files, labels, job.data.stream_shards, readers, landmarks=landmarks)
     else:
         kind = OwnFaces if job.data.ingest == "own_shards" else FaceData
-        train = kind(files, labels)
-    return train, FaceData(held_out)
+        train = kind(files, labels, landmarks=landmarks)
+    return train, FaceData(held_out, landmarks=landmarks)
 
 
 def online_teachers(job: Job, device: Any) -> Any:

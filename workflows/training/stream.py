@@ -37,6 +37,7 @@ from hpe_core.data.shares import (
     whole_shards,
 )
 from hpe_core.errors import UserError
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.spec.data import STREAM_DEPTH
 from workflows.engine.cluster import quiet_data
 
@@ -46,16 +47,28 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 << 20  # of the object store; small, so that a worker need not wait for a whole group
 RETRIES = 5  # of a task that dies with its process or node; Ray Data would retry one that kills its process for ever
 PREFETCH = 2  # batches that are brought to the worker while it learns
-DTYPES = {"images": np.uint8, "angles": np.float32, "scales": np.float32, "soft": np.float16}
+DTYPES = {
+    "images": np.uint8,
+    "angles": np.float32,
+    "scales": np.float32,
+    "soft": np.float16,
+    "landmarks": np.float32,
+}
 
 
 class StreamedFaces:
     """The rows of some shards, and soft labels if asked for; needs Ray, and `readers` free CPUs beside the workers'."""
 
     def __init__(
-        self, files: Sequence[Path], labels: Sequence[Path] | None = None, stream_shards: int = 8, readers: int = 1
+        self,
+        files: Sequence[Path],
+        labels: Sequence[Path] | None = None,
+        stream_shards: int = 8,
+        readers: int = 1,
+        *,
+        landmarks: bool = False,
     ) -> None:
-        self.shards = whole_shards(files, labels)
+        self.shards, self.landmarks = whole_shards(files, labels), landmarks
         self.stream_shards, self.readers = stream_shards, readers
         self._row_bytes = row_pixels(self.shards[0].file)
 
@@ -85,7 +98,7 @@ class StreamedFaces:
         stream = self._stream(groups, [seed, epoch, 1 + rank])
         try:
             for table in stream.iter_batches(batch_size=part, batch_format="pyarrow", prefetch_batches=PREFETCH):
-                yield to_batch(table)
+                yield to_batch(table, self.landmarks)
                 given += len(table)
         except RayTaskError as error:
             if isinstance(error.cause, UserError):  # the sentence itself, not Ray's pages around it
@@ -153,8 +166,8 @@ def packed(values: NDArray[Any]) -> pa.Array:
     )
 
 
-def to_batch(table: pa.Table) -> "PoseBatch":
-    """The rows of `to_table`, copied out of the object store."""
+def to_batch(table: pa.Table, landmarks: bool = False) -> "PoseBatch":
+    """The rows of `to_table`, copied out of the object store; with landmarks if asked for."""
     import torch
 
     from hpe_core.data.batch import PoseBatch
@@ -166,4 +179,5 @@ def to_batch(table: pa.Table) -> "PoseBatch":
     soft = None
     if "soft" in table.column_names:
         soft = tensor("soft", 3, table.schema.field("soft").type.byte_width // (3 * np.dtype(np.float16).itemsize))
-    return PoseBatch(tensor("images", side, side, 3), tensor("angles", 3), tensor("scales", 2), soft)
+    marks = tensor("landmarks", LANDMARKS, 3) if landmarks else None
+    return PoseBatch(tensor("images", side, side, 3), tensor("angles", 3), tensor("scales", 2), soft, marks)

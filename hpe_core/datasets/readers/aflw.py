@@ -168,16 +168,20 @@ def connect(place: Path) -> sqlite3.Connection:
 
 def _landmarks(
     rows: list[tuple[Any, ...]], name: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | tuple[None, None]:
-    """(68, 2) points and (68,) which of them AFLW has, or None and None for a face without any. Raises Rejected."""
-    points, visible = np.zeros((68, 2), np.float32), np.zeros(68, np.bool_)
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[None, None]:
+    """(68, 2) points and (68,) which are seen, or None and None for a face without any. Raises Rejected.
+
+    Of the sixteen, one without a row is hidden, and nobody knows where it is; of the others nothing is known.
+    """
+    points, visible = np.full((68, 2), np.nan, np.float32), np.full(68, np.nan, np.float32)
+    visible[list(AMONG_68.values())] = 0
     for feature, *place in rows:
         if feature in AMONG_68:
-            points[AMONG_68[feature]] = _numbers(tuple(place), f"{name}: FeatureCoords")
-            visible[AMONG_68[feature]] = True
-    if not np.isfinite(points).all():
-        raise Rejected("bad_annotation", f"{name}: FeatureCoords is not finite")
-    return (points, visible) if visible.any() else (None, None)
+            points[AMONG_68[feature]] = x, y = _numbers(tuple(place), f"{name}: FeatureCoords")
+            if not (math.isfinite(x) and math.isfinite(y)):
+                raise Rejected("bad_annotation", f"{name}: FeatureCoords is not finite")
+            visible[AMONG_68[feature]] = 1
+    return (points, visible) if (visible == 1).any() else (None, None)
 
 
 def _numbers(row: tuple[Any, ...], name: str) -> list[float]:

@@ -32,18 +32,12 @@ from hpe_core.datasets.matlab import numbers, pose_para, read_mat
 from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.readers.landmarks import PAPER, LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.landmarks import MIRROR_68, mirror_landmarks
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 KNOWN_COUNTS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many mirrors
 NAME = re.compile(r"(?P<base>.+)_(?P<variant>\d+)")
 FLIP = re.compile(r"_flip(?=_|$)", re.IGNORECASE)
-
-# The 68 points of 300W as they are numbered in the mirror picture: jaw, brows, nose, eyes, mouth outside and inside.
-MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)]
-)
 
 
 class W300LP(LandmarkArchive):
@@ -78,18 +72,18 @@ class W300LP(LandmarkArchive):
         if os.path.exists(marks_path):
             points = _points(numbers(read_mat(marks_path, ("pts_2d",)), "pts_2d", name), name)
             if mirrored:
-                points = points * [-1.0, 1.0] + [image.shape[1], 0.0]
+                points = mirror_landmarks(points, image.shape[1])
         elif original.endswith("_0"):
             name = files.printable(str(mat_path))
             points = _points(numbers(mat, "pt2d", name), name)
+            if mirrored:
+                points = points[MIRROR_68]
         else:
             what = (
                 name if marks_path.parent.parent.is_dir() else f"the folder {files.printable(str(self.root))}/landmarks"
             )
             said = f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture"
             return Annotation(ref, Rejected("no_box", said), pose), image
-        if mirrored:
-            points = points[MIRROR_68]
         box = Box.of_face(points)
         return Annotation(ref, box, pose, points.astype(np.float32)), image
 

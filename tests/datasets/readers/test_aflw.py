@@ -89,7 +89,14 @@ def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path):
     write_aflw(tmp_path, [{**FACES[0], "marks": marks}, FACES[2]])
     faces = loaded(source("aflw", tmp_path))
     first, other = faces["face39341"], faces["face7"]
-    assert set(np.flatnonzero(first.visible)) == set(SIXTEEN), "those that the doctor solves poses from"
+    assert set(np.flatnonzero(first.visible == 1)) == set(SIXTEEN), "those that the doctor solves poses from"
+    assert np.isnan(first.visible).sum() == np.isnan(first.landmarks).any(1).sum() == 68 - 16, (
+        "of these nothing is known"
+    )
+    del marks[15]
+    write_aflw(tmp_path / "hidden", [{**FACES[0], "marks": marks}])
+    hidden = loaded(source("aflw", tmp_path / "hidden"))["face39341"]
+    assert hidden.visible[30] == 0 and np.isnan(hidden.landmarks[30]).all(), "the nose's tip is hidden somewhere"
     assert first.landmarks[8].tolist() == [21, 42] and first.landmarks[54].tolist() == [20, 40]
     assert other.landmarks is None and other.visible is None
     for folder, place in (("words", ("left", 3)), ("infinite", (np.inf, 3.0))):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from hpe_core.datasets.readers.w300lp import MIRROR_68
 from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import Box
+from hpe_core.geometry.landmarks import MIRROR_68
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.spec.data import DatasetSpec
 from tests.archives import write_300w_lp
