@@ -1,4 +1,4 @@
-"""Pose axes on faces, and contact sheets: functions on (H, W, 3) uint8 RGB pictures that return a new picture.
+"""Pose axes and landmarks on faces, contact sheets: functions on (H, W, 3) uint8 RGB pictures that return a new one.
 
 Colours and directions are the field's (HopeNet's `draw_axis`): red is the head's x axis, to the right for a frontal
 head, green points down, blue out of the face. They are the columns x, y and -z of R: no second convention exists here.
@@ -44,6 +44,18 @@ def draw_axes(
         start, end = (tuple(round((at - 0.5) * (1 << _SUBPIXEL)) for at in place) for place in ((x, y), tip))
         for color, wide in ((OUTLINE, thick + 2), ((RED, GREEN, BLUE)[axis], thick)):
             cv2.line(drawn, start, end, color, wide, cv2.LINE_AA, _SUBPIXEL)
+    return drawn
+
+
+def draw_landmarks(image: Image, marks_L3: ArrayLike, radius: int = 2) -> Image:
+    """A copy with each landmark, (x, y, how surely it is seen) in pixels: filled where that is at least a half."""
+    drawn = np.array(image, dtype=np.uint8, order="C")
+    for x, y, seen in np.asarray(marks_L3, np.float64):
+        if np.isfinite((x, y)).all() and max(abs(x), abs(y)) < 1 << 24:
+            place = tuple(round((at - 0.5) * (1 << _SUBPIXEL)) for at in (x, y))
+            for color, wide in ((OUTLINE, radius + 1), (GREEN if seen >= 0.5 else RED, radius)):
+                filled = -1 if seen >= 0.5 else 1
+                cv2.circle(drawn, place, wide << _SUBPIXEL, color, filled, cv2.LINE_AA, _SUBPIXEL)
     return drawn
 
 

@@ -9,6 +9,7 @@ import torch
 
 from hpe_core.data.rows import read_shard, read_table
 from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.learning import ensemble
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.metrics import PoseSums, aligned_summary
@@ -44,7 +45,7 @@ def found() -> dict[str, evaluate.Predictions]:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
     return {
-        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {})
+        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {}, {})
         for name in (*TEACHERS, Role.HARD, Role.DISTILLED)
     }
 
@@ -78,7 +79,7 @@ def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members
     whole, truth = evaluate.with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
-    rows = evaluate.table(spec, truth, whole, costs, recordings)
+    rows = evaluate.table(spec, truth, whole, each, costs, recordings)
     assert len(rows) == len(TESTS) * len(whole)
     first, *others = base or "first", *(name for name in TEACHERS if name != (base or "first"))
     for test in TESTS:
@@ -165,6 +166,31 @@ def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_wi
             assert mae == pytest.approx(PoseSums.of(mean, truth).summary()["mae"], abs=1e-3)
         np.testing.assert_array_equal(alone.offset_angles[test], alone.angles[test])
         assert alone.kd[test] == ()
+
+
+def test_landmarks_are_those_of_the_window_and_stand_in_the_row_of_their_network(asked, tmp_path):
+    _, _, files = asked
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8), CROP.size).eval()
+    save_net(tmp_path / "net", net, CROP, {})
+    said = predictions(tmp_path / "net", files, (0, 1), 0, parts=2)
+    plain, spec = found(), pipeline()
+    networks = plain | {"second": said}
+    costs = {name: {"parameters": 1.0, "latency_ms": 1.0} for name in networks}
+    recordings = {test: np.array(["a"] * count) for test, count in TESTS.items()}
+    rows = evaluate.table(spec, said.truth, evaluate.with_ensembles(spec, networks), networks, costs, recordings)
+    for test in TESTS:
+        shards = [read_shard(Path(file)) for file in files[test]]
+        windows = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
+        with torch.inference_mode():
+            points = net.landmarks(window(windows, CROP.size)).points_BL2.numpy()
+        np.testing.assert_allclose(said.marks[test].said_ML3[..., :2], points, atol=1e-3)
+        scales = np.concatenate([shard.scales for shard in shards])[:, None]
+        true = np.concatenate([shard.landmarks for shard in shards])[..., :2]
+        by_hand = landmark_errors(points * scales, true * scales, "box").mean()
+        scored = {row.name: row.scores.get("nme_box") for row in rows if row.test == test}
+        assert scored.pop("second") == pytest.approx(by_hand, rel=1e-4)
+        assert set(scored.values()) == {None}
 
 
 def test_every_prediction_is_written_beside_its_own_label(tmp_path):

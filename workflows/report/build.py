@@ -20,6 +20,7 @@ from workflows.report.material import Material, Section, read_predictions
 from workflows.report.page import Book, render
 from workflows.report.sections.accounts import accounts
 from workflows.report.sections.headline import headline
+from workflows.report.sections.landmarks import landmarks
 from workflows.report.sections.latency import latency
 from workflows.report.sections.papers import papers
 from workflows.report.sections.provenance import provenance
@@ -33,6 +34,7 @@ PAGE = "report.html"
 SECTIONS: tuple[Callable[[Material], Iterable[Section]], ...] = (
     test_sets,
     papers,
+    landmarks,
     training,
     soft_labels,
     search,

@@ -14,10 +14,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.draw import contact_sheet, draw_axes, enlarged
+from hpe_core.geometry.draw import contact_sheet, draw_axes, draw_landmarks, enlarged
 from hpe_core.geometry.rotation import ANGLE_NAMES, angle_error
 from workflows.engine.results import Cell, Epoch, Role, Row, Trial
 
@@ -260,6 +260,15 @@ def sample_sheet(windows: Image, poses_M3: Floats, columns: int = 4) -> Image:
     """Faces as the network sees them, with the axes of their labels."""
     tiles = [draw_axes(enlarged(face, TILE), pose) for face, pose in zip(windows, poses_M3, strict=True)]
     return contact_sheet(tiles, columns, [angles_text(pose) for pose in poses_M3])
+
+
+def landmark_sheet(faces: Sequence[Image], marks: Sequence[ArrayLike]) -> Image:
+    """Faces side by side with their landmarks, (68, 3) each, in pixels of the face."""
+    tiles = []
+    for face, points in zip(faces, marks, strict=True):
+        scale = TILE / face.shape[0]
+        tiles.append(draw_landmarks(enlarged(face, TILE), np.asarray(points) * [scale, scale, 1]))
+    return contact_sheet(tiles, columns=len(tiles) // 2 or 1)
 
 
 def with_axes(face: Image, poses: Sequence[Floats]) -> Image:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_core.data.marks import MARKS_FILE, Marks, write_marks
 from hpe_core.data.rows import Shard, read_shard, read_table, shard_files, write_table
 from hpe_core.data.shares import read_pieces, whole_shards
 from hpe_core.datasets.base import Source
@@ -71,6 +72,8 @@ def run(stage: StageRun) -> EvaluateResult:
     faces = found[Role.DISTILLED]
     predictions = with_ensembles(spec, found)
     write_predictions(stage.folder / "predictions.parquet", faces.ids, faces.truth, predictions)
+    said = {(str(n), t): (one.ids[t], marks) for n, one in found.items() for t, marks in one.marks.items()}
+    write_marks(stage.folder / MARKS_FILE, said)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
         for name, folder in networks.items()
@@ -82,8 +85,8 @@ def run(stage: StageRun) -> EvaluateResult:
         protocol=under_protocol(spec),
         boxes={test: drawn_by(source) for test, source in sources.items()},
         drift=ray.get(drift_task(stage, at)),
-        rows=table(spec, faces.truth, predictions, costs, recordings),
-        new_people=table(spec, faces.truth, predictions, costs, recordings, new),
+        rows=table(spec, faces.truth, predictions, found, costs, recordings),
+        new_people=table(spec, faces.truth, predictions, found, costs, recordings, new),
         heatmap=found[spec.base_teacher].kd if evaluate.heatmap_radius else {},
     )
 
@@ -98,6 +101,7 @@ class Predictions:
     angles: dict[str, Angles]
     offset_angles: dict[str, Angles]
     kd: dict[str, tuple[Cell, ...]]  # the K/d table (offsets tables 2-4, figure 7)
+    marks: dict[str, Marks]  # landmarks, of a network that answers them
 
     @classmethod
     def of(cls, tests: Mapping[str, Sequence["Seen"]]) -> "Predictions":
@@ -117,6 +121,11 @@ class Predictions:
             rows(lambda one: one.angles),
             rows(lambda one: one.offset_angles),
             {test: cells(seen) for test, seen in tests.items()},
+            {
+                test: Marks.joined([one.marks for one in seen if one.marks])
+                for test, seen in tests.items()
+                if all(one.marks for one in seen)
+            },
         )
 
 
@@ -130,6 +139,7 @@ class Seen:
     angles: Angles
     offset_angles: Angles
     kd: dict[tuple[int, int], float]
+    marks: Marks | None = None
 
 
 def parts_of(files: Sequence[str], most: int) -> list[list[str]]:
@@ -266,13 +276,16 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
     from hpe_core.learning.ensemble import ensemble_probs, forward_rows, offset_table, on_device, window_angles
 
     device, size, asked = saved.net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets)
-    plain, shifted = [], []
+    plain, shifted, marks = [], [], []
     kd: dict[tuple[int, int], float] = {}
     for start in range(0, len(shard), forward_rows(device)):
         rows = slice(start, start + forward_rows(device))
         crops = on_device(shard.images[rows], device)
         with torch.inference_mode():
             plain.append(saved.net.angles(window(crops, size)))
+            if saved.net.spec.landmarks:
+                answer = saved.net.landmarks(window(crops, size))
+                marks.append(torch.cat([answer.points_BL2, answer.seen_BL.sigmoid()[..., None]], -1).cpu().numpy())
         if offsets != (0, 1):
             probs = ensemble_probs({"": saved.net}, crops, size, [asked])[asked]
             shifted.append(saved.net.main_bins.decode(probs))
@@ -282,7 +295,9 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
     angles_M3, offset_M3 = (torch.cat(parts).cpu().double().numpy() if parts else None for parts in (plain, shifted))
     assert angles_M3 is not None, "a shard has rows"
     truth = shard.angles.astype(np.float64)
-    return Seen(shard.sample_ids, shard.groups, truth, angles_M3, angles_M3 if offset_M3 is None else offset_M3, kd)
+    landmarks = Marks(np.concatenate(marks), shard.landmarks, shard.scales) if marks else None
+    windows_M3 = angles_M3 if offset_M3 is None else offset_M3
+    return Seen(shard.sample_ids, shard.groups, truth, angles_M3, windows_M3, kd, landmarks)
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:
@@ -296,6 +311,7 @@ def table(
     spec: PipelineSpec,
     truth: Mapping[str, Angles],
     predictions: Mapping[str, Mapping[str, Angles]],
+    found: Mapping[str, Predictions],
     costs: Mapping[str, Mapping[str, float]],
     recordings: Mapping[str, NDArray[np.str_]],
     only: Mapping[str, NDArray[np.bool_]] | None = None,
@@ -320,6 +336,8 @@ def table(
         for name, role, what, asked, times in listed:
             angles = predictions[name][test][picked]
             scores = PoseSums.of(angles, labels).summary() | aligned_summary(angles, labels, recorded)
+            if name in found and test in found[name].marks:
+                scores |= found[name].marks[test].scores(picked)
             size, latency = (sum(costs[part][key] for part in asked) for key in ("parameters", "latency_ms"))
             rows.append(Row(test, name, role, what, scores, size, times * latency))
     return tuple(rows)
