@@ -76,7 +76,7 @@ def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
     for head, bins in zip(net.heads, net.bins, strict=True):
         nearest = int(np.abs(widths - bins.width).argmin())
         _remap(saved.net.heads[nearest], saved.net.bins[nearest], head, bins)
-    same = net.spec.decoder_width == saved.net.spec.decoder_width
+    same = all(getattr(net.spec, key) == getattr(saved.net.spec, key) for key in ("decoder_width", "decoder_stride"))
     if net.decoder is not None and saved.net.decoder is not None and same:
         net.decoder.load_state_dict(saved.net.decoder.state_dict())
     if net.regression is not None and saved.net.regression is not None:

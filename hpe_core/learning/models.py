@@ -50,7 +50,7 @@ class PoseNet(nn.Module):
         self.regression = nn.Linear(width, 3) if spec.regression_head else None
         self.decoder: LandmarkDecoder | None = None
         if spec.landmarks:
-            self.decoder = decoder_for(self.backbone, spec.backbone, size, width, spec.decoder_width)
+            self.decoder = decoder_for(self.backbone, spec, size, width)
         for head in [*self.heads, *([self.regression] if self.regression is not None else [])]:
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
@@ -69,7 +69,7 @@ class PoseNet(nn.Module):
         if self.decoder is None:
             features = self.features(images_BHWC).float()
         else:
-            features, levels = encoded(self.backbone, self.normalized(images_BHWC))
+            features, levels = encoded(self.backbone, self.normalized(images_BHWC), self.spec.decoder_stride)
             landmarks = self.decoder(levels, features, self.size)
         with torch.autocast(features.device.type, enabled=False):  # the heads are small, and angles need their digits
             heads = tuple(

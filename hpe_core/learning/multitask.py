@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.landmarks import LANDMARKS
+from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import TrainSpec
 
 HEAT_SD = 1.0  # of a label's heat map, in cells
@@ -92,24 +93,29 @@ def places(map_BCHW: Tensor, side: int, size: int) -> Tensor:
     return (torch.arange(cells, device=map_BCHW.device, dtype=torch.float32) + 0.5) * (size / cells) - size / 2
 
 
-def encoded(backbone: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """What a timm backbone makes of normalised pictures: pooled features, and its maps, fine to coarse, one a size."""
+def encoded(backbone: nn.Module, x_BCHW: Tensor, stride: int) -> tuple[Tensor, list[Tensor]]:
+    """What a timm backbone makes of normalised pictures: pooled features, and its maps, fine to coarse.
+
+    One map of each size, whose cells are at least `stride` pixels wide.
+    """
     net = typing.cast(typing.Any, backbone)
     last, maps = net.forward_intermediates(x_BCHW)
-    return net.forward_head(last).float(), list({level.shape[-1]: level for level in maps}.values())
+    levels = {level.shape[-1]: level for level in maps if level.shape[-1] * stride <= x_BCHW.shape[-1]}
+    return net.forward_head(last).float(), list(levels.values())
 
 
 @torch.no_grad()
-def decoder_for(backbone: nn.Module, name: str, size: int, features: int, width: int) -> LandmarkDecoder:
+def decoder_for(backbone: nn.Module, spec: NetSpec, size: int, features: int) -> LandmarkDecoder:
     """Raises SpecError where the backbone gives no levels of several sizes."""
     was_training = backbone.training
     levels: list[Tensor] = []
     if hasattr(backbone, "forward_intermediates"):
-        _, levels = encoded(backbone.eval(), torch.zeros(1, 3, size, size))
+        _, levels = encoded(backbone.eval(), torch.zeros(1, 3, size, size), spec.decoder_stride)
         backbone.train(was_training)
     if len(levels) < 2:
-        raise SpecError(f"net.landmarks needs a backbone whose maps shrink from stage to stage; {name} has none such")
-    return LandmarkDecoder([level.shape[1] for level in levels], features, width)
+        said = f"whose maps shrink from stage to stage, from {spec.decoder_stride} pixels a cell on"
+        raise SpecError(f"net.landmarks needs a backbone {said}; {spec.backbone} has none such")
+    return LandmarkDecoder([level.shape[1] for level in levels], features, spec.decoder_width)
 
 
 def landmark_parts(answer: LandmarkAnswer, landmarks_BL3: Tensor, size: int, spec: TrainSpec) -> dict[str, Tensor]:

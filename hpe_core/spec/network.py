@@ -20,6 +20,7 @@ class NetSpec:
     regression_head: bool = False
     landmarks: bool = False  # MNN: a decoder gives 68 landmarks and their visibility, too
     decoder_width: Count = 64
+    decoder_stride: Count = 2  # a cell of its heat maps is at least so many pixels wide
 
     def __post_init__(self) -> None:
         check(bool(self.bin_widths), "bin_widths names no head")
