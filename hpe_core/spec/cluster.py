@@ -17,6 +17,7 @@ class Share:
     cpus: Positive | None = None
     gpus: Gpus | None = None
     threads: Count | None = None  # of torch, on the CPU
+    memory_gb: NotNegative | None = None  # beside the rows, which lie once on a machine
 
 
 @checked
@@ -54,6 +55,7 @@ class ClusterSpec:
     cpus_per_worker: Positive = 1.0
     gpus_per_worker: Gpus = "auto"  # auto: a GPU where the cluster has any, shared by trials and by tasks of evaluate
     threads_per_worker: Count = 1
+    memory_gb_per_worker: NotNegative = 1.0  # asked of Ray, so that no machine gets more workers than it can hold
     stages: StageShares = StageShares()  # what a stage wants otherwise, e.g. `stages.search: {gpus: 0.25, cpus: 2}`
     readers_per_worker: Count = 1  # data.ingest ray_data: tasks of one CPU each that read for a worker, beside it
     max_failures: int = 2
@@ -76,7 +78,7 @@ class ClusterSpec:
     def share_of(self, stage: str) -> Share:
         """What a worker of this stage holds, every key set."""
         own: Share = getattr(self.stages, stage)
-        every = Share(self.cpus_per_worker, self.gpus_per_worker, self.threads_per_worker)
+        every = Share(self.cpus_per_worker, self.gpus_per_worker, self.threads_per_worker, self.memory_gb_per_worker)
         said = {field.name: getattr(own, field.name) for field in fields(Share)}
         return replace(every, **{name: value for name, value in said.items() if value is not None})
 

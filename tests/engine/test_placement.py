@@ -55,7 +55,27 @@ def test_a_stage_has_its_own_keys_and_else_the_clusters():
     assert set(held.values()) == {(2, 1, 2)}
     assert {stage: place.workers[1] for stage, place in places.items() if place.workers != (1, 1)} == {"teachers": 4}
     assert (places["teachers"].at_once, places["labels"].at_once) == (2, 3)
-    assert places["labels"].resources == {"CPU": 2, "GPU": 1} and places["evaluate"].resources == {"CPU": 2}
+    assert places["labels"].resources == {"CPU": 2, "GPU": 1, "memory": 10**9}
+    assert places["evaluate"].resources == {"CPU": 2, "memory": 10**9}
+
+
+def test_no_machine_gets_more_workers_than_its_memory_holds():
+    """Four gigabytes on two machines: three workers of a gigabyte and a half find no third place, one finds its own."""
+
+    def with_memory(*words: str, total: float = 4e9, machine: float = 2e9) -> Placement:
+        there = {"CPU": 64.0, "GPU": 0.0, "memory": total, "machine_memory": machine}
+        return placed(spec_of(*words), "evaluate", there)
+
+    found = with_memory()
+    assert (found.at_once, found.memory) == (4, 10**9)
+    assert with_memory("cluster.memory_gb_per_worker=0.5").at_once == 8
+    own = with_memory("cluster.stages.evaluate.memory_gb=2")
+    assert (own.at_once, own.resources["memory"]) == (2, 2 * 10**9)
+    little = with_memory(total=6e8, machine=6e8)
+    assert (little.at_once, little.memory) == (1, 6 * 10**8), "what no machine has would be waited for without end"
+    nothing = with_memory("cluster.memory_gb_per_worker=0")
+    assert nothing.at_once == 64 and "memory" not in nothing.resources
+    assert at("evaluate").at_once == 64, "a cluster that grows: nobody knows what its machines will have"
 
 
 def test_a_share_lies_on_one_gpu():

@@ -122,7 +122,7 @@ def quiet_data() -> None:
 
 
 def capacity(spec: ClusterSpec) -> dict[str, float]:
-    """CPUs and GPUs to plan for: those of the connected cluster, or those that it may grow to if that is more.
+    """CPUs, GPUs and memory to plan for: those of the connected cluster, or those that it may grow to if that is more.
 
     A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
     limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
@@ -130,7 +130,11 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     import ray
 
     have = ray.cluster_resources()
-    return {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
+    found = {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
+    machines = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    if spec.max_cpus or spec.max_gpus or not machines:  # nobody knows what the machines to come will have
+        return found
+    return found | {"memory": sum(machines), "machine_memory": max(machines)}
 
 
 def running_address() -> str | None:

@@ -28,13 +28,15 @@ class Placement:
     cpus: float
     gpus: float
     threads: int
+    memory: int  # bytes, its rows not counted
     readers: int  # CPUs beside each worker, that read for it
     there: Mapping[str, float]
 
     @property
     def resources(self) -> dict[str, float]:
         """Of one worker, as Ray names them."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+        return {kind: amount for kind, amount in asked.items() if amount}
 
     @property
     def line(self) -> str:
@@ -53,10 +55,12 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
     """The placement of one stage on a cluster of {"CPU", "GPU"}. Raises SpecError where not even one unit fits."""
     share, workers = spec.cluster.share_of(stage), spec.cluster.workers_of(stage)
     assert share.cpus is not None and share.gpus is not None and share.threads is not None
+    assert share.memory_gb is not None
     cpus, (unit, wanted) = share.cpus, units(spec, stage)
     sharing = min(wanted, len(spec.teachers) + 2) if stage == "evaluate" else wanted  # every network at once
     gpus = auto_gpus(stage, sharing, there["GPU"]) if isinstance(share.gpus, str) else share.gpus
     readers = spec.cluster.readers_per_worker if reads(spec, stage) else 0
+    memory = int(min(share.memory_gb * 1e9, there.get("machine_memory", math.inf)))  # more would wait for ever
 
     def room(count: int) -> int:
         """How many units of so many workers fit."""
@@ -64,6 +68,8 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
         if gpus:
             whole, part = int(there["GPU"]), int(1 / gpus)  # a share lies on one GPU
             found = min(found, (whole * part if gpus < 1 else int(whole / gpus)) // count)
+        if memory and found > 1:  # one always runs: what a machine has left is an estimate
+            found = max(1, int(min(found, there.get("memory", math.inf) / (memory * count))))
         return found
 
     fits = room(workers[1]) or min(1, room(workers[0]))  # elastic networks have the whole cluster, one after the other
@@ -76,7 +82,7 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
     if stage == "labels" and not gpus:
         fits = max(1, fits // 2)  # a local cluster counts more CPUs than cores
     at_once = int(min(fits, wanted))
-    return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, readers, there)
+    return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, memory, readers, there)
 
 
 def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:

@@ -55,7 +55,7 @@ def run(stage: StageRun) -> EvaluateResult:
     networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
     at = placed(spec, stage.name, capacity(spec.cluster))
-    predict = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus)(predict_files)
+    predict = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus, memory=at.memory)(predict_files)
     files = [file for own in tests.values() for file in own]
     pending = {
         name: [
@@ -203,7 +203,7 @@ def drift_task(stage: StageRun, at: Placement) -> Any:
     spec, student = stage.spec, stage.results.student.spec
     folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
     files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
-    task = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus)(drift)
+    task = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus, memory=at.memory)(drift)
     assert student.distill is not None
     return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored)
 

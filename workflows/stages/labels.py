@@ -91,6 +91,7 @@ def run(stage: StageRun) -> LabelsResult:
         ),
         num_cpus=at.cpus,
         num_gpus=at.gpus,
+        memory=at.memory,
     )
     done = 0
     for row in dataset.iter_rows():

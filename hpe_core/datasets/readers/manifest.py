@@ -10,7 +10,7 @@ of these kinds. Columns, in any order; others are ignored:
     split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
                val: where no row says val, it is drawn from the groups that say train (published splits have no val)
     id         optional: the sample's name; without it the path, and path#2 ... for further faces of a picture
-    landmarks  optional: 68 pairs [x, y], in CSV as JSON text
+    landmarks  optional: 68 times [x, y] or [x, y, 1 or 0 for seen or hidden], null: unknown; in CSV as JSON text
 
 A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
 rejected by file and row, counted from 1 without the header; so is a path that leaves the folder
@@ -94,7 +94,7 @@ class Manifest(files.Archive):
             raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
         else:
             box = Rejected("no_box", f"{name} has no box")
-        return Annotation(ref, box, pose, _landmarks(row.get("landmarks"), name)), read_picture(path)
+        return Annotation(ref, box, pose, *_landmarks(row.get("landmarks"), name)), read_picture(path)
 
     @property
     def folder(self) -> Path:
@@ -224,13 +224,17 @@ def _pose_of_matrix(values: list[float], name: str) -> Pose:
     return pose_of(matrix_to_euler(matrix))
 
 
-def _landmarks(value: Any, name: str) -> NDArray[np.float32] | None:
+def _landmarks(value: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[None, None]:
+    """(68, 2) places and (68,) whether they are seen, NaN where the table does not know; or neither. Raises Rejected."""
     if value is None or value == "":
-        return None
+        return None, None
     try:
         points = np.array(json.loads(value) if isinstance(value, str) else value, dtype=np.float32)
     except (TypeError, ValueError, RecursionError, OverflowError):
         points = np.empty(0, np.float32)
-    if points.shape != (68, 2) or not np.isfinite(points).all():
-        raise Rejected("bad_annotation", f"{name}: its landmarks are not 68 pairs [x, y]")
-    return points
+    if points.shape not in ((68, 2), (68, 3)) or np.isinf(points).any():
+        raise Rejected("bad_annotation", f"{name}: its landmarks are not 68 pairs [x, y], or 68 times [x, y, seen]")
+    places, seen = points[:, :2], points[:, 2] if points.shape[1] == 3 else np.full(68, np.nan, np.float32)
+    if not np.isin(seen[np.isfinite(seen)], (0, 1)).all():
+        raise Rejected("bad_annotation", f"{name}: whether a landmark is seen is 1 or 0")
+    return places, seen

@@ -26,7 +26,9 @@ from tests.datasets.reading import ROW, corners, one, only, refusal, rejected, s
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
 def test_manifests_of_all_kinds_say_the_same(tmp_path, kind):
-    points = np.random.default_rng(11).uniform(0, 60, (68, 2)).tolist()
+    random = np.random.default_rng(11)
+    points = np.concatenate([random.uniform(0, 60, (68, 2)), random.integers(0, 2, (68, 1))], 1).tolist()
+    points[3], points[5][2] = [None, None, 0], None
     rows = [
         {**ROW, "group": "anna", "id": "a-1", "landmarks": points},
         {**ROW, "path": "pictures/b.png", "yaw": 351.0, "group": "bert", "id": "b-1", "landmarks": None},
@@ -40,7 +42,9 @@ def test_manifests_of_all_kinds_say_the_same(tmp_path, kind):
         (first, image), (second, _) = (opened.load(ref) for ref in refs)
         assert first.pose == (10.0, -20.5, 3.0) and second.pose[1] == 351.0 and image.shape == (70, 90, 3)
         assert corners(first.box) == (5, 6.5, 50, 60)
-        assert first.landmarks == pytest.approx(np.array(points), abs=1e-4) and second.landmarks is None
+        known = np.array(points, float)
+        assert first.landmarks == pytest.approx(known[:, :2], abs=1e-4, nan_ok=True) and second.landmarks is None
+        assert first.visible == pytest.approx(known[:, 2], nan_ok=True) and second.visible is None
 
 
 @settings(max_examples=15, deadline=None)
@@ -91,7 +95,8 @@ def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
         ({"path": "a\0b.png"}, "bad_annotation", "names no picture"),
         ({"landmarks": "[[1, 2], [3, 4]]"}, "bad_annotation", "68 pairs"),
         ({"landmarks": "[[1, 2"}, "bad_annotation", "68 pairs"),
-        ({"landmarks": json.dumps([[1, float("nan")]] * 68)}, "bad_annotation", "68 pairs"),
+        ({"landmarks": json.dumps([[1, 2, 3]] * 68)}, "bad_annotation", "seen is 1 or 0"),
+        ({"landmarks": json.dumps([[1, float("inf")]] * 68)}, "bad_annotation", "68 pairs"),
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
