@@ -225,7 +225,7 @@ def _pose_of_matrix(values: list[float], name: str) -> Pose:
 
 
 def _landmarks(value: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[None, None]:
-    """(68, 2) places and (68,) whether they are seen, NaN where the table does not know; or neither. Raises Rejected."""
+    """(68, 2) places and (68,) whether each is seen, NaN where the table does not know. Raises Rejected."""
     if value is None or value == "":
         return None, None
     try:
