@@ -152,5 +152,5 @@ class _TorchRunner:
         import torch
 
         with torch.inference_mode():
-            probs, bins = self._net.predict(torch.from_numpy(windows_BHWC)), self._net.main_bins
-            return Poses(bins.decode(probs).numpy(), bins.spread(probs).numpy())
+            answers, form = self._net.predict(torch.from_numpy(windows_BHWC)), self._net.form
+            return Poses(form.decode(answers).numpy(), form.spread(answers).numpy())

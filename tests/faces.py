@@ -49,12 +49,13 @@ def write_heads(folder: Path, count: int, *, split: str = "train", first: int = 
     return files
 
 
-def marked_labels(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Soft labels that say whose they are: every bin holds the hard label."""
+def marked_labels(files: Sequence[Path], folder: Path, *, rotations: bool = False) -> list[Path]:
+    """Soft labels that say whose they are: every bin, or every column of a rotation, holds the hard label."""
     folder.mkdir(exist_ok=True)
     for file in files:
         shard = read_shard(file)
-        marks = np.repeat(shard.angles[:, :, None], 66, axis=2).astype(np.float16)
+        marks = np.repeat(shard.angles[:, :, None], 3 if rotations else 66, axis=2)
+        marks = marks.astype(np.float32 if rotations else np.float16)
         write_soft_labels(folder / file.name, shard.sample_ids, marks, "test")
     return [folder / file.name for file in files]
 

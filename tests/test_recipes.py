@@ -31,7 +31,7 @@ def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path, monkeypatch):
     for name, backbone in (("resnet101", "resnet101"), ("botnet101", "botnet101"), ("res2net101", "res2net101_26w_4s")):
         (folder,) = tmp_path.glob(f"teachers/*/{name}")
         net = load_net(folder).net
-        assert net.spec.backbone == backbone and net.size == 112 and net.main_bins.count == 62
+        assert net.spec.backbone == backbone and net.size == 112 and net.form.count == 62
         assert rows[name]["parameters"] == net.parameter_count()
     assert rows["distilled"]["parameters"] < 0.3 * rows["resnet101"]["parameters"]
     assert all(0 < row["mae"] < 120 for row in rows.values())

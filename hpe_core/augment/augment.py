@@ -15,7 +15,7 @@ from hpe_core.augment.operations.apply import run_chain
 from hpe_core.augment.reference import run_reference
 from hpe_core.augment.table import Draws, Table, Values
 from hpe_core.data.batch import PoseBatch
-from hpe_core.geometry.bins import AngleBins
+from hpe_core.geometry.forms import Form
 from hpe_core.spec.training import AugmentSpec
 
 SEEDS = 2**24  # a column is exact up to here
@@ -24,8 +24,8 @@ SEEDS = 2**24  # a column is exact up to here
 class Augment:
     """Draws and applies one augmentation a face. All randomness comes from the generator that is passed in."""
 
-    def __init__(self, spec: AugmentSpec, size: int, bins: AngleBins) -> None:
-        self.spec, self.size, self.bins = spec, size, bins
+    def __init__(self, spec: AugmentSpec, size: int, form: Form) -> None:
+        self.spec, self.size, self.form = spec, size, form
         self.recolours = spec.photometric != "none" and spec.strength > 0
         self.on_host = spec.backend == "albumentations"  # `auto` is the device: it is the faster (docs/augmentation.md)
 
@@ -37,7 +37,7 @@ class Augment:
         flips = random.random(count) < spec.flip
         turns = random.uniform(-spec.turn_deg, spec.turn_deg, count) if spec.turn_deg else np.zeros(count)
         jitter = random.integers(-spec.jitter_px, spec.jitter_px + 1, (count, 2))
-        columns = motions(angles_M3, scales_M2, self.bins.limit, flips, turns, jitter, spec.turn_gain)
+        columns = motions(angles_M3, scales_M2, self.form.limit, flips, turns, jitter, spec.turn_gain)
         if not self.recolours:
             return Table(columns, {}, device)
         if self.on_host:
@@ -49,7 +49,7 @@ class Augment:
         """Canonical crops -> windows of `size`, with labels moved along."""
         margin = (batch.images_BHWC.shape[1] - self.size) // 2
         assert self.spec.jitter_px <= margin, f"a jitter beyond the stored margin of {margin} pixels"
-        batch = moved(batch, draws, self.size, self.bins)
+        batch = moved(batch, draws, self.size, self.form)
         if not self.recolours:
             return batch
         images = batch.images_BHWC

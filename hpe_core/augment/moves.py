@@ -3,8 +3,9 @@
 Chance and angles are the host's (float64, one epoch at once); pixels and soft labels are moved on the device. In a
 stretched crop a turn is S^-1 Rz S, else it would shear the head.
 
-Soft labels: a flip reverses the yaw and roll bins, exactly. A turn moves each distribution by the change of the hard
-label, which is exact for its mean where the teacher is right and leaves its shape. A jitter of a few pixels leaves
+Soft labels are moved by their form. In bins a flip reverses yaw and roll, exactly, and a turn moves each distribution
+by the change of the hard label, which is exact for its mean where the teacher is right and leaves its shape. Mean
+rotations are mirrored and turned as rotations, exactly. A jitter of a few pixels leaves
 them: the offset ensemble is already a mean over such shifts.
 
 Landmarks are moved as the pixels are.
@@ -24,8 +25,8 @@ from torch import Tensor
 from hpe_core.augment.table import Columns, Draws, Table, Values
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
-from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import window
+from hpe_core.geometry.forms import Form
 from hpe_core.geometry.landmarks import MIRROR_68
 
 
@@ -60,16 +61,16 @@ def motions(
     back = np.stack([cos, sin * ratio, -sin / ratio, cos], -1).reshape(-1, 2, 2)
     back[:, 0] *= np.where(flips, -1.0, 1.0)[:, None]
     shift = (turned - angles + 180.0) % 360.0 - 180.0
-    return columns | {"angles": turned, "shift": shift, "back": back.reshape(-1, 4)}
+    turn = np.where(beyond, 0.0, turns_deg)
+    return columns | {"angles": turned, "shift": shift, "turn": turn, "back": back.reshape(-1, 4)}
 
 
-def moved(batch: PoseBatch, draws: Draws, size: int, bins: AngleBins) -> PoseBatch:
+def moved(batch: PoseBatch, draws: Draws, size: int, form: Form) -> PoseBatch:
     """Canonical crops -> windows of `size` with their labels, by the columns of `motions`."""
     soft, turns = batch.soft_B3N, "back" in draws
     if soft is not None:
-        soft = torch.where(draws["flip"][:, None, None] > 0, bins.mirror(soft), soft)
-        if turns:
-            soft = bins.shift(soft.float().exp(), draws["shift"]).clamp_min(1e-7).log().half()
+        shift, turn = (draws["shift"], draws["turn"]) if turns else (None, None)
+        soft = form.moved(soft, draws["flip"], shift, turn)
     images = (_warp if turns else _slice)(batch.images_BHWC, draws, size)
     marks = None if batch.landmarks_BL3 is None else _points(batch.landmarks_BL3, draws)
     return PoseBatch(images, draws["angles"], None, soft, marks)
@@ -78,7 +79,7 @@ def moved(batch: PoseBatch, draws: Draws, size: int, bins: AngleBins) -> PoseBat
 def move(
     batch: PoseBatch,
     size: int,
-    bins: AngleBins,
+    form: Form,
     flips: Values,
     turns_deg: Values,
     jitter_px: Values,
@@ -89,9 +90,9 @@ def move(
     assert np.abs(jitter_px).max(initial=0) <= margin, f"a jitter beyond the stored margin of {margin} pixels"
     assert batch.scales_B2 is not None, "crops that were moved before"
     angles, scales = batch.angles_B3.cpu().numpy(), batch.scales_B2.cpu().numpy()
-    columns = motions(angles, scales, bins.limit, flips, turns_deg, jitter_px, turn_gain)
+    columns = motions(angles, scales, form.limit, flips, turns_deg, jitter_px, turn_gain)
     draws = Table(columns, {}, batch.images_BHWC.device).rows(0, len(batch))
-    return replace(moved(batch, draws, size, bins), scales_B2=batch.scales_B2)
+    return replace(moved(batch, draws, size, form), scales_B2=batch.scales_B2)
 
 
 def center_window(batch: PoseBatch, size: int) -> PoseBatch:

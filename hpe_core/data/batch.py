@@ -27,7 +27,7 @@ class PoseBatch:
     images_BHWC: Tensor  # uint8 RGB
     angles_B3: Tensor  # float32 degrees
     scales_B2: Tensor | None = None  # float32 image pixels per crop pixel, x and y; what is moved needs them
-    soft_B3N: Tensor | None = None  # float16 log-probabilities
+    soft_B3N: Tensor | None = None  # float16 log-probabilities, or float32 mean rotations
     landmarks_BL3: Tensor | None = None  # float32 crop pixels from its centre, and seen or not; NaN: unknown
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import MARKS, ShardError, count_rows, read_sample_ids, read_soft_labels
+from hpe_core.data.rows import MARKS, ShardError, count_rows, label_type, read_sample_ids, read_soft_labels
 from hpe_core.data.shares import FaceArrays, Piece, count, read_pieces, row_pixels
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.system.shared import share as shared
@@ -53,7 +53,7 @@ def node_rows(pieces: Sequence[Piece]) -> FaceArrays:
                 f"soft labels of {total:,} faces",
             )
             users.callback(leave)
-            soft = _mapped(folder / "soft", np.float16, (total, 3, -1))
+            soft = _mapped(folder / "soft", label_type(first)[1], (total, 3, -1))
         rows = FaceArrays(images, angles, scales, soft, landmarks)
         weakref.finalize(rows, users.pop_all().close)
     return rows

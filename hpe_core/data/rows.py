@@ -5,7 +5,8 @@ Raw images are a fixed-size binary column of (size + 2 margin)^2 * 3 bytes, so a
 read. The metadata hold schema version, convention and crop, so that a shard of another recipe is refused, not misread.
 
 Soft labels are a column file per shard in the same row order, joined by position and checked by sample id: many label
-sets share one set of images. They hold log-probabilities in fp16, so temperature stays a key of the student.
+sets share one set of images. They hold log-probabilities in fp16, so temperature stays a key of the student, or mean
+rotations in float32; the file says which.
 """
 
 import json
@@ -25,6 +26,7 @@ from hpe_core.geometry.crop import Image, encoded
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import ANGLE_NAMES, CONVENTION
 from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import FormName
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import file_sha256, replacing
 
@@ -114,7 +116,9 @@ def write_table(path: Path, table: pa.Table) -> str:
             table,
             temporary,
             row_group_size=ROW_GROUP,
-            compression={name: "none" if name in ("image", "log_probs") else "zstd" for name in table.column_names},
+            compression={
+                name: "none" if name in ("image", LOG_PROBS, ROTATIONS) else "zstd" for name in table.column_names
+            },
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,
@@ -225,25 +229,53 @@ def _decode_jpeg(buffer: pa.Buffer, path: Path) -> Image:
 # ---------------------------------------------------------------- soft labels
 
 
-def write_soft_labels(path: Path, sample_ids: Sequence[str], log_probs_MAN: NDArray[np.float16], origin: str) -> str:
-    """Log-probabilities (M, 3, N) beside a shard of the same rows; `origin` says who made them. Returns SHA-256."""
-    count, angles, bins = log_probs_MAN.shape
-    assert log_probs_MAN.dtype == np.float16 and count == len(sample_ids)
-    flat = np.ascontiguousarray(log_probs_MAN).reshape(count, -1)
-    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(angles * bins * 2), count, [None, pa.py_buffer(flat)])
-    metadata = {"hpe": json.dumps({"version": SCHEMA_VERSION, "bins": bins, "origin": origin}, sort_keys=True)}
-    fields = pa.schema([("sample_id", pa.string()), ("log_probs", column.type)], metadata=metadata)
+LOG_PROBS, ROTATIONS = "log_probs", "rotations"  # the column of either form
+LABEL_TYPES: dict[str, tuple[FormName, type[np.floating]]] = {
+    LOG_PROBS: ("bins", np.float16),
+    ROTATIONS: ("rotations", np.float32),
+}
+
+
+def write_soft_labels(path: Path, sample_ids: Sequence[str], labels_MAN: NDArray[np.floating], origin: str) -> str:
+    """Soft labels beside a shard of the same rows: fp16 log-probabilities (M, 3, N), or float32 mean rotations
+    (M, 3, 3). `origin` says who made them. Returns SHA-256."""
+    count, angles, bins = labels_MAN.shape
+    (name,) = [name for name, (_, kind) in LABEL_TYPES.items() if labels_MAN.dtype == kind]
+    assert count == len(sample_ids)
+    flat = np.ascontiguousarray(labels_MAN).reshape(count, -1)
+    width = angles * bins * labels_MAN.itemsize
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), count, [None, pa.py_buffer(flat)])
+    said = {"version": SCHEMA_VERSION, "origin": origin} | ({"bins": bins} if name == LOG_PROBS else {})
+    metadata = {"hpe": json.dumps(said, sort_keys=True)}
+    fields = pa.schema([("sample_id", pa.string()), (name, column.type)], metadata=metadata)
     return write_table(path, pa.Table.from_arrays([pa.array(sample_ids, pa.string()), column], schema=fields))
 
 
-def read_soft_labels(path: Path, sample_ids: Sequence[str]) -> NDArray[np.float16]:
-    """(M, 3, N) fp16 log-probabilities. Raises ShardError unless the rows are those of `sample_ids`, in order."""
+def read_soft_labels(path: Path, sample_ids: Sequence[str]) -> NDArray[np.floating]:
+    """(M, 3, N) fp16 log-probabilities, or (M, 3, 3) float32 mean rotations, as the file has them. Raises ShardError
+    unless the rows are those of `sample_ids`, in order."""
     table = read_table(path)
-    bins = _metadata(table, path).get("bins")
-    if table.column_names != ["sample_id", "log_probs"] or not isinstance(bins, int):
+    name, bins = table.column_names[-1], _metadata(table, path).get("bins", 3)
+    if table.column_names[:-1] != ["sample_id"] or name not in LABEL_TYPES or not isinstance(bins, int):
         raise ShardError(f"{path} is not a file of soft labels")
     if table["sample_id"].to_pylist() != list(sample_ids):
         raise ShardError(f"soft labels {path} do not belong to this shard: their sample ids differ")
-    if table["log_probs"].type != pa.binary(3 * bins * 2):
+    kind = LABEL_TYPES[name][1]
+    if table[name].type != pa.binary(3 * bins * np.dtype(kind).itemsize):
         raise ShardError(f"soft labels {path} are damaged: their column does not hold {bins} bins")
-    return fixed_binary_view(table["log_probs"], np.float16, (3, bins))
+    return fixed_binary_view(table[name], kind, (3, bins))
+
+
+def label_type(path: Path) -> tuple[FormName, type[np.floating]]:
+    """Which form the soft labels in a file have, and their type, by its footer alone. Raises ShardError."""
+    try:
+        return LABEL_TYPES[pq.read_schema(path).names[-1]]
+    except (OSError, pa.ArrowException, LookupError) as error:
+        raise ShardError(f"{path} is not a file of soft labels ({error})") from None
+
+
+def check_form(path: Path, wanted: FormName) -> None:
+    """Raises ShardError where a file of soft labels has another form than a student reads."""
+    found = label_type(path)[0]
+    if found != wanted:
+        raise ShardError(f"soft labels {path} hold {found}; a student of this head reads {wanted}")

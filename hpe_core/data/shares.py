@@ -39,7 +39,7 @@ class FaceArrays:
     images: NDArray[np.uint8]  # (M, stored, stored, 3) RGB
     angles: NDArray[np.float32]  # (M, 3) degrees
     scales: NDArray[np.float32]  # (M, 2) image pixels per crop pixel, x and y
-    soft: NDArray[np.float16] | None = None  # (M, 3, N) log-probabilities
+    soft: NDArray[np.floating] | None = None  # (M, 3, N) log-probabilities in fp16, or mean rotations in float32
     landmarks: NDArray[np.float32] | None = None  # (M, 68, 3) crop pixels from its centre, seen or not; NaN: unknown
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ def read_pieces(pieces: Sequence[Piece], order: NDArray[np.int64] | None = None)
             images = np.empty((total, *shard.images.shape[1:]), np.uint8)
             angles, scales = np.empty((total, 3), np.float32), np.empty((total, 2), np.float32)
             landmarks = np.empty((total, *shard.landmarks.shape[1:]), np.float32)
-            soft = None if part is None else np.empty((total, *part.shape[1:]), np.float16)
+            soft = None if part is None else np.empty((total, *part.shape[1:]), part.dtype)
         own, laid = slice(piece.start, piece.stop), slice(at, at + piece.rows)
         rows = laid if where is None else where[laid]
         images[rows], angles[rows], scales[rows] = shard.images[own], shard.angles[own], shard.scales[own]

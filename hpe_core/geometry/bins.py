@@ -8,19 +8,27 @@ over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBi
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpe_core.geometry.rotations import matrix_of
+from hpe_core.spec.network import FormName
+
+TINY = 1e-7  # log-probabilities are stored as float16
+
 
 @dataclass(frozen=True)
 class AngleBins:
-    """`count` bins of `width` degrees over +-limit, limit = count * width / 2."""
+    """`count` bins of `width` degrees over +-limit, limit = count * width / 2: the form of answers in bins."""
 
     width: float
     count: int
+    name: ClassVar[FormName] = "bins"
+    stored: ClassVar[torch.dtype] = torch.float16
 
     @classmethod
     def covering(cls, limit_deg: float, width_deg: float) -> "AngleBins":
@@ -54,6 +62,30 @@ class AngleBins:
         away = centers - (probs @ centers).unsqueeze(-1)
         return (probs * away.square()).sum(-1).sqrt()
 
+    def scatter(self, probs: Tensor) -> Tensor:
+        """(..., 3, N) probabilities -> (...) sum of the three variances, rad^2."""
+        return self.spread(probs).deg2rad().square().sum(-1)
+
+    def rotations(self, probs: Tensor) -> Tensor:
+        """(..., 3, N) probabilities -> (..., 3, 3) mean rotation matrices, float64; the angles are independent."""
+        centers = self.centers_like(probs.double()).deg2rad()
+        cosines, sines = ((probs * values).sum(-1) for values in (centers.cos(), centers.sin()))
+        return matrix_of(cosines, sines)
+
+    def averaged(self, probs: Tensor) -> Tensor:
+        """The decoded angles: decoding is linear."""
+        return self.decode(probs)
+
+    def angles_of(self, averaged: Tensor) -> Tensor:
+        return averaged
+
+    def labels(self, probs_B3N: Tensor) -> Tensor:
+        """(B, 3, N) probabilities -> the log-probabilities that a student reads."""
+        return probs_B3N.clamp_min(TINY).log()
+
+    def answers(self, labels_B3N: Tensor) -> Tensor:
+        return labels_B3N.float().softmax(-1)
+
     def centers_like(self, probs: Tensor) -> Tensor:
         """(count,) degrees of the tensor's type and on its device: made once for both, so nobody writes into it."""
         if torch.compiler.is_compiling():  # a trace holds the constant itself
@@ -63,6 +95,16 @@ class AngleBins:
     def mirror(self, probs_B3N: Tensor) -> Tensor:
         """Soft labels of the flipped picture: yaw and roll bins reversed, pitch kept. Works on logs too."""
         return torch.cat([probs_B3N[:, :1], probs_B3N[:, 1:].flip(-1)], dim=1)
+
+    def moved(self, labels_B3N: Tensor, flips_B: Tensor, shift_B3: Tensor | None, turns_B: Tensor | None) -> Tensor:
+        """Log-probabilities of faces that were flipped, then turned so that their angles changed by `shift_B3`.
+
+        Exact for a flip; after a turn for the mean, where the teacher is right, and the shape is left.
+        """
+        labels = torch.where(flips_B[:, None, None] > 0, self.mirror(labels_B3N), labels_B3N)
+        if shift_B3 is None:
+            return labels
+        return self.shift(labels.float().exp(), shift_B3).clamp_min(TINY).log().half()
 
     def shift(self, probs: Tensor, by_deg: Tensor) -> Tensor:
         """Move each (..., N) distribution by (...) degrees, by linear interpolation between bins.

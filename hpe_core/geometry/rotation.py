@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 PITCH, YAW, ROLL = 0, 1, 2
 ANGLE_NAMES = ("pitch", "yaw", "roll")
+LOCKED = 1e-7  # cosine of yaw below which pitch and roll are not told apart
 # Written into every shard, saved network and ONNX file; a file with another one is refused.
 CONVENTION = "pitch,yaw,roll degrees; R=Rx(-pitch)Ry(yaw)Rz(roll); camera x right, y down, z forward"
 
@@ -41,7 +42,7 @@ def matrix_to_euler(rotation: ArrayLike) -> Floats:
     """
     r = np.asarray(rotation, dtype=np.float64)
     yaw = np.arcsin(np.clip(r[..., 0, 2], -1.0, 1.0))
-    locked = np.hypot(r[..., 0, 0], r[..., 0, 1]) < 1e-7
+    locked = np.hypot(r[..., 0, 0], r[..., 0, 1]) < LOCKED
     a = np.where(locked, np.arctan2(r[..., 2, 1], r[..., 1, 1]), np.arctan2(-r[..., 1, 2], r[..., 2, 2]))
     roll = np.where(locked, 0.0, np.arctan2(-r[..., 0, 1], r[..., 0, 0]))
     return np.degrees(np.stack([-a, yaw, roll], axis=-1))

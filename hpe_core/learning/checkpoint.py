@@ -62,7 +62,8 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
 
 @torch.no_grad()
 def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
-    """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped.
+    """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped,
+    one of another kind begins anew.
 
     Raises SpecError that names the folder where backbone or crop differ: the features would mean something else.
     """
@@ -72,6 +73,10 @@ def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
     differ = [f"its {key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
     check(not differ, f"start: {folder} cannot be begun with: {'; '.join(differ)}")
     net.backbone.load_state_dict(saved.net.backbone.state_dict())
+    if not (net.bins and saved.net.bins):
+        if net.spec.head == saved.net.spec.head:
+            net.heads.load_state_dict(saved.net.heads.state_dict())
+        return
     widths = np.array([bins.width for bins in saved.net.bins])
     for head, bins in zip(net.heads, net.bins, strict=True):
         nearest = int(np.abs(widths - bins.width).argmin())

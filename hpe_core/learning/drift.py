@@ -1,9 +1,9 @@
 """How far moved soft labels lie from what the teachers say about the moved picture.
 
 A stored soft label belongs to the crop as it lies in the shard. Under a flip its yaw and roll bins are reversed, under
-a turn each distribution is shifted by the change of the hard label (`augment.move`). Both are exact only for a teacher
-that treats mirrored and turned faces alike; this measures the rest, on the faces and augmentation of a run (seen in the
-demo: docs/results.md).
+a turn each distribution is shifted by the change of the hard label (`augment.move`); mean rotations are turned
+themselves. All are exact only for a teacher that treats mirrored and turned faces alike; this measures the rest, on
+the faces and augmentation of a run (seen in the demo: docs/results.md).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ import numpy as np
 from hpe_core.augment.moves import move
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.rotation import angle_error
-from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, log_labels
+from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs
+from hpe_core.learning.losses import soft_label_kl
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.training import LabelSet
 
@@ -32,22 +33,23 @@ def label_drift(
     """Stored labels of `batch` (canonical crops) after a random flip and turn, against the teachers on the moved view.
 
     Returns mean absolute angle differences in degrees, `moved_deg` for labels moved along and `unmoved_deg` for labels
-    left as they were, and `kl`, the mean KL(teachers on the view || moved labels) summed over angles, in nats.
+    left as they were, and of bins `kl`, the mean KL(teachers on the view || moved labels) summed over angles, in nats.
     """
     random, count = np.random.default_rng(0), len(batch)
     flips, turns = random.random(count) < flip, random.uniform(-turn_deg, turn_deg, count)
-    online, bins = OnlineTeachers(nets, size, labels), next(iter(nets.values())).main_bins
-    stored = log_labels(ensemble_probs(nets, batch.images_BHWC, size, [labels])[labels].clone())
+    online = OnlineTeachers(nets, size, labels)
+    form = online.form
+    stored = form.labels(ensemble_probs(nets, batch.images_BHWC, size, [labels])[labels].clone())
     still = np.zeros((count, 2), np.int64)
-    moved = move(replace(batch, soft_B3N=stored), online.view_size, bins, flips, turns, still, turn_gain)
+    moved = move(replace(batch, soft_B3N=stored), online.view_size, form, flips, turns, still, turn_gain)
     assert moved.soft_B3N is not None
     said = online(moved).soft_B3N
     assert said is not None
-    said, carried = said.float().log_softmax(-1), moved.soft_B3N.float().log_softmax(-1)
-    angles = {name: bins.decode(logs.exp()).cpu().numpy() for name, logs in (("said", said), ("moved", carried))}
-    unmoved = bins.decode(stored.float().softmax(-1)).cpu().numpy()
-    return {
-        "moved_deg": float(angle_error(angles["moved"], angles["said"]).mean()),
-        "unmoved_deg": float(angle_error(unmoved, angles["said"]).mean()),
-        "kl": float((said.exp() * (said - carried)).sum(-1).sum(1).mean()),
+    angles, carried, unmoved = (
+        form.decode(form.answers(each)).cpu().numpy() for each in (said, moved.soft_B3N, stored)
+    )
+    found = {
+        "moved_deg": float(angle_error(carried, angles).mean()),
+        "unmoved_deg": float(angle_error(unmoved, angles).mean()),
     }
+    return found | ({"kl": float(soft_label_kl(moved.soft_B3N.float(), said))} if form.name == "bins" else {})

@@ -1,8 +1,8 @@
-"""A timm backbone with pose heads. The model carries its preprocessing: input size, mean, std and bins.
+"""A timm backbone with pose heads. The model carries its preprocessing: input size, mean, std, and what it answers.
 
-Each RvC head is one linear layer to 3 x N logits; the narrowest head predicts, the others and the tanh regression
-head (offsets eq. 3) only regularise the training (offsets 3.2), as do the landmarks of MNN (`multitask.py`). Input is
-uint8 RGB, so that nothing outside the model can normalise differently.
+Each head is one linear layer to 3 x K numbers (`heads.py`). Of RvC heads the narrowest predicts, the others and the
+tanh regression head (offsets eq. 3) only regularise the training (offsets 3.2), as do the landmarks of MNN
+(`multitask.py`). Input is uint8 RGB, so that nothing outside the model can normalise differently.
 """
 
 import difflib
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
+from hpe_core.geometry.forms import Form
+from hpe_core.learning.heads import heads_of, predicting
 from hpe_core.learning.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded
 from hpe_core.spec.network import NetSpec
 
@@ -22,7 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PoseLogits(NamedTuple):
-    """Raw outputs: one (B, 3, N) tensor a head in the order of `NetSpec.bin_widths`, and what else was asked for."""
+    """Raw outputs: one (B, 3, K) tensor a head in the order of `NetSpec.bin_widths`, and what else was asked for."""
 
     heads: tuple[Tensor, ...]
     regression_B3: Tensor | None
@@ -30,7 +32,7 @@ class PoseLogits(NamedTuple):
 
 
 class PoseNet(nn.Module):
-    """(B, H, W, 3) uint8 windows -> PoseLogits; `predict` -> (B, 3, N) probabilities of the narrowest head."""
+    """(B, H, W, 3) uint8 windows -> PoseLogits; `predict` -> (B, 3, N) answers, whose meaning is `form`."""
 
     mean_C11: Tensor
     std_C11: Tensor
@@ -38,22 +40,26 @@ class PoseNet(nn.Module):
     def __init__(self, spec: NetSpec, size: int) -> None:
         super().__init__()
         self.spec, self.size = spec, size
-        self.bins = tuple(AngleBins.covering(spec.limit_deg, width) for width in spec.bin_widths)
-        self.predicting = min(range(len(self.bins)), key=lambda i: self.bins[i].width)
+        self.kinds = heads_of(spec)
+        self.predicting = predicting(self.kinds)
         self.backbone = create_backbone(spec, size)
         config = getattr(self.backbone, "pretrained_cfg", {}) or {}
         mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
         self.register_buffer("mean_C11", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std_C11", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
         width = _feature_width(self.backbone, size)
-        self.heads = nn.ModuleList(nn.Linear(width, 3 * bins.count) for bins in self.bins)
+        heads = [nn.Linear(width, 3 * kind.columns) for kind in self.kinds]
+        self.heads = nn.ModuleList(heads)
         self.regression = nn.Linear(width, 3) if spec.regression_head else None
         self.decoder: LandmarkDecoder | None = None
         if spec.landmarks:
             self.decoder = decoder_for(self.backbone, spec, size, width)
-        for head in [*self.heads, *([self.regression] if self.regression is not None else [])]:
+        for head in [*heads, *([self.regression] if self.regression is not None else [])]:
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
+        with torch.no_grad():
+            for head, kind in zip(heads, self.kinds, strict=True):
+                head.bias.copy_(kind.start().flatten())
 
     def normalized(self, images_BHWC: Tensor) -> Tensor:
         """uint8 windows -> (B, 3, H, W), as the backbone wants them."""
@@ -73,25 +79,31 @@ class PoseNet(nn.Module):
             landmarks = self.decoder(levels, features, self.size)
         with torch.autocast(features.device.type, enabled=False):  # the heads are small, and angles need their digits
             heads = tuple(
-                head(features).unflatten(1, (3, bins.count)) for head, bins in zip(self.heads, self.bins, strict=True)
+                head(features).unflatten(1, (3, kind.columns))
+                for head, kind in zip(self.heads, self.kinds, strict=True)
             )
             regression = None if self.regression is None else self.regression(features)
         return PoseLogits(heads, regression, landmarks)
 
     @property
-    def main_bins(self) -> AngleBins:
-        return self.bins[self.predicting]
+    def form(self) -> Form:
+        """What answers are."""
+        return self.kinds[self.predicting].form
+
+    @property
+    def bins(self) -> tuple[AngleBins, ...]:
+        """Of the RvC heads; none where there is another head."""
+        return tuple(kind.form for kind in self.kinds if isinstance(kind.form, AngleBins))
 
     def predict(self, images_BHWC: Tensor) -> Tensor:
-        """(B, 3, N) probabilities of the narrowest head; the other heads are not computed."""
-        features = self.features(images_BHWC).float()
+        """(B, 3, N) answers of the predicting head; the other heads are not computed."""
+        features, kind = self.features(images_BHWC).float(), self.kinds[self.predicting]
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.heads[self.predicting](features)
-        return logits.unflatten(1, (3, self.main_bins.count)).softmax(-1)
+            return kind.answer(self.heads[self.predicting](features).unflatten(1, (3, kind.columns)))
 
     def angles(self, images_BHWC: Tensor) -> Tensor:
         """(B, 3) degrees (pitch, yaw, roll)."""
-        return self.main_bins.decode(self.predict(images_BHWC))
+        return self.form.decode(self.predict(images_BHWC))
 
     def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
         """68 landmarks and their visibility, of a network with `spec.landmarks`."""
@@ -100,7 +112,7 @@ class PoseNet(nn.Module):
         return answer
 
     def parameter_count(self) -> int:
-        """Parameters that prediction uses: backbone and narrowest head."""
+        """Parameters that prediction uses: backbone and predicting head."""
         used = [*self.backbone.parameters(), *self.heads[self.predicting].parameters()]
         return sum(p.numel() for p in used)
 

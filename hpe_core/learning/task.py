@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.learning.losses import cross_entropy, dldl_loss, ehpnet_loss, offsets_loss, soft_label_kl
+from hpe_core.learning.losses import (
+    cross_entropy,
+    dldl_loss,
+    ehpnet_loss,
+    fisher_nll,
+    geodesic,
+    offsets_loss,
+    soft_loss,
+)
 from hpe_core.learning.models import PoseLogits, PoseNet
 from hpe_core.learning.multitask import landmark_parts
 from hpe_core.spec.training import TrainSpec
@@ -18,14 +26,16 @@ class StepOutput(NamedTuple):
 
 
 class PoseTask:
-    """Hard labels: EHPNet eqs. 1-3, offsets eq. 4, DLDL-v2, or cross-entropy alone. With `spec.distill` also soft ones:
+    """Hard labels: EHPNet eqs. 1-3, offsets eq. 4, DLDL-v2, or cross-entropy alone; of rotations 6DRepNet eq. 4, or the
+    likelihood of Mohlin et al. With `spec.distill` also soft ones:
 
     scale * (hard_weight * hard loss + T^2 KL(soft labels || student)), EHPNet eq. 5 and offsets eq. 7. A network with
     landmarks learns them beside (MNN).
     """
 
     def __init__(self, spec: TrainSpec, net: PoseNet) -> None:
-        self.spec, self.bins, self.predicting, self.size = spec, net.bins, net.predicting, net.size
+        self.spec, self.bins, self.predicting = spec, net.bins, net.predicting
+        self.form, self.size = net.form, net.size
 
     def __call__(self, model: nn.Module, batch: PoseBatch, half: bool = False) -> StepOutput:
         """`model` is the PoseNet or its data-parallel wrapper; with `half` it computes in bfloat16, the loss never."""
@@ -47,7 +57,11 @@ class PoseTask:
         if distill is None:
             return self.hard_parts(logits, batch)
         assert batch.soft_B3N is not None
-        kl = soft_label_kl(logits.heads[self.predicting], batch.soft_B3N, distill.temperature)
+        weights = None
+        if distill.distrust:
+            weights = 1 / (1 + distill.distrust * self.form.scatter(self.form.answers(batch.soft_B3N)))
+        raw = logits.heads[self.predicting]
+        kl = soft_loss(self.spec.net.head, raw, batch.soft_B3N, distill.temperature, weights)
         hard = self.hard_parts(logits, batch) if distill.hard_weight > 0 else {}
         weight = distill.scale * distill.hard_weight
         return {"kl": distill.scale * kl} | {name: weight * value for name, value in hard.items()}
@@ -59,5 +73,9 @@ class PoseTask:
             return offsets_loss(logits, batch.angles_B3, self.bins, self.spec.net.limit_deg)
         if self.spec.hard_loss == "dldl":
             return dldl_loss(logits, batch.angles_B3, self.bins, self.spec.label_sd, self.spec.mae_weight)
-        head, bins = logits.heads[self.predicting], self.bins[self.predicting]
-        return {"ce": cross_entropy(head, batch.angles_B3, bins)}
+        head = logits.heads[self.predicting]
+        if self.spec.hard_loss == "geodesic":
+            return {"geodesic": geodesic(head, batch.angles_B3)}
+        if self.spec.hard_loss == "fisher":
+            return {"nll": fisher_nll(head, batch.angles_B3)}
+        return {"ce": cross_entropy(head, batch.angles_B3, self.bins[self.predicting])}

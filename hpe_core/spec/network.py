@@ -1,20 +1,25 @@
 """Keys of `net`: the backbone and its heads."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hpe_core.errors import check
 from hpe_core.spec.serde import Count, Positive, Text, at_most, checked
 
 WEIGHTS, MEANING = "model.safetensors", "model.json"  # the two files of a saved network
 Degrees = Annotated[Positive, at_most(180)]
+HeadName = Literal["bins", "sixd", "fisher"]  # each is a class of hpe_core/learning/heads.py
+FormName = Literal["bins", "rotations"]  # what a network's answers and its soft labels are (hpe_core/geometry/forms.py)
 
 
 @checked
 class NetSpec:
-    """A timm backbone with RvC heads; the narrowest head predicts, the others regularise (offsets 3.2)."""
+    """A timm backbone with its head. `bins`: RvC heads, of which the narrowest predicts and the others regularise
+    (offsets 3.2). `sixd`: two columns of a rotation (Zhou et al. 2019, 6DRepNet). `fisher`: a matrix Fisher density
+    (Mohlin et al. 2020). The last two say any rotation; bin_widths and limit_deg mean nothing to them."""
 
     backbone: Text = "resnet18"
     pretrained: str = "none"  # none | hub | path of a weights file
+    head: HeadName = "bins"
     bin_widths: tuple[float, ...] = (3.0,)
     limit_deg: Degrees = 99.0
     regression_head: bool = False
@@ -27,3 +32,15 @@ class NetSpec:
         check(len(set(self.bin_widths)) == len(self.bin_widths), "bin_widths repeats a width")
         for width in self.bin_widths:
             check(0 < width <= self.limit_deg, f"bin_widths: {width} does not fit +-{self.limit_deg} degrees")
+        said = f"regression_head regularises heads of bins; head {self.head} has none"
+        check(self.head == "bins" or not self.regression_head, said)
+
+    @property
+    def form(self) -> FormName:
+        """What this network's answers are."""
+        return "bins" if self.head == "bins" else "rotations"
+
+    @property
+    def farthest(self) -> float:
+        """Degrees: no angle beyond +- this can be said."""
+        return self.limit_deg if self.form == "bins" else 180.0

@@ -104,11 +104,10 @@ class PipelineSpec:
         check(self.student.distill is not None, "student.distill is missing: the student learns from soft labels")
         for name, teacher in self.teachers.items():
             check(teacher.distill is None, f"teachers.{name}.distill: a teacher learns from hard labels")
-            said = f"teachers.{name}.net: soft labels need the same limit_deg and narrowest bin width as the student"
-            check(self._fits_labels(teacher.net), said)
+            self._check_labels(teacher.net, self.student.net, f"teachers.{name}.net")
         for who, spec in {**{f"teachers.{k}": v for k, v in self.teachers.items()}, "student": self.student}.items():
             stage = who.partition(".")[0]
-            limit, jitter = spec.net.limit_deg, spec.augment.jitter_px
+            limit, jitter = spec.net.farthest, spec.augment.jitter_px
             said = f"{who}.net.limit_deg {limit} is smaller than data.limit_deg {self.data.limit_deg}"
             check(limit >= self.data.limit_deg, said)
             said = f"{who}.augment.jitter_px {jitter} exceeds data.crop.margin_px"
@@ -156,13 +155,19 @@ class PipelineSpec:
                 margin = self.data.crop.margin_px
                 said = f"search.space.{key}: {value} exceeds data.crop.margin_px {margin}"
                 check(changed.augment.jitter_px <= margin, said)
-                said = f"search.space.{key}: soft labels need the teachers' limit_deg and narrowest bin width"
-                check(self._fits_labels(changed.net), said)
+                for teacher in self.teachers.values():
+                    self._check_labels(teacher.net, changed.net, f"search.space.{key}")
 
-    def _fits_labels(self, net: NetSpec) -> bool:
-        """Whether a network has the bins of the student's soft labels."""
-        own = self.student.net
-        return (net.limit_deg, min(net.bin_widths)) == (own.limit_deg, min(own.bin_widths))
+    @staticmethod
+    def _check_labels(teacher: NetSpec, student: NetSpec, key: str) -> None:
+        """A student of bins reads the teachers' bins; one of rotations mean rotations, from teachers of any head."""
+        if student.form == "rotations":
+            return
+        said = f"{key}: a student with bins learns from teachers with bins, not from head {teacher.head};"
+        check(teacher.form == "bins", f"{said} give the student head sixd or fisher")
+        grids = [(net.limit_deg, min(net.bin_widths)) for net in (teacher, student)]
+        said = f"{key}: soft labels need the same limit_deg and narrowest bin width for teachers and student"
+        check(grids[0] == grids[1], said)
 
     def label_set(self, student: TrainSpec) -> LabelSet:
         """The soft labels that a student asks for, its teachers in the order of the configuration."""
@@ -171,7 +176,8 @@ class PipelineSpec:
         for name in distill.teachers:
             check(name in self.teachers, f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
         chosen = tuple(name for name in self.teachers if name in distill.teachers or not distill.teachers)
-        return LabelSet(chosen, *canonical_offsets(distill.offset_radius, distill.offset_step), distill.mirrored)
+        offsets = canonical_offsets(distill.offset_radius, distill.offset_step)
+        return LabelSet(chosen, *offsets, distill.mirrored, student.net.form)
 
     def label_sets(self) -> tuple[LabelSet, ...]:
         """Every label set that the student or a trial may read: what the labels stage has to write."""

@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 from hpe_core.errors import check
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import FormName, NetSpec
 from hpe_core.spec.serde import Count, Natural, NotNegative, Positive, Share, at_least, at_most, below, checked
+
+HARD_LOSSES = {"bins": ("ehpnet", "offsets", "dldl", "ce"), "sixd": ("geodesic",), "fisher": ("fisher",)}
 
 
 @checked
@@ -60,9 +62,13 @@ class AugmentSpec:
 
 @checked
 class DistillSpec:
-    """scale * (hard_weight * hard loss + T^2 KL(soft labels || student)); offsets eq. 7 is 0.05 and scale 0.5."""
+    """scale * (hard_weight * hard loss + T^2 KL(soft labels || student)); offsets eq. 7 is 0.05 and scale 0.5.
 
-    temperature: Positive = 1.0
+    With head sixd the angle to the labels' rotation stands for the divergence, with head fisher that of matrix Fisher
+    densities, but for the teachers' entropy; labels of both are mean rotations, by teachers of any head.
+    """
+
+    temperature: Positive = 1.0  # of bins alone
     hard_weight: NotNegative = 0.05
     scale: Positive = 1.0
     offset_radius: Natural = 0  # K, network pixels
@@ -70,6 +76,9 @@ class DistillSpec:
     mirrored: bool = False  # the mean over each window's mirror image, too, with its answer mirrored back
     teachers: tuple[str, ...] = ()  # whose soft labels; empty is all
     labels: Literal["stored", "online"] = "stored"  # online: teachers see the augmented view in the training step
+    distrust: NotNegative = (
+        0.0  # k: a face whose labels scatter by v rad^2, over teachers and windows, counts 1 / (1 + k v)
+    )
 
     def __post_init__(self) -> None:
         check(len(set(self.teachers)) == len(self.teachers), "teachers repeats a name")
@@ -82,7 +91,7 @@ class TrainSpec:
     net: NetSpec = NetSpec()
     optim: OptimSpec = OptimSpec()
     augment: AugmentSpec = AugmentSpec()
-    hard_loss: Literal["ehpnet", "offsets", "dldl", "ce"] = "ehpnet"
+    hard_loss: Literal["ehpnet", "offsets", "dldl", "ce", "geodesic", "fisher"] = "ehpnet"  # the last two: sixd, fisher
     mse_weight: NotNegative = 1.0  # weight of EHPNet eq. 2 within eq. 3
     label_sd: Positive = 4.0  # dldl: of the normal distribution that stands for a label, degrees
     mae_weight: NotNegative = 0.02  # dldl: weight of the expectation's absolute error
@@ -95,15 +104,22 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         check(not self.start or self.net.pretrained == "none", "start and net.pretrained both give weights; drop one")
+        fitting = HARD_LOSSES[self.net.head]
+        said = f"hard_loss {self.hard_loss} does not fit net.head {self.net.head}; it takes {' or '.join(fitting)}"
+        check(self.hard_loss in fitting, said)
+        softened = self.distill is not None and self.distill.temperature != 1
+        said = f"distill.temperature softens bins; net.head {self.net.head} takes 1"
+        check(self.net.form == "bins" or not softened, said)
 
 
 class LabelSet(NamedTuple):
-    """Soft labels of one kind: which teachers, over which windows. Equal windows have one (radius, step)."""
+    """Soft labels of one kind: whose, over which windows, in which form. Equal windows have one (radius, step)."""
 
     teachers: tuple[str, ...]
     radius: int
     step: int
     mirrored: bool = False
+    form: FormName = "bins"
 
     @property
     def offsets(self) -> tuple[int, int]:
@@ -111,8 +127,9 @@ class LabelSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder, e.g. resnet+regnet-K15-d5."""
-        return f"{'+'.join(self.teachers)}-K{self.radius}-d{self.step}{'-mirrored' if self.mirrored else ''}"
+        """Of its folder, e.g. resnet+regnet-K15-d5, or resnet-K4-d4-mirrored-rotations."""
+        marks = ["mirrored"] * self.mirrored + [self.form] * (self.form != "bins")
+        return "-".join(["+".join(self.teachers), f"K{self.radius}", f"d{self.step}", *marks])
 
 
 def canonical_offsets(radius: int, step: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def fit(
     """
     optim, step = spec.optim, begin(spec, crop, place, resume=resume, teachers=teachers)
     state, net = step.state, step.state.net
-    augment = Augment(spec.augment, crop.size if teachers is None else teachers.view_size, net.main_bins)
+    augment = Augment(spec.augment, crop.size if teachers is None else teachers.view_size, net.form)
     views = Views(train, augment, optim.batch_size, spec.seed, place)
     held_out = DeviceRows(val.rows(), place.device, place.rows_bytes)
     steps, step_faces = train.steps(optim.batch_size), min(optim.batch_size, len(train))

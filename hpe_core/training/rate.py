@@ -67,7 +67,7 @@ def flops(net: NetSpec, size: int, *, backward: bool) -> int:
 
 def views_of(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place) -> Iterator[PoseBatch]:
     """Augmented views of an epoch of these rows."""
-    augment = Augment(spec.augment, crop.size, PoseNet(spec.net, crop.size).main_bins)
+    augment = Augment(spec.augment, crop.size, PoseNet(spec.net, crop.size).form)
     return next(Views(HeldFaces(rows), augment, spec.optim.batch_size, spec.seed, place).epochs(0, 1))
 
 

@@ -106,8 +106,9 @@ node_rows(pieces)
 """
 
 
-def test_the_rows_are_those_of_the_shards(files, home, tmp_path):
-    labels = marked_labels(files, tmp_path / "labels")
+@pytest.mark.parametrize("rotations", [False, True])
+def test_the_rows_are_those_of_the_shards(files, home, tmp_path, rotations):
+    labels = marked_labels(files, tmp_path / "labels", rotations=rotations)
     for pieces in (whole_shards(files, labels), share(whole_shards(files, labels), 1, 7), whole_shards(files)):
         mapped, plain = node_rows(pieces), read_pieces(pieces)
         for name in ("images", "angles", "scales"):
@@ -116,6 +117,7 @@ def test_the_rows_are_those_of_the_shards(files, home, tmp_path):
         assert (mapped.soft is None) == (plain.soft is None)
         if mapped.soft is not None and plain.soft is not None:
             np.testing.assert_array_equal(mapped.soft, plain.soft)
+            assert mapped.soft.dtype == plain.soft.dtype
 
 
 def test_label_sets_share_the_pictures(files, home, tmp_path):

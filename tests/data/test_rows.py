@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from hpe_core.data.rows import ShardError, read_shard, read_soft_labels, write_shard, write_soft_labels
+from hpe_core.data.rows import (
+    ShardError,
+    check_form,
+    label_type,
+    read_shard,
+    read_soft_labels,
+    write_shard,
+    write_soft_labels,
+)
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import Box, FaceCrop
 from hpe_core.spec.data import CropSpec
@@ -104,6 +112,26 @@ def test_soft_labels_round_trip_and_belong_to_their_rows(tmp_path):
     for other in (swapped, ids[:-1], [*ids, "more"]):
         with pytest.raises(ShardError, match="do not belong"):
             read_soft_labels(tmp_path / "soft.parquet", other)
+
+
+def test_mean_rotations_round_trip_and_a_file_says_what_it_holds(tmp_path):
+    ids = [f"face-{i}" for i in range(200)]
+    rotations = np.random.default_rng(0).normal(size=(200, 3, 3)).astype(np.float32)
+    files = {"bins": tmp_path / "bins.parquet", "rotations": tmp_path / "rotations.parquet"}
+    write_soft_labels(files["bins"], ids, soft(200, 6), "")  # a row of these takes as many bytes
+    write_soft_labels(files["rotations"], ids, rotations, "")
+    back = read_soft_labels(files["rotations"], ids)
+    assert back.dtype == np.float32 and np.array_equal(back, rotations)
+    for form, file in files.items():
+        assert label_type(file) == (form, read_soft_labels(file, ids).dtype)
+        check_form(file, form)
+        (other,) = {*files} - {form}
+        with pytest.raises(ShardError, match=f"{file.name} hold {form}; a student of this head reads {other}"):
+            check_form(file, other)
+    write_shard(tmp_path / "shard.parquet", faces(5), CROP, "raw")
+    for file in (tmp_path / "shard.parquet", tmp_path / "absent"):
+        with pytest.raises(ShardError, match="not a file of soft labels"):
+            label_type(file)
 
 
 def test_a_shard_is_not_soft_labels_nor_the_other_way_round(tmp_path):

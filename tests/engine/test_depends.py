@@ -88,6 +88,7 @@ NETWORK: dict[str, Any] = {
 }
 DISTILL = {"temperature": (2, SEARCH), "hard_weight": (0.5, SEARCH), "scale": (0.5, SEARCH)}
 DISTILL |= {"offset_radius": (1, LABELS), "offset_step": (4, LABELS), "mirrored": (True, LABELS)}
+DISTILL |= {"distrust": (1.0, SEARCH)}
 DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
 # Keys of a dataset, by the kind of dataset (see `House`) that has them, and other values.
 DATASET: dict[str, dict[str, Any]] = {
@@ -156,6 +157,8 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "store": ("OTHER", NOTHING),
     "student.net.limit_deg": (120, TAUGHT),  # soft labels need one grid of bins, so the teachers' changes with it
     "teachers.*.net.limit_deg": (120, TAUGHT),
+    "student.net.head": ("fisher", LABELS),  # with its loss; the labels become mean rotations
+    "teachers.*.net.head": ("fisher", TAUGHT),
 }
 TABLE |= {f"teachers.*.{key}": (value, TAUGHT) for key, value in NETWORK.items()}
 TABLE |= {f"student.{key}": (value, SEARCH) for key, value in NETWORK.items()}
@@ -289,6 +292,12 @@ def test_a_key_reruns_exactly_the_stages_that_depend_on_it(house, base, key):
         tree = put(house.tree(), {"student.net.limit_deg": value})
         for teacher in tree["teachers"].values():
             teacher["net"]["limit_deg"] = value
+    elif key.endswith("net.head"):  # not without a loss that fits it, and the student with the first that changes
+        fisher = {"student.net.head": value, "student.hard_loss": "fisher"}
+        if key.startswith("teachers"):
+            base = hashes(put(house.tree(), fisher))
+            fisher |= {key: value, "teachers.*.hard_loss": "fisher"}
+        tree = put(house.tree(), fisher)
     elif key.endswith("start"):  # not beside other weights, nor while backbones are searched
         lr = {"optim.lr": {"low": 0.001, "high": 0.1}}
         free = put(house.tree(), {key.removesuffix("start") + "net.pretrained": "none", "search.space": lr})

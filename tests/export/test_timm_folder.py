@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,35 @@ from workflows.export import timm_folder as hub
 CROP = CropSpec(size=32, margin_px=4)
 
 
-def saved(folder: Path, backbone: str) -> Path:
+BINS = {"bin_widths": (9.0, 3.0), "regression_head": True}
+
+
+def saved(folder: Path, backbone: str, **head: Any) -> Path:
     torch.manual_seed(0)
-    net = PoseNet(NetSpec(backbone, bin_widths=(9.0, 3.0), regression_head=True), CROP.size)
+    net = PoseNet(NetSpec(backbone, **(head or BINS)), CROP.size)
     for head in net.heads:
         torch.nn.init.normal_(next(head.parameters()), std=0.3)
     save_net(folder, net.eval(), CROP, {})
     return folder
+
+
+@pytest.mark.parametrize("head", ["sixd", "fisher"])
+def test_the_readme_decodes_other_heads(tmp_path, head):
+    assert hub.write_timm_folder(saved(tmp_path, "test_byobnet", head=head), tmp_path / "timm", "free for all").head
+    angles, expected = decoded(tmp_path)
+    torch.testing.assert_close(angles, expected, atol=1e-3, rtol=0)
+    assert json.loads((tmp_path / "timm" / "config.json").read_text())["head_pose"]["head"] == head
+
+
+def decoded(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the code of the README says of some windows, and what the network says."""
+    readme = (folder / "timm" / "README.md").read_text()
+    code = readme.split("```")[1].removeprefix("python").replace("FOLDER", str(folder / "timm"))
+    crops = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    scope = {"crops": crops}
+    with torch.inference_mode():
+        exec(code, scope)
+        return scope["angles"], load_net(folder).net.angles(crops)
 
 
 @pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit"])  # a transformer has a grid of its own size
@@ -32,12 +55,7 @@ def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, back
     assert found.head and found.gap < 1e-3
     readme = (tmp_path / "timm" / "README.md").read_text()
     assert "free for all" in readme and "2 head(s) that only regularised" in readme
-    code = readme.split("```")[1].removeprefix("python").replace("FOLDER", str(tmp_path / "timm"))
-    crops = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
-    scope = {"crops": crops}
-    with torch.inference_mode():
-        exec(code, scope)
-        torch.testing.assert_close(scope["angles"], load_net(tmp_path).net.angles(crops), atol=1e-3, rtol=0)
+    torch.testing.assert_close(*decoded(tmp_path), atol=1e-3, rtol=0)
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     assert config["architecture"] == backbone and config["num_classes"] == 198
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and "url" not in config["pretrained_cfg"]

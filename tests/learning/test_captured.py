@@ -57,7 +57,7 @@ def step_of(spec=SPEC, **options):
 
 
 def views_of(faces, spec=SPEC):
-    augment = Augment(spec.augment, CROP.size, PoseNet(spec.net, CROP.size).main_bins)
+    augment = Augment(spec.augment, CROP.size, PoseNet(spec.net, CROP.size).form)
     (batches,) = Views(faces, augment, spec.optim.batch_size, 0, Place()).epochs(0, 1)
     return list(batches)
 
@@ -74,7 +74,7 @@ def test_no_step_waits_for_a_number(faces, photometric, optimizer):
     parts = {name: type(getattr(SPEC, name))(**vars(getattr(SPEC, name)) | new) for name, new in changed.items()}
     spec = TrainSpec(**vars(SPEC) | parts)
     step = step_of(spec)
-    augment = Augment(spec.augment, CROP.size, step.state.net.main_bins)
+    augment = Augment(spec.augment, CROP.size, step.state.net.form)
     views = Views(faces, augment, 8, 0, Place())
     order, table = views._drawn(faces, 0)
     with Waits() as waits:
@@ -160,7 +160,7 @@ def test_a_cpu_steps_eagerly_and_one_gpu_by_a_graph():
 
 def test_the_draws_of_an_epoch_are_those_of_its_batches(faces, tmp_path):
     """Made at once for all of them, and the next epoch's beside it: the same views as one epoch alone."""
-    augment = Augment(SPEC.augment, CROP.size, PoseNet(SPEC.net, CROP.size).main_bins)
+    augment = Augment(SPEC.augment, CROP.size, PoseNet(SPEC.net, CROP.size).form)
     views = Views(faces, augment, 8, 3, Place())
     both = [list(batches) for batches in views.epochs(0, 2)]
     (second,) = (list(batches) for batches in views.epochs(1, 2))

@@ -16,7 +16,7 @@ LABELS = LabelSet(("oracle",), 2, 2)
 class Oracle:
     """A teacher that looks at one thing: how much brighter the left half of a window is than the right."""
 
-    main_bins = BINS
+    form = BINS
 
     def eval(self) -> "Oracle":
         return self

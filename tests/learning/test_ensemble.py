@@ -10,14 +10,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpe_core.data.batch import PoseBatch
+from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning.ensemble import (
     OnlineTeachers,
     ensemble_probs,
     folded,
-    log_labels,
     offset_table,
-    window_angles,
+    window_answers,
 )
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import NetSpec
@@ -55,7 +55,7 @@ def test_one_pass_over_many_sets_equals_brute_force(nets, crops):
         with torch.inference_mode():
             each = [nets[name].predict(view) for name in labels.teachers for view in views]
             if labels.mirrored:
-                bins = nets[NAMES[0]].main_bins
+                bins = nets[NAMES[0]].form
                 mirrors = [window(crops.flip(2), SIZE, dx, dy) for dx, dy in offset_grid(*labels.offsets)]
                 each += [bins.mirror(nets[name].predict(view)) for name in labels.teachers for view in mirrors]
         assert torch.allclose(means[labels], torch.stack(each).mean(0), atol=1e-6)
@@ -68,10 +68,11 @@ def test_windows_that_go_through_a_network_together_say_what_each_says(nets, cro
     sets = [LabelSet(NAMES, 4, 2, True), LabelSet(NAMES, 6, 3), LabelSet(NAMES[1:], 4, 4)]
     each, together = (ensemble_probs(nets, crops, SIZE, sets, fold=size) for size in (1, fold))
     for labels in sets:
-        gap = (log_labels(each[labels]) - log_labels(together[labels])).abs()
-        assert (gap <= log_labels(each[labels]).abs() * 2**-11).all()
+        logs = nets[NAMES[0]].form.labels
+        gap = (logs(each[labels]) - logs(together[labels])).abs()
+        assert (gap <= logs(each[labels]).abs() * 2**-11).all()
         torch.testing.assert_close(each[labels], together[labels], rtol=1e-4, atol=1e-7)
-    alone, folded = (window_angles(nets["resnet"], crops, SIZE, 2, fold=size) for size in (1, fold))
+    alone, folded = (window_answers(nets["resnet"], crops, SIZE, 2, fold=size) for size in (1, fold))
     np.testing.assert_allclose(folded, alone, atol=1e-3)
 
 
@@ -101,21 +102,21 @@ def test_a_network_sees_a_window_once_and_only_if_a_set_wants_it(nets, crops, mo
 def test_mirrored_labels_of_a_mirrored_face_are_mirrored(nets, crops):
     labels = LabelSet(NAMES, 4, 2, True)
     one, other = (ensemble_probs(nets, images, SIZE, [labels])[labels] for images in (crops, crops.flip(2)))
-    assert torch.allclose(nets[NAMES[0]].main_bins.mirror(one), other, atol=1e-6)
+    assert torch.allclose(nets[NAMES[0]].form.mirror(one), other, atol=1e-6)
 
 
 def test_the_table_of_every_K_and_d_equals_brute_force(nets, crops):
     net = nets["resnet"]
-    table = offset_table(window_angles(net, crops, SIZE, 4))
+    table = offset_table(window_answers(net, crops, SIZE, 4), net.form)
     assert set(table) == {(k, d) for k in range(5) for d in range(1, 5)}
     for pair, angles in table.items():
         labels = LabelSet(("resnet",), *pair)
-        direct = net.main_bins.decode(ensemble_probs(nets, crops, SIZE, [labels])[labels]).numpy()
+        direct = net.form.decode(ensemble_probs(nets, crops, SIZE, [labels])[labels]).numpy()
         assert np.abs(direct - angles).max() < 1e-4
 
 
 def test_the_angles_of_a_window_lie_at_its_row_and_column(nets, crops):
-    angles = window_angles(nets["resnet"], crops, SIZE, 2)
+    angles = window_answers(nets["resnet"], crops, SIZE, 2)
     assert angles.shape == (5, 5, 5, 3)
     with torch.inference_mode():
         for dx, dy in ((2, -1), (-1, 2), (0, 1)):
@@ -135,7 +136,7 @@ def test_online_labels_of_an_unchanged_view_are_the_stored_ones(nets, crops):
     batch = PoseBatch(view, torch.zeros(5, 3), torch.ones(5, 2))
     out = teachers(batch)
     assert torch.equal(out.images_BHWC, window(crops, SIZE))
-    stored = log_labels(ensemble_probs(nets, crops, SIZE, [labels])[labels])
+    stored = teachers.form.labels(ensemble_probs(nets, crops, SIZE, [labels])[labels])
     assert torch.allclose(out.soft_B3N, stored, atol=1e-5) and not out.soft_B3N.is_inference()
     mirrored = teachers(dataclasses.replace(batch, images_BHWC=view.flip(2)))
     assert not torch.allclose(mirrored.soft_B3N, stored, atol=1e-2), "the teachers are asked again for another view"
@@ -144,7 +145,7 @@ def test_online_labels_of_an_unchanged_view_are_the_stored_ones(nets, crops):
 def test_log_labels_are_the_probabilities_and_never_minus_infinity():
     """Half precision keeps them to a thousandth, and a bin that no teacher names stays a number."""
     probs = torch.tensor([[[0.0, 1e-12, 1e-3, 0.25, 0.749]]])
-    stored = log_labels(probs).half().float()
+    stored = AngleBins.covering(99, 3).labels(probs).half().float()
     assert stored.isfinite().all() and stored.min() < -16
     torch.testing.assert_close(stored.exp(), probs, rtol=5e-3, atol=2e-7)
 

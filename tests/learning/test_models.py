@@ -80,7 +80,7 @@ def test_the_narrowest_head_predicts_from_pixels_as_the_backbone_knows_them(back
         torch.testing.assert_close(logits.regression_B3, net.regression(features), rtol=1e-3, atol=1e-4)
         centers = torch.arange(186) - 92.5
         torch.testing.assert_close(angles, (probs * centers).sum(-1), rtol=1e-4, atol=1e-4)
-        assert net.main_bins.width == 1 and net.parameter_count() == count(net.backbone) + count(net.heads[1])
+        assert net.form.width == 1 and net.parameter_count() == count(net.backbone) + count(net.heads[1])
 
 
 def test_weights_come_from_a_file(tmp_path):

@@ -69,6 +69,13 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("student.distill=null", "student.distill is missing"),
         ("student.distill.offset_radius=99", "exceeds data.crop.margin_px"),
         ("student.net.bin_widths=[1]", "narrowest bin width"),
+        ("student.net.head=sixth", "allowed: bins, sixd, fisher; did you mean 'sixd'?"),
+        ("student.net.head=sixd", "student: hard_loss dldl does not fit net.head sixd; it takes geodesic"),
+        (
+            "teachers.resnet={net: {head: fisher}, hard_loss: fisher}",
+            "teachers.resnet.net: a student with bins learns from teachers with bins, not from head fisher;",
+        ),
+        ("search.space.net.head.choice=[fisher]", "search.space.net.head: student: hard_loss dldl does not fit"),
         ("search.space.optim.lrr.choice=[1]", "student.optim.lrr does not exist; did you mean 'lr'?"),
         ("evaluate.base=nobody", "is no teacher"),
         ("student.distill.teachers=[resnt]", "'resnt' is no teacher; did you mean 'resnet'?"),
@@ -99,6 +106,17 @@ def test_a_mistake_is_one_sentence(override, said):
         load(["demo"], [override])
     message = str(caught.value)
     assert said in message and "\n" not in message
+
+
+def test_a_student_of_rotations_asks_for_them_of_any_teachers():
+    """Temperature is bins', so it is not searched; the label sets say their form in their names."""
+    rotations = ["student={net: {head: fisher}, hard_loss: fisher}", "search.space.distill.temperature=null"]
+    bins, own = load(["demo"]), load(["demo"], rotations)
+    assert {labels.form for labels in own.label_sets()} == {"rotations"}
+    assert {labels.name for labels in own.label_sets()} == {f"{labels.name}-rotations" for labels in bins.label_sets()}
+    assert load(["demo"], [*rotations, "teachers.resnet={net: {head: sixd}, hard_loss: geodesic}"])
+    wide = [*rotations, "data.limit_deg=120", *(f"teachers.{name}.net.limit_deg=120" for name in bins.teachers)]
+    assert load(["demo"], wide).student.net.farthest == 180, "limit_deg is that of bins"
 
 
 @pytest.mark.parametrize("name", ["scale/ehpnet", "scale/ehpnet.yaml", "conf/scale/ehpnet", "conf/scale/ehpnet.yaml"])

@@ -19,7 +19,6 @@ from hpe_core.data.rows import Shard, read_shard, read_soft_labels
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning import ensemble
 from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.ensemble import log_labels
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
@@ -96,10 +95,10 @@ def test_a_faces_soft_label_is_the_mean_of_its_own_windows(house, monkeypatch):
         with torch.inference_mode():
             mean = torch.stack([nets[name].predict(view) for name in asked.teachers for view in views]).mean(0)
         found = read_soft_labels(piece, shard.sample_ids).astype(float)
-        np.testing.assert_allclose(found, log_labels(mean).numpy(), rtol=1e-2, atol=1e-2)
+        np.testing.assert_allclose(found, nets[NAMES[0]].form.labels(mean).numpy(), rtol=1e-2, atol=1e-2)
         receipt = fitting_receipt(piece, house.jobs(asked)[asked])
         assert receipt is not None and receipt["rows"] == len(shard) == 6
-        angles = nets[NAMES[0]].main_bins.decode(mean).numpy()
+        angles = nets[NAMES[0]].form.decode(mean).numpy()
         assert receipt["mae"] == pytest.approx(PoseSums.of(angles, shard.angles).summary()["mae"], abs=1e-3)
 
 

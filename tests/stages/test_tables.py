@@ -45,7 +45,7 @@ def found() -> dict[str, evaluate.Predictions]:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
     return {
-        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {}, {})
+        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {}, {}, {}, {})
         for name in (*TEACHERS, Role.HARD, Role.DISTILLED)
     }
 
@@ -225,7 +225,7 @@ def test_moved_labels_are_judged_on_validation_faces_by_the_students_teachers(mo
     stage = SimpleNamespace(spec=pipeline(), inputs=inputs, results=Results(results))
     files = [str(tmp_path / "drawn.val" / "part-00000.parquet")]
     at = placed(stage.spec, "evaluate", {"CPU": 1, "GPU": 0})
-    assert evaluate.drift_task(stage, at) == ({"second": "/t/second"}, files, to_dict(student.augment), True)
+    assert evaluate.drift_task(stage, at) == ({"second": "/t/second"}, files, to_dict(student.augment), True, "bins")
 
 
 def test_a_table_is_computed_with_all_digits(asked, monkeypatch):

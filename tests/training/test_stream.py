@@ -39,7 +39,7 @@ def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, 
     groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
     tasks = tasks_of(groups, [seed, epoch, 1 + rank])
     tables = (table for task in tasks for table in read_groups({k: [v] for k, v in task.items()}))
-    return to_batch(pa.concat_tables(tables), data.landmarks)
+    return to_batch(pa.concat_tables(tables), data._soft_type, landmarks=data.landmarks)
 
 
 def keys(batch: PoseBatch) -> list[bytes]:
@@ -78,8 +78,8 @@ def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
 
 def test_rows_cross_as_they_are():
     random = np.random.default_rng(0)
-    for bins in (None, 62):
-        soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(np.float16)
+    for bins, kind in ((None, np.float16), (62, np.float16), (3, np.float32)):  # nothing, bins, rotations
+        soft = None if bins is None else random.normal(size=(7, 3, bins)).astype(kind)
         images = random.integers(0, 256, (7, 20, 20, 3), np.uint8)
         angles, scales = (random.normal(size=(7, n)).astype("f4") for n in (3, 2))
         marks = random.normal(size=(7, 68, 3)).astype("f4")
@@ -87,11 +87,11 @@ def test_rows_cross_as_they_are():
         table = to_table(faces)
         cut = pa.concat_tables([table.slice(2, 3), table.slice(5, 1)])
         for part, rows in ((table, slice(None)), (cut, slice(2, 6))):
-            batch = to_batch(part)
+            batch = to_batch(part, kind)
             for name, value in (("images_BHWC", images), ("angles_B3", faces.angles), ("scales_B2", faces.scales)):
                 assert np.array_equal(getattr(batch, name).numpy(), value[rows])
             assert batch.landmarks_BL3 is None
-            assert torch.equal(to_batch(part, landmarks=True).landmarks_BL3, torch.from_numpy(marks[rows]))
+            assert torch.equal(to_batch(part, kind, landmarks=True).landmarks_BL3, torch.from_numpy(marks[rows]))
             assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
 
 

@@ -40,7 +40,7 @@ from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.placement import placed
 
 MEASURE_S, SAMPLE = 3.0, 32  # seconds for each network, and faces that are loaded
-CHANNELS, ANGLES, HALF = 3, 3, 2  # bytes of a stored pixel and of an fp16 number; angles of a label
+CHANNELS = 3  # bytes of a stored pixel
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,9 @@ def memory_gb(spec: PipelineSpec, told: Told) -> float:
 
 def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
     """Everything as numbers: data (GB are 1e9 bytes), each network's GFLOP and augmented faces a second, stages."""
-    from hpe_core.geometry.bins import AngleBins
+    from hpe_core.learning.heads import label_bytes
 
     crop, faces = spec.data.crop, train_faces(spec, told)
-    bins = AngleBins.covering(spec.student.net.limit_deg, min(spec.student.net.bin_widths)).count
     networks = {
         name: {
             "forward_gflop": flops(train.net, crop.size, backward=False) / 1e9,
@@ -195,7 +194,7 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
         "shards": math.ceil(told.faces / spec.data.rows_per_shard),
         "side_px": crop.stored_size,
         "raw_gb": told.faces * CHANNELS * crop.stored_size**2 / 1e9,
-        "label_set_gb": faces * ANGLES * bins * HALF / 1e9,
+        "label_set_gb": faces * label_bytes(spec.student.net) / 1e9,
         "rows_gb": memory_gb(spec, told),
         "networks": networks,
         "stages": [dataclasses.asdict(cost) for cost in [*stages, Cost("together", "", *whole)]],

@@ -59,11 +59,21 @@ def quantize_onnx(onnx_file: Path, out: Path, crops: Image) -> None:
 
 
 def head_and_decoder(graph: Any) -> list[str]:
-    """Names of the nodes from the head's matrix product on: the graph is in traced order, and the last softmax is the
-    decoder's."""
-    last = max(i for i, node in enumerate(graph.node) if node.op_type == "Softmax")
-    head = max(i for i, node in enumerate(graph.node[:last]) if node.op_type in ("Gemm", "MatMul"))
+    """Names of the nodes from the head's matrix product on: the graph is in traced order, and the decoder begins with
+    the first change to float64 (rotations) or the last softmax (bins)."""
+    doubled = [i for i, node in enumerate(graph.node) if node.op_type == "Cast" and to_double(node)]
+    begins = min(doubled, default=-1)
+    if not doubled:
+        begins = max(i for i, node in enumerate(graph.node) if node.op_type == "Softmax")
+    head = max(i for i, node in enumerate(graph.node[:begins]) if node.op_type in ("Gemm", "MatMul"))
     return [node.name for node in graph.node[head:]]
+
+
+def to_double(node: Any) -> bool:
+    """Whether a node casts to float64."""
+    import onnx
+
+    return any(entry.name == "to" and entry.i == onnx.TensorProto.DOUBLE for entry in node.attribute)
 
 
 def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[np.float32]) -> Int8Score:

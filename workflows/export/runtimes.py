@@ -60,8 +60,8 @@ def deployed(net: Any) -> Any:
             self.net = net
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            probs, bins = self.net.predict(images), self.net.main_bins
-            return bins.decode(probs), bins.spread(probs)
+            answers, form = self.net.predict(images), self.net.form
+            return form.decode(answers), form.spread(answers)
 
     return Deployed().eval()
 

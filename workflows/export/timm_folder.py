@@ -2,7 +2,7 @@
 
     timm.create_model("local-dir:FOLDER", pretrained=True)      (or "hf-hub:user/name" once it is uploaded)
 
-gives backbone and predicting head as one timm classifier of 3 x N logits. What that form cannot hold is said in the
+gives backbone and predicting head as one timm classifier of 3 x K numbers. What that form cannot hold is said in the
 folder's README: normalisation and decoding are the caller's, and heads that only regularise the training, the
 regression head, and the crop are gone. A backbone whose classifier is no single linear layer is saved without a head.
 The folder is loaded back and compared before it is called done.
@@ -53,7 +53,8 @@ def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
         "crop_pct": 1.0,
         "num_classes": model.num_classes,
     }
-    meaning = {"angles": ANGLE_NAMES, "bins": to_dict(net.main_bins), "convention": CONVENTION, "crop": to_dict(crop)}
+    bins = {"bins": to_dict(net.form)} if net.bins else {}
+    meaning = {"angles": ANGLE_NAMES, "head": net.spec.head, **bins, "convention": CONVENTION, "crop": to_dict(crop)}
     arguments = {"img_size": crop.size} if before.get("fixed_input_size") else None
     if out.exists():
         shutil.rmtree(out)

@@ -2,8 +2,8 @@
 
 The only stage that opens test shards. Each network predicts all test faces once, in its own Ray task; the teachers'
 ensemble, the offset ensemble and their combination are means of their members' angles, since the decoded angle is
-linear in the probabilities (offsets eq. 6, EHPNet eq. 4). Latency is measured after that, one network at a time, on
-an idle machine.
+linear in the probabilities (offsets eq. 6, EHPNet eq. 4), or of their mean rotations where a teacher has no bins.
+Latency is measured after that, one network at a time, on an idle machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +25,7 @@ from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, angle_error
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
+from hpe_core.spec.network import FormName
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import AugmentSpec, LabelSet
@@ -100,6 +101,8 @@ class Predictions:
     truth: dict[str, Angles]
     angles: dict[str, Angles]
     offset_angles: dict[str, Angles]
+    rotations: dict[str, Angles]  # mean rotations (M, 3, 3): plain, and over the windows
+    offset_rotations: dict[str, Angles]
     kd: dict[str, tuple[Cell, ...]]  # the K/d table (offsets tables 2-4, figure 7)
     marks: dict[str, Marks]  # landmarks, of a network that answers them
 
@@ -120,6 +123,8 @@ class Predictions:
             rows(lambda one: one.truth),
             rows(lambda one: one.angles),
             rows(lambda one: one.offset_angles),
+            rows(lambda one: one.rotations),
+            rows(lambda one: one.offset_rotations),
             {test: cells(seen) for test, seen in tests.items()},
             {
                 test: Marks.joined([one.marks for one in seen if one.marks])
@@ -138,6 +143,8 @@ class Seen:
     truth: Angles
     angles: Angles
     offset_angles: Angles
+    rotations: Angles
+    offset_rotations: Angles
     kd: dict[tuple[int, int], float]
     marks: Marks | None = None
 
@@ -162,17 +169,33 @@ def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
 
 def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict[str, dict[str, Angles]]:
     """Angles by network and test set, with those of the ensembles: means over the teachers, windows, or both
-    (EHPNet eq. 4, offsets eq. 6)."""
+    (EHPNet eq. 4, offsets eq. 6). Teachers that are not all of bins have the chordal mean of their rotations."""
+    in_bins = all(teacher.net.form == "bins" for teacher in spec.teachers.values())
 
-    def mean(part: Callable[[Predictions], dict[str, Angles]]) -> dict[str, Angles]:
-        tests = part(found[spec.base_teacher])
-        return {test: np.mean([part(found[name])[test] for name in spec.teachers], axis=0) for test in tests}
+    def mean(
+        angles: Callable[[Predictions], dict[str, Angles]], rotations: Callable[[Predictions], dict[str, Angles]]
+    ) -> dict[str, Angles]:
+        part = angles if in_bins else rotations
+        means = {
+            test: np.mean([part(found[name])[test] for name in spec.teachers], axis=0)
+            for test in part(found[spec.base_teacher])
+        }
+        return means if in_bins else {test: nearest_angles(mean) for test, mean in means.items()}
 
     return {name: entry.angles for name, entry in found.items()} | {
-        Role.TEACHERS: mean(lambda entry: entry.angles),
+        Role.TEACHERS: mean(lambda entry: entry.angles, lambda entry: entry.rotations),
         Role.OFFSETS: found[spec.base_teacher].offset_angles,
-        Role.COMBINED: mean(lambda entry: entry.offset_angles),
+        Role.COMBINED: mean(lambda entry: entry.offset_angles, lambda entry: entry.offset_rotations),
     }
+
+
+def nearest_angles(means: Angles) -> Angles:
+    """(M, 3, 3) mean rotations -> (M, 3) degrees of their chordal means."""
+    import torch
+
+    from hpe_core.geometry.rotations import Rotations
+
+    return np.asarray(Rotations().decode(torch.from_numpy(means)).numpy(), np.float64)
 
 
 def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
@@ -205,11 +228,11 @@ def drift_task(stage: StageRun, at: Placement) -> Any:
     files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
     task = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus, memory=at.memory)(drift)
     assert student.distill is not None
-    return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored)
+    return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored, student.net.form)
 
 
 def drift(
-    folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool
+    folders: dict[str, str], files: list[str], plain: dict[str, Any], mirrored: bool, form: FormName
 ) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
     from hpe_core.data.batch import taken
@@ -218,7 +241,7 @@ def drift(
     from hpe_core.learning.precision import exact_float32
 
     device = worker_device()
-    augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored)
+    augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored, form)
     saved = {name: load_net(Path(folder), device) for name, folder in folders.items()}
     nets, size = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values())).crop.size
     (shard,) = whole_shards([Path(files[0])])  # one is sample enough
@@ -273,31 +296,36 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
     """One network over one test shard."""
     import torch
 
-    from hpe_core.learning.ensemble import ensemble_probs, forward_rows, offset_table, on_device, window_angles
+    from hpe_core.learning.ensemble import ensemble_probs, forward_rows, offset_table, on_device, window_answers
 
-    device, size, asked = saved.net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets)
+    net, form = saved.net, saved.net.form
+    device, size, asked = net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets, form=form.name)
     plain, shifted, marks = [], [], []
     kd: dict[tuple[int, int], float] = {}
     for start in range(0, len(shard), forward_rows(device)):
         rows = slice(start, start + forward_rows(device))
         crops = on_device(shard.images[rows], device)
         with torch.inference_mode():
-            plain.append(saved.net.angles(window(crops, size)))
-            if saved.net.spec.landmarks:
-                answer = saved.net.landmarks(window(crops, size))
-                marks.append(torch.cat([answer.points_BL2, answer.seen_BL.sigmoid()[..., None]], -1).cpu().numpy())
+            plain.append(net.predict(window(crops, size)))
+            if net.spec.landmarks:
+                said = net.landmarks(window(crops, size))
+                marks.append(torch.cat([said.points_BL2, said.seen_BL.sigmoid()[..., None]], -1).cpu().numpy())
         if offsets != (0, 1):
-            probs = ensemble_probs({"": saved.net}, crops, size, [asked])[asked]
-            shifted.append(saved.net.main_bins.decode(probs))
+            shifted.append(ensemble_probs({"": net}, crops, size, [asked])[asked])
         if radius:
-            for pair, angles in offset_table(window_angles(saved.net, crops, size, radius)).items():
+            for pair, angles in offset_table(window_answers(net, crops, size, radius), form).items():
                 kd[pair] = kd.get(pair, 0.0) + float(angle_error(angles, shard.angles[rows]).mean(axis=1).sum())
-    angles_M3, offset_M3 = (torch.cat(parts).cpu().double().numpy() if parts else None for parts in (plain, shifted))
-    assert angles_M3 is not None, "a shard has rows"
+    answers = torch.cat(plain)
+    offset_answers = torch.cat(shifted) if shifted else answers
+    angles, offset_angles, rotations, offset_rotations = (
+        change(each).cpu().double().numpy()
+        for change in (form.decode, form.rotations)
+        for each in (answers, offset_answers)
+    )
     truth = shard.angles.astype(np.float64)
     landmarks = Marks(np.concatenate(marks), shard.landmarks, shard.scales) if marks else None
-    windows_M3 = angles_M3 if offset_M3 is None else offset_M3
-    return Seen(shard.sample_ids, shard.groups, truth, angles_M3, windows_M3, kd, landmarks)
+    answered = angles, offset_angles, rotations, offset_rotations
+    return Seen(shard.sample_ids, shard.groups, truth, *answered, kd, landmarks)
 
 
 def cost(folder: str, threads: int) -> dict[str, float]:

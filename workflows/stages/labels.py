@@ -1,8 +1,8 @@
 """Stage "labels": the teachers' ensemble over offset windows, written beside the training shards.
 
-For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean softmax
+For every label set (teachers, K, d) that the student or the search may ask for, a row's soft label is the mean answer
 over those teachers and all windows of that grid (EHPNet eq. 4 with offsets eqs. 5 and 6; `mirrored` sets add each
-window's mirror image), as fp16 log-probabilities.
+window's mirror image): probabilities, as fp16 logarithms, or for a student of rotations the mean rotation in float32.
 One actor holds the teachers, so a shard is decoded once, and all sets come from one pass over the union of their
 windows. A student of online labels asks for none.
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_core.data.rows import Shard, read_shard, write_soft_labels
 from hpe_core.learning.metrics import PoseSums
-from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, FormName, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.disk import check_room
@@ -123,10 +123,10 @@ def job_hash(
 
 
 def row_bytes(net: NetSpec) -> int:
-    """How much of a file of soft labels a face takes: three rows of fp16 and its name."""
-    from hpe_core.geometry.bins import AngleBins
+    """How much of a file of soft labels a face takes: the label and its name."""
+    from hpe_core.learning.heads import label_bytes
 
-    return 3 * 2 * AngleBins.covering(net.limit_deg, min(net.bin_widths)).count + 100
+    return label_bytes(net) + 100
 
 
 def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:
@@ -152,7 +152,7 @@ class LabelShard:
         self,
         teachers: Mapping[str, str],
         folder: str,
-        sets: Sequence[tuple[tuple[str, ...], int, int, bool]],
+        sets: Sequence[tuple[tuple[str, ...], int, int, bool, FormName]],
         threads: int,
     ) -> None:
         import torch
@@ -162,7 +162,7 @@ class LabelShard:
         self.device, self.threads, self.turn = worker_device(threads), threads, threading.Lock()
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}
         self.nets, first = {name: entry.net for name, entry in saved.items()}, next(iter(saved.values()))
-        self.crop, self.bins = first.crop, first.net.main_bins
+        self.crop = first.crop
         self.sets = [LabelSet(*labels) for labels in sets]
         self.folder = Path(folder)
         if self.device.type == "cuda":
@@ -176,9 +176,7 @@ class LabelShard:
 
     def label(self, shard_file: Path, hashes: Sequence[str]) -> list[Receipt]:
         """Soft labels of one shard for every set that lacks them; returns the receipts of all."""
-        import numpy as np
-
-        from hpe_core.learning.ensemble import log_labels
+        from hpe_core.learning.ensemble import form_of
 
         jobs = dict(zip(self.sets, hashes, strict=True))
         pieces = {labels: self.folder / place(shard_file, labels) for labels in self.sets}
@@ -190,21 +188,22 @@ class LabelShard:
         shard = read_shard(shard_file)
         with self.turn:
             ensembles = self.ensembles(shard, missing)
-        for labels, probs in ensembles.items():
-            logs = log_labels(probs).numpy().astype(np.float16)
+        for labels, answers in ensembles.items():
+            form = form_of(self.nets, labels)
+            soft = form.labels(answers).to(form.stored).numpy()
             receipts[labels] = {
                 "hash": jobs[labels],
                 "set": labels.name,
                 "shard": f"{shard_file.parent.name}/{shard_file.name}",
                 "rows": len(shard),
-                "mae": PoseSums.of(self.bins.decode(probs).numpy(), shard.angles).summary()["mae"],
-                "sha256": write_soft_labels(pieces[labels], shard.sample_ids, logs, labels.name),
+                "mae": PoseSums.of(form.decode(answers).numpy(), shard.angles).summary()["mae"],
+                "sha256": write_soft_labels(pieces[labels], shard.sample_ids, soft, labels.name),
             }
             write_json(receipt_file(pieces[labels]), receipts[labels])
         return [receipts[labels] for labels in self.sets]
 
     def ensembles(self, shard: Shard, sets: Sequence[LabelSet]) -> dict[LabelSet, "Tensor"]:
-        """Mean softmax of every set, all from one pass over the union of their windows: (M, 3, N)."""
+        """Mean answers of every set, all from one pass over the union of their windows: (M, 3, N)."""
         import torch
 
         from hpe_core.learning.ensemble import ensemble_probs, forward_rows, on_device
@@ -215,6 +214,6 @@ class LabelShard:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             for start in range(0, len(shard), rows):
                 crops = on_device(shard.images[start : start + rows], self.device)
-                for labels, probs in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
-                    parts[labels].append(probs)
-        return {labels: torch.cat(probs).cpu() for labels, probs in parts.items()}
+                for labels, answers in ensemble_probs(self.nets, crops, self.crop.size, sets).items():
+                    parts[labels].append(answers)
+        return {labels: torch.cat(answers).cpu() for labels, answers in parts.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_core.data.rows import shard_files
+from hpe_core.data.rows import check_form, shard_files
 from hpe_core.errors import check
 from hpe_core.shipped import network_folder
 from hpe_core.spec.data import DataSpec
@@ -96,7 +96,10 @@ def batching(spec: PipelineSpec, stage: str) -> dict[str, Any]:
 
 
 def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
-    """The training rows (with soft labels if there are any) and the validation rows. `readers` is for Ray Data."""
+    """The training rows (with soft labels if there are any) and the validation rows. `readers` is for Ray Data.
+
+    Raises ShardError where the soft labels have another form than the network reads.
+    """
     from hpe_core.data.batch import FaceData, OwnFaces
 
     names = sorted(job.data.train)  # batches come from the order of files, and a network's hash knows no order of names
@@ -104,6 +107,8 @@ def open_data(job: Job, readers: int = 1) -> "tuple[TrainFaces, FaceData]":
     held_out = [file for name in names for file in shard_files(job.shards, name, "val")]
     landmarks = job.spec.net.landmarks
     labels = None if job.labels is None else [job.labels / file.parent.name / file.name for file in files]
+    for label in labels or ():
+        check_form(label, job.spec.net.form)
     train: TrainFaces
     if job.data.ingest == "ray_data":
         train = StreamedFaces(files, labels, job.data.stream_shards, readers, landmarks=landmarks)

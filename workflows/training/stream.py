@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import fixed_binary_view
+from hpe_core.data.rows import fixed_binary_view, label_type
 from hpe_core.data.shares import (
     FaceArrays,
     Piece,
@@ -47,13 +47,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 << 20  # of the object store; small, so that a worker need not wait for a whole group
 RETRIES = 5  # of a task that dies with its process or node; Ray Data would retry one that kills its process for ever
 PREFETCH = 2  # batches that are brought to the worker while it learns
-DTYPES = {
-    "images": np.uint8,
-    "angles": np.float32,
-    "scales": np.float32,
-    "soft": np.float16,
-    "landmarks": np.float32,
-}
+DTYPES = {"images": np.uint8, "angles": np.float32, "scales": np.float32, "landmarks": np.float32}
 
 
 class StreamedFaces:
@@ -71,6 +65,7 @@ class StreamedFaces:
         self.shards, self.landmarks = whole_shards(files, labels), landmarks
         self.stream_shards, self.readers = stream_shards, readers
         self._row_bytes = row_pixels(self.shards[0].file)
+        self._soft_type = label_type(labels[0])[1] if labels else np.float16
 
     def __len__(self) -> int:
         return count(self.shards)
@@ -98,7 +93,7 @@ class StreamedFaces:
         stream = self._stream(groups, [seed, epoch, 1 + rank])
         try:
             for table in stream.iter_batches(batch_size=part, batch_format="pyarrow", prefetch_batches=PREFETCH):
-                yield to_batch(table, self.landmarks)
+                yield to_batch(table, self._soft_type, landmarks=self.landmarks)
                 given += len(table)
         except RayTaskError as error:
             if isinstance(error.cause, UserError):  # the sentence itself, not Ray's pages around it
@@ -155,7 +150,8 @@ def read_groups(plans: dict[str, Any]) -> Iterator[pa.Table]:
 
 def to_table(faces: FaceArrays) -> pa.Table:
     """Rows as fixed-size binary columns, without a copy."""
-    return pa.table({name: packed(getattr(faces, name)) for name in DTYPES if getattr(faces, name) is not None})
+    columns = {name: getattr(faces, name) for name in (*DTYPES, "soft")}
+    return pa.table({name: packed(values) for name, values in columns.items() if values is not None})
 
 
 def packed(values: NDArray[Any]) -> pa.Array:
@@ -166,18 +162,19 @@ def packed(values: NDArray[Any]) -> pa.Array:
     )
 
 
-def to_batch(table: pa.Table, landmarks: bool = False) -> "PoseBatch":
-    """The rows of `to_table`, copied out of the object store; with landmarks if asked for."""
+def to_batch(table: pa.Table, soft_type: type[np.floating] = np.float16, *, landmarks: bool = False) -> "PoseBatch":
+    """The rows of `to_table`, copied out of the object store; soft labels are of `soft_type`, landmarks come if asked
+    for."""
     import torch
 
     from hpe_core.data.batch import PoseBatch
 
     def tensor(name: str, *shape: int) -> torch.Tensor:
-        return torch.from_numpy(fixed_binary_view(table[name], DTYPES[name], shape).copy())
+        return torch.from_numpy(fixed_binary_view(table[name], DTYPES.get(name, soft_type), shape).copy())
 
     side = int((table.schema.field("images").type.byte_width / 3) ** 0.5)
     soft = None
     if "soft" in table.column_names:
-        soft = tensor("soft", 3, table.schema.field("soft").type.byte_width // (3 * np.dtype(np.float16).itemsize))
+        soft = tensor("soft", 3, table.schema.field("soft").type.byte_width // (3 * np.dtype(soft_type).itemsize))
     marks = tensor("landmarks", LANDMARKS, 3) if landmarks else None
     return PoseBatch(tensor("images", side, side, 3), tensor("angles", 3), tensor("scales", 2), soft, marks)

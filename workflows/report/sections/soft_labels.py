@@ -15,7 +15,7 @@ def soft_labels(material: Material) -> Iterator[Section]:
                 motion,
                 f"{row['moved_deg']:.2f}",
                 f"{row['unmoved_deg']:.2f}",
-                f"{row['kl']:.3f}",
+                f"{row['kl']:.3f}" if "kl" in row else "",
                 f"{row['faces']:.0f}",
             )
             for motion, row in drift.items()
