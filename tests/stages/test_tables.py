@@ -1,5 +1,6 @@
 """The figures of the tables: whose angles stand in a row, what an ensemble is the mean of, and what it costs."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,9 @@ import torch
 from hpe_core.data.rows import read_shard, read_table
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.landmarks import landmark_errors
+from hpe_core.geometry.rotation import angle_error
 from hpe_core.learning import ensemble
+from hpe_core.learning.calibration import LEVELS
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.learning.models import PoseNet
@@ -21,6 +24,9 @@ from tests.faces import CROP, write_heads
 from workflows.engine.placement import placed
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
+from workflows.scoring import seen as scoring
+from workflows.scoring.seen import Predictions, parts_of, predict_files, with_ensembles
+from workflows.scoring.sureness import sureness
 from workflows.stages import evaluate
 
 TESTS = {"heads": 5, "others": 8}
@@ -37,7 +43,7 @@ def pipeline(base: str = "", heatmap_radius: int = 3) -> PipelineSpec:
     return build(PipelineSpec, tree | {"student": {"distill": {}}})
 
 
-def found() -> dict[str, evaluate.Predictions]:
+def found() -> dict[str, Predictions]:
     """What networks may have predicted: no two say the same, and no plain angle is that of the offsets."""
     random = np.random.default_rng(0)
 
@@ -45,7 +51,7 @@ def found() -> dict[str, evaluate.Predictions]:
         return {test: random.uniform(-60, 60, (count, 3)) for test, count in TESTS.items()}
 
     return {
-        name: evaluate.Predictions({}, {}, drawn(), drawn(), drawn(), {}, {}, {}, {})
+        name: Predictions({}, {}, drawn(), drawn(), drawn(), {}, {}, {}, {}, {})
         for name in (*TEACHERS, Role.HARD, Role.DISTILLED)
     }
 
@@ -53,7 +59,7 @@ def found() -> dict[str, evaluate.Predictions]:
 @pytest.mark.parametrize("base", ["", "second"])
 def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
     spec, each = pipeline(base), found()
-    whole = evaluate.with_ensembles(spec, each)
+    whole = with_ensembles(spec, each)
     assert set(whole) == {*each, *ENSEMBLES}
     for test in TESTS:
         for name, entry in each.items():
@@ -76,7 +82,7 @@ def test_every_network_has_its_own_folder_and_teachers_alone_look_around(base):
 @pytest.mark.parametrize("base", ["", "second"])
 def test_a_row_has_the_errors_of_its_own_network_and_the_cost_of_all_its_members(base):
     spec, each = pipeline(base), found()
-    whole, truth = evaluate.with_ensembles(spec, each), each[Role.HARD].truth
+    whole, truth = with_ensembles(spec, each), each[Role.HARD].truth
     costs = {name: {"parameters": 10.0**i, "latency_ms": 3.0**i} for i, name in enumerate(each)}
     recordings = {test: np.array(["a", "b"] * count)[:count] for test, count in TESTS.items()}
     rows = evaluate.table(spec, truth, whole, each, costs, recordings)
@@ -123,14 +129,14 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
 
 def predictions(
     folder: Path, files: dict[str, list[str]], offsets: tuple[int, int], radius: int, parts: int = 1
-) -> evaluate.Predictions:
+) -> Predictions:
     """As the stage puts them together from so many tasks."""
     every = [file for own in files.values() for file in own]
-    tasks = evaluate.parts_of(every, parts)
+    tasks = parts_of(every, parts)
     assert [file for part in tasks for file in part] == every and len(tasks) == min(parts, len(every))
-    found = [one for part in tasks for one in evaluate.predict_files(str(folder), part, offsets, radius)]
+    found = [one for part in tasks for one in predict_files(str(folder), part, offsets, radius)]
     seen = dict(zip(every, found, strict=True))
-    return evaluate.Predictions.of({test: [seen[file] for file in own] for test, own in files.items()})
+    return Predictions.of({test: [seen[file] for file in own] for test, own in files.items()})
 
 
 def test_it_does_not_matter_how_many_tasks_share_the_files(asked):
@@ -139,7 +145,7 @@ def test_it_does_not_matter_how_many_tasks_share_the_files(asked):
     for test in TESTS:
         assert alone.kd[test] == shared.kd[test] and alone.ids[test] == shared.ids[test]
         np.testing.assert_array_equal(alone.offset_angles[test], shared.offset_angles[test])
-    assert [len(part) for part in evaluate.parts_of(list("abcde"), 9)] == [1] * 5
+    assert [len(part) for part in parts_of(list("abcde"), 9)] == [1] * 5
 
 
 def test_angles_are_those_of_the_middle_and_offset_angles_their_mean_over_the_windows(asked, monkeypatch):
@@ -178,7 +184,7 @@ def test_landmarks_are_those_of_the_window_and_stand_in_the_row_of_their_network
     networks = plain | {"second": said}
     costs = {name: {"parameters": 1.0, "latency_ms": 1.0} for name in networks}
     recordings = {test: np.array(["a"] * count) for test, count in TESTS.items()}
-    rows = evaluate.table(spec, said.truth, evaluate.with_ensembles(spec, networks), networks, costs, recordings)
+    rows = evaluate.table(spec, said.truth, with_ensembles(spec, networks), networks, costs, recordings)
     for test in TESTS:
         shards = [read_shard(Path(file)) for file in files[test]]
         windows = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
@@ -195,7 +201,7 @@ def test_landmarks_are_those_of_the_window_and_stand_in_the_row_of_their_network
 
 def test_every_prediction_is_written_beside_its_own_label(tmp_path):
     each = found()
-    whole = evaluate.with_ensembles(pipeline(), each)
+    whole = with_ensembles(pipeline(), each)
     truth = each[Role.HARD].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
     evaluate.write_predictions(tmp_path / "p.parquet", ids, truth, whole)
@@ -232,11 +238,29 @@ def test_a_table_is_computed_with_all_digits(asked, monkeypatch):
     """Whatever else a process allows: the exported file is held to 1e-3 degrees of these angles."""
     folder, _, files = asked
     seen = []
-    monkeypatch.setattr(evaluate, "predict", lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    monkeypatch.setattr(scoring, "predict", lambda *_: seen.append(torch.get_float32_matmul_precision()))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        evaluate.predict_files(str(folder), files[next(iter(TESTS))][:1], (0, 1), 0)
+        predict_files(str(folder), files[next(iter(TESTS))][:1], (0, 1), 0)
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == ["highest"]
+
+
+def test_spreads_hold_on_validation_faces_and_are_tried_on_test_faces(asked, tmp_path):
+    """Calibrated on the very faces that are tested, an interval holds at least as many as it says."""
+    folder, _, files = asked
+    said = predictions(folder, files, (0, 1), 0)
+    (test, *_) = TESTS
+    one = {name: {test: getattr(said, name)[test]} for name in ("truth", "angles", "spreads")}
+    validated = dataclasses.replace(said, **one)
+    found = sureness(validated, said)
+    assert {(row.test, row.level) for row in found.intervals} == {(name, level) for name in TESTS for level in LEVELS}
+    for row in found.intervals:
+        errors = angle_error(said.angles[row.test], said.truth[row.test])
+        widths = found.calibration.half_widths(said.spreads[row.test])[LEVELS.index(row.level)]
+        np.testing.assert_allclose(row.calibrated, (errors <= widths).mean(0))
+        assert row.test != test or (np.array(row.calibrated) >= row.level - 1e-9).all()
+    errors = angle_error(said.angles[test], said.truth[test])
+    assert found.risk[test][-1] == pytest.approx(errors.mean())

@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 
-from hpe_core.learning.latency import torch_threads
+from hpe_core.training.latency import torch_threads
 from workflows.engine.stage import StageFailed
 from workflows.export.mlmodel import version_of
 from workflows.export.runtimes import cpu_name

@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 
+from hpe_core.learning.calibration import Calibration
 from hpe_core.spec.training import TrainSpec
 from workflows.engine.exported import Exported
 from workflows.tracking.facts import Model
@@ -231,6 +232,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Intervals:
+    """Of one test set and LEVEL: the share of faces whose error the interval holds, by pitch, yaw and roll."""
+
+    test: str
+    level: float
+    raw: tuple[float, float, float]  # normal intervals of the spread as the head gives it
+    calibrated: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """What the student's spreads are worth: made to hold on validation faces, tried on the test sets."""
+
+    calibration: Calibration
+    intervals: tuple[Intervals, ...]
+    risk: dict[str, tuple[float, ...]]  # by test set: MAE of the surest 5 %, 10 % ... of the faces
+
+
+@dataclass(frozen=True)
 class UnderProtocol:
     """The protocol that was asked for, and the sentences in which the run deviates from it."""
 
@@ -256,13 +276,16 @@ class EvaluateResult(StageResult):
     drift: dict[str, dict[str, float]]
     heatmap: dict[str, tuple[Cell, ...]]
     protocol: UnderProtocol | None = None
+    sureness: Sureness | None = None
 
     def row(self, role: Role, test: str = "") -> Row:
         """The row of a role on a test set, by default the first."""
         return next(row for row in self.rows if row.role is role and test in ("", row.test))
 
     def metrics(self) -> dict[str, float]:
-        return {f"drift/{kind}/{key}": value for kind, row in self.drift.items() for key, value in row.items()}
+        drift = {f"drift/{kind}/{key}": value for kind, row in self.drift.items() for key, value in row.items()}
+        told = self.sureness.intervals if self.sureness else ()
+        return drift | {f"coverage/{one.test}/{100 * one.level:g}": sum(one.calibrated) / 3 for one in told}
 
 
 @dataclass(frozen=True)

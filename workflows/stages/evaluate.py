@@ -6,23 +6,22 @@ linear in the probabilities (offsets eq. 6, EHPNet eq. 4), or of their mean rota
 Latency is measured after that, one network at a time, on an idle machine.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.data.marks import MARKS_FILE, Marks, write_marks
-from hpe_core.data.rows import Shard, read_shard, read_table, shard_files, write_table
+from hpe_core.data.marks import MARKS_FILE, write_marks
+from hpe_core.data.rows import read_table, shard_files, write_table
 from hpe_core.data.shares import read_pieces, whole_shards
 from hpe_core.datasets.base import Source
 from hpe_core.datasets.files import archive_root
 from hpe_core.datasets.protocols import matches, protocol_named
 from hpe_core.datasets.registry import boxes_of, open_source, reader_of
-from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, angle_error
+from hpe_core.geometry.crop import offset_grid
+from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.network import FormName
@@ -32,13 +31,11 @@ from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
 from workflows.engine.cluster import capacity, worker_device
 from workflows.engine.placement import Placement, placed
-from workflows.engine.results import Cell, EvaluateResult, Role, Row, UnderProtocol
+from workflows.engine.results import EvaluateResult, Role, Row, UnderProtocol
 from workflows.engine.stage import StageRun
+from workflows.scoring.seen import Angles, Predictions, parts_of, predict_files, with_ensembles
+from workflows.scoring.sureness import sureness
 
-if TYPE_CHECKING:
-    from hpe_core.learning.checkpoint import SavedNet
-
-Angles = NDArray[np.float64]
 DRIFT_FACES = 128
 
 
@@ -65,6 +62,8 @@ def run(stage: StageRun) -> EvaluateResult:
         ]
         for name, folder in networks.items()
     }
+    held_out = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
+    validating = predict.remote(str(networks[Role.DISTILLED]), held_out, (0, 1), 0, at.threads)
     found: dict[str, Predictions] = {}
     for done, (name, futures) in enumerate(pending.items(), start=1):
         seen = dict(zip(files, [one for part in ray.get(futures) for one in part], strict=True))
@@ -89,70 +88,8 @@ def run(stage: StageRun) -> EvaluateResult:
         rows=table(spec, faces.truth, predictions, found, costs, recordings),
         new_people=table(spec, faces.truth, predictions, found, costs, recordings, new),
         heatmap=found[spec.base_teacher].kd if evaluate.heatmap_radius else {},
+        sureness=sureness(Predictions.of({"val": ray.get(validating)}), faces),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What one network says about the faces of each test set: plain and offset-ensemble angles, and MAE by (K, d)."""
-
-    ids: dict[str, list[str]]
-    groups: dict[str, list[str]]
-    truth: dict[str, Angles]
-    angles: dict[str, Angles]
-    offset_angles: dict[str, Angles]
-    rotations: dict[str, Angles]  # mean rotations (M, 3, 3): plain, and over the windows
-    offset_rotations: dict[str, Angles]
-    kd: dict[str, tuple[Cell, ...]]  # the K/d table (offsets tables 2-4, figure 7)
-    marks: dict[str, Marks]  # landmarks, of a network that answers them
-
-    @classmethod
-    def of(cls, tests: Mapping[str, Sequence["Seen"]]) -> "Predictions":
-        """From what was seen in each file of a test set, in their order: by how many tasks does not matter."""
-
-        def rows(of: Callable[[Seen], Angles]) -> dict[str, Angles]:
-            return {test: np.concatenate([of(one) for one in seen]) for test, seen in tests.items()}
-
-        def cells(seen: Sequence[Seen]) -> tuple[Cell, ...]:
-            faces = sum(len(one.ids) for one in seen)
-            return tuple(Cell(*pair, sum(one.kd[pair] for one in seen) / faces) for pair in sorted(seen[0].kd))
-
-        return cls(
-            {test: [name for one in seen for name in one.ids] for test, seen in tests.items()},
-            {test: [name for one in seen for name in one.groups] for test, seen in tests.items()},
-            rows(lambda one: one.truth),
-            rows(lambda one: one.angles),
-            rows(lambda one: one.offset_angles),
-            rows(lambda one: one.rotations),
-            rows(lambda one: one.offset_rotations),
-            {test: cells(seen) for test, seen in tests.items()},
-            {
-                test: Marks.joined([one.marks for one in seen if one.marks])
-                for test, seen in tests.items()
-                if all(one.marks for one in seen)
-            },
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one network says about the faces of one file; `kd` holds each (K, d)'s mean angle errors, summed."""
-
-    ids: list[str]
-    groups: list[str]
-    truth: Angles
-    angles: Angles
-    offset_angles: Angles
-    rotations: Angles
-    offset_rotations: Angles
-    kd: dict[tuple[int, int], float]
-    marks: Marks | None = None
-
-
-def parts_of(files: Sequence[str], most: int) -> list[list[str]]:
-    """The files in order, in up to `most` parts: a heat map looks at hundreds of windows, so tasks share its files."""
-    cuts = np.array_split(np.arange(len(files)), max(1, min(most, len(files))))
-    return [[files[i] for i in cut] for cut in cuts]
 
 
 def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Path]:
@@ -165,37 +102,6 @@ def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
     """(K, d) of the offset ensemble, of teachers, and the radius of the heat map, of the base teacher."""
     offsets = (spec.evaluate.offset_radius, spec.evaluate.offset_step) if name in spec.teachers else (0, 1)
     return offsets, spec.evaluate.heatmap_radius if name == spec.base_teacher else 0
-
-
-def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict[str, dict[str, Angles]]:
-    """Angles by network and test set, with those of the ensembles: means over the teachers, windows, or both
-    (EHPNet eq. 4, offsets eq. 6). Teachers that are not all of bins have the chordal mean of their rotations."""
-    in_bins = all(teacher.net.form == "bins" for teacher in spec.teachers.values())
-
-    def mean(
-        angles: Callable[[Predictions], dict[str, Angles]], rotations: Callable[[Predictions], dict[str, Angles]]
-    ) -> dict[str, Angles]:
-        part = angles if in_bins else rotations
-        means = {
-            test: np.mean([part(found[name])[test] for name in spec.teachers], axis=0)
-            for test in part(found[spec.base_teacher])
-        }
-        return means if in_bins else {test: nearest_angles(mean) for test, mean in means.items()}
-
-    return {name: entry.angles for name, entry in found.items()} | {
-        Role.TEACHERS: mean(lambda entry: entry.angles, lambda entry: entry.rotations),
-        Role.OFFSETS: found[spec.base_teacher].offset_angles,
-        Role.COMBINED: mean(lambda entry: entry.offset_angles, lambda entry: entry.offset_rotations),
-    }
-
-
-def nearest_angles(means: Angles) -> Angles:
-    """(M, 3, 3) mean rotations -> (M, 3) degrees of their chordal means."""
-    import torch
-
-    from hpe_core.geometry.rotations import Rotations
-
-    return np.asarray(Rotations().decode(torch.from_numpy(means)).numpy(), np.float64)
 
 
 def new_people(data: DataSpec, shards: Path, groups: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
@@ -280,57 +186,9 @@ def under_protocol(spec: PipelineSpec) -> UnderProtocol | None:
     return UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, spec.data)))
 
 
-def predict_files(
-    folder: str, files: Sequence[str], offsets: tuple[int, int], radius: int, threads: int = 1
-) -> list[Seen]:
-    """One network over some test shards: ids, groups, labels, plain and offset-ensemble angles, errors by (K, d)."""
-    from hpe_core.learning.checkpoint import load_net
-    from hpe_core.learning.precision import exact_float32
-
-    saved = load_net(Path(folder), worker_device(threads))
-    with exact_float32():  # the exported file is held to 1e-3 degrees of these angles
-        return [predict(saved, read_shard(Path(file)), offsets, radius) for file in files]
-
-
-def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: int) -> Seen:
-    """One network over one test shard."""
-    import torch
-
-    from hpe_core.learning.ensemble import ensemble_probs, forward_rows, offset_table, on_device, window_answers
-
-    net, form = saved.net, saved.net.form
-    device, size, asked = net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets, form=form.name)
-    plain, shifted, marks = [], [], []
-    kd: dict[tuple[int, int], float] = {}
-    for start in range(0, len(shard), forward_rows(device)):
-        rows = slice(start, start + forward_rows(device))
-        crops = on_device(shard.images[rows], device)
-        with torch.inference_mode():
-            plain.append(net.predict(window(crops, size)))
-            if net.spec.landmarks:
-                said = net.landmarks(window(crops, size))
-                marks.append(torch.cat([said.points_BL2, said.seen_BL.sigmoid()[..., None]], -1).cpu().numpy())
-        if offsets != (0, 1):
-            shifted.append(ensemble_probs({"": net}, crops, size, [asked])[asked])
-        if radius:
-            for pair, angles in offset_table(window_answers(net, crops, size, radius), form).items():
-                kd[pair] = kd.get(pair, 0.0) + float(angle_error(angles, shard.angles[rows]).mean(axis=1).sum())
-    answers = torch.cat(plain)
-    offset_answers = torch.cat(shifted) if shifted else answers
-    angles, offset_angles, rotations, offset_rotations = (
-        change(each).cpu().double().numpy()
-        for change in (form.decode, form.rotations)
-        for each in (answers, offset_answers)
-    )
-    truth = shard.angles.astype(np.float64)
-    landmarks = Marks(np.concatenate(marks), shard.landmarks, shard.scales) if marks else None
-    answered = angles, offset_angles, rotations, offset_rotations
-    return Seen(shard.sample_ids, shard.groups, truth, *answered, kd, landmarks)
-
-
 def cost(folder: str, threads: int) -> dict[str, float]:
     from hpe_core.learning.checkpoint import load_net
-    from hpe_core.learning.latency import cpu_cost
+    from hpe_core.training.latency import cpu_cost
 
     return cpu_cost(load_net(Path(folder)).net, threads)
 

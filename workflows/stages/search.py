@@ -144,8 +144,8 @@ def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str
 
 
 def cost(net: dict[str, Any], size: int) -> dict[str, float]:
-    from hpe_core.learning.latency import cpu_cost
     from hpe_core.learning.models import PoseNet
+    from hpe_core.training.latency import cpu_cost
 
     fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time
     return cpu_cost(PoseNet(fresh, size))
