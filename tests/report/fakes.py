@@ -10,6 +10,7 @@ from hpe_core.data.marks import MARKS_FILE, Marks, write_marks
 from hpe_core.data.rows import write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import canonical_crop
+from hpe_core.learning.calibration import Calibration
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
@@ -110,6 +111,11 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> made.Results:
                 boxes=dict.fromkeys(TESTS, "renderer"),
                 drift={"turn, yaw below 60": {"moved_deg": 1.25, "unmoved_deg": 2.5, "kl": 0.125, "faces": 14}},
                 heatmap=dict.fromkeys(TESTS, cells),
+                sureness=made.Sureness(
+                    Calibration((1.25, 1.5, 0.75), ((1.0, 1.0, 1.0),) * 3, 1234),
+                    (made.Intervals(TESTS[0], 0.8, (0.701, 0.702, 0.703), (0.801, 0.802, 0.803)),),
+                    {TESTS[0]: tuple(float(i) for i in range(1, 21))},
+                ),
             ),
         }
     )

@@ -27,6 +27,7 @@ from workflows.report.sections.provenance import provenance
 from workflows.report.sections.samples import samples
 from workflows.report.sections.search import search
 from workflows.report.sections.soft_labels import soft_labels
+from workflows.report.sections.sureness import sureness
 from workflows.report.sections.test_sets import test_sets
 from workflows.report.sections.training import training
 
@@ -35,6 +36,7 @@ SECTIONS: tuple[Callable[[Material], Iterable[Section]], ...] = (
     test_sets,
     papers,
     landmarks,
+    sureness,
     training,
     soft_labels,
     search,

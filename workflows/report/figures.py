@@ -133,6 +133,19 @@ def error_cdf(test: str, networks: Mapping[str, Predicted]) -> Figure:
 
 
 @rc_context(STYLE)
+def risk_curves(risk: Mapping[str, Sequence[float]]) -> Figure:
+    """MAE of the surest share of the faces of each test set."""
+    figure, axes = _axes("Error of the surest faces", "surest share of the faces, %", "MAE, degrees")
+    for test, errors in risk.items():
+        share = 100 * np.arange(1, len(errors) + 1) / len(errors)
+        axes.plot(share, errors, label=test)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, None)
+    axes.legend(loc="upper left")
+    return figure
+
+
+@rc_context(STYLE)
 def heat_map(test: str, base: str, cells: Sequence[Cell]) -> Figure:
     """MAE of the offset ensemble by K (reach) and d (step); K < d, the single window again, stays empty."""
     title = f"Offset ensemble of {base}, {test}"
