@@ -3,6 +3,7 @@
     python -m tests.ruler score FOLDER_OF_AFLW2000 YUNET.onnx MODEL [look | choose | judge]
     python -m tests.ruler score FOLDER_OF_POINTING04 YUNET.onnx MODEL all pointing04
     python -m tests.ruler table FOLDER_OF_AFLW2000 YUNET.onnx OUT FACES          a folder for conf/finetune.yaml
+    python -m tests.ruler strange FOLDER_OF_AFLW2000 YUNET.onnx MODEL            does it know what is no face?
 
 The faces within 99 degrees are drawn into three parts once, by name: to look at and learn from, to choose on, to judge.
 Boxes are YuNet's, fitted by the model's own contract, as `hpe predict` does; a face that YuNet does not find is left
@@ -17,15 +18,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.datasets.base import Source
+from hpe_core.datasets.base import Pose, Source, pose_of
 from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.rotation import angle_error
+from hpe_core.learning.calibration import LEVELS, auroc, calibrate, coverage
 from hpe_core.learning.metrics import PoseSums, aligned_summary
-from hpe_core.predictor import HeadPosePredictor
+from hpe_core.predictor import HeadPosePredictor, Poses
+from hpe_core.render.scene import render_head
 from hpe_core.spec.data import DatasetSpec, DataSpec, DetectorSpec
 
 PARTS = {"look": "train", "choose": "val", "judge": "test"}
@@ -79,6 +83,39 @@ def scores(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
     return said | {"missed": float(faces.missed)}
 
 
+def strange(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
+    """AUROC of the spread: faces against parts of their pictures that show none, and rendered heads within the range
+    that was learnt against heads seen from behind. And how many of the photographs' errors lie within intervals that
+    were made to hold on the rendered heads, in percent."""
+
+    def said(image: Image, boxes: list[Box], detected: bool = False) -> Poses:
+        return predictor.predict(image, boxes, detected=detected)
+
+    faced, faceless, ahead, turned, poses = list[Poses](), list[Poses](), list[Poses](), list[Poses](), list[Pose]()
+    for image, box in faces.pictures:
+        faced.append(said(image, [box], detected=True))
+        height, width = image.shape[:2]
+        side = 0.7 * min(box.width, box.height)
+        corners = [Box(x, y, x + side, y + side) for x in (0.0, width - side) for y in (0.0, height - side)]
+        faceless.append(said(image, [corner for corner in corners if not overlap(corner, box)]))
+    random = np.random.default_rng(0)
+    for index in range(300):
+        pose = pose_of(random.uniform(-1, 1, 3) * (40, 80, 40))
+        poses.append(pose)
+        behind = pose[0] / 2, float(np.sign(pose[1]) * random.uniform(130, 180)), pose[2] / 2
+        for drawn, values in ((pose, ahead), (behind, turned)):
+            head = render_head(99, index, size=128, pose=drawn)
+            values.append(said(head.image, [head.box]))
+    angles = [np.concatenate([one.angles for one in many]) for many in (ahead, faced)]
+    spreads = [np.concatenate([one.spread for one in many]) for many in (ahead, faced, faceless, turned)]
+    known, photographs, no_faces, behind_them = (np.sqrt(np.square(spread).mean(axis=1)) for spread in spreads)
+    calibration = calibrate(angle_error(angles[0], poses), spreads[0])
+    held = coverage(angle_error(angles[1], faces.angles), calibration.half_widths(spreads[1])).mean(axis=1)
+    told = {"faces against none": auroc(photographs, no_faces), "heads against behind": auroc(known, behind_them)}
+    told |= {f"held {100 * level:g} %": 100 * share for level, share in zip(LEVELS, held.tolist(), strict=True)}
+    return told | {"faces": len(photographs), "no faces": len(no_faces)}
+
+
 def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:
     """`out/manifest.csv` with the pictures beside it; boxes are YuNet's, made like those of rendered heads."""
     fit, lines = fit_to(ruler(root)[0].spec) or DetectorFit(), ["path,pitch,yaw,roll,x1,y1,x2,y2,split"]
@@ -101,5 +138,9 @@ if __name__ == "__main__":
         write_table(Path(folder), Path(detector), Path(rest[0]), int(rest[1]))
     else:
         asked = faces_of(Path(folder), Path(detector), *(rest[1:] or ["choose"]))
-        told = scores(HeadPosePredictor.load(rest[0]), asked)
-        print("  ".join(f"{name} {value:.2f}" for name, value in told.items()))
+        told = (strange if verb == "strange" else scores)(HeadPosePredictor.load(rest[0]), asked)
+        print(
+            "  ".join(
+                f"{name} {value:.3f}" if verb == "strange" else f"{name} {value:.2f}" for name, value in told.items()
+            )
+        )
