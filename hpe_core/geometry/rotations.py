@@ -136,8 +136,10 @@ def covariance(answers: Tensor, nearest: Tensor) -> Tensor:
 def euler_slopes(rotations: Tensor) -> Tensor:
     """(..., 3, 3) rotations -> (..., 3, 3) d(pitch, yaw, roll) / d(turn about the head's x, y, z)."""
     sin, across, up = rotations[..., 0, 2], rotations[..., 0, 0], rotations[..., 0, 1]
-    cos = (across.square() + up.square()).sqrt().clamp_min(FRONT)
-    c, s, zero = across / cos, -up / cos, torch.zeros_like(sin)
+    cos, zero = (across.square() + up.square()).sqrt(), torch.zeros_like(sin)
+    locked = cos < LOCKED  # roll is zero there
+    c, s = torch.where(locked, zero + 1, across / cos), torch.where(locked, zero, -up / cos)
+    cos = cos.clamp_min(FRONT)
     pitch = torch.stack([-c / cos, s / cos, zero], -1)
     yaw = torch.stack([s, c, zero], -1)
     roll = torch.stack([-sin * c / cos, sin * s / cos, zero + 1], -1)
