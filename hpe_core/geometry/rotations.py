@@ -67,7 +67,8 @@ class Rotations:
         if turns_B is None:
             return labels
         zeros = torch.zeros_like(turns_B)
-        return to_matrix(torch.stack([zeros, zeros, turns_B], -1)).to(labels.dtype) @ labels
+        spin = to_matrix(torch.stack([zeros, zeros, turns_B], -1).double())  # a GPU may round float32 products to TF32
+        return (spin @ labels.double()).to(labels.dtype)
 
     def rotations(self, answers_B33: Tensor) -> Tensor:
         """(..., 3, 3) mean rotations: the answers themselves."""
