@@ -67,7 +67,8 @@ class Rotations:
         if turns_B is None:
             return labels
         zeros = torch.zeros_like(turns_B)
-        return to_matrix(torch.stack([zeros, zeros, turns_B], -1)).to(labels.dtype) @ labels
+        spin = to_matrix(torch.stack([zeros, zeros, turns_B], -1).double())  # a GPU may round float32 products to TF32
+        return (spin @ labels.double()).to(labels.dtype)
 
     def rotations(self, answers_B33: Tensor) -> Tensor:
         """(..., 3, 3) mean rotations: the answers themselves."""
@@ -136,8 +137,10 @@ def covariance(answers: Tensor, nearest: Tensor) -> Tensor:
 def euler_slopes(rotations: Tensor) -> Tensor:
     """(..., 3, 3) rotations -> (..., 3, 3) d(pitch, yaw, roll) / d(turn about the head's x, y, z)."""
     sin, across, up = rotations[..., 0, 2], rotations[..., 0, 0], rotations[..., 0, 1]
-    cos = (across.square() + up.square()).sqrt().clamp_min(FRONT)
-    c, s, zero = across / cos, -up / cos, torch.zeros_like(sin)
+    cos, zero = (across.square() + up.square()).sqrt(), torch.zeros_like(sin)
+    locked = cos < LOCKED  # roll is zero there
+    c, s = torch.where(locked, zero + 1, across / cos), torch.where(locked, zero, -up / cos)
+    cos = cos.clamp_min(FRONT)
     pitch = torch.stack([-c / cos, s / cos, zero], -1)
     yaw = torch.stack([s, c, zero], -1)
     roll = torch.stack([-sin * c / cos, sin * s / cos, zero + 1], -1)

@@ -105,7 +105,8 @@ def test_six_numbers_are_a_rotation_whose_axes_they_name(seed):
 def test_spread_and_scatter_are_those_of_a_sample(yaw):
     """Standard deviations of the angles of many rotations about a pose, whose mean alone the form is shown."""
     random = np.random.default_rng(0)
-    turns = random.multivariate_normal(np.zeros(3), np.radians(np.diag([1.0, 2.0, 3.0])) ** 2, 200_000)
+    axes = Rotation.random(random_state=4).as_matrix()
+    turns = random.multivariate_normal(np.zeros(3), axes @ np.diag(np.radians([0.5, 1.0, 2.0]) ** 2) @ axes.T, 200_000)
     middle = rotation.euler_to_matrix([20.0, yaw, -10.0])
     sample = middle @ Rotation.from_rotvec(turns).as_matrix()
     average = torch.from_numpy(sample.mean(0))
@@ -117,8 +118,10 @@ def test_spread_and_scatter_are_those_of_a_sample(yaw):
 
 def test_nothing_known_has_the_widest_spread_and_no_angle_more():
     assert (FORM.spread(torch.zeros(2, 3, 3)) <= 104).all() and float(FORM.scatter(torch.zeros(3, 3))) == 3
-    locked = to_matrix(torch.tensor([10.0, 90.0, 5.0], dtype=torch.float64)) * 0.99
-    assert (FORM.spread(locked) <= 104).all()
+    locked = to_matrix(torch.tensor([[10.0, 90.0, 5.0], [10.0, 89.99, 5.0]], dtype=torch.float64)) * 0.99
+    spread = FORM.spread(locked)
+    assert torch.allclose(spread[:, [0, 2]], torch.tensor(103.9), atol=0.1), "pitch and roll are not told apart"
+    assert torch.allclose(spread[:, 1], torch.tensor(5.7), atol=0.1), "yaw is"
 
 
 @given(seeds)

@@ -100,6 +100,11 @@ def test_any_float32_parameter_has_a_finite_loss_and_gradient(size):
     assert bounded(f.detach()).norm() <= LARGEST * (1 + 1e-6)
 
 
+def test_who_is_surer_than_float64_can_tell_is_as_sure_as_it_can():
+    sure, surer = (negative_log_likelihood(size * torch.eye(3), torch.eye(3)) for size in (LARGEST / 3**0.5, 1e20))
+    assert float(surer) == pytest.approx(float(sure), abs=1e-4) and sure < -10
+
+
 def test_the_mode_is_the_rotation_of_the_parameter_and_of_the_mean():
     for values in ((3, 2, -1), (1e4, 1e3, 10)):
         u, f, v = parameter(values)

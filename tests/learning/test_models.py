@@ -150,6 +150,17 @@ def test_equal_bins_start_as_an_equal_network(tmp_path):
         torch.testing.assert_close(new.state_dict()[name], value, msg=name)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("before", "after"), [("fisher", "fisher"), ("bins", "fisher"), ("sixd", "bins")])
+def test_an_equal_head_of_rotations_is_kept_and_another_begins_anew(tmp_path, before, after):
+    old = saved(tmp_path, head=before)
+    new = PoseNet(NetSpec("test_resnet", head=after), CROP.size)
+    untaught = new.heads[0].weight.clone()
+    start_from(new, CROP, tmp_path)
+    assert torch.equal(new.heads[0].weight, old.heads[0].weight if before == after else untaught)
+    torch.testing.assert_close(new.backbone.state_dict(), old.backbone.state_dict())
+
+
 @pytest.mark.parametrize(
     ("net", "crop", "said"),
     [

@@ -1,17 +1,18 @@
 """The figures of the tables: whose angles stand in a row, what an ensemble is the mean of, and what it costs."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from hpe_core.data.rows import read_shard, read_table
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.landmarks import landmark_errors
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg
 from hpe_core.learning import ensemble
 from hpe_core.learning.calibration import LEVELS
 from hpe_core.learning.checkpoint import save_net
@@ -68,6 +69,23 @@ def test_an_ensemble_is_the_mean_of_the_angles_that_it_is_named_after(base):
         np.testing.assert_array_equal(whole[Role.OFFSETS][test], each[base or "first"].offset_angles[test])
         shifted = sum(each[name].offset_angles[test] for name in TEACHERS) / 3
         np.testing.assert_allclose(whole[Role.COMBINED][test], shifted)
+
+
+def test_an_ensemble_with_rotations_is_the_chordal_mean():
+    """One teacher that says no bins is enough; angles of theirs cannot be averaged near 180 degrees."""
+    spec, cloud = pipeline(), Rotation.random(8, random_state=0).as_matrix()[None]
+    cloud = cloud @ Rotation.from_rotvec([[0, 0, 0], [0.4, 0, 0.3], [0, -0.5, 0.2]]).as_matrix()[:, None]
+    student = replace(spec.student, net=NetSpec(head="fisher"), hard_loss="fisher")
+    teachers = spec.teachers | {"third": replace(student, distill=None)}
+    spec, each = replace(spec, teachers=teachers, student=student), found()
+    for name, rotations in zip(TEACHERS, cloud, strict=True):
+        moved = {test: rotations for test in TESTS}
+        each[name] = replace(each[name], rotations=moved, offset_rotations={t: r[::-1] for t, r in moved.items()})
+    whole = with_ensembles(spec, each)
+    expected = np.stack([Rotation.from_matrix(face).mean().as_matrix() for face in cloud.swapaxes(0, 1)])
+    for test in TESTS:
+        assert geodesic_deg(euler_to_matrix(whole[Role.TEACHERS][test]), expected).max() < 1e-3
+        assert geodesic_deg(euler_to_matrix(whole[Role.COMBINED][test]), expected[::-1]).max() < 1e-3
 
 
 @pytest.mark.parametrize("base", ["", "second"])
@@ -254,7 +272,7 @@ def test_spreads_hold_on_validation_faces_and_are_tried_on_test_faces(asked, tmp
     said = predictions(folder, files, (0, 1), 0)
     (test, *_) = TESTS
     one = {name: {test: getattr(said, name)[test]} for name in ("truth", "angles", "spreads")}
-    validated = dataclasses.replace(said, **one)
+    validated = replace(said, **one)
     found = sureness(validated, said)
     assert {(row.test, row.level) for row in found.intervals} == {(name, level) for name in TESTS for level in LEVELS}
     for row in found.intervals:

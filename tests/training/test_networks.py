@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpe_core.data.rows import read_shard, shard_files, write_shard, write_soft_labels
+from hpe_core.data.rows import ShardError, read_shard, shard_files, write_shard, write_soft_labels
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
@@ -108,6 +108,15 @@ def job(folders: dict[str, Path], labels: bool = True, **changes: Any) -> Job:
 def test_training_rows_teach_and_validation_rows_judge(folders, ingest, labels):
     data = to_dict(pipeline().data) | {"ingest": ingest}
     check_faces(folders, *open_data(job(folders, labels, data=data)), soft=labels)
+
+
+def test_labels_of_another_form_are_refused(folders):
+    fisher = job(folders)
+    fisher = dataclasses.replace(
+        fisher, spec=dataclasses.replace(fisher.spec, net=NetSpec(head="fisher"), hard_loss="fisher")
+    )
+    with pytest.raises(ShardError, match=r"part-00000\.parquet hold bins; a student of this head reads rotations"):
+        open_data(fisher)
 
 
 @pytest.mark.parametrize("ingest", ["all_shards", "own_shards"])
