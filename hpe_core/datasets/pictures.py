@@ -104,20 +104,21 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         return _decode_other(opened, data, name)
 
 
-def decode_within(data: bytes, name: str, max_pixels: int) -> tuple[Image, tuple[float, float]]:
-    """The picture, and how many of its columns and rows one of the result stands for.
+def decode_within(data: bytes, name: str, max_pixels: int) -> tuple[Image, int, tuple[int, int]]:
+    """The picture, how many of its columns and rows one of the result stands for, and its (width, height).
 
     A JPEG of more than `max_pixels` is decoded at a half, a quarter or an eighth. Raises Rejected, also for a larger
     picture of another format.
     """
     width, height = jpeg_frame(data) or (0, 0)
     if width * height <= max_pixels:
-        return decode_picture(data, name, max_pixels), (1.0, 1.0)
+        image = decode_picture(data, name, max_pixels)
+        return image, 1, (image.shape[1], image.shape[0])
     _check_size(width, height, name, MAX_REDUCED)
     for by in REDUCED:
         small = -(-width // by), -(-height // by)
         if small[0] * small[1] <= max_pixels:
-            return _decode_jpeg(data, name, *small, reduced=by), (width / small[0], height / small[1])
+            return _decode_jpeg(data, name, *small, reduced=by), by, (width, height)
     raise Rejected("too_large", f"{name} has {width} x {height} pixels; even an eighth of it is too large")
 
 

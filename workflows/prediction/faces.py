@@ -21,7 +21,8 @@ from workflows.prediction.frames import Frame, Media
 from workflows.prediction.keys import WHOLE, PredictSpec
 
 SURE = 0.9  # YuNet is at least as sure of nine upright faces of ten, and of none that lies on its side
-LOOKS = 50  # of a run without turns=4, to find out whether faces lie on their side
+NOTED = 0.8  # what is seen in a turned picture with a lower score may be no face
+LOOKS = 20  # of a run without turns=4, to find out whether faces lie on their side
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def face_finder(spec: PredictSpec, media: Media, say: Say) -> FindFaces:
     if not spec.boxes:
         return _Detected(spec, say)
     if spec.boxes == WHOLE:
-        return lambda frame: [Face(Box(0.0, 0.0, float(frame.image.shape[1]), float(frame.image.shape[0])))]
+        return lambda frame: [Face(frame.in_image(Box(0.0, 0.0, *map(float, frame.file_size))))]
     check(media.noun == "picture", f"boxes={spec.boxes} is for pictures; {media.names[0]} needs a detector")
     file = Path(spec.boxes).expanduser()
     try:
@@ -68,7 +69,7 @@ class _Detected:
         image, side = frame.image, self._spec.side_px
         if self._spec.tiles and not self._told_tiles and needs_tiles(image, side):
             self._told_tiles = True
-            size = f"{image.shape[1]} x {image.shape[0]} pixels"
+            size = "{} x {} pixels".format(*frame.file_size)
             self._say(f"{printable(frame.name)} has {size}: the detector looks at overlapping tiles of it, too")
         found = find_faces(self._detect, image, side, tiles=self._spec.tiles, turns=self._spec.turns)
         if self._looks and (not found or min(face.score for face in found) < SURE):
@@ -79,7 +80,7 @@ class _Detected:
     def _look_around(self, frame: Frame) -> None:
         """A note if the detector is surer of a face after the picture is turned: YuNet's landmarks do not tell."""
         found = find_faces(self._detect, frame.image, self._spec.side_px, tiles=False, turns=4)
-        lying = [face for face in found if face.quarters]
+        lying = [face for face in found if face.quarters and face.score >= NOTED]
         if lying:
             self._looks = 0
             where = frame.in_file(lying[0].box).center

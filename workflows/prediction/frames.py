@@ -15,15 +15,16 @@ from hpe_core.geometry.crop import Box, Image
 class Frame:
     """A picture (number 0) or a frame of a video: (H, W, 3) uint8 RGB, `time` in seconds after the start.
 
-    `scale` says how many columns and rows of the file one of `image` stands for: above 1 if a large picture was decoded
-    at a reduced scale.
+    `scale` says how many columns and rows of the file one of `image` stands for, and `size` is the file's
+    (width, height): a large picture is decoded at a reduced scale.
     """
 
     name: str
     number: int
     image: Image
     time: Fraction | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: int = 1
+    size: tuple[int, int] | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -32,17 +33,15 @@ class Frame:
     @property
     def file_size(self) -> tuple[int, int]:
         """(width, height) of the picture in the file."""
-        return round(self.image.shape[1] * self.scale[0]), round(self.image.shape[0] * self.scale[1])
+        return self.size or (self.image.shape[1], self.image.shape[0])
 
     def in_file(self, box: Box) -> Box:
         """A box of `image` in pixels of the file."""
-        across, down = self.scale
-        return Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)
+        return Box(box.x1 * self.scale, box.y1 * self.scale, box.x2 * self.scale, box.y2 * self.scale)
 
     def in_image(self, box: Box) -> Box:
         """A box in pixels of the file in those of `image`."""
-        across, down = self.scale
-        return Box(box.x1 / across, box.y1 / down, box.x2 / across, box.y2 / down)
+        return Box(box.x1 / self.scale, box.y1 / self.scale, box.x2 / self.scale, box.y2 / self.scale)
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,15 @@ from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_hea
 def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, max_pixels: int) -> "Pictures":
     """Picture files and folders. Writes nothing yet. Raises SpecError."""
     found: dict[str, Path] = {}
+    drawn: dict[str, Path] = {}
     left_out: Counter[str] = Counter()
     for path in paths:
         for name, file in _pictures(path, out, left_out):
-            if name in found and not file.samefile(found[name]):
-                raise SpecError(f"{found[name]} and {file} would both be written to {out / name}; give them apart")
-            found[name] = file
-            apart(file, out / drawn_name(name))
+            copy = drawn_name(name)
+            if copy in drawn and not (name in found and file.samefile(found[name])):
+                raise SpecError(f"{drawn[copy]} and {file} would both be written to {out / copy}; give them apart")
+            found[name] = drawn[copy] = file
+            apart(file, out / copy)
     if not found:
         raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}")
     return Pictures(found, out, left_out, upright=upright, max_pixels=max_pixels)
@@ -84,10 +86,10 @@ class Pictures:
             shown = files.printable(str(path))
             try:
                 data = read_bytes(path)
-                image, scale = decode_within(data, shown, self.max_pixels)
+                image, scale, size = decode_within(data, shown, self.max_pixels)
                 if self.upright and (way := orientation(data)) != 1:
-                    image, scale = turned(image, way), scale[::-1] if way in SIDEWAYS else scale
-                yield Frame(name, 0, image, scale=scale)
+                    image, size = turned(image, way), size[::-1] if way in SIDEWAYS else size
+                yield Frame(name, 0, image, scale=scale, size=size)
             except Rejected as rejected:
                 more = "; max_pixels=NUMBER allows more" if "are decoded" in rejected.detail else ""
                 yield Unusable(rejected.detail + more)

@@ -4,15 +4,18 @@ A stream is read in a thread that keeps the newest frame alone: who looks more s
 rather than lag behind. Where it breaks off it is opened again, up to `TRIES` times in a row. Both end with Ctrl-C.
 """
 
+import base64
 import re
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import cv2
 import numpy as np
@@ -22,9 +25,10 @@ from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image
 from workflows.prediction.copies import DrawnVideo, pyav
 from workflows.prediction.frames import Frame, Media, Unusable
-from workflows.prediction.videos import Clock, VideoFile, copy_name, opened, pictures_of, upright
+from workflows.prediction.videos import FILES_ALONE, Clock, VideoFile, copy_name, opened, pictures_of, upright
 
 WEB = ("http", "https")
+PLAYLISTS = ("hls", "dash")  # name the files of a video, each read from its beginning
 SCHEMES = (*WEB, "rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp")
 OPEN_S, SILENCE_S = 15.0, 10.0  # how long a server may take to answer, and a stream to send nothing
 TRIES, FIRST_WAIT_S = 5, 1.0  # the wait doubles
@@ -32,7 +36,6 @@ TICK = Fraction(1, 90_000)
 OPTIONS = {
     "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,srt",
     "rtsp_transport": "tcp",  # over UDP a busy network loses parts of pictures
-    "fflags": "nobuffer",
 }
 
 
@@ -52,9 +55,39 @@ def open_address(address: str, out: Path, *, sound: bool) -> Media:
     container = opened(address, name, OPTIONS, (OPEN_S, SILENCE_S))
     parts = urlsplit(name)
     if parts.scheme in WEB and (container.size > 0 or container.duration):
-        return VideoFile(container, name, out / copy_name(Path(parts.path).name or parts.netloc), sound=sound)
+        copy = out / copy_name(Path(parts.path).name or parts.netloc)
+        held = copied_here(address, name) if container.size > 0 and container.format.name not in PLAYLISTS else None
+        if held is None:
+            return VideoFile(container, name, copy, sound=sound)
+        container.close()
+        path = Path(held.name)
+        return VideoFile(opened(f"file:{path}", name, FILES_ALONE), name, copy, sound=sound, file=path, held=held)
     plain = re.sub(r"[^\w.]+", "-", f"{parts.netloc}{parts.path}").strip("-")
     return Stream(container, address, name, out / f"{plain}.mp4")
+
+
+def copied_here(address: str, name: str) -> IO[bytes] | None:
+    """A copy of the file, removed when it is closed, if the server sends a file from its beginning only: a video's
+    index may stand at its end. None where it sends parts. Raises SpecError."""
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen  # costs what OpenCV and NumPy cost together
+
+    parts = urlsplit(address)
+    user, _, host = parts.netloc.rpartition("@")
+    headers = {"Range": "bytes=0-0"}
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
+    try:
+        with urlopen(Request(urlunsplit(parts._replace(netloc=host)), headers=headers), timeout=OPEN_S) as answer:
+            if answer.status == 206:
+                return None
+            say(f"{name}: the server sends no parts of a file, so all of it is copied to this machine first")
+            held = tempfile.NamedTemporaryFile(prefix="hpe-video-")  # noqa: SIM115  # lives as long as the video
+            shutil.copyfileobj(answer, held)
+            held.flush()
+            return held
+    except (OSError, HTTPException) as error:
+        raise SpecError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 class Live:

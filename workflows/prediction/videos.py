@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -77,10 +77,20 @@ class VideoFile:
     live = False
     moving = True
 
-    def __init__(self, container: Any, name: str, copy: Path, *, sound: bool, file: Path | None = None) -> None:
-        """Raises SpecError if there is no video in the container. `sound`: the copy gets what there is."""
+    def __init__(
+        self,
+        container: Any,
+        name: str,
+        copy: Path,
+        *,
+        sound: bool,
+        file: Path | None = None,
+        held: IO[bytes] | None = None,
+    ) -> None:
+        """`sound`: the copy gets what there is; `held` is closed in the end. Raises SpecError if there is no video in
+        the container."""
         self.name, self.names, self.left_out = name, [name], Counter[str]()
-        self._container, self._file = container, file
+        self._container, self._file, self._held = container, file, held
         self._stream = stream = pictures_of(container, name)
         known = Fraction(max(0, container.start_time or 0), 1_000_000)  # sound may begin a little before zero
         self._clock = Clock(stream, known)
@@ -140,6 +150,8 @@ class VideoFile:
     def close(self) -> None:
         self._copy.close(whole=self._whole)
         self._container.close()
+        if self._held is not None:
+            self._held.close()
 
 
 def upright(frame: Any) -> Image:
