@@ -32,11 +32,12 @@ def write_clip(
     *,
     sound: str = "",
     rate: int = 48_000,
+    begin: int = 0,
     turned: int = 0,
     gop: int = 12,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Frames at these milliseconds; `sound` is a codec, heard from zero to the last frame."""
+    """Frames at these milliseconds after `begin`; `sound` is a codec, heard from there to the last frame."""
     with av.open(str(path), "w", format=FORMATS.get(path.suffix), options=options or {}) as file:
         video = file.add_stream(codec, rate=25, options={"g": str(gop), "bf": "0", "deadline": "realtime"})
         video.width, video.height = WIDTH, HEIGHT
@@ -48,13 +49,13 @@ def write_clip(
         heard = file.add_stream(sound, rate=rate, layout="mono") if sound else None
         for number, at in enumerate(ms):
             frame = av.VideoFrame.from_ndarray(grey(number), format="rgb24").reformat(format=video.pix_fmt)
-            frame.pts, frame.time_base = at, TICK
+            frame.pts, frame.time_base = begin + at, TICK
             file.mux(video.encode(frame))
         if heard is not None:
             for start in range(0, ms[-1] * rate // 1000, rate // 25):
                 tone = np.sin(np.arange(start, start + rate // 25) * 2 * np.pi * 440 / rate)
                 part = av.AudioFrame.from_ndarray((tone * 8000).astype(np.int16)[None], format="s16", layout="mono")
-                part.sample_rate, part.pts, part.time_base = rate, start, Fraction(1, rate)
+                part.sample_rate, part.pts, part.time_base = rate, start + begin * rate // 1000, Fraction(1, rate)
                 file.mux(heard.encode(part))
             file.mux(heard.encode(None))
         file.mux(video.encode(None))

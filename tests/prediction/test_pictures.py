@@ -48,6 +48,16 @@ def test_a_picture_is_what_its_content_says(tmp_path, name, kind):
         assert cv2.imread(str(drawn)).shape == image.shape
 
 
+def test_words_that_begin_as_a_picture_does_are_none(tmp_path):
+    save(tmp_path / "a", picture(0, 20, 30), "PPM")
+    for name, text in (("b.txt", "BMW and others"), ("c", "P5 is a plan"), ("d.txt", "P6"), ("e", "RIFF, and WEBP")):
+        (tmp_path / name).write_text(text)
+    media = open_media([str(tmp_path)], tmp_path / "out", upright=True)
+    assert media.names == ["a"] and media.left_out == {".txt": 2, "none": 2}
+    with pytest.raises(SpecError, match="c is no picture by its content or its ending"):
+        open_media([str(tmp_path / "c")], tmp_path / "out", upright=True)
+
+
 def test_heic_is_read_where_pillow_heif_is_and_else_one_sentence_names_the_extra(tmp_path, monkeypatch):
     pillow_heif = pytest.importorskip("pillow_heif")
     image = np.repeat(np.arange(0, 256, 4, np.uint8)[None, :, None], 48, 0).repeat(3, 2)

@@ -93,7 +93,7 @@ def test_a_stream_that_breaks_off_is_opened_again_and_in_the_end_given_up(tmp_pa
 
 def test_rtsp_is_seen_at_the_times_of_its_stamps(tmp_path):
     ms = [40 * i for i in range(50)]
-    data = write_clip(tmp_path / "a.ts", "mpeg2video", ms, gop=5).read_bytes()
+    data = write_clip(tmp_path / "a.ts", "mpeg2video", ms, gop=5, begin=7_000_000).read_bytes()
     with serving(rtsp(data, 0.005)) as port:
         stream = opened(f"rtsp://user:secret@127.0.0.1:{port}/cam", tmp_path / "out")
         frames, said = [], []
@@ -108,7 +108,23 @@ def test_rtsp_is_seen_at_the_times_of_its_stamps(tmp_path):
     assert len(frames) == 12 and said == [] and frames[0].name == f"rtsp://127.0.0.1:{port}/cam"
     assert all(min(abs(one - level(i)) for i in range(9)) < 6 for one in greys([frame.image for frame in frames]))
     steps = np.diff([float(frame.time or 0) for frame in frames])
-    assert (steps > 0).all()
+    assert (steps > 0).all() and float(frames[0].time or 0) < 2
+
+
+def test_after_a_break_time_goes_on_as_the_clock_does(tmp_path, monkeypatch):
+    """Though the stamps begin anew."""
+    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.6)
+    data = write_clip(tmp_path / "a.ts", "mpeg2video", [40 * i for i in range(6)], gop=1).read_bytes()
+    with serving(rtsp(data, 0.001)) as port:
+        stream = opened(f"rtsp://127.0.0.1:{port}/cam", tmp_path / "out")
+        times = {}
+        for one in stream.frames():
+            assert isinstance(one, Frame)
+            times[one.number] = float(one.time or 0)
+            if one.number >= 6:
+                break
+        stream.close()
+    assert times[min(times)] < 0.5 and times[max(times)] > 0.6
 
 
 @pytest.mark.parametrize("word", ["http://127.0.0.1:9/a.mp4?key=hidden", "rtsp://user:secret@127.0.0.1:9/a"])

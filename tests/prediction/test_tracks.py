@@ -27,6 +27,11 @@ def test_a_pose_that_stays_stays(pose, steps):
         assert apart(found, pose) < 1e-4
 
 
+def test_a_head_that_looks_away_keeps_its_way_of_saying_so():
+    """Beyond 90 degrees of yaw a rotation has a second triple with a smaller yaw, and networks name the larger."""
+    np.testing.assert_allclose(smoothed([(5, 95, 3)] * 3, [0, 0.1, 0.2]), [(5, 95, 3)] * 3, atol=1e-6)
+
+
 def test_a_head_that_rolls_over_180_degrees_does_not_jump():
     times = np.arange(120) / 30
     rolls = 150 + 40 * times  # through 180, in degrees that wrap

@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -14,8 +16,11 @@ from PIL import Image as Pil
 from hpe_core.errors import SpecError, UserError
 from tests.prediction.clips import HEIGHT, WIDTH, grey, greys, level, seen, sound_of, times_of, write_clip
 from tests.servers import answering
+from workflows.prediction import videos
+from workflows.prediction.copies import DrawnVideo
 from workflows.prediction.frames import Frame
 from workflows.prediction.media import open_media
+from workflows.prediction.videos import Clock
 
 UNEVEN = [0, 40, 120, 1000, 1040, 1080, 3480, 3520]
 EVEN = [40 * i for i in range(8)]
@@ -104,6 +109,32 @@ def test_of_a_part_there_is_the_sound_of_that_part_and_none_where_nothing_is_dra
     assert len(list(video.frames())) == 8
     video.close()
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("sound", ["", "aac"])
+def test_time_begins_where_the_file_does(tmp_path, sound):
+    """Recordings begin at any hour of their clock."""
+    path = write_clip(tmp_path / "a.ts", "libx264", UNEVEN, sound=sound, begin=5_000)
+    frames, _ = seen(opened(path, tmp_path / "out"))
+    np.testing.assert_allclose(seconds(frames), np.array(UNEVEN) / 1000, atol=0.03 if sound else 1e-9)
+    np.testing.assert_allclose(times_of(tmp_path / "out" / "a.mp4"), seconds(frames), atol=2e-5)
+    if sound:
+        with av.open(str(tmp_path / "out" / "a.mp4")) as file:
+            (heard,) = file.streams.audio
+            assert abs(float(heard.start_time * heard.time_base)) < 0.05
+
+
+def test_a_copy_of_a_part_is_no_longer_than_it_though_all_sound_comes_first(tmp_path):
+    with av.open(str(write_clip(tmp_path / "a.mp4", "libx264", UNEVEN, sound="aac"))) as source:
+        copy = DrawnVideo(tmp_path / "b.mp4", Fraction(1, 1000), source.streams.audio)
+        for packet in source.demux(source.streams.audio):
+            copy.hear(packet)
+        copy.add(grey(0), Fraction(0))
+        copy.add(grey(1), Fraction(1), Fraction(1, 2))
+        copy.close(whole=False)
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        assert 1.4 < float(file.streams.audio[0].duration * file.streams.audio[0].time_base) < 1.6
+        assert file.duration / 1e6 < 1.6
 
 
 def test_a_video_that_starts_late_stays_with_its_sound(tmp_path):
@@ -211,12 +242,29 @@ def test_a_file_leads_nobody_into_the_network(tmp_path):
         return 200, b"", 0
 
     with answering(answer) as port:
-        for name in ("a.mp4", "a.ts"):
-            lines = ("#EXTM3U", "#EXTINF:1,", f"http://127.0.0.1:{port}/a.ts", "#EXT-X-ENDLIST", "")
-            (tmp_path / name).write_text("\n".join(lines))
+        part = f"http://127.0.0.1:{port}/a.ts"
+        lines = ("#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXT-X-MEDIA-SEQUENCE:0", "#EXTINF:1,", part, "#EXT-X-ENDLIST")
+        for name in ("a.mp4", "a.m3u8"):
+            (tmp_path / name).write_text("\n".join(lines) + "\n")
             with pytest.raises(SpecError, match=f"{name} cannot be opened as a video"):
-                opened(tmp_path / name, tmp_path / "out")
-    assert asked == []
+                videos.opened(f"file:{tmp_path / name}", name, videos.FILES_ALONE)
+        assert asked == []
+        with pytest.raises(SpecError):  # the playlist is sound: without the limit it leads there
+            videos.opened(f"file:{tmp_path / 'a.m3u8'}", "a", {"protocol_whitelist": "file,http,tcp"})
+        assert set(asked) == {"/a.ts"}
+
+
+def test_times_rise_whatever_a_file_says():
+    """A missing one is filled in, a slip is one tick, and a jump back begins anew where the last frame ended."""
+    stream = SimpleNamespace(time_base=Fraction(1, 1000), guessed_rate=25, average_rate=25)
+    for given, expected in (
+        ([100, None, 180, None], [0, 40, 80, 120]),
+        ([100, 140, 140, 139, 220], [0, 40, 41, 42, 120]),
+        ([5000, 5040, 100, 120, 180], [0, 40, 80, 100, 160]),
+        ([None, None, None], [0, 40, 80]),
+    ):
+        clock = Clock(stream, Fraction(given[0] or 0, 1000))
+        assert [clock.at(pts) * 1000 for pts in given] == expected
 
 
 def test_a_song_with_a_cover_is_no_video_and_a_copy_that_cannot_be_written_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """What a file is, by its first bytes; its ending counts where these do not tell."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,8 @@ def _head(path: Path) -> bytes:
 def _is_picture(head: bytes, path: Path) -> bool:
     if head.startswith(PICTURE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or container_of(head):
         return True
-    if head[:2] in (b"P5", b"P6"):
-        return head[2:3].isspace()
+    if re.match(rb"P[56]\s+[#\d]", head):
+        return True
     return head[:2] == b"BM" and int.from_bytes(head[2:6], "little") == path.stat().st_size
 
 

@@ -120,7 +120,7 @@ class VideoFile:
                 for frame in decoded:
                     time = self._clock.at(frame.pts)
                     if frame.is_corrupt:
-                        damaged += bool(number) or not tolerant
+                        damaged += 1
                         continue
                     self._lasts = self._clock.lasts(frame)
                     yield Frame(self.name, number, upright(frame), time)
