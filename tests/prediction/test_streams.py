@@ -50,7 +50,7 @@ def test_a_video_at_a_web_address_is_a_video(tmp_path, front, capsys):
 
 
 def test_who_looks_slowly_sees_the_newest_frame_and_hears_what_was_missed(tmp_path, capsys):
-    with serving(motion_jpeg([JPEGS[i % 9] for i in range(60)], 0.02)) as port:
+    with serving(motion_jpeg([JPEGS[i % 9] for i in range(200)], 0.01)) as port:
         stream = opened(f"http://127.0.0.1:{port}/", tmp_path)
         assert isinstance(stream, Stream) and stream.live and stream.total == 0
         frames: list[Frame] = []
@@ -58,7 +58,7 @@ def test_who_looks_slowly_sees_the_newest_frame_and_hears_what_was_missed(tmp_pa
         for frame in stream.frames():
             assert isinstance(frame, Frame)
             late = time.monotonic() - began - float(frame.time or 0)
-            assert late < 0.3, "an old frame"
+            assert abs(late) < 0.8, "an old frame, or a time that nobody measured"
             assert abs(greys([frame.image])[0] - level(frame.number)) < 6
             frames.append(frame)
             if len(frames) == 6:

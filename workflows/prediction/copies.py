@@ -107,8 +107,9 @@ class DrawnVideo:
         av = pyav()
         try:
             yield av
-        except (OSError, av.FFmpegError) as error:
-            raise SpecError(f"the video {self.path} cannot be written: {error.strerror}") from None
+        except (OSError, ValueError, av.FFmpegError) as error:  # ValueError: an FFmpeg without the codec
+            why = getattr(error, "strerror", None) or error
+            raise SpecError(f"the video {self.path} cannot be written: {why}") from None
 
 
 class _Sound:

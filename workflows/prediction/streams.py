@@ -207,6 +207,7 @@ class Stream(Live):
         stream = pictures_of(container, self.name)
         began = max(since(self._began), self._last + TICK)
         clock: Clock | None = None
+        stamped = not container.format.flags & pyav().format.Flags.no_timestamps.value  # else FFmpeg makes some up
         for packet in container.demux(stream):
             try:
                 decoded = packet.decode()
@@ -220,7 +221,7 @@ class Stream(Live):
                 if clock is None:
                     first = frame.pts or 0
                     clock = Clock(stream, first * Fraction(stream.time_base))
-                at = began + clock.at(frame.pts) if frame.pts is not None else since(self._began)
+                at = began + clock.at(frame.pts) if stamped and frame.pts is not None else since(self._began)
                 self._last = max(self._last + TICK, at)
                 with self._news:
                     self._newest = self._number, self._last, frame
