@@ -1,5 +1,6 @@
 """Servers on loopback that send a video as cameras do: JPEGs over HTTP without an end, and RTSP."""
 
+import re
 import socket
 import struct
 import threading
@@ -56,6 +57,21 @@ def motion_jpeg(pictures: list[bytes], pause_s: float) -> Feed:
             head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
             connection.sendall(head.encode() + picture + b"\r\n")
             time.sleep(pause_s)
+
+    return feed
+
+
+def ranged(data: bytes, heads: list[str]) -> Feed:
+    """A file, from the byte on that is asked for; the heads of the requests go into `heads`."""
+
+    def feed(connection: socket.socket) -> None:
+        head = request(connection)
+        heads.append(head)
+        asked = re.search(r"Range: bytes=(\d+)-(\d*)", head, re.IGNORECASE)
+        start, end = (int(asked[1]), int(asked[2] or len(data) - 1)) if asked else (0, len(data) - 1)
+        lines = f"Content-Range: bytes {start}-{end}/{len(data)}\r\nContent-Length: {end + 1 - start}\r\n"
+        connection.sendall(f"HTTP/1.1 206 Partial Content\r\n{lines}Connection: close\r\n\r\n".encode())
+        connection.sendall(data[start : end + 1])
 
     return feed
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpe_core.errors import SpecError
-from tests.prediction.broadcast import motion_jpeg, rtsp, serving
+from tests.prediction.broadcast import motion_jpeg, ranged, rtsp, serving
 from tests.prediction.clips import grey, greys, level, seen, sound_of, times_of, write_clip
 from tests.servers import answering
 from workflows.prediction import streams
@@ -47,6 +47,15 @@ def test_a_video_at_a_web_address_is_a_video(tmp_path, front, capsys):
     assert b"".join(sound_of(tmp_path / "out" / "b.mp4")) == b"".join(sound_of(path))
     told = capsys.readouterr().err
     assert "copied to this machine" in told and "secret" not in told and "hidden" not in told
+
+
+def test_of_a_server_that_sends_parts_nothing_is_copied_and_the_password_goes_to_it_alone(tmp_path, capsys):
+    data = write_clip(tmp_path / "a.mp4", "libx264", UNEVEN, sound="pcm_s16le").read_bytes()
+    heads: list[str] = []
+    with serving(ranged(data, heads)) as port:
+        frames, said = seen(opened(f"http://user:secret@127.0.0.1:{port}/a.mp4", tmp_path / "out"))
+    assert len(frames) == len(UNEVEN) and said == [] and capsys.readouterr().err == ""
+    assert len(heads) > 1 and "Authorization: Basic dXNlcjpzZWNyZXQ=" in heads[-1]
 
 
 def test_who_looks_slowly_sees_the_newest_frame_and_hears_what_was_missed(tmp_path, capsys):

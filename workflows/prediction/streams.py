@@ -74,11 +74,12 @@ def copied_here(address: str, name: str) -> IO[bytes] | None:
 
     parts = urlsplit(address)
     user, _, host = parts.netloc.rpartition("@")
-    headers = {"Range": "bytes=0-0"}
-    if user:
-        headers["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
+    request = Request(urlunsplit(parts._replace(netloc=host)), headers={"Range": "bytes=0-0"})
+    if user:  # for this server, and none that it points to
+        name_and_password = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {name_and_password}")
     try:
-        with urlopen(Request(urlunsplit(parts._replace(netloc=host)), headers=headers), timeout=OPEN_S) as answer:
+        with urlopen(request, timeout=OPEN_S) as answer:
             if answer.status == 206:
                 return None
             say(f"{name}: the server sends no parts of a file, so all of it is copied to this machine first")
