@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box, Image, canonical_crop, window
+from hpe_core.geometry.crop import Box, Image, canonical_crop, fault_of, window
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.shipped import STUDENT_FILE
 from hpe_core.spec.data import CropSpec
@@ -64,12 +64,18 @@ class HeadPosePredictor:
         """Poses of the faces in `boxes` (Box values or (M, 4) x1, y1, x2, y2 pixels) of an RGB picture.
 
         Boxes are as the training data has them, or, with `detected`, as YuNet draws them: those are fitted first.
-        Raises ValueError for a picture that is not (H, W, 3) uint8 and for a box without area.
+        Raises ValueError for a picture that is not (H, W, 3) uint8, and for a box that is none or that the picture does
+        not show, by the rule of the shards.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        given = as_boxes(boxes)
+        for box in given:
+            fault = fault_of(box, image.shape[1], image.shape[0])
+            if fault is not None:
+                raise ValueError(fault[1])
         fit = self.detector_fit if detected and self.detector_fit is not None else DetectorFit()
-        crops = [canonical_crop(image, fit.of(box), self.crop).pixels for box in as_boxes(boxes)]
+        crops = [canonical_crop(image, fit.of(box), self.crop).pixels for box in given]
         side = self.crop.stored_size
         stacked = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
         return self.predict_windows(window(stacked, self.crop.size))

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets.base import Pose, Source, pose_of
-from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
 from hpe_core.detection.fit import DetectorFit
-from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.geometry.rotation import angle_error
 from hpe_core.learning.calibration import LEVELS, auroc, calibrate, coverage
 from hpe_core.learning.metrics import PoseSums, aligned_summary

@@ -44,7 +44,7 @@ def test_a_row_is_the_predictors_answer_for_its_picture_and_box(exported_net, tm
         ({"image": png(0), "path": "face.png"}, "row 1: either 'image'"),
         ({"x1": 3.0}, "row 1: either 'image'"),
         ({"image": png(0), "x1": 3.0}, "row 1: a box needs all of x1, y1, x2, y2"),
-        ({"image": png(0), "x1": 9.0, "y1": 9.0, "x2": 9.0, "y2": 20.0}, "row 1: box .* has no area"),
+        ({"image": png(0), "x1": 9.0, "y1": 9.0, "x2": 9.0, "y2": 20.0}, "row 1: box .* is thinner than a pixel"),
     ],
 )
 def test_a_bad_row_is_named(exported_net, row, said):

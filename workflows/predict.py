@@ -4,6 +4,7 @@
     python workflows/predict.py folder/ model=student.onnx out=seen
     python workflows/predict.py video.mp4 model=champion detector=yunet.onnx        the registry's best
     python workflows/predict.py 0                                                   camera 0, until Ctrl-C
+    python workflows/predict.py rtsp://camera/stream smooth=0.2                     a stream, until Ctrl-C
     python workflows/predict.py aflw2000/ boxes=published.json --json               JSON lines, a face each
 
 Faces come from a detector (`detector=FILE`, a YuNet ONNX file; `detector=fetch` downloads it once), from a file of
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from hpe_core.errors import say
+from hpe_core.errors import check, say
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
@@ -29,6 +30,8 @@ from workflows.prediction.loop import Tally, predict
 from workflows.prediction.media import open_media
 from workflows.prediction.output import TABLE, csv_table, print_row
 from workflows.prediction.resolve import model_files
+from workflows.prediction.streams import is_address
+from workflows.tracking.console import Console
 
 CODES = {0: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input, also if it is only one picture of many"}
 
@@ -37,18 +40,20 @@ def main(argv: Sequence[str]) -> int:
     words, spec, as_json = command_line(argv)
     keep_freed_memory()
     out = Path(spec.out).expanduser()
-    media = open_media(words, out, upright=not spec.boxes or spec.boxes == WHOLE)
+    upright = not spec.boxes or spec.boxes == WHOLE
+    media = open_media(words, out, upright=upright, draw=spec.draw, max_pixels=spec.max_pixels)
     if media.left_out:
         endings = ", ".join(f"{number} {ending}" for ending, number in sorted(media.left_out.items()))
-        say(f"left out, by their endings no pictures: {endings}")
+        say(f"left out, by their endings and content no pictures: {endings}")
     tally, stopped = Tally(), False
     with ExitStack() as opened:
         opened.callback(media.close)
-        find = face_finder(spec, media)
+        check(not spec.smooth or media.moving, "smooth is for a video, a stream or a camera; pictures are no series")
+        find = face_finder(spec, media, Console().say)
         with model_files(spec.model, spec.tracking, spec.model_name) as path:
             predictor = HeadPosePredictor.load(path)
             say(f"model: {spec.model}, {path.name}, faces of {predictor.crop.size} px")
-        put = print_row if as_json else opened.enter_context(csv_table(out))
+        put = print_row if as_json else opened.enter_context(csv_table(out, media.moving))
         try:
             predict(media, find, predictor, spec, put, tally)
         except KeyboardInterrupt:  # how a camera is meant to end; what was seen is kept
@@ -64,10 +69,10 @@ def main(argv: Sequence[str]) -> int:
 def command_line(argv: Sequence[str]) -> tuple[list[str], PredictSpec, bool]:
     """(what to look at, keys, whether JSON is wanted). Raises SpecError that names the key."""
     parser = CommandParser(__doc__ or "", key_lines(), CODES)
-    parser.add_argument("words", nargs="*", metavar="PICTURE | FOLDER | VIDEO | CAMERA | key=value")
+    parser.add_argument("words", nargs="*", metavar="PICTURE | FOLDER | VIDEO | CAMERA | ADDRESS | key=value")
     parser.add_argument("--json", action="store_true", help=f"faces as JSON lines on standard output, not in {TABLE}")
     args = parser.parse_intermixed_args(argv)
-    shown = [word for word in args.words if "=" not in word or Path(word).exists()]
+    shown = [word for word in args.words if "=" not in word or is_address(word) or Path(word).exists()]
     return shown, spec_of([word for word in args.words if word not in shown]), bool(args.json)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
-from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.system.remote import Remote, is_remote
 
 
@@ -142,16 +142,6 @@ def best_match(boxes: Sequence[Box], own: Box | Rejected) -> tuple[Box, float]:
     if len(boxes) > 1:
         raise Rejected("no_box", f"{own.detail}; and there are {len(boxes)} other boxes, of whom is not known")
     return boxes[0], 1.0
-
-
-def overlap(first: Box, second: Box) -> float:
-    """Intersection over union, in [0, 1]; 0 where they do not meet."""
-    width = min(first.x2, second.x2) - max(first.x1, second.x1)
-    height = min(first.y2, second.y2) - max(first.y1, second.y1)
-    if not (width > 0 and height > 0):
-        return 0.0
-    shared = width * height
-    return shared / (first.width * first.height + second.width * second.height - shared)
 
 
 def _parse(entries: Any, where: str) -> tuple[Box, ...]:

@@ -6,6 +6,8 @@ plain JPEGs, to the pixels that PIL gives and faster; PIL decodes the rest.
 
 One rule for orientation: the pixels as stored. Published boxes and landmarks refer to those, so every reader ignores
 an EXIF orientation. Alpha is dropped, gray is repeated, 16 bits are scaled to 8 by 1 / 257.
+
+What a picture is says its content, never its ending. AVIF is read where Pillow reads it, HEIC with pillow-heif.
 """
 
 import io
@@ -26,6 +28,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
+from PIL import features
 
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.files import printable
@@ -33,8 +36,12 @@ from hpe_core.geometry.crop import Image
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below the size at which PIL itself starts to warn
 MAX_BYTES = 1 << 30
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+MAX_REDUCED = 1 << 29  # pixels of a JPEG that is decoded at a half, a quarter or an eighth
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF", "HEIF")
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
+AVIF_BRANDS = (b"avif", b"avis")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 COMPLAINTS = (b"Corrupt JPEG", b"Premature end", b"Inconsistent", b"Invalid", b"Unsupported", b"Bogus")
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError)
 BROKEN_DATA = (*BROKEN, struct.error, zlib.error, OverflowError, ZeroDivisionError, Pil.DecompressionBombError)
@@ -47,13 +54,16 @@ def read_picture(path: Path) -> Image:
     return decode_picture(read_bytes(path), printable(str(path)))
 
 
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A plain file's content. Raises Rejected where it is none (a pipe would block), unreadable or huge."""
+def read_bytes(path: Path, limit: int = MAX_BYTES, head: int = 0) -> bytes:
+    """A plain file's content, or its first `head` bytes. Raises Rejected where it is none (a pipe would block),
+    unreadable or huge."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise Rejected("unreadable_file", f"{printable(str(path))} is not a file")
+            if head:
+                return stream.read(head)
             if status.st_size > limit:
                 size = f"{status.st_size} bytes; at most {limit} are read"
                 raise Rejected("too_large", f"{printable(str(path))} has {size}")
@@ -62,20 +72,24 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise Rejected("unreadable_file", f"{printable(str(path))} cannot be read: {_cause(error)}") from None
 
 
-def decode_picture(data: bytes, name: str) -> Image:
+def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
     """An encoded picture as (H, W, 3) uint8 RGB; `name` is for the message. Raises Rejected."""
     if not data.strip(b"\0"):
         raise Rejected("not_a_picture", f"{name} is empty")
     frame = jpeg_frame(data)
     if frame is not None:
-        _check_size(*frame, name)
+        _check_size(*frame, name, max_pixels)
         return _decode_jpeg(data, name, *frame)
+    kind = container_of(data)
+    if kind == "HEIC" and not heic_is_read():
+        asked = "pip install 'head-pose-distillation[heif]' brings what reads it"
+        raise Rejected("not_a_picture", f"{name} is HEIC, which Pillow alone does not read; {asked}")
+    if kind == "AVIF" and not features.check("avif"):
+        raise Rejected("not_a_picture", f"{name} is AVIF, which this Pillow does not read; version 11.3 does")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            opened = Pil.open(io.BytesIO(data), formats=FORMATS)
+        opened = _opened(data, FORMATS)
     except Pil.DecompressionBombError:
-        raise Rejected("too_large", f"{name} declares more than {MAX_PIXELS} pixels") from None
+        raise Rejected("too_large", f"{name} declares more than {max_pixels} pixels") from None
     except BROKEN_DATA as error:
         if "too large" in str(error):  # a text inside a PNG that inflates beyond all measure
             raise Rejected("too_large", f"{name} unpacks to more than is read: {_cause(error)}") from None
@@ -86,8 +100,48 @@ def decode_picture(data: bytes, name: str) -> Image:
             what = "it is a page of HTML"
         raise Rejected("not_a_picture", f"{name} is not a picture: {what}") from None
     with opened:
-        _check_size(*opened.size, name)
+        _check_size(*opened.size, name, max_pixels)
         return _decode_other(opened, data, name)
+
+
+def decode_within(data: bytes, name: str, max_pixels: int) -> tuple[Image, int, tuple[int, int]]:
+    """The picture, how many of its columns and rows one of the result stands for, and its (width, height).
+
+    A JPEG of more than `max_pixels` is decoded at a half, a quarter or an eighth. Raises Rejected, also for a larger
+    picture of another format.
+    """
+    width, height = jpeg_frame(data) or (0, 0)
+    if width * height <= max_pixels:
+        image = decode_picture(data, name, max_pixels)
+        return image, 1, (image.shape[1], image.shape[0])
+    _check_size(width, height, name, MAX_REDUCED)
+    for by in REDUCED:
+        small = -(-width // by), -(-height // by)
+        if small[0] * small[1] <= max_pixels:
+            return _decode_jpeg(data, name, *small, reduced=by), by, (width, height)
+    raise Rejected("too_large", f"{name} has {width} x {height} pixels; even an eighth of it is too large")
+
+
+def container_of(data: bytes) -> str:
+    """ "AVIF" or "HEIC" by the brands that the first box of the file names, else ""."""
+    if data[4:8] != b"ftyp":
+        return ""
+    end = min(int.from_bytes(data[:4], "big"), 256, len(data))
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
+    if brands[0] in AVIF_BRANDS or (brands[0] in (b"mif1", b"msf1") and any(b in AVIF_BRANDS for b in brands)):
+        return "AVIF"
+    return "HEIC" if brands[0] in HEIC_BRANDS else ""
+
+
+@lru_cache(maxsize=1)
+def heic_is_read() -> bool:
+    """Whether pillow-heif is here; Pillow reads HEIC by it from then on."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def jpeg_frame(data: bytes) -> tuple[int, int] | None:
@@ -107,19 +161,21 @@ def jpeg_frame(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(width: int, height: int, name: str, limit: int) -> None:
+    if width * height > limit:
         size = f"{width} x {height} pixels"
-        raise Rejected("too_large", f"{name} declares {size}; at most {MAX_PIXELS} are decoded")
+        raise Rejected("too_large", f"{name} declares {size}; at most {limit} are decoded")
 
 
-def _decode_jpeg(data: bytes, name: str, width: int, height: int) -> Image:
+def _decode_jpeg(data: bytes, name: str, width: int, height: int, reduced: int = 1) -> Image:
     """What cv2 makes of a JPEG: right for gray and three colours. Raises Rejected for whatever libjpeg complains of."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = REDUCED.get(reduced, cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_IGNORE_ORIENTATION
     picture = None
     with libjpeg_complaints() as complaints:
         try:
             picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if reduced > 1 and picture is not None:  # OpenCV reduces to BGR only
+                picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
         except cv2.error as error:
             complaints.append(_cause(error))
     if picture is None or picture.shape != (height, width, 3) or picture.dtype != np.uint8:
@@ -131,12 +187,18 @@ def _decode_jpeg(data: bytes, name: str, width: int, height: int) -> Image:
     return np.asarray(picture, dtype=np.uint8)
 
 
+def _opened(data: bytes, formats: tuple[str, ...]) -> Pil.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Pil.open(io.BytesIO(data), formats=formats)
+
+
 def _decode_other(opened: Pil.Image, data: bytes, name: str) -> Image:
     if opened.format in ("JPEG", "MPO"):  # PIL keeps libjpeg's complaints to itself
         _decode_jpeg(data, name, *opened.size)
     try:
         if opened.format == "PNG":  # its load skips the checksums that its verify compares
-            with Pil.open(io.BytesIO(data), formats=("PNG",)) as copy:
+            with _opened(data, ("PNG",)) as copy:
                 copy.verify()
         opened.load()
         return _to_rgb8(opened)

@@ -72,7 +72,7 @@ class Protocol:
 
 POINTING = FaceSet("pointing04")
 HEADS = FaceSet("synthetic", fixed=(("count", 3000), ("heads_per_person", 6), ("image_px", 112), ("seed", 1)))
-YOLO, RETINA = Boxes("yolov5", "stretch"), Boxes("retinaface", "square")
+YOLO, RETINA, UNSAID = Boxes("yolov5", "stretch"), Boxes("retinaface", "square"), Boxes("not stated", "square")
 ARCHIVE, MARKS = Boxes("archive", "square"), Boxes(BOX_RULE, "square")
 WHOLE, IMAGES, SHARES = Split("datasets"), Split("images", test_images=2000), Split("shares", test_share=0.15)
 PEOPLE = Split("groups", ("Person07", "Person10"))
@@ -91,7 +91,7 @@ ALL = (
     Protocol("offsets-2", IN_2, OUT_2, 99.0, YOLO, IMAGES, 224, PAPER_1),
     Protocol("offsets-3", IN_3, OUT_3, 99.0, YOLO, VIDEOS, 224, PAPER_1),
     Protocol("ehpnet", (FaceSet("300w_lpa"),), OUT_4, 93.0, RETINA, WHOLE, 112, PAPER_2),
-    Protocol("mnn", IN_1, OUT_4, 99.0, MARKS, WHOLE, 160, "mnn, results page, and conf/mnn.yaml"),
+    Protocol("mnn", IN_1, OUT_4, 99.0, UNSAID, WHOLE, 160, "mnn, results page, and conf/mnn.yaml"),
     Protocol("pointing04-people", (POINTING,), (POINTING,), 99.0, ARCHIVE, PEOPLE, 64, "conf/pointing04.yaml"),
     Protocol("rendered-heads", (HEADS,), (HEADS,), 99.0, MARKS, SHARES, 64, "conf/demo.yaml"),
 )

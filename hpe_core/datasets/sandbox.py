@@ -30,14 +30,10 @@ import numpy as np
 
 from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source
 from hpe_core.datasets.files import printable
-from hpe_core.geometry.crop import Box, Image, canonical_crop
+from hpe_core.geometry.crop import Box, Image, canonical_crop, fault_of
 from hpe_core.spec.data import CropSpec
 from hpe_core.system.memory import keep_freed_memory
 
-# The least share of a box's area that the picture must show; the rest is padded. Boxes that show less touch the picture
-# by rounding or are a hundred times its size: their crops hold no face. A larger share would drop faces that the papers
-# count.
-MIN_INSIDE = 0.01
 MEMORY_BYTES = 4 << 30
 START_S = 120.0  # a child imports NumPy, OpenCV and Arrow; on a busy machine that takes its time
 TRIES = 2
@@ -79,20 +75,10 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
 
 
 def check_box(box: Box, width: int, height: int, name: str) -> None:
-    """Raises Rejected if the box is no box or the picture shows less than `MIN_INSIDE` of it."""
-    text = f"{name}: box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
-    if not all(map(math.isfinite, (box.x1, box.y1, box.x2, box.y2))):
-        raise Rejected("bad_annotation", f"{text} is not finite")
-    if not box.is_valid():
-        raise Rejected("box_degenerate", f"{text} is thinner than a pixel")
-    shown_x = min(box.x2, width) - max(box.x1, 0.0)
-    shown_y = min(box.y2, height) - max(box.y1, 0.0)
-    if shown_x <= 0 or shown_y <= 0:
-        raise Rejected("box_outside", f"{text} lies outside the {width} x {height} picture")
-    # A quotient of quotients: the area of an absurd box would overflow.
-    share = (shown_x / box.width) * (shown_y / box.height)
-    if share < MIN_INSIDE:
-        raise Rejected("box_outside", f"{text}: only {share:.2%} of it lies inside the {width} x {height} picture")
+    """Raises Rejected if the box is no box or the picture shows too little of it."""
+    fault = fault_of(box, width, height)
+    if fault is not None:
+        raise Rejected(fault[0], f"{name}: {fault[1]}")
 
 
 class Sandbox(AbstractContextManager["Sandbox"]):

@@ -35,10 +35,14 @@ NMS_IOU, TOP_K = 0.3, 5000  # OpenCV's own defaults
 
 @dataclass(frozen=True)
 class Detection:
-    """A face's box in picture pixels, which may reach over the edge, and how sure the detector is, in [0, 1]."""
+    """A face's box in picture pixels, which may reach over the edge, and how sure the detector is, in [0, 1].
+
+    The face was found after the picture was turned clockwise by `quarters` of a whole turn.
+    """
 
     box: Box
     score: float
+    quarters: int = 0
 
 
 class FaceDetector:

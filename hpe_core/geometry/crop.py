@@ -9,6 +9,7 @@ grey level; the field's habit, rounding the box and resizing, does not.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,8 +18,13 @@ from numpy.typing import NDArray
 from hpe_core.spec.data import CropSpec
 
 Image = NDArray[np.uint8]
+BoxFault = Literal["bad_annotation", "box_degenerate", "box_outside"]
 LANDMARKS_GROWN = 1.4  # docs/datasets.md says how this was chosen
 BOX_RULE = f"landmarks x {LANDMARKS_GROWN:g}"  # as a protocol names it
+# The least share of a box's area that the picture must show; the rest is padded. Boxes that show less touch the picture
+# by rounding or are a hundred times its size: their crops hold no face. A larger share would drop faces that the papers
+# count.
+MIN_INSIDE = 0.01
 
 
 def encoded(image: Image, suffix: str = ".png", options: Sequence[int] = ()) -> bytes:
@@ -84,10 +90,45 @@ class Box:
         """The box in the horizontally flipped image."""
         return Box(image_width - self.x2, self.y1, image_width - self.x1, self.y2)
 
+    def turned(self, quarters: int, width: float, height: float) -> "Box":
+        """The box after the width x height image is turned clockwise by so many quarters (negative: the other way)."""
+        box = self
+        for _ in range(quarters % 4):
+            box, width, height = Box(height - box.y2, box.x1, height - box.y1, box.x2), height, width
+        return box
+
     def is_valid(self) -> bool:
         """Finite, and both sides at least one pixel."""
         finite = all(map(math.isfinite, (self.x1, self.y1, self.x2, self.y2)))
         return finite and self.width >= 1 and self.height >= 1
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union, in [0, 1]; 0 where they do not meet."""
+    width = min(first.x2, second.x2) - max(first.x1, second.x1)
+    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+    if not (width > 0 and height > 0):
+        return 0.0
+    shared = width * height
+    return shared / (first.width * first.height + second.width * second.height - shared)
+
+
+def fault_of(box: Box, width: int, height: int) -> tuple[BoxFault, str] | None:
+    """(reason, sentence) if the box is no box or a picture of this size shows less than `MIN_INSIDE` of it."""
+    text = f"box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
+    if not all(map(math.isfinite, (box.x1, box.y1, box.x2, box.y2))):
+        return "bad_annotation", f"{text} is not finite"
+    if not box.is_valid():
+        return "box_degenerate", f"{text} is thinner than a pixel"
+    shown_x = min(box.x2, width) - max(box.x1, 0.0)
+    shown_y = min(box.y2, height) - max(box.y1, 0.0)
+    if shown_x <= 0 or shown_y <= 0:
+        return "box_outside", f"{text} lies outside the {width} x {height} picture"
+    # A quotient of quotients: the area of an absurd box would overflow.
+    share = (shown_x / box.width) * (shown_y / box.height)
+    if share < MIN_INSIDE:
+        return "box_outside", f"{text}: only {share:.2%} of it lies inside the {width} x {height} picture"
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpe_core.datasets.base import Rejected, census
-from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box
+from hpe_core.geometry.crop import Box, overlap
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_300w_lp, write_aflw, write_aflw2000, write_biwi, write_boxes
 from tests.datasets.reading import FACES, MARKS, corners, loaded, one, only, refusal, rejected, source

@@ -27,7 +27,7 @@ def data_of(protocol: Protocol) -> DataSpec:
         if part.reader in trained:
             images = tuple(f"image{i:05d}" for i in range(protocol.split.test_images))
             keys |= {"test": protocol.split.test_share, "test_groups": protocol.split.test_groups or images}
-        if protocol.boxes.source in ("yolov5", "retinaface"):  # published: no archive has them
+        if protocol.boxes.source in ("yolov5", "retinaface", "not stated"):  # published: no archive has them
             keys["boxes"] = "b.json"
         datasets[part.reader] = DatasetSpec(part.reader, **keys)
     crop = CropSpec(protocol.size, shape=protocol.boxes.shape, box_scale=protocol.boxes.scale)

@@ -13,7 +13,6 @@ import pytest
 
 from hpe_core.datasets import detected
 from hpe_core.datasets.base import DatasetError, Rejected
-from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.detected import MIN_OVERLAP, Detected
 from hpe_core.datasets.protocols import matches, protocol_named
 from hpe_core.datasets.registry import open_source
@@ -21,7 +20,7 @@ from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.detection import detector as module
 from hpe_core.detection.detector import Detection, FaceDetector, cache_folder, detector_of, drawn_by, fetched
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box
+from hpe_core.geometry.crop import Box, overlap
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
 from tests.archives import write_aflw2000
 from tests.servers import answering

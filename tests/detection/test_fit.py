@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
 from hpe_core.detection.fit import DetectorFit, mean_fit
-from hpe_core.geometry.crop import Box
+from hpe_core.geometry.crop import Box, overlap
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 
 BOX = Box(10.0, 20.0, 50.0, 100.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpe_core.datasets.pictures import MAX_PIXELS
 from hpe_core.errors import check
 from hpe_core.shipped import SHIPPED
 from hpe_core.spec.serde import build, to_dict
@@ -15,6 +16,7 @@ from workflows.engine.commandline import typed_overrides
 from workflows.engine.config import flatten, lasting_folder
 
 WHOLE = "whole"
+MOST_PIXELS = 178_000_000  # above that Pillow refuses
 
 
 def key(default: Any, said: str) -> Any:
@@ -38,6 +40,10 @@ class PredictSpec:
     box_scale: float = key(1.0, "boxes grow by this, too, before the network sees them")
     min_score: float = key(0.6, "of the detector's faces, 0 to 1")
     side_px: int = key(640, "the longer side of a picture is scaled down to this for the detector")
+    tiles: bool = key(True, "the detector looks at tiles of a picture of more than 6 times side_px; false: never")
+    turns: int = key(1, "4: it also looks at the picture turned by quarters, for faces on their side or upside down")
+    max_pixels: int = key(MAX_PIXELS, "of a picture; a larger JPEG is decoded at a half, a quarter or an eighth")
+    smooth: float = key(0.0, "seconds over which poses of a person in a video or camera are smoothed; 0: not at all")
     out: str = key("poses", "folder of drawn copies and table")
     draw: bool = key(True, "false: the table alone")
     frames: int = key(0, "at most so many pictures or frames; 0: all")
@@ -50,6 +56,9 @@ class PredictSpec:
         check(bool(self.out), "out names no folder")
         check(not (self.detector and self.boxes), "detector and boxes both say where the faces are; drop one of them")
         check(0.2 <= self.box_scale <= 5, f"box_scale must lie in 0.2 ... 5, got {self.box_scale}")
+        check(self.turns in (1, 4), f"turns must be 1 or 4, got {self.turns}")
+        check(1 <= self.max_pixels <= MOST_PIXELS, f"max_pixels must lie in 1 ... {MOST_PIXELS}, got {self.max_pixels}")
+        check(0 <= self.smooth <= 10, f"smooth must lie in 0 ... 10 seconds, got {self.smooth}")
         check(self.frames >= 0, f"frames must not be negative, got {self.frames}")
 
     @property

@@ -1,15 +1,16 @@
 """Looks at frame after frame: faces, their poses, a row each, a drawn copy; and counts what became of them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hpe_core.predictor import HeadPosePredictor
-from workflows.prediction.faces import Face, FindFaces, why_unusable
+from workflows.prediction.faces import Face, FindFaces, poses_of, why_unusable
+from workflows.prediction.frames import Frame, Media, Unusable
 from workflows.prediction.keys import PredictSpec
-from workflows.prediction.media import Frame, Media, Unusable
 from workflows.prediction.output import Row, drawn, row_of
+from workflows.prediction.tracks import Tracks
 from workflows.tracking.console import Console
 
 TOLD_EVERY_S = 5.0  # where nobody knows how many frames there will be
@@ -57,6 +58,7 @@ def predict(
 ) -> None:
     """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
     console, frames, told = Console(), media.frames(), time.monotonic()
+    tracks = Tracks(spec.smooth) if media.moving else None
     total = min(media.total, spec.frames or media.total)
     while not spec.frames or tally.frames < spec.frames:
         with tally.timed("reading"):
@@ -69,15 +71,18 @@ def predict(
             continue
         tally.frames += 1
         with tally.timed("faces"):
-            faces = usable(find(frame), frame, tally, console.say)
+            faces = usable(find(frame), frame, spec.box_scale, tally, console.say)
         with tally.timed("poses"):
-            boxes = [face.box.scaled(spec.box_scale) for face in faces]
-            poses = predictor.predict(frame.image, boxes, detected=bool(spec.detector) and spec.fit)
+            found, spread = poses_of(predictor, frame.image, faces, spec)
+            people: Sequence[int | None] = [None] * len(faces)
+            angles = found.astype(float)
+            if tracks is not None:
+                people, angles = tracks.follow([face.box for face in faces], angles, frame.seconds or 0.0)
         with tally.timed("writing"):
             for number, face in enumerate(faces):
-                put(row_of(frame, number, face, poses.angles[number], poses.spread[number]))
+                put(row_of(frame, number, face, people[number], angles[number], spread[number]))
             if spec.draw:
-                media.keep(frame, drawn(frame.image, faces, poses.angles))
+                media.keep(frame, drawn(frame.image, faces, angles))
         tally.faces += len(faces)
         tally.without += not faces
         if total > 1:
@@ -88,11 +93,11 @@ def predict(
             console.say(tally.sentence(media.noun))
 
 
-def usable(faces: list[Face], frame: Frame, tally: Tally, say: Callable[[str], None]) -> list[Face]:
+def usable(faces: list[Face], frame: Frame, box_scale: float, tally: Tally, say: Callable[[str], None]) -> list[Face]:
     """The faces that the picture shows. Others are said and counted if a file names them; a detector only guessed."""
     shown = []
     for face in faces:
-        why = why_unusable(face, frame)
+        why = why_unusable(face, frame, box_scale)
         if not why:
             shown.append(face)
         elif face.score is None:

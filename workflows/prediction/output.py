@@ -16,27 +16,31 @@ from hpe_core.geometry.draw import draw_axes
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from workflows.engine.config import tell
 from workflows.prediction.faces import Face
-from workflows.prediction.media import Frame
+from workflows.prediction.frames import Frame
 
 TABLE = "poses.csv"
 DECIMALS = {"x1": 2, "y1": 2, "x2": 2, "y2": 2}  # of pixels; angles and scores have 4
 SPREADS = [f"{name}_spread" for name in ANGLE_NAMES]
-COLUMNS = ["file", "frame", "seconds", "face", "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES, *SPREADS]
+TRACK = "track"  # a person's number in a video; pictures have none
+COLUMNS = ["file", "frame", "seconds", "face", TRACK, "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES, *SPREADS]
 Row = dict[str, Any]
 Angles = NDArray[Any]  # degrees
 
 
-def row_of(frame: Frame, number: int, face: Face, angles: Angles, spread: Angles) -> Row:
-    """One face as COLUMNS name it: pixels, degrees, and the standard deviation of each predicted distribution."""
-    box = face.box
-    place = (printable(frame.name), frame.number, frame.seconds, number, box.x1, box.y1, box.x2, box.y2, face.score)
-    values = [*place, *map(float, angles), *map(float, spread)]
+def row_of(frame: Frame, number: int, face: Face, track: int | None, angles: Angles, spread: Angles) -> Row:
+    """One face as COLUMNS name it: pixels of the file, degrees, and the standard deviation of each predicted
+    distribution."""
+    box = frame.in_file(face.box)
+    seen = (printable(frame.name), frame.number, frame.seconds, number, track)
+    values = [*seen, box.x1, box.y1, box.x2, box.y2, face.score, *map(float, angles), *map(float, spread)]
     row = dict(zip(COLUMNS, values, strict=True))
+    if track is None:
+        del row[TRACK]
     return {name: round(v, DECIMALS.get(name, 4)) if isinstance(v, float) else v for name, v in row.items()}
 
 
 @contextmanager
-def csv_table(out: Path) -> Iterator[Callable[[Row], None]]:
+def csv_table(out: Path, tracks: bool) -> Iterator[Callable[[Row], None]]:
     """Writes rows into the table, each at once: what was seen outlives an interruption."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,7 @@ def csv_table(out: Path) -> Iterator[Callable[[Row], None]]:
     except OSError as error:
         raise SpecError(f"{out / TABLE} cannot be written: {error.strerror}") from None
     with stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, [name for name in COLUMNS if tracks or name != TRACK])
         writer.writeheader()
         yield writer.writerow
 

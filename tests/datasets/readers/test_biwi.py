@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpe_core.datasets.base import Rejected, census
-from hpe_core.datasets.boxes import overlap
 from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box
+from hpe_core.geometry.crop import Box, overlap
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_biwi, write_boxes

@@ -1,0 +1,169 @@
+"""Laws of the whole command on faces that lie, on people in videos, and on what it says of them."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from hpe_core.datasets.registry import open_source
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import Box, canonical_crop
+from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
+from hpe_core.predictor import HeadPosePredictor
+from hpe_core.spec.data import DatasetSpec
+from tests.archives import picture
+from tests.prediction.clips import write_clip
+from workflows import predict
+from workflows.prediction.faces import Face, poses_of
+from workflows.prediction.keys import PredictSpec
+from workflows.prediction.output import TABLE
+
+
+@pytest.fixture(scope="module")
+def predictor() -> HeadPosePredictor:
+    return HeadPosePredictor.load(threads=1)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def table(out: str = "poses") -> list[dict[str, str]]:
+    with open(Path(out) / TABLE, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def angles(row: dict[str, Any]) -> list[float]:
+    return [float(row[name]) for name in ANGLE_NAMES]
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_face_that_lies_has_its_pose_turned_by_the_law_of_rotations(predictor, quarters):
+    """Exactly: the network sees the same upright face, and its answer is turned back."""
+    image, boxes = picture(3, 90, 140), [Box(20, 15, 70, 75), Box(80, 10, 130, 70)]
+    spec = PredictSpec(boxes="whole", box_scale=1.1)
+    upright = poses_of(predictor, image, [Face(box) for box in boxes], spec)
+    lying = np.ascontiguousarray(np.rot90(image, quarters))  # counter-clockwise: to be turned back clockwise
+    faces = [Face(box.turned(-quarters, 140, 90), 0.9, quarters) for box in boxes]
+    found = poses_of(predictor, lying, faces, spec)
+    expected = turn(upright.angles, -90.0 * quarters)
+    assert geodesic_deg(euler_to_matrix(found.angles), euler_to_matrix(expected)).max() < 0.01
+    order = [1, 0, 2] if quarters % 2 else [0, 1, 2]
+    np.testing.assert_allclose(found.spread, upright.spread[:, order], atol=1e-4)
+
+
+def photos(real_data: Path, count: int) -> list[tuple[str, np.ndarray]]:
+    source = open_source(DatasetSpec("aflw2000", root=str(real_data / "aflw2000")))
+    return [(Path(ref.key).stem, source.load(ref)[1]) for ref in sorted(source.refs())[:count]]
+
+
+def test_photographs_that_lie_have_the_poses_of_those_that_stand(here, real_data, yunet, capsys):
+    for name, image in photos(real_data, 2):
+        for quarters in range(4):
+            cv2.imwrite(f"{name}-{quarters}.png", np.rot90(image, quarters)[..., ::-1])
+    words = [str(path) for path in sorted(here.glob("*.png"))]
+    assert predict.main([*words, f"detector={yunet}", "turns=4", "draw=false"]) == 0
+    assert "turns=4 looks" not in capsys.readouterr().err
+    rows = table()
+    assert [row["file"] for row in rows] == [Path(word).name for word in words]  # each once
+    for start in (0, 4):
+        for quarters in range(1, 4):
+            expected = turn(angles(rows[start]), -90.0 * quarters)
+            found = angles(rows[start + quarters])
+            assert float(geodesic_deg(euler_to_matrix(found), euler_to_matrix(expected))) < 3
+            box = Box(*(float(rows[start + quarters][name]) for name in ("x1", "y1", "x2", "y2")))
+            back = box.turned(quarters, 450, 450)
+            assert back.center == pytest.approx([float(rows[start][a]) / 2 + float(rows[start][b]) / 2
+                                                 for a, b in (("x1", "x2"), ("y1", "y2"))], abs=4)  # fmt: skip
+
+
+def test_without_the_key_a_note_says_that_a_face_lies_and_none_says_so_of_upright_ones(here, real_data, yunet, capsys):
+    for name, image in photos(real_data, 3):
+        cv2.imwrite(f"{name}.png", image[..., ::-1])
+    assert predict.main([".", f"detector={yunet}", "draw=false"]) == 0
+    assert "lie" not in capsys.readouterr().err.replace("model", "")
+    for name, image in photos(real_data, 3):
+        cv2.imwrite(f"{name}.png", np.rot90(image, 2)[..., ::-1])
+    assert predict.main([".", f"detector={yunet}", "draw=false"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("seems to lie upside down") == 1 and "turns=4" in told  # once
+
+
+def test_of_a_panorama_small_faces_are_found_and_it_is_said_once(here, real_data, yunet, capsys):
+    (name, image), *_ = photos(real_data, 1)
+    wide = np.full((700, 5600, 3), 128, np.uint8)
+    for x in (40, 3000, 5400):
+        wide[300:420, x : x + 120] = cv2.resize(image, (120, 120), interpolation=cv2.INTER_AREA)
+    for number in range(2):
+        cv2.imwrite(f"{name}-{number}.png", wide[..., ::-1])
+    assert predict.main([".", f"detector={yunet}", "draw=false"]) == 0
+    assert len(table()) == 6 and capsys.readouterr().err.count("looks at overlapping tiles") == 1
+    assert predict.main([".", f"detector={yunet}", "draw=false", "tiles=false"]) == 0
+    assert len(table()) == 0
+
+
+def test_rows_of_a_video_know_their_person_and_are_smoothed_if_that_is_wanted(here, capsys):
+    write_clip(here / "a.mp4", "libx264", [0, 40, 80, 120, 160, 1200])
+    for smooth in (0, 0.5):
+        assert predict.main(["a.mp4", "boxes=whole", f"smooth={smooth}", "draw=false", f"out=out{smooth}"]) == 0
+    plain, smoothed = table("out0"), table("out0.5")
+    assert [row["track"] for row in plain] == ["0"] * 6 and [row["seconds"] for row in plain][-1] == "1.2"
+    assert angles(plain[0]) == angles(smoothed[0])
+    moved = [np.abs(np.diff([angles(row) for row in rows[:5]], axis=0)).sum() for rows in (plain, smoothed)]
+    assert moved[1] < 0.7 * moved[0]
+    capsys.readouterr()
+    assert predict.main(["a.mp4", "boxes=whole", "draw=false", "--json", "frames=2"]) == 0
+    assert [json.loads(line)["track"] for line in capsys.readouterr().out.splitlines()] == [0, 0]
+    cv2.imwrite("a.png", picture(0))
+    with pytest.raises(SpecError, match="smooth is for a video"):
+        predict.main(["a.png", "boxes=whole", "smooth=1"])
+    assert predict.main(["a.png", "boxes=whole", "draw=false"]) == 0 and "track" not in table()[0]
+
+
+def test_the_library_refuses_a_box_that_the_picture_does_not_show_by_the_rule_of_the_shards(predictor):
+    image = picture(0, 60, 80)
+    for box, said in (
+        ((500, 10, 560, 70), r"box \(500, 10, 560, 70\) lies outside the 80 x 60 picture"),
+        ((79.9, 0, 179.9, 50), r"box \(79.9, 0, 179.9, 50\): only 0.10% of it lies inside"),
+        ((10, 10, 10.5, 40), r"box \(10, 10, 10.5, 40\) is thinner than a pixel"),
+        ((10, 10, float("nan"), 40), "is not finite"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            predictor.predict(image, [(10, 10, 50, 50), box])
+    assert predictor.predict(image, [(-30, -30, 20, 20)]).angles.shape == (1, 3)  # a part of it is shown
+
+
+def test_a_box_at_the_edge_of_the_rule_is_told_and_is_no_crash(here):
+    """As it is the picture shows a little of it, and nothing of it once it has shrunk."""
+    cv2.imwrite("a.png", picture(0, 60, 80))
+    Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [70, 10, 130, 50]}, {"bbox": [10, 10, 50, 50]}]}))
+    assert predict.main(["a.png", "boxes=b.json", "box_scale=0.3", "draw=false"]) == 2
+    assert len(table()) == 1
+
+
+def test_the_detectors_boxes_are_fitted_also_if_it_is_not_named(here, real_data, yunet):
+    ((_, image),) = photos(real_data, 1)
+    cv2.imwrite("a.png", image[..., ::-1])
+    cache = here / "cache" / "head-pose-distillation" / "yunet_n_dynamic.onnx"
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(yunet.read_bytes())
+    found = []
+    for words in ([f"detector={yunet}"], [], ["fit=false"]):
+        assert predict.main(["a.png", "draw=false", *words]) == 0
+        found.append(angles(table()[0]))
+    assert found[0] == found[1] != found[2]
+
+
+def test_canonical_crops_of_turned_boxes_are_the_turned_crops(predictor):
+    image = picture(5, 90, 140)
+    box = Box(20.5, 15.25, 70, 75)
+    straight = canonical_crop(image, box, predictor.crop).pixels
+    turned = canonical_crop(np.ascontiguousarray(np.rot90(image, -1)), box.turned(1, 140, 90), predictor.crop).pixels
+    assert np.abs(np.rot90(straight, -1).astype(int) - turned).max() <= 1

@@ -1,0 +1,68 @@
+"""GIF, WebP, PNG and AVIF files that hold several pictures, read by Pillow, which puts their parts together."""
+
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pil
+
+from hpe_core.datasets.base import Rejected
+from hpe_core.datasets.pictures import BROKEN_DATA, read_bytes
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import Image
+from workflows.prediction.copies import DrawnVideo
+from workflows.prediction.frames import Frame, Unusable
+
+TICK = Fraction(1, 1000)
+SHORTEST_MS, USUAL_MS = 11, 100  # a shorter frame stays 100 ms, as browsers show it
+
+
+class Animation:
+    """Its pictures one by one; drawn ones become an MP4 file."""
+
+    noun = "frame"
+    live = False
+    moving = True
+
+    def __init__(self, path: Path, copy: Path, max_pixels: int) -> None:
+        """Raises SpecError for a file that cannot be read or whose pictures are too large."""
+        self.name, self.names, self.left_out = path.name, [path.name], Counter[str]()
+        self._copy, self._lasts = DrawnVideo(copy, TICK), TICK
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._opened = Pil.open(io.BytesIO(read_bytes(path)))
+        except Rejected as rejected:
+            raise SpecError(rejected.detail) from None
+        width, height = self._opened.size
+        if width * height > max_pixels:
+            raise SpecError(f"{path.name} declares {width} x {height} pixels; at most {max_pixels} are decoded")
+        self.total = int(getattr(self._opened, "n_frames", 1))
+
+    def frames(self) -> Iterator[Frame | Unusable]:
+        ms = 0
+        for number in range(self.total):
+            try:
+                self._opened.seek(number)
+                self._opened.load()
+                image = np.array(self._opened.convert("RGB"), dtype=np.uint8)
+            except BROKEN_DATA:
+                yield Unusable(f"{self.name} ends after {number} of {self.total} frames")
+                return
+            stays = round(float(self._opened.info.get("duration") or 0))
+            stays = stays if stays >= SHORTEST_MS else USUAL_MS
+            self._lasts = stays * TICK
+            yield Frame(self.name, number, image, ms * TICK)
+            ms += stays
+
+    def keep(self, frame: Frame, drawn: Image) -> None:
+        assert frame.time is not None
+        self._copy.add(drawn, frame.time, self._lasts)
+
+    def close(self) -> None:
+        self._copy.close()
+        self._opened.close()

@@ -1,0 +1,146 @@
+"""The drawn copy of a video: H.264 in MP4, each frame at its own time, the sound of the source beside it.
+
+PyAV is imported when a video is opened, not before: its FFmpeg has 100 MB (docs/prediction.md: what it brings).
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hpe_core.errors import SpecError, UserError
+from hpe_core.geometry.crop import Image
+
+VIDEO_SUFFIX, CODEC = ".mp4", "libx264"
+# No frame refers to a later one, so packets leave in the order of the frames.
+OPTIONS = {"bf": "0", "crf": "18", "preset": "veryfast"}
+AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by the number of channels
+LAST_S = Fraction(1, 25)  # how long the last frame stays where nobody knows
+
+
+def pyav() -> Any:
+    """PyAV. Raises UserError that says what brings it."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            "videos and streams are read and written by PyAV, which is not installed; "
+            "pip install 'head-pose-distillation[video]' brings it"
+        ) from None
+    return av
+
+
+class DrawnVideo:
+    """Written from the first frame on. `sound` are the source's streams whose packets `hear` gets."""
+
+    def __init__(self, path: Path, tick: Fraction, sound: Sequence[Any] = (), start: Fraction = Fraction(0)) -> None:
+        """Times are told in ticks of so many seconds; the source's own times begin at `start` seconds."""
+        self.path, self._tick, self._sources, self._start = path, tick, sound, start
+        self._file: Any = None
+        self._video: Any = None
+        self._sound: dict[int, _Sound] = {}
+        self._heard: deque[Any] = deque()
+        self._size, self._end, self._last = (0, 0), Fraction(0), 0
+
+    def add(self, image: Image, time: Fraction, lasts: Fraction = LAST_S) -> None:
+        """One (H, W, 3) frame, later than the one before. Raises SpecError if the file cannot be written."""
+        with self._written() as av:
+            if self._file is None:
+                self._open(av, image)
+            if image.shape[1::-1] != self._size:  # a stream that changes its size
+                image = np.asarray(cv2.resize(image, self._size), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            self._last = round(time / self._tick)
+            frame.pts, frame.time_base = self._last, self._tick
+            self._end = time + lasts
+            self._file.mux(self._video.encode(frame))
+            self._pass_sound(time)
+
+    def hear(self, packet: Any) -> None:
+        """A packet of the source's sound; it is written beside the frames of its time."""
+        self._heard.append(packet)
+
+    def close(self, *, whole: bool = True) -> None:
+        """Ends the file: without this call it has no index, and no player opens it. `whole`: all of the sound."""
+        if self._file is None:
+            return
+        with self._written():
+            for packet in self._video.encode(None):
+                if packet.pts == self._last:  # of all others the next frame says how long they stay
+                    packet.duration = max(1, round(self._end / self._tick) - self._last)
+                self._file.mux(packet)
+            self._pass_sound(None if whole else self._end)
+            for sound in self._sound.values():
+                self._file.mux(sound.rest())
+            self._file.close()
+        self._file = None
+
+    def _open(self, av: Any, image: Image) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A late start is told in ticks of the whole file, by default milliseconds.
+        options = {"movie_timescale": str(self._tick.denominator)}
+        self._file = av.open(f"file:{self.path}", "w", format="mp4", options=options)
+        self._size = image.shape[1], image.shape[0]
+        self._video = self._file.add_stream(CODEC, rate=25, options=dict(OPTIONS))
+        self._video.width, self._video.height = self._size
+        # Halved colour needs even sides; of an odd size players other than a browser show full colour.
+        self._video.pix_fmt = "yuv420p" if self._size[0] % 2 == self._size[1] % 2 == 0 else "yuv444p"
+        self._video.codec_context.time_base = self._tick
+        self._sound = {source.index: _Sound(self._file, source, self._start) for source in self._sources}
+
+    def _pass_sound(self, until: Fraction | None) -> None:
+        while self._heard:
+            packet = self._heard[0]
+            if until is not None and packet.dts is not None and packet.dts * packet.time_base - self._start > until:
+                break
+            for written in self._sound[packet.stream.index].of(self._heard.popleft()):
+                self._file.mux(written)
+
+    @contextmanager
+    def _written(self) -> Iterator[Any]:
+        av = pyav()
+        try:
+            yield av
+        except (OSError, ValueError, av.FFmpegError) as error:  # ValueError: an FFmpeg without the codec
+            why = getattr(error, "strerror", None) or error
+            raise SpecError(f"the video {self.path} cannot be written: {why}") from None
+
+
+class _Sound:
+    """Packets of one stream as the copy holds them: as they are if MP4 knows their kind, else as AAC."""
+
+    def __init__(self, file: Any, source: Any, start: Fraction) -> None:
+        context = source.codec_context
+        self._start, self._last = start, None
+        self.copied = context.name in file.supported_codecs
+        if self.copied:
+            self._stream = file.add_stream_from_template(source)
+        else:
+            rate = context.sample_rate if context.sample_rate in AAC_RATES else 48_000
+            layout = LAYOUTS.get(context.channels, "stereo")
+            self._stream = file.add_stream("aac", rate=rate, layout=layout)
+
+    def of(self, packet: Any) -> Iterator[Any]:
+        if packet.dts is None:
+            return
+        shift = round(self._start / packet.time_base)
+        if self.copied:
+            if self._last is not None and packet.dts <= self._last:
+                return  # MP4 holds rising times alone
+            self._last, packet.stream = packet.dts, self._stream
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            yield packet
+            return
+        for frame in packet.decode():
+            if frame.pts is not None:
+                frame.pts -= round(self._start / frame.time_base)
+            yield from self._stream.encode(frame)
+
+    def rest(self) -> list[Any]:
+        return [] if self.copied else list(self._stream.encode(None))

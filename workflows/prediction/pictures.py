@@ -1,0 +1,132 @@
+"""Picture files and folders of them.
+
+Pictures are decoded strictly: a missing or damaged one becomes an `Unusable` with a sentence, and the next one follows.
+They are decoded in this process, not in the sandbox that datasets have. A JPEG of more than `max_pixels` is decoded at
+a reduced scale; boxes are still told in pixels of the file.
+
+Datasets keep their pixels as stored, since annotations refer to those. Pictures whose faces are looked for are turned
+upright by their EXIF orientation, or portraits from a telephone would lie on their side.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL.ExifTags import Base
+
+from hpe_core.datasets import files
+from hpe_core.datasets.base import Rejected
+from hpe_core.datasets.pictures import BROKEN_DATA, decode_within, read_bytes
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import Image, encoded
+from workflows.prediction.frames import Frame, Unusable, apart
+from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header
+
+
+def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, max_pixels: int) -> "Pictures":
+    """Picture files and folders. Writes nothing yet. Raises SpecError."""
+    found: dict[str, Path] = {}
+    drawn: dict[str, Path] = {}
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        for name, file in _pictures(path, out, left_out):
+            copy = drawn_name(name)
+            if copy in drawn and not (name in found and file.samefile(found[name])):
+                raise SpecError(f"{drawn[copy]} and {file} would both be written to {out / copy}; give them apart")
+            found[name] = drawn[copy] = file
+            apart(file, out / copy)
+    if not found:
+        raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}")
+    return Pictures(found, out, left_out, upright=upright, max_pixels=max_pixels)
+
+
+def _pictures(path: Path, out: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path]]:
+    """(name below `out`, file) of each picture, without those that an earlier run wrote into `out`.
+
+    Other files of a folder are counted by their endings, so that nobody takes a video in it for seen.
+    """
+    if not path.is_dir():
+        if kind_of(path) not in ("picture", "animation"):
+            more = "; a video is looked at alone" if kind_of(path) == "video" else ""
+            raise SpecError(f"{path} is no picture by its content or its ending{more}")
+        yield path.name, path
+        return
+    for name in sorted(files.listing(path, ("",))):
+        file = path / name
+        if file.resolve().is_relative_to(out.resolve()):
+            continue
+        if is_picture(file):
+            yield name, file
+        else:
+            left_out[file.suffix.lower() or "none"] += 1
+
+
+def drawn_name(name: str) -> str:
+    """The name of the drawn copy: the picture's own, with `.jpg` behind an ending that is not written."""
+    return name if name.lower().endswith(files.PICTURES) else f"{name}.jpg"
+
+
+class Pictures:
+    """Picture files by name, and by ending how many others were left out; drawn copies lie below `out`."""
+
+    noun = "picture"
+    live = False
+    moving = False
+
+    def __init__(
+        self, found: dict[str, Path], out: Path, left_out: Counter[str], *, upright: bool, max_pixels: int
+    ) -> None:
+        self.found, self.out, self.left_out = found, out, left_out
+        self.upright, self.max_pixels = upright, max_pixels
+        self.names, self.total = list(found), len(found)
+
+    def frames(self) -> Iterator[Frame | Unusable]:
+        for name, path in self.found.items():
+            shown = files.printable(str(path))
+            try:
+                data = read_bytes(path)
+                image, scale, size = decode_within(data, shown, self.max_pixels)
+                if self.upright and (way := orientation(data)) != 1:
+                    image, size = turned(image, way), size[::-1] if way in SIDEWAYS else size
+                yield Frame(name, 0, image, scale=scale, size=size)
+            except Rejected as rejected:
+                more = "; max_pixels=NUMBER allows more" if "are decoded" in rejected.detail else ""
+                yield Unusable(rejected.detail + more)
+            except MemoryError:
+                yield Unusable(f"{shown} needs more memory than there is")
+
+    def keep(self, frame: Frame, drawn: Image) -> None:
+        """Writes the frame with what was drawn on it. Raises SpecError if the file cannot be written."""
+        path = self.out / drawn_name(frame.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(drawn, path.suffix))  # imwrite dies on a name that is no UTF-8
+        except OSError as error:
+            raise SpecError(f"{files.printable(str(path))} cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        pass
+
+
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of an encoded picture that was decoded before; 1 if it has none."""
+    try:
+        with opened_header(data) as opened:
+            return int(opened.getexif().get(Base.Orientation, 1))
+    except BROKEN_DATA:  # the pixels are sound, the camera's notes are not
+        return 1
+
+
+def turned(image: Image, way: int) -> Image:
+    """The stored pixels as EXIF orientation 1 ... 8 wants them seen; another value is as stored."""
+    if way in SIDEWAYS:
+        image = image.transpose(1, 0, 2)
+    if way in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if way in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)

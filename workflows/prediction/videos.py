@@ -1,0 +1,187 @@
+"""Video files, here or at a web address: every frame with the time that the file gives it.
+
+PyAV reads them: packet by packet, so a file without a length, with frames unevenly spaced or with sound is as good as
+any. A file is damaged if frames are lost: packets that do not decode, fewer of them than its index lists, or a Matroska
+file shorter than it says. What a header only estimates counts for the progress line alone.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from hpe_core.errors import SpecError
+from hpe_core.geometry.crop import Image
+from workflows.prediction.copies import LAST_S, VIDEO_SUFFIX, DrawnVideo, pyav
+from workflows.prediction.frames import Frame, Unusable
+
+FILES_ALONE = {"protocol_whitelist": "file"}  # a playlist must not lead a local file into the network
+JUMP_S = 1  # times that go back by more begin anew; by less, they are a slip of one frame
+
+
+def opened(address: str, name: str, options: Mapping[str, str], timeout: Any = None) -> Any:
+    """The container at the address. Raises SpecError that names it, without what FFmpeg adds of the address."""
+    av = pyav()
+    try:
+        return av.open(address, options=dict(options), timeout=timeout)
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise SpecError(f"{name} cannot be opened as a video{_because(error)}") from None
+
+
+def pictures_of(container: Any, name: str) -> Any:
+    """The stream of pictures. Raises SpecError where there is none; the cover of a song is none."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & type(stream.disposition).attached_pic:
+        raise SpecError(f"{name} holds no video")
+    return stream
+
+
+class Clock:
+    """Ticks since the start, rising whatever a file says: missing times are filled in, jumps back are begun anew."""
+
+    def __init__(self, stream: Any, start: Fraction) -> None:
+        self.tick = Fraction(stream.time_base)
+        self.step = max(1, round(1 / (Fraction(stream.guessed_rate or stream.average_rate or 25) * self.tick)))
+        self._shift, self._jump = -round(start / self.tick), round(JUMP_S / self.tick)
+        self._last: int | None = None
+
+    def at(self, pts: int | None) -> Fraction:
+        """Seconds after the start."""
+        before = self._last
+        if pts is None:
+            now = 0 if before is None else before + self.step
+        else:
+            now = pts + self._shift
+            if before is not None and now < before - self._jump:
+                self._shift += before + self.step - now
+                now = before + self.step
+            elif before is not None and now <= before:
+                now = before + 1
+        self._last = now
+        return now * self.tick
+
+    def lasts(self, frame: Any) -> Fraction:
+        """How long the frame stays if no other follows."""
+        return (frame.duration or self.step) * self.tick
+
+
+class VideoFile:
+    """The frames of a video; drawn ones become an MP4 file."""
+
+    noun = "frame"
+    live = False
+    moving = True
+
+    def __init__(
+        self,
+        container: Any,
+        name: str,
+        copy: Path,
+        *,
+        sound: bool,
+        file: Path | None = None,
+        held: IO[bytes] | None = None,
+    ) -> None:
+        """`sound`: the copy gets what there is; `held` is closed in the end. Raises SpecError if there is no video in
+        the container."""
+        self.name, self.names, self.left_out = name, [name], Counter[str]()
+        self._container, self._file, self._held = container, file, held
+        self._stream = stream = pictures_of(container, name)
+        known = Fraction(max(0, container.start_time or 0), 1_000_000)  # sound may begin a little before zero
+        self._clock = Clock(stream, known)
+        self._sources = [one for one in container.streams.audio if sound and one.codec_context is not None]
+        self._copy = DrawnVideo(copy, self._clock.tick, self._sources, known)
+        lasts = Fraction(container.duration or 0, 1_000_000)
+        self.total = stream.frames or round(lasts * Fraction(stream.average_rate or 0))
+        self._lasts, self._whole = LAST_S, False
+
+    def frames(self) -> Iterator[Frame | Unusable]:
+        av, number, packets, damaged, why = pyav(), 0, 0, 0, ""
+        kind = self._container.format.name
+        tolerant = kind == "mpegts"  # a recording may begin between two whole pictures
+        try:
+            for packet in self._container.demux([self._stream, *self._sources]):
+                if packet.stream.type == "audio":
+                    self._copy.hear(packet)
+                    continue
+                packets += packet.size > 0
+                if kind == "avi" and packet.dts is not None:  # it numbers its frames, and leaves repeated ones out
+                    packets = max(packets, packet.dts + 1)
+                try:
+                    decoded = packet.decode()
+                except av.InvalidDataError:
+                    damaged += bool(number) or not tolerant
+                    continue
+                for frame in decoded:
+                    time = self._clock.at(frame.pts)
+                    if frame.is_corrupt:
+                        damaged += 1
+                        continue
+                    self._lasts = self._clock.lasts(frame)
+                    yield Frame(self.name, number, upright(frame), time)
+                    number += 1
+        except (OSError, av.FFmpegError) as error:
+            why = _because(error)
+        self._whole = True
+        said = self._complaint(number, packets, damaged, why)
+        if said:
+            yield Unusable(f"{self.name} {said}")
+
+    def _complaint(self, number: int, packets: int, damaged: int, why: str) -> str:
+        """What is wrong with the file, if frames of it are lost."""
+        listed = self._stream.frames
+        if listed and self._container.format.name.startswith("mov"):  # an edit list hides frames of the index
+            listed = min(listed, len(self._stream.index_entries))
+        if number < listed and packets < listed:
+            return f"ends after {number} of {listed} frames{why}"
+        if why or number == 0 or (self._file is not None and is_cut_matroska(self._file)):
+            return f"ends after {number} frames, before its end{why}" if number else f"holds no frame{why}"
+        return f"has {damaged} damaged frame{'s' * (damaged != 1)}, left out" if damaged else ""
+
+    def keep(self, frame: Frame, drawn: Image) -> None:
+        assert frame.time is not None
+        self._copy.add(drawn, frame.time, self._lasts)
+
+    def close(self) -> None:
+        self._copy.close(whole=self._whole)
+        self._container.close()
+        if self._held is not None:
+            self._held.close()
+
+
+def upright(frame: Any) -> Image:
+    """The frame as (H, W, 3) uint8 RGB, turned as its file says that it is to be seen."""
+    image: Image = frame.to_ndarray(format="rgb24")
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+def is_cut_matroska(path: Path) -> bool:
+    """Whether a Matroska or WebM file is shorter than its Segment says; a recorded stream says nothing."""
+    with suppress(OSError), open(path, "rb") as stream:
+        head, size = stream.read(256), path.stat().st_size
+        if head[:4] == b"\x1aE\xdf\xa3" and (found := re.compile(b"\x18S\x80g", re.DOTALL).search(head)):
+            length, width = _vint(head[found.end() :])
+            unknown = (1 << 7 * width) - 1
+            return length != unknown and found.end() + width + length > size
+    return False
+
+
+def _vint(data: bytes) -> tuple[int, int]:
+    """(value, bytes) of an EBML number: as many leading zero bits as bytes follow the first."""
+    width = 9 - data[0].bit_length() if data and data[0] else 8
+    return int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1), width
+
+
+def _because(error: Exception) -> str:
+    said = getattr(error, "strerror", None)
+    return f": {said}" if said else ""
+
+
+def copy_name(name: str) -> str:
+    return Path(name).stem + VIDEO_SUFFIX
