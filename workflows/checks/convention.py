@@ -89,7 +89,7 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
         return Verdict("too_few_faces", len(labels))
     if (solved[:, 2, 2] < 0).mean() > 0.5:  # numbered from the other side, every head turns its back
         return Verdict("landmarks_mirrored", len(labels))
-    candidates = hypotheses()
+    candidates = hypotheses(configured.range)
     errors = np.stack([_errors(labels, solved, candidate)[0] for candidate in candidates])
     means = errors.mean(axis=1)
     changes = np.array([_changes(simplest(candidate, configured), configured) for candidate in candidates])
@@ -103,7 +103,7 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
 
     others = {key: changed(**{key: -getattr(chosen, key)}) for key in SIGNS}
     negated = tuple(others.values())
-    others["rotation"] = min(changed(rotation=other) for other in _choices("rotation") if other != chosen.rotation)
+    others["rotation"] = min(changed(rotation=other) for other in choices("rotation") if other != chosen.rotation)
     return Verdict(
         "unexplained" if means[best] > MAX_ERROR else "agrees" if best == now else "wrong",
         len(labels),
@@ -118,10 +118,13 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
 
 
 @cache
-def hypotheses() -> tuple[ConventionSpec, ...]:
-    """All 864 combinations of unit, order, signs and rotation; ours is the first. `twin` spells the transposed ones."""
-    combinations = itertools.product(*map(_choices, ("unit", "order", *SIGNS, "rotation")))
-    return tuple(ConventionSpec(*values) for values in combinations)
+def hypotheses(angles_range: Literal["as_read", "wrapped"] = "as_read") -> tuple[ConventionSpec, ...]:
+    """All 864 combinations of unit, order, signs and rotation; ours is the first. `twin` spells the transposed ones.
+
+    The range is whatever is configured: 350 and -10 are one rotation, of which landmarks cannot tell (`numbers.py`).
+    """
+    combinations = itertools.product(*map(choices, ("unit", "order", *SIGNS, "rotation")))
+    return tuple(ConventionSpec(unit, angles_range, *rest) for unit, *rest in combinations)
 
 
 def twin(convention: ConventionSpec) -> ConventionSpec:
@@ -165,7 +168,7 @@ def _changes(convention: ConventionSpec, configured: ConventionSpec) -> int:
     return sum(1 if key in SIGNS else 2 for key in settings(convention, configured))
 
 
-def _choices(key: str) -> tuple[Any, ...]:
+def choices(key: str) -> tuple[Any, ...]:
     return get_args(get_type_hints(ConventionSpec)[key])
 
 
