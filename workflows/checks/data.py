@@ -193,6 +193,12 @@ def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec,
             f"landmarks give, {verdict.best_error:.1f} when set; {verdict.prefer} of {verdict.faces} faces prefer it)"
         )
         return [Finding("error", name, text)]
+    if verdict.kind == "mixed":
+        text = (
+            f"the labels of {verdict.prefer} of {verdict.faces} faces fit their landmarks far better read so: "
+            f"{in_words(verdict.best)}; others far worse: they are of two conventions, which no key mends"
+        )
+        return [Finding("error", name, text)]
     if verdict.kind == "unexplained":
         text = (
             f"labels lie {verdict.error:.1f} degrees from the poses that their landmarks give ({verdict.faces} faces), "
