@@ -8,11 +8,31 @@ import pytest
 import workflows.full_pipeline
 import workflows.predict
 from workflows import cli
-from workflows.engine.config import EXIT_BAD_INPUT, REPO
+from workflows.engine.config import EXIT_BAD_INPUT, REPO, load
 
 
 def test_its_verbs_are_those_of_the_pipeline():
     assert set(cli.VERBS) == set(workflows.full_pipeline.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("uri", "lines"),
+    [
+        ("http://127.0.0.1:5055", ["http://127.0.0.1:5055/#/models/best"]),
+        ("https://me:secret@host:8443/mlflow/", ["https://host:8443/mlflow/#/models/best"]),
+        ("none", []),
+        (
+            "",
+            [
+                "mlflow ui --backend-store-uri sqlite:////s/mlflow.db --port 5000",
+                "then http://127.0.0.1:5000/#/models/best",
+            ],
+        ),
+    ],
+)
+def test_the_last_lines_name_the_page_of_the_given_mlflow_and_no_password(uri, lines):
+    spec = load(["tests/tiny.yaml"], [f"mlflow.uri={uri}", "store=/s", "publish.model_name=best"])
+    assert workflows.full_pipeline.where(spec) == lines
 
 
 def test_help_lists_every_command_and_imports_none(capsys):

@@ -6,16 +6,17 @@
 
 Datasets: how much of the archive is there, what is rejected and why, how faces are split and turned, and whether the
 labels are in our convention: where landmarks exist, each label is compared with the pose that they give, in every
-convention that labels come in. With out=FOLDER also `<name>.faces.png` (crops with the axes of their labels) and
-`<name>.angles.png`. At most faces=300 of each dataset are decoded (0: all). Machine: packages, GPU, room in the store,
-memory, Ray and its dashboard, MLflow.
+convention that labels come in; else the numbers alone are looked at. With out=FOLDER also `<name>.faces.png` (crops
+with the axes of their labels) and `<name>.angles.png`. At most faces=300 of each dataset are decoded (0: all). Machine:
+packages, networks, GPU, room in the store, memory, Ray and its dashboard, MLflow.
 
 Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
-a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a GPU
-that is asked for and not there; a store that is not writable or too small; a Ray cluster that is to be joined and does
-not answer; an MLflow database of a newer schema.
-Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, an idle
-GPU, little memory, a dashboard that is open to the network, an MLflow server that does not answer.
+a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a
+backbone that timm does not know; a GPU that is asked for and not there; a store that is not writable or too small; a
+Ray cluster that is to be joined and does not answer or is of other versions; an MLflow database of a newer schema.
+Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians or like
+nothing known, more than half of the faces beyond data.limit_deg, the same angles for all, an idle GPU, little memory, a
+dashboard that is open to the network, an MLflow server that does not answer.
 """
 
 import dataclasses

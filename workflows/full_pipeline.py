@@ -25,7 +25,7 @@ from workflows.engine.stage import Stage
 from workflows.engine.store import Store
 from workflows.report.text import print_tables
 from workflows.stages import evaluate, labels, publish, search, shards, student, teachers
-from workflows.tracking.server import ui_command
+from workflows.tracking.server import UI_PORT, public, ui_command
 
 STAGES = (
     # Every face is cut once, with a margin that all later offsets, turns and jitters look into.
@@ -94,11 +94,19 @@ def closing(spec: PipelineSpec, results: Results, seconds: float) -> str:
     lines = [print_tables(results.evaluate), ""]
     lines += [f"{'report':<9}{spec.store}/{published}/{results.publish.report}"]
     lines += [f"{'ONNX':<9}{spec.store}/{published}/{results.publish.onnx}"]
-    if spec.mlflow.uri != "none":
-        lines += [f"{'MLflow':<9}{ui_command(spec.tracking_uri)}"]
-        lines += [f"{'':<9}then http://127.0.0.1:5000/#/models/{spec.publish.model_name}"]
+    lines += [f"{word:<9}{text}" for word, text in zip(("MLflow", ""), where(spec), strict=False)]
     lines += [f"{'time':<9}{seconds:.0f} s"]
     return "\n".join(lines)
+
+
+def where(spec: PipelineSpec) -> list[str]:
+    """Where MLflow shows the registered model: a server's page; of a database the command that opens it, and a page."""
+    page = f"#/models/{spec.publish.model_name}"
+    if spec.mlflow.uri == "none":
+        return []
+    if spec.tracking_uri.startswith("sqlite:"):
+        return [ui_command(spec.tracking_uri), f"then http://127.0.0.1:{UI_PORT}/{page}"]
+    return [f"{public(spec.tracking_uri).rstrip('/')}/{page}"]
 
 
 if __name__ == "__main__":

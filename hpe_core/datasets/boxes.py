@@ -35,7 +35,9 @@ class BoxFile:
         path = _tidy(path)
         if path in self.boxes:
             return path
-        fitting = [entry for entry in self.paths_of.get(PurePosixPath(path).name, ()) if _agree(entry, path)]
+        there = PurePosixPath(path)
+        name = files.spelled(there.name, self.paths_of.__contains__)
+        fitting = [entry for entry in self.paths_of.get(name, ()) if _agree(entry, str(there.parent / name))]
         return fitting[0] if len(fitting) == 1 else None
 
     def of(self, path: str) -> tuple[Box, ...]:

@@ -3,7 +3,7 @@
 import os
 import stat
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK
@@ -64,7 +64,8 @@ class Archive(Reader):
         """What `fetch` will copy for these faces, as the listing has it. Opens nothing. Raises DatasetError."""
         if self.remote is None:
             return 0
-        index, names = _index(self.remote), {name for ref in refs for name in self.files_of(ref)}
+        index = _index(self.remote)
+        names = {spelled(name, index.__contains__) for ref in refs for name in self.files_of(ref)}
         return sum(index[n].size for n in names if n in index and not self.remote.is_here(n, index[n]))
 
     def fetch_tables(self) -> None:
@@ -76,7 +77,8 @@ class Archive(Reader):
 
     def _fetch(self, names: Sequence[str]) -> None:
         if self.remote is not None:
-            self.remote.fetch(names)
+            index = _index(self.remote)
+            self.remote.fetch([spelled(name, index.__contains__) for name in names])
 
     def listing(self, suffixes: tuple[str, ...], folder: str = "") -> Iterator[str]:
         """Paths relative to `folder`, a folder in the root, of the files with these suffixes. Raises DatasetError."""
@@ -108,10 +110,11 @@ class Archive(Reader):
     def _state(self, name: str) -> str:
         """Size and time of change of a file below `folder`, or that there is none."""
         if self.remote is not None:
-            entry = _index(self.remote).get(name)
+            index = _index(self.remote)
+            entry = index.get(spelled(name, index.__contains__))
             return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
         try:
-            status = (self.folder / name).stat()
+            status = (self.folder / spelled(name, lambda name: os.path.exists(self.folder / name))).stat()
         except (OSError, ValueError):  # a name from a table may be no name
             return "gone"
         return f"{status.st_size}/{status.st_mtime_ns}"
@@ -158,12 +161,24 @@ def _unlisted(error: OSError) -> None:
     raise DatasetError(f"its folder {printable(str(error.filename))} cannot be listed: {error.strerror}")
 
 
+def spelled(name: str, there: Callable[[str], bool]) -> str:
+    """The name of a file as it is `there`: as it stands; else with `/` for Windows' backslash, or its ending in another
+    case (image1.MAT beside image1.jpg). As it stands, too, where none of these is there."""
+    if there(name):
+        return name
+    slashed = name.replace("\\", "/")
+    stem, ending = os.path.splitext(slashed)
+    endings = (ending, ending.lower(), ending.upper(), ending[:1] + ending[1:].capitalize())
+    return next(filter(there, (stem + other for other in endings)), name)
+
+
 def within(root: Path, key: str, links: Links) -> Path:
-    """The file `key` below `root`. Raises Rejected where it lies outside: by `..`, or behind a link unless `links` says
-    "anywhere".
+    """The file `key` below `root`, as `spelled` finds it. Raises Rejected where it lies outside: by `..`, or behind a
+    link unless `links` says "anywhere".
 
     Names in tables and links in archives are other people's: they must not reach into the user's other files.
     """
+    key = spelled(key, lambda name: os.path.exists(os.path.join(root, name)))
     folder, name = os.path.split(key)
     if name in ("", ".", ".."):
         folder, name = key, ""

@@ -27,10 +27,22 @@ def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]
         raise DatasetError(f"{name} is not text in UTF-8") from None
     except OSError as error:
         raise DatasetError(f"{name} cannot be read: {' '.join(str(error.strerror or error).split())}") from None
+    if wanted.isdisjoint(columns) and any(map(_is_number, columns)):
+        first = ",".join(columns)[:60]
+        example = "for example path,pitch,yaw,roll,x1,y1,x2,y2"
+        said = f"its first line, {printable(first)}, is a row; put a line before it that names the columns, {example}"
+        raise DatasetError(f"{name} has no header: {said}")
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
         raise DatasetError(f"{name} has two columns '{twice[0]}'")
     return columns, rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(text) and float(text) is not None
+    except ValueError:
+        return False
 
 
 def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:

@@ -1,8 +1,8 @@
 """Labels of another convention -> ours, as `ConventionSpec` describes the difference.
 
 The steps are taken in the order of its keys. What comes out is (pitch, yaw, roll) in degrees of `rotation.py`, or the
-rotation itself. Angles that only change unit, order or sign stay numbers and keep their branch (a yaw beyond 90 stays
-one); another product of rotations, or a transposed one, is composed and decoded, so yaw then lies in [-90, 90].
+rotation itself. Angles that only change unit, range, order or sign stay numbers and keep their branch (a yaw beyond 90
+stays one); another product of rotations, or a transposed one, is composed and decoded, so yaw then lies in [-90, 90].
 """
 
 from functools import reduce
@@ -34,8 +34,10 @@ def to_matrix(angles_deg: ArrayLike, convention: ConventionSpec) -> Floats:
 
 
 def _named(angles_deg: ArrayLike, convention: ConventionSpec) -> Floats:
-    """Degrees, in our order and with our signs."""
+    """Degrees, in our range and order and with our signs."""
     angles = np.asarray(angles_deg, dtype=np.float64) * FACTOR[convention.unit]
+    if convention.range == "wrapped":
+        angles = np.where(np.abs(angles) > 180.0, 180.0 - (180.0 - angles) % 360.0, angles)
     stored = convention.order.split("_")
     signs = [convention.pitch_sign, convention.yaw_sign, convention.roll_sign]
     return angles[..., [stored.index(name) for name in ANGLE_NAMES]] * np.array(signs, dtype=np.float64)

@@ -52,6 +52,7 @@ class ConventionSpec:
     """
 
     unit: Literal["as_read", "radians_as_degrees", "degrees_as_radians"] = "as_read"  # what was taken for what
+    range: Literal["as_read", "wrapped"] = "as_read"  # wrapped: 350 becomes -10, the same rotation; for 0 ... 360
     order: Literal[  # which angles the three are that the reader calls pitch, yaw, roll
         "pitch_yaw_roll", "pitch_roll_yaw", "yaw_pitch_roll", "yaw_roll_pitch", "roll_pitch_yaw", "roll_yaw_pitch"
     ] = "pitch_yaw_roll"

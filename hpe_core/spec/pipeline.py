@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import DataSpec, is_name
 from hpe_core.spec.network import NetSpec
-from hpe_core.spec.serde import Count, Natural, Text, build, checked, to_dict
+from hpe_core.spec.serde import Count, Natural, Text, at_least, at_most, build, checked, to_dict
 from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_offsets
 from hpe_core.system.remote import Remote, is_remote
 
@@ -79,6 +79,15 @@ class PublishSpec:
 
 
 @checked
+class ExportSpec:
+    """In which form of ONNX the student is written: the lower, the older the runtimes that load it."""
+
+    opset: Annotated[int, at_least(18), at_most(21)] = (
+        18  # IR version 8 to 10; docs/prediction.md says what loads which
+    )
+
+
+@checked
 class MlflowSpec:
     uri: str = ""  # empty: SQLite in the store; none: no tracking
     experiment: Text = "head-pose"
@@ -95,6 +104,7 @@ class PipelineSpec:
     search: SearchSpec = SearchSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     publish: PublishSpec = PublishSpec()
+    export: ExportSpec = ExportSpec()
     cluster: ClusterSpec = ClusterSpec()
     mlflow: MlflowSpec = MlflowSpec()
     store: Text = "runs"  # a folder, or an address such as s3://bucket/runs (workflows/storage/mirror.py)

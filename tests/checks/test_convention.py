@@ -171,6 +171,17 @@ def test_obeying_the_advice_ends_it_and_a_needless_key_is_found(people, mistake)
     assert (needless.kind, needless.best) == ("wrong", OURS)
 
 
+@pytest.mark.parametrize("key", ["pitch_sign", "yaw_sign"])
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_labels_of_two_conventions_are_found_and_no_key_is_advised(aflw2000, key, share):
+    poses, solved = aflw2000
+    changed = as_stored(poses, ConventionSpec(**{key: -1}))
+    turned = np.random.default_rng(4).permutation(len(poses)) < share * len(poses)
+    verdict = check.check_labels(np.where(turned[:, None], changed, poses), solved, OURS)
+    assert verdict.kind == "mixed" and check.settings(verdict.best, OURS).keys() == {key}
+    assert 3 <= verdict.prefer <= turned.sum(), "faces that look straight ahead fit both"
+
+
 def test_right_labels_of_real_faces_raise_no_alarm(aflw2000):
     verdict = check.check_labels(*aflw2000, OURS)
     assert verdict.kind == "agrees" and verdict.error == verdict.best_error < 5

@@ -1,6 +1,7 @@
 """The doctor: it finds what is wrong with datasets and machine, and is silent where nothing is."""
 
 import json
+import platform
 import sqlite3
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import ray
 from ray.exceptions import RpcError
 
 from hpe_core.datasets.readers.aflw import AMONG_68
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
@@ -26,7 +28,14 @@ from tests.servers import answering
 from workflows import doctor
 from workflows.checks import machine, services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
-from workflows.checks.machine import bytes_needed, compare_packages, look_at_gpu, look_at_memory, look_at_store
+from workflows.checks.machine import (
+    bytes_needed,
+    compare_packages,
+    look_at_gpu,
+    look_at_memory,
+    look_at_networks,
+    look_at_store,
+)
 from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
 from workflows.engine.config import REPO, load
 
@@ -272,6 +281,41 @@ def test_a_cluster_that_is_not_there_is_an_error(address):
     assert look_at_ray(ClusterSpec(), "").findings == ()
 
 
+@pytest.mark.parametrize(
+    ("ray_there", "python_there", "said"),
+    [("here", "here", ""), ("2.55.0", "here", "Ray 2.55.0"), ("here", "3.10.2", "Python 3.10.2"), (None, "here", "")],
+)
+def test_a_cluster_of_other_versions_is_an_error(monkeypatch, dashboard, ray_there, python_there, said):
+    """It is asked, not joined: whoever joins it gets Ray's traceback."""
+    here = {"ray_version": ray.__version__, "python_version": platform.python_version()}
+    there = {"ray_version": ray_there, "python_version": python_there}
+    noted = json.dumps({key: here[key] if value == "here" else value for key, value in there.items()})
+
+    class Client:
+        def __init__(self, address: str) -> None:
+            assert address.startswith("127.0.0.1")
+
+        def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes | None:
+            return noted.encode() if (key, namespace) == (b"CLUSTER_METADATA", b"cluster") else None
+
+    monkeypatch.setattr("ray._raylet.GcsClient", Client)
+    monkeypatch.setattr(services, "dashboard_state", lambda hosts, port: "none")
+    findings = look_at_ray(ClusterSpec(), f"127.0.0.1:{dashboard[0]}").findings
+    assert [(one.level, said in one.text) for one in findings] == ([("error", True)] if said else [])
+
+
+def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
+    def known(spec: Any) -> None:  # what asks timm in a process of its own has a test of its own
+        check(spec.student.net.backbone != "resnet81", "net.backbone 'resnet81' is no timm model")
+
+    monkeypatch.setattr(machine, "check_backbones", known)
+    wrong = demo(tmp_path, "student.net.backbone=resnet81", f"student.net.pretrained={tmp_path / 'no.safetensors'}")
+    backbone, file = look_at_networks(wrong).findings
+    assert backbone.level == file.level == "error"
+    assert "resnet81" in backbone.text and "no.safetensors" in file.text
+    assert look_at_networks(demo(tmp_path)).findings == ()
+
+
 def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
     monkeypatch.setattr(services, "TIMEOUT_S", 0.2)
     file = tmp_path / "mlflow.db"
@@ -325,5 +369,5 @@ def test_the_demo_is_well_on_this_machine(tmp_path):
     assert tree["datasets"]["heads"]["convention"]["kind"] == "agrees"
     assert tree["datasets"]["heads"]["boxes"] == BOX_RULE
     assert tree["datasets"]["heads"]["found"] == sum(tree["datasets"]["heads"]["splits"].values()) == 3000
-    assert set(tree["machine"]) == {"packages", "compute", "store", "memory", "Ray", "MLflow"}
+    assert set(tree["machine"]) == {"packages", "networks", "compute", "store", "memory", "Ray", "MLflow"}
     assert not (tmp_path / "runs").exists(), "a look changes nothing"

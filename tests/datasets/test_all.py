@@ -119,6 +119,16 @@ def test_no_file_of_a_face_lies_behind_a_link_that_leaves_the_root(tmp_path):
             opened.load(ref)
 
 
+def test_endings_may_be_of_either_case(tmp_path):
+    for name, (opened, parts) in archives(tmp_path).items():
+        before, ref = opened.load(only(opened))[0], only(opened)
+        for path in parts:
+            path.rename(path.with_suffix(path.suffix.upper()))
+        for again in (ref, only(opened)):  # as a table or an earlier listing named it, and as it is listed now
+            assert opened.load(again)[0].pose == before.pose, name
+            assert "gone" not in opened.states([again])[0], name
+
+
 def test_a_face_and_its_dataset_change_with_each_of_its_files_and_with_no_other(tmp_path):
     for name, (opened, parts) in archives(tmp_path).items():
         (tmp_path / name / "notes.txt").write_text("mine")

@@ -164,7 +164,13 @@ def test_more_rendered_heads_keep_the_shards_of_the_first():
 
 
 # Each key that decides a shard's bytes, with another value; every other key of `data` leaves finished shards alone.
-CONVENTION = {"unit": "radians_as_degrees", "order": "yaw_pitch_roll", "rotation": "zyx", "transposed": True}
+CONVENTION = {
+    "unit": "radians_as_degrees",
+    "range": "wrapped",
+    "order": "yaw_pitch_roll",
+    "rotation": "zyx",
+    "transposed": True,
+}
 DECIDES: dict[str, dict[str, Any]] = {
     "data": {"limit_deg": 98.5, "encoding": "jpeg"},
     "crop": {"size": 65, "margin_px": 9, "shape": "stretch", "box_scale": 1.5},

@@ -97,7 +97,7 @@ DATASET: dict[str, dict[str, Any]] = {
     "drawn": {"count": 41, "seed": 90, "image_px": 96, "heads_per_person": 5, "val": 0.2, "test": 0.2},
     "frames": {"val_groups": ["person01"], "test_groups": ["person01"], "group_by": "sequence"}
     | {f"convention.{name}_sign": -1 for name in ("pitch", "yaw", "roll")}
-    | {"convention.unit": "radians_as_degrees", "convention.order": "yaw_pitch_roll"}
+    | {"convention.unit": "radians_as_degrees", "convention.range": "wrapped", "convention.order": "yaw_pitch_roll"}
     | {"convention.rotation": "zyx", "convention.transposed": True},
 }
 DATASETS = [(kind, key) for kind, keys in DATASET.items() for key in keys]
@@ -136,6 +136,7 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "publish.alias": ("best", PUBLISH),
     "publish.parity_crops": (7, PUBLISH),
     "publish.calibration_crops": (7, PUBLISH),
+    "export.opset": (20, PUBLISH),
     "cluster.address": ("local", NOTHING),
     "cluster.local_cpus": (9, NOTHING),
     "cluster.workers": (2, TAUGHT),

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from workflows.engine.results import StageResult
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage, StageRun
 from workflows.engine.store import Store
+from workflows.stages import teachers
 from workflows.storage import code, lock
+from workflows.storage.begun import BEGUN
 from workflows.storage.code import code_hashes
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest
@@ -156,6 +159,41 @@ def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
     assert second.seconds == alike["seconds"] and f"took {alike['seconds']:.0f} s" in second.line
     fresh = plan(TOY, spec_in(tmp_path / "elsewhere"))
     assert {entry.reason for entry in fresh} == {"never ran in this store"}
+
+
+def test_a_run_that_cannot_go_on_with_what_was_cut_off_says_so_and_how_far_that_was(tmp_path):
+    """Half-trained networks are kept, but those of another configuration are not gone on with."""
+
+    def half_trained(run: StageRun) -> Counted:
+        for name, epochs in (("byobnet-0123", 3), ("resnet-4567", 0)):
+            home = run.spec.folder / "networks" / name / "ray-train" / "checkpoint_1"
+            home.mkdir(parents=True, exist_ok=True)
+            if epochs:
+                (home / "history.json").write_text(json.dumps([{}] * epochs))
+        (run.spec.folder / "networks" / "vgg-89").mkdir()
+        (run.spec.folder / "networks" / "vgg-89" / "result.json").write_text("{}")
+        raise RuntimeError("cut off")
+
+    def planned(body, *words):
+        spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", *words])
+        return Store.open((Stage("teachers", body, (), teachers.depends),), spec)
+
+    store = planned(half_trained)
+    entry = store.plan()["teachers"]
+    with pytest.raises(RuntimeError):
+        execute(store, {"teachers": entry}, entry, Reporter())
+    kept = r"\(byobnet 3 of 8 epochs, resnet 0 of 8 epochs, vgg trained\)"
+    other = planned(half_trained, "cluster.workers=2").plan()["teachers"]
+    said = rf"cluster.workers 1 -> 2: begins anew, without what was cut off at 20.* {kept}"
+    assert other.action == "run" and re.fullmatch(said, other.reason) and other.reason in other.line
+    assert store.plan()["teachers"].reason == "was cut off", "it goes on where nothing was changed"
+    finished = planned(counting, "cluster.workers=2")
+    other = finished.plan()["teachers"]
+    execute(finished, {"teachers": other}, other, Reporter())
+    assert set(read_manifest(other.folder)["files"]) == {"count"} and not (other.folder / BEGUN).exists()
+    later = planned(counting, "cluster.workers=4").plan()["teachers"]
+    assert later.reason.startswith("cluster.workers 2 -> 4"), "nobody waits any more for what was cut off before"
+    assert "anew" not in later.reason
 
 
 def test_code_is_followed_through_every_kind_of_import(tmp_path, monkeypatch):

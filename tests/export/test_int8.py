@@ -17,8 +17,10 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit
 from tests.faces import NET_CROP, face_row, windows
+from workflows.engine.exported import Int8
 from workflows.export.int8 import head_and_decoder, quantize_onnx, score_int8
 from workflows.export.onnx_file import export_network
+from workflows.report.text import int8_sentence
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,12 @@ def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(
     assert turned.float_mae == pytest.approx(found.float_mae, abs=1e-4), "errors are circular"
     same = score_int8(files[0], files[0], faces, truth)
     assert same.cost_deg == same.moved_deg == same.margin_deg == 0
+
+
+@pytest.mark.parametrize(("apart", "warned"), [(None, False), (0.2, False), (3.0, True), (float("nan"), True)])
+def test_the_card_warns_of_a_file_that_openvino_reads_as_another_network(apart, warned):
+    said = int8_sentence(Int8(1000, 24, None, apart))
+    assert ("do not run this file in OpenVINO" in said) == warned and ("OpenVINO" in said) == (apart is not None)
 
 
 # Indices of heads; a person has six, so none is in two.

@@ -40,7 +40,7 @@ def test_int8_is_calibrated_on_validation_faces_which_fill_up_those_of_the_parit
         seen.append(windows)
         target.write_bytes(b"")
 
-    monkeypatch.setattr(model_folder, "export_network", lambda *words: seen.append(words[-1]))
+    monkeypatch.setattr(model_folder, "export_network", lambda *words: seen.append(words[3]))
     monkeypatch.setattr(model_folder, "write_timm_folder", lambda *_: None)
     monkeypatch.setattr(model_folder, "latency_table", lambda *_: {})
     monkeypatch.setattr(model_folder, "quantize_onnx", quantize)

@@ -1,22 +1,32 @@
 """Laws of the exported network: one answer from torch, from ONNX and from the predictor, for any batch size."""
 
+import itertools
 import json
+import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box
+from hpe_core.geometry.crop import Box, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
+from hpe_core.shipped import STUDENT_FILE
+from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.spec.serde import to_dict
 from tests.faces import NET_CROP, noise
+from workflows.engine.exported import OLDEST_RUNTIME
 from workflows.export import onnx_file as export
 from workflows.export import parity
+from workflows.export.int8 import quantize_onnx
+from workflows.export.runtimes import deployed, onnx_call
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -44,7 +54,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(exported_net, tmp
 
     traced = torch.export.load(exported_net / "student.pt2")
     monkeypatch.setattr(export, "_traced", lambda network, size: traced)
-    monkeypatch.setattr(export, "_graph", lambda program: onnx.load(exported_net / "student.onnx"))
+    monkeypatch.setattr(export, "_graph", lambda program, opset: onnx.load(exported_net / "student.onnx"))
     monkeypatch.setattr(parity, "PARITY_DEG", -1.0)
     with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
         export.export_network(exported_net, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
@@ -60,6 +70,99 @@ def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net)
     for name in ("student.onnx", "student.pt2"):
         content = (exported_net / name).read_bytes()
         assert str(REPO).encode() not in content and b"site-packages" not in content, name
+
+
+def test_the_file_is_of_the_asked_opset_and_of_no_newer_ir_version_than_it_needs(exported, tmp_path):
+    import onnx
+
+    place, found = exported
+    written = onnx.load(place / "student.onnx")
+    assert found.opset == ExportSpec().opset == 18 and written.ir_version == 8, "ONNX Runtime 1.14 refuses more"
+    program, images = torch.export.load(place / "student.pt2"), noise(5)
+    expected = onnx_call(place / "student.onnx")(images)
+    model = export._graph(program, max(OLDEST_RUNTIME))
+    assert [entry.version for entry in model.opset_import] == [21] and model.ir_version == 10
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    np.testing.assert_allclose(onnx_call(tmp_path / "other.onnx")(images), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="export.opset=17"):  # the exporter would quietly write another one
+        export._graph(program, 17)
+    for opset in (min(OLDEST_RUNTIME) - 1, max(OLDEST_RUNTIME) + 1):
+        with pytest.raises(SpecError, match="opset"):
+            ExportSpec(opset)
+
+
+def test_opencv_runs_the_file(exported_net):
+    """It knows no product with a vector. One face at a time: OpenCV 4 errs on more, and says nothing."""
+    images = noise(3)
+    expected = onnx_call(exported_net / "student.onnx")(images)
+    network = cv2.dnn.readNetFromONNX(str(exported_net / "student.onnx"))
+    for place in range(len(images)):
+        network.setInput(images[place : place + 1])
+        for answer, wanted in zip(network.forward(["angles", "spread"]), expected, strict=True):
+            np.testing.assert_allclose(answer, wanted[place : place + 1], atol=1e-2)
+
+
+def test_nothing_in_the_graph_counts_the_rows_of_the_batch():
+    """OpenVINO 2026.4 loses the first convolution's bias in an int8 file whose pooling does: it was `as_strided`."""
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(STUDENT_FILE).graph.node}
+    assert "Conv" in kinds and kinds.isdisjoint({"Shape", "Range", "Gather"})
+    saved = load_net(STUDENT_FILE.parent)  # whose last maps are larger than a pixel
+    plain = export._traced(deployed(saved.net), saved.crop.size).run_decompositions()
+    steps = {str(node.target) for node in plain.graph.nodes}
+    assert any("convolution" in step for step in steps) and not any("as_strided" in step for step in steps)
+
+
+ELSEWHERE = """
+import sys, numpy as np
+images = np.load(sys.argv[1])
+if sys.argv[2] == "onnxruntime":
+    import onnxruntime
+    answers = [onnxruntime.InferenceSession(file).run(["angles"], {"images": images})[0] for file in sys.argv[3:]]
+else:
+    import openvino
+    as_written = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = [openvino.Core().compile_model(file, "CPU", as_written) for file in sys.argv[3:]]
+    answers = [one([images])["angles"] for one in compiled]
+np.save(sys.argv[1], answers)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packages", [(f"onnxruntime=={OLDEST_RUNTIME[18]}", "onnxruntime<1.16"), ("openvino",)])
+def test_the_shipped_network_is_the_same_in_other_runtimes(packages, tmp_path):
+    """Float and int8, in an environment of its own with the first of the packages that pip finds for a Python here."""
+    net = load_net(STUDENT_FILE.parent)
+    size = net.crop.size
+    heads = [render_head(3, index, size=128) for index in range(64)]
+    crops = [canonical_crop(head.image, head.box, net.crop).pixels for head in heads]
+    faces = np.ascontiguousarray(window(np.stack(crops), size))
+    quantize_onnx(STUDENT_FILE, tmp_path / "int8.onnx", faces[:32])
+    files = (STUDENT_FILE, tmp_path / "int8.onnx")
+    python = environment_with(packages, tmp_path / "env")
+    np.save(tmp_path / "faces.npy", faces[32:])
+    words = [str(tmp_path / "faces.npy"), packages[0].partition("=")[0], *map(str, files)]
+    subprocess.run([python, "-c", ELSEWHERE, *words], check=True)
+    plain, small = (onnx_call(file)(faces[32:])[0] for file in files)
+    there, small_there = np.load(tmp_path / "faces.npy")
+    np.testing.assert_allclose(there, plain, atol=1e-3)
+    assert np.abs(small_there - small).mean() < 0.5, "rounding, not another network"
+
+
+def environment_with(packages: Sequence[str], folder: Path) -> Path:
+    """A Python that has the first of the packages that any can have. Skips with pip's last words where none can."""
+    said = "no Python"
+    for package, version in itertools.product(packages, ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")):
+        found = shutil.which(f"python{version}")
+        if found is None or subprocess.run([found, "-m", "venv", "--clear", folder], capture_output=True).returncode:
+            continue
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--only-binary=:all:", package, "numpy<2"]
+        done = subprocess.run(pip, capture_output=True, text=True)
+        if done.returncode == 0:
+            return folder / "bin" / "python"
+        said = done.stderr.strip()
+    pytest.skip(f"{' or '.join(packages)}: {said}")
 
 
 def test_torch_and_onnx_predictors_agree(exported_net):

@@ -33,6 +33,7 @@ MAX_RESIDUAL = 0.15  # of the head's size in the picture; more is no fit
 CLEARLY = 0.85  # another convention counts if its mean error is smaller than this share of ours ...
 P_VALUE = 0.01  # ... and the faces agree on it
 PER_CHANGE = 0.2  # degrees that each change has to gain: of equal explanations the simplest
+APART, MIXED, TOGETHER = 10.0, 0.05, 0.6  # degrees, share of the faces, share of the error: labels of two conventions
 MAX_ERROR = 20.0  # degrees; labels that lie farther off in every convention are explained by none
 
 
@@ -55,14 +56,15 @@ def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> F
     return np.vstack([rows, np.cross(rows[0], rows[1])])
 
 
-Kind = Literal["agrees", "wrong", "unexplained", "landmarks_mirrored", "too_few_faces"]
+Kind = Literal["agrees", "wrong", "mixed", "unexplained", "landmarks_mirrored", "too_few_faces"]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the landmarks say of the labels. Errors are mean geodesic distances to the solved poses, in degrees.
 
-    kind: agrees; wrong (`best` is the convention that the labels are in); unexplained (every convention is far off, so
+    kind: agrees; wrong (`best` is the convention that the labels are in); mixed (a part of the faces is in another one,
+    `best`); unexplained (every convention is far off, so
     labels and landmarks belong to different faces, or one of them is bad); landmarks_mirrored (left and right are
     exchanged in their numbering); too_few_faces (with landmarks that fit a head).
     """
@@ -89,11 +91,13 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
         return Verdict("too_few_faces", len(labels))
     if (solved[:, 2, 2] < 0).mean() > 0.5:  # numbered from the other side, every head turns its back
         return Verdict("landmarks_mirrored", len(labels))
-    candidates = hypotheses()
+    candidates = hypotheses(configured.range)
     errors = np.stack([_errors(labels, solved, candidate)[0] for candidate in candidates])
     means = errors.mean(axis=1)
     changes = np.array([_changes(simplest(candidate, configured), configured) for candidate in candidates])
     now, best = int(np.argmin(changes)), int(np.argmin(means + PER_CHANGE * changes))
+    if flipped := _mixed(labels, solved, configured, float(means[best])):
+        return Verdict("mixed", len(labels), float(means[now]), flipped[0], prefer=flipped[1])
     if means[best] > CLEARLY * means[now] or not _nearer(errors[now] - errors[best]):
         best = now
     chosen = simplest(candidates[best], configured)
@@ -103,7 +107,7 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
 
     others = {key: changed(**{key: -getattr(chosen, key)}) for key in SIGNS}
     negated = tuple(others.values())
-    others["rotation"] = min(changed(rotation=other) for other in _choices("rotation") if other != chosen.rotation)
+    others["rotation"] = min(changed(rotation=other) for other in choices("rotation") if other != chosen.rotation)
     return Verdict(
         "unexplained" if means[best] > MAX_ERROR else "agrees" if best == now else "wrong",
         len(labels),
@@ -118,10 +122,13 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
 
 
 @cache
-def hypotheses() -> tuple[ConventionSpec, ...]:
-    """All 864 combinations of unit, order, signs and rotation; ours is the first. `twin` spells the transposed ones."""
-    combinations = itertools.product(*map(_choices, ("unit", "order", *SIGNS, "rotation")))
-    return tuple(ConventionSpec(*values) for values in combinations)
+def hypotheses(angles_range: Literal["as_read", "wrapped"] = "as_read") -> tuple[ConventionSpec, ...]:
+    """All 864 combinations of unit, order, signs and rotation; ours is the first. `twin` spells the transposed ones.
+
+    The range is whatever is configured: 350 and -10 are one rotation, of which landmarks cannot tell (`numbers.py`).
+    """
+    combinations = itertools.product(*map(choices, ("unit", "order", *SIGNS, "rotation")))
+    return tuple(ConventionSpec(unit, angles_range, *rest) for unit, *rest in combinations)
 
 
 def twin(convention: ConventionSpec) -> ConventionSpec:
@@ -165,7 +172,7 @@ def _changes(convention: ConventionSpec, configured: ConventionSpec) -> int:
     return sum(1 if key in SIGNS else 2 for key in settings(convention, configured))
 
 
-def _choices(key: str) -> tuple[Any, ...]:
+def choices(key: str) -> tuple[Any, ...]:
     return get_args(get_type_hints(ConventionSpec)[key])
 
 
@@ -177,6 +184,23 @@ def _errors(labels: Floats, solved: Floats, convention: ConventionSpec) -> tuple
     tilt = -np.degrees(np.arctan2(between[2, 1] - between[1, 2], between[1, 1] + between[2, 2]))
     tilt = float(np.clip(tilt, -MAX_TILT, MAX_TILT))
     return geodesic_deg(rotation @ euler_to_matrix([tilt, 0.0, 0.0]), solved), tilt
+
+
+def _mixed(
+    labels: Floats, solved: Floats, configured: ConventionSpec, single: float
+) -> tuple[ConventionSpec, int] | None:
+    """The configured convention with one sign turned, and how many faces lie far nearer so, where as many lie far
+    nearer without, and where all would lie much nearer than in any `single` convention if each face might choose."""
+    here = _errors(labels, solved, configured)[0]
+    for key in SIGNS:
+        changed: dict[str, Any] = {key: -getattr(configured, key)}
+        other = replace(configured, **changed)
+        there = _errors(labels, solved, other)[0]
+        turned, kept = int((here - there > APART).sum()), int((there - here > APART).sum())
+        near = np.minimum(here, there).mean() < min(TOGETHER * single, MAX_ERROR / 2)
+        if near and min(turned, kept) >= max(MIXED * len(labels), 3):
+            return other, turned
+    return None
 
 
 def _nearer(gain: Floats) -> bool:

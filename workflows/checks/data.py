@@ -23,10 +23,10 @@ from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings, solve_pose
 from workflows.checks.findings import Finding
+from workflows.checks.numbers import number_findings
 from workflows.sharding.accounts import FEW
 
 SHOWN = 24  # faces on the contact sheet
-STILL = np.pi  # no archive of photographs has all its angles within 3.14 degrees
 BARS = " ▁▂▃▄▅▆▇█"
 MARKS = np.arange(-100, 101, 10)  # edges of the histogram in letters, degrees
 
@@ -114,8 +114,8 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         verdict = check_labels(raw[fits], np.array([solved[i] for i in fits]).reshape(-1, 3, 3), spec.convention)
         findings += convention_findings(name, verdict, spec.convention, prefix)
     poses = np.asarray(to_ours(raw, spec.convention))
-    if verdict is None or verdict.kind == "too_few_faces":
-        findings += _unit_findings(name, poses, data.limit_deg, prefix)
+    blind = verdict is None or verdict.kind == "too_few_faces"
+    findings += number_findings(name, raw, spec.convention, data.limit_deg, prefix, units=blind)
     reasons: Counter[str] = Counter(face.reason for face in rejected)
     findings += _reject_findings(name, reasons, len(chosen), data)
     stored = [len(stored_image(face.crop.pixels, data.encoding)) for face in kept]
@@ -193,6 +193,12 @@ def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec,
             f"landmarks give, {verdict.best_error:.1f} when set; {verdict.prefer} of {verdict.faces} faces prefer it)"
         )
         return [Finding("error", name, text)]
+    if verdict.kind == "mixed":
+        text = (
+            f"the labels of {verdict.prefer} of {verdict.faces} faces fit their landmarks far better read so: "
+            f"{in_words(verdict.best)}; others far worse: they are of two conventions, which no key mends"
+        )
+        return [Finding("error", name, text)]
     if verdict.kind == "unexplained":
         text = (
             f"labels lie {verdict.error:.1f} degrees from the poses that their landmarks give ({verdict.faces} faces), "
@@ -203,21 +209,6 @@ def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec,
         text = "landmarks are numbered from the other side (point 0 lies on the wrong cheek); the labels stay unchecked"
         return [Finding("error", name, text)]
     return []
-
-
-def _unit_findings(name: str, poses: NDArray[np.float64], limit_deg: float, prefix: str) -> list[Finding]:
-    """What the numbers alone say of their unit, where no landmarks do."""
-    if len(poses) < FEW:
-        return []
-    unit, far = f"Then set {prefix}convention.unit=", (np.abs(poses) > limit_deg).any(axis=1).sum()
-    if np.abs(poses).max() <= STILL:
-        text = f"no angle of {len(poses)} faces exceeds pi: are these radians? {unit}radians_as_degrees"
-    elif far > len(poses) / 2:
-        text = f"{far} of {len(poses)} faces lie beyond {limit_deg:g} degrees: were degrees taken for radians? {unit}"
-        text += "degrees_as_radians"
-    else:
-        return []
-    return [Finding("warning", name, text)]
 
 
 def _reject_findings(name: str, reasons: Counter[str], looked_at: int, data: DataSpec) -> list[Finding]:

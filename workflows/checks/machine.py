@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.packages import DISTRIBUTION, EXTRA, requirements
@@ -20,6 +21,8 @@ from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
 from workflows.engine.cluster import running_address
+from workflows.engine.pipeline import check_backbones
+from workflows.training.jobs import weights
 
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -31,6 +34,7 @@ def examine_machine(spec: PipelineSpec, seen: Sequence[Examined]) -> list[Look]:
     if address in ("auto", "local"):
         address = (running_address() or "") if address == "auto" else ""
     return [
+        look_at_networks(spec),
         look_at_gpu(spec.cluster, joins=bool(address)),
         look_at_store(spec.folder, bytes_needed(spec, seen), complete=all(one.found for one in seen)),
         look_at_memory(spec, seen),
@@ -79,6 +83,19 @@ def installed(wanted: Sequence[str]) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def look_at_networks(spec: PipelineSpec) -> Look:
+    """What a run would refuse: a backbone that timm does not know, weights or a network that are not there."""
+    trained = [*spec.teachers.values(), spec.student]
+    said = ", ".join(dict.fromkeys(train.net.backbone for train in trained))
+    findings: tuple[Finding, ...] = ()
+    for ask in (lambda: check_backbones(spec), lambda: weights(trained)):
+        try:
+            ask()
+        except SpecError as refused:
+            findings += error("networks", str(refused))
+    return Look("networks", said, findings)
 
 
 def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:

@@ -5,6 +5,7 @@ Nothing waits longer than `TIMEOUT_S` for anybody's answer.
 
 import contextlib
 import os
+import platform
 import socket
 import sqlite3
 import urllib.error
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from hpe_core.spec.cluster import ClusterSpec
-from workflows.checks.findings import Look, error, warning
-from workflows.engine.ray_private import dashboard_address
+from workflows.checks.findings import Finding, Look, error, warning
+from workflows.engine.ray_private import cluster_versions, dashboard_address
 from workflows.tracking.server import public
 
 TIMEOUT_S = 3.0
@@ -32,6 +33,7 @@ def look_at_ray(cluster: ClusterSpec, address: str) -> Look:
     if not answers(address):
         silent = "nobody answers there: start the cluster, or mend cluster.address or RAY_ADDRESS"
         return Look("Ray", f"joins {address}", error("Ray", f"a run would join the cluster {address}, and {silent}"))
+    wrong = version_findings(address)
     host = address.removeprefix("ray://").rsplit(":", 1)[0]
     with contextlib.suppress(OSError):  # a name that cannot be resolved answers nothing below
         host = socket.gethostbyname(host)
@@ -44,7 +46,21 @@ def look_at_ray(cluster: ClusterSpec, address: str) -> Look:
         "open": "its dashboard answers without a token",
     }[state]
     found = warning("Ray", f"the dashboard of {host} is open to the network: {DASHBOARD_RISK}")
-    return Look("Ray", f"joins {address}; {said}", found if state == "open" else ())
+    return Look("Ray", f"joins {address}; {said}", wrong + (found if state == "open" else ()))
+
+
+def version_findings(address: str) -> tuple[Finding, ...]:
+    """Ray lets nobody join whose release, or whose Python to the last digit, is not the cluster's.
+
+    A cluster behind ray:// is not asked: its proxy has no such answer.
+    """
+    known = None if "://" in address else cluster_versions(address, TIMEOUT_S)
+    here = {"Ray": metadata.version("ray"), "Python": platform.python_version()}
+    if known is None or known == here:
+        return ()
+    there, ours = (" and ".join(f"{name} {version}" for name, version in one.items()) for one in (known, here))
+    text = f"the cluster {address} runs {there}, this environment has {ours}: Ray lets only the same versions join"
+    return error("Ray", f"{text}; install the cluster's here, or start it from this environment")
 
 
 def answers(address: str) -> bool:

@@ -22,6 +22,9 @@ class Parity:
         return float(np.max(list(self.angles.values())))
 
 
+OLDEST_RUNTIME = {18: "1.14.1", 19: "1.16.3", 20: "1.17.3", 21: "1.18.1"}  # ONNX Runtime, by opset, as tried
+
+
 @dataclass(frozen=True)
 class NetworkFile:
     """One file that computes what the network computes."""
@@ -39,6 +42,11 @@ class TracedNetwork:
     opset: int  # of the ONNX file
     parameters: int
     detector_fit: DetectorFit | None  # None where nobody knows it
+
+    @property
+    def oldest_runtime(self) -> str:
+        """The oldest release of ONNX Runtime that was seen to load a file of this opset."""
+        return OLDEST_RUNTIME[self.opset]
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,12 @@ class Int8:
     bytes: int
     calibrated_on: int  # faces
     score: Int8Score | None  # None without test faces
+    openvino_deg: float | None = None  # mean difference between OpenVINO's answers and ONNX Runtime's; None: not asked
+
+    @property
+    def openvino_differs(self) -> bool:
+        """Whether OpenVINO reads the file as another network: rounding alone leaves a tenth or two."""
+        return self.openvino_deg is not None and not self.openvino_deg <= 1.0
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,14 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from workflows.engine.config import flatten
 from workflows.engine.stage import Leaves, Stage
+from workflows.storage.begun import cut_off, how_far
 from workflows.storage.code import code_hashes
 from workflows.storage.contents import Elsewhere, misfits, nowhere
 from workflows.storage.manifest import read_manifest
 
 GONE = "absent"  # of a key that only one of two runs has
+# Leaves that stages share, by the keys that users know.
+KEYS = {"workers": "cluster.workers", "ingest": "data.ingest", "stream_shards": "data.stream_shards"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,10 @@ def plan(stages: Sequence[Stage], spec: PipelineSpec, elsewhere: Elsewhere = now
         action: Literal["skip", "run", "continue", "repair"] = "skip"
         seconds = None if manifest is None else float(manifest["seconds"])
         if manifest is None:
-            why, seconds = _most_alike(folder.parent, {"leaves": leaves, "inputs": inputs, "code": code})
+            new = {"leaves": leaves, "inputs": inputs, "code": code}
+            why, seconds = _most_alike(folder.parent, new)
+            if not folder.exists():
+                why = _left_behind(folder.parent, new) or why
             action, reason = ("continue", "was cut off") if folder.exists() else ("run", why)
         elif lost:
             action, reason = "repair", lost[0] + (f"; and {len(lost) - 1} more" if lost[1:] else "")
@@ -112,12 +118,25 @@ def _most_alike(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[str
     return "; ".join(changed[:4]) + more, float(alike["seconds"])
 
 
+def _left_behind(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> str:
+    """What differs from a run of the stage that was cut off, which this one does not go on with; '' without one."""
+    begun = cut_off(parent)
+    kept = "" if begun is None else how_far(begun)
+    if begun is None or not kept:
+        return ""
+    changed = _changes(begun.parts, new)
+    more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return "; ".join(changed[:4]) + more + f": begins anew, without what was cut off at {begun.date} ({kept})"
+
+
 def _changes(old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
     def differing(part: str) -> list[str]:
         return sorted(key for key in {*new[part], *old[part]} if new[part].get(key, GONE) != old[part].get(key, GONE))
 
     before, after = old["leaves"], new["leaves"]
-    changed = [f"{k} {_short(before.get(k, GONE))} -> {_short(after.get(k, GONE))}" for k in differing("leaves")]
+    changed = [
+        f"{KEYS.get(k, k)} {_short(before.get(k, GONE))} -> {_short(after.get(k, GONE))}" for k in differing("leaves")
+    ]
     changed += [f"{name} changed" for name in new["inputs"] if old["inputs"].get(name) != new["inputs"][name]]
     if modules := differing("code"):
         changed.append("code of " + ", ".join(modules[:3]) + (" and more" if len(modules) > 3 else ""))

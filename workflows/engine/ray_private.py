@@ -1,5 +1,6 @@
 """What Ray offers to nobody and we need all the same, as it was seen in Ray 2.60. A new release is looked at here."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,13 +53,26 @@ def noted_address() -> str | None:
 def dashboard_address(cluster: str, timeout_s: float) -> str | None:
     """host:port of the dashboard, as the cluster itself says it; None where it does not."""
     from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+
+    return _asked(cluster, DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, timeout_s)
+
+
+def cluster_versions(cluster: str, timeout_s: float) -> dict[str, str] | None:
+    """{"Ray": ..., "Python": ...} of a cluster, which is not joined; None where it does not say."""
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+
+    known = json.loads(_asked(cluster, b"CLUSTER_METADATA", KV_NAMESPACE_CLUSTER, timeout_s) or "{}")
+    versions = {"Ray": known.get("ray_version"), "Python": known.get("python_version")}
+    return versions if all(versions.values()) else None
+
+
+def _asked(cluster: str, key: bytes, namespace: bytes, timeout_s: float) -> str | None:
+    """What a cluster has noted under this key; None where it has not, or does not answer."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.exceptions import RayError
 
     try:
-        known = GcsClient(address=cluster).internal_kv_get(
-            DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, timeout=timeout_s
-        )
+        known = GcsClient(address=cluster).internal_kv_get(key, namespace, timeout=timeout_s)
     except RayError:
         return None
     return known.decode() if known else None

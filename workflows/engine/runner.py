@@ -24,6 +24,7 @@ from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.store import Plan, Store, result_of
 from workflows.engine.told import children, run_name, run_points, run_tags, stage_facts
+from workflows.storage.begun import note_begun
 from workflows.storage.code import ROOT
 from workflows.storage.manifest import finished, now
 from workflows.tracking.console import Console
@@ -164,6 +165,7 @@ def execute(
 ) -> tuple[StageResult, list[str]]:
     """Run a stage in its folder and commit what it made. Returns the result, and a sentence for files that changed."""
     entry.folder.mkdir(parents=True, exist_ok=True)
+    note_begun(entry.folder, {"leaves": entry.leaves, "inputs": entry.inputs, "code": entry.code})
     (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
     started, clock, stage = now(), time.monotonic(), entry.stage
     result = stage.run(

@@ -21,6 +21,7 @@ from hpe_core.system.remote import RemoteError
 from workflows.engine.plan import Planned, plan
 from workflows.engine.results import SCHEMA_VERSION, Results, StageResult
 from workflows.engine.stage import Stage
+from workflows.storage.begun import note_finished
 from workflows.storage.contents import MANIFEST, drop_damaged, inventory, misfits
 from workflows.storage.manifest import finished, now, read_manifest
 from workflows.storage.mirror import Mirror, held
@@ -110,6 +111,7 @@ class Store:
             **noted,
         }
         write_json(entry.folder / MANIFEST, manifest)
+        note_finished(entry.folder)
         drop_damaged(entry.folder)
         self.mirror.push(entry.folder)
         return [] if before is None else _changed(entry.stage.name, before["files"], files)

@@ -23,7 +23,7 @@ from workflows.export.faces import Faces, spread_faces, together
 from workflows.export.int8 import quantize_onnx, score_int8
 from workflows.export.mlmodel import begin_folder
 from workflows.export.onnx_file import export_network
-from workflows.export.runtimes import cpu_name, latency_table
+from workflows.export.runtimes import cpu_name, has_openvino, latency_table, openvino_gap
 from workflows.export.timm_folder import write_timm_folder
 
 INT8_FILE, PROGRAM_FILE, TIMM_FOLDER = "student.int8.onnx", "student.pt2", "timm"
@@ -64,7 +64,8 @@ def export_files(stage: StageRun, model: Path, weight_terms: str) -> Exported:
     """Write every form of the network in the folder `model` beside it; returns what was measured of each."""
     scored = faces_of(stage, "test", stage.spec.publish.parity_crops)
     compared = crops_to_compare(stage, scored)
-    traced = export_network(model, model / ONNX_FILE, model / PROGRAM_FILE, compared.windows if compared else None)
+    crops, opset = compared.windows if compared else None, stage.spec.export.opset
+    traced = export_network(model, model / ONNX_FILE, model / PROGRAM_FILE, crops, opset)
     timm = write_timm_folder(model, model / TIMM_FOLDER, weight_terms)
     int8 = export_int8(stage, model, scored)
     stage.reporter.progress("publishing", 1, 5, "steps, measuring latency")
@@ -97,4 +98,5 @@ def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | No
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
     score = score_int8(*files, scored.windows, scored.angles) if scored else None
-    return Int8(files[1].stat().st_size, len(calibration.windows), score)
+    apart = openvino_gap(files[1], calibration.windows) if has_openvino() else None
+    return Int8(files[1].stat().st_size, len(calibration.windows), score, apart)

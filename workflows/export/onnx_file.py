@@ -18,6 +18,7 @@ import numpy as np
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit
+from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.system.files import replacing
 from workflows.engine.exported import NetworkFile, TracedNetwork
 from workflows.export.parity import proved
@@ -25,9 +26,16 @@ from workflows.export.quiet import quiet
 from workflows.export.runtimes import deployed, onnx_call, program_call, torch_call
 
 
-def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None) -> TracedNetwork:
+def export_network(
+    net_folder: Path,
+    onnx_file: Path,
+    program_file: Path,
+    crops: Image | None = None,
+    opset: int = ExportSpec().opset,
+) -> TracedNetwork:
     """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns what was measured of them.
 
+    The ONNX file is of this opset, and of the lowest IR version that has it: runtimes refuse what is newer than they.
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
     `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
     Raises ValueError that names the figure where a file and the network differ by more than 1e-3 degrees; no file is
@@ -42,7 +50,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
     network = deployed(saved.net)
     program, ours = _traced(network, size), torch_call(network)
     with replacing(onnx_file) as onnx_draft, replacing(program_file) as program_draft:
-        model = _graph(program)
+        model = _graph(program, opset)
         _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
         _save_program(program, program_draft)
         parity = proved(ours, onnx_call(onnx_draft), crops, "ONNX")
@@ -50,7 +58,7 @@ def export_network(net_folder: Path, onnx_file: Path, program_file: Path, crops:
     return TracedNetwork(
         onnx=NetworkFile(onnx_file.stat().st_size, parity),
         program=NetworkFile(program_file.stat().st_size, program_parity),
-        opset=max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        opset=opset,
         parameters=saved.net.parameter_count(),
         detector_fit=noted_fit(saved.notes),
     )
@@ -65,8 +73,9 @@ def _traced(network: Any, size: int) -> Any:
         return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}})
 
 
-def _graph(program: Any) -> Any:
-    """The program as an ONNX model, without the exporter's notes."""
+def _graph(program: Any, opset: int) -> Any:
+    """The program as an ONNX model of that opset, without the exporter's notes. Raises ValueError for another one."""
+    import onnx
     import torch
 
     with quiet(), torch.no_grad():
@@ -78,14 +87,43 @@ def _graph(program: Any) -> Any:
             dynamic_shapes={INPUT: {0: "batch"}},
             external_data=False,
             verbose=False,
+            opset_version=opset,
         )
     assert exported is not None, "torch.onnx.export(dynamo=True) returns a program"
     model = exported.model_proto
     graph = model.graph
+    written = {entry.domain: entry.version for entry in model.opset_import}
+    if written != {"": opset}:  # the exporter writes what it can and does not complain
+        raise ValueError(f"export.opset={opset}: torch writes this network only as {written}")
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    _as_columns(graph)
     for entry in [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         del entry.metadata_props[:]
         entry.doc_string = ""
     return model
+
+
+def _as_columns(graph: Any) -> None:
+    """Products with a vector become products with a column, its axis dropped afterwards: OpenCV knows only those."""
+    import onnx
+
+    vectors = {entry.name: entry for entry in graph.initializer if len(entry.dims) == 1}
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "MatMul" or node.input[1] not in vectors:
+            continue
+        values, out = onnx.numpy_helper.to_array(vectors[node.input[1]]), node.output[0]
+        column, axis = f"{out}_column", f"{out}_axis"
+        graph.initializer.append(onnx.numpy_helper.from_array(values[:, None], column))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), axis))
+        node.input[1], node.output[0] = column, f"{out}_kept"
+        nodes.append(onnx.helper.make_node("Squeeze", [node.output[0], axis], [out], name=f"{node.name}_squeezed"))
+    used = {name for node in nodes for name in node.input}
+    for name in vectors.keys() - used:
+        graph.initializer.remove(vectors[name])
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _write(model: Any, out: Path, metadata: dict[str, str]) -> None:

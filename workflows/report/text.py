@@ -31,9 +31,17 @@ def int8_sentence(int8: Int8) -> str:
     """What the int8 file costs, without the closing stop."""
     score = int8.score
     if score is None:
-        return f"int8: calibrated on {int8.calibrated_on} validation faces; not scored, for want of test faces"
+        said = f"int8: calibrated on {int8.calibrated_on} validation faces; not scored, for want of test faces"
+        return said + _openvino(int8)
     margin = "unknown" if score.margin_deg is None else f"+-{score.margin_deg:.3f}"
     return (
         f"int8: MAE {score.float_mae:.2f} -> {score.mae:.2f} ({score.cost_deg:+.3f} degrees, 95 % interval "
-        f"{margin}) on {score.faces} test faces; an answer moves by {score.moved_deg:.2f} degrees"
+        f"{margin}) on {score.faces} test faces; an answer moves by {score.moved_deg:.2f} degrees{_openvino(int8)}"
     )
+
+
+def _openvino(int8: Int8) -> str:
+    if int8.openvino_deg is None:
+        return ""
+    said = f"; OpenVINO's answers lie {int8.openvino_deg:.2f} degrees from ONNX Runtime's"
+    return said + (": do not run this file in OpenVINO, run the float file there" if int8.openvino_differs else "")

@@ -30,7 +30,12 @@ CARD_FILE, RECEIPT_FILE = "README.md", "receipt.json"
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The run's name, how its model is exported and registered, and what the pages say beside their numbers."""
-    return {"publish": to_dict(spec.publish), "name": spec.name, "pages": fingerprint(FILE, README)}
+    return {
+        "publish": to_dict(spec.publish),
+        "export": to_dict(spec.export),
+        "name": spec.name,
+        "pages": fingerprint(FILE, README),
+    }
 
 
 def run(stage: StageRun) -> PublishResult:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UI_PORT = 5000  # of the page that `ui_command` opens
 DEADLINE_S = 10  # of one request; MLflow's own tries take minutes
 
 
@@ -21,7 +22,7 @@ def public(uri: str) -> str:
 def ui_command(uri: str) -> str:
     """The command that shows a database in a browser; for a server, its address; '' for `none`."""
     if uri.startswith("sqlite:"):
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --port 5000"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --port {UI_PORT}"
     return "" if uri in ("", "none") else public(uri)
 
 

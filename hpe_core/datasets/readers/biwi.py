@@ -40,7 +40,7 @@ from hpe_core.spec.data import DatasetSpec
 SEQUENCES = 24
 SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}
 BOX_MM = 200.0
-FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.(?:png|jpg)|pose\.txt)")
+FRAME = re.compile(r"(?P<frame>frame_\d+)_(?:rgb\.(?:png|jpg)|pose\.txt)", re.IGNORECASE)
 PICTURES = ("_rgb.png", "_rgb.jpg")
 MAX_TEXT = 1 << 16
 
@@ -67,7 +67,7 @@ class Biwi(files.Archive):
         for path in sorted(self.listing((*PICTURES, "_pose.txt"), self._inner())):
             if match := FRAME.fullmatch(Path(path).name):
                 frame = str(Path(path).with_name(match["frame"]))
-                if path.endswith(PICTURES):
+                if path.lower().endswith(PICTURES):
                     keys[frame] = path
                 else:
                     keys.setdefault(frame, f"{frame}_rgb.png")

@@ -5,7 +5,10 @@ of these kinds. Columns, in any order; others are ignored:
 
     path                                    of the picture, relative to the manifest's folder, and inside it
     pitch yaw roll  or  r00 r01 ... r22     degrees, or the rotation row by row, in our convention (`rotation.py`)
-    x1 y1 x2 y2                             the face's box in pixels; not needed where `boxes` or `detector` draws them
+                    or  qw qx qy qz         the same rotation as a unit quaternion, by these names in any order
+    x1 y1 x2 y2  or  x y w h                the face's box in pixels, by its corners or by its left top corner and size
+                                            (`width`, `height` are read, too); not needed where `boxes` or `detector`
+                                            draws them
     group      optional: the person; without it each picture is a group, so that its faces stay together
     split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
                val: where no row says val, it is drawn from the groups that say train (published splits have no val)
@@ -13,16 +16,19 @@ of these kinds. Columns, in any order; others are ignored:
     landmarks  optional: 68 times [x, y] or [x, y, 1 or 0 for seen or hidden], null: unknown; in CSV as JSON text
 
 A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
-rejected by file and row, counted from 1 without the header; so is a path that leaves the folder
-(`files.within`). There is no count of the whole: the manifest is it.
+rejected by file and row, counted from 1 without the header; so is a path that leaves the folder (`files.within`), or
+begins with the letter of a Windows drive. Backslashes in a path, and an ending in another case, find their file. There
+is no count of the whole: the manifest is it.
 """
 
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,14 +41,18 @@ from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
 from hpe_core.geometry.crop import Box, Image
-from hpe_core.geometry.rotation import is_rotation, matrix_to_euler
+from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, quaternion_to_matrix
 from hpe_core.spec.data import DatasetSpec, Links
 
 EULER = ("pitch", "yaw", "roll")
 MATRIX = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
+QUATERNION = ("qw", "qx", "qy", "qz")
+POSES = (EULER, MATRIX, QUATERNION)
 BOX = ("x1", "y1", "x2", "y2")
+BOXES = (BOX, ("x", "y", "w", "h"), ("x", "y", "width", "height"))
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 OPTIONAL = ("group", "split", "id", "landmarks")
-KNOWN = frozenset(("path", *EULER, *MATRIX, *BOX, *OPTIONAL))
+KNOWN = frozenset(("path", *chain(*POSES), *chain(*BOXES), *OPTIONAL))
 SPLITS = ("train", "val", "test")
 
 
@@ -50,7 +60,8 @@ SPLITS = ("train", "val", "test")
 class Table:
     """A manifest in memory: which face lies in which row. Of equal references the first row counts."""
 
-    matrices: bool  # poses are r00 ... r22
+    pose: tuple[str, ...]  # the columns of poses: one of POSES
+    box: tuple[str, ...]  # those of boxes: one of BOXES
     rows: list[Row]
     refs: list[FaceRef]
     row_of: dict[FaceRef, int]
@@ -83,13 +94,13 @@ class Manifest(files.Archive):
         if isinstance(row, str):
             raise Rejected("bad_annotation", f"{name} {row}")
         path = _picture(file.parent, ref.key, self.spec.links, name)
-        numbers = _numbers(row, MATRIX if table.matrices else EULER, name)
-        pose = _pose_of_matrix(numbers, name) if table.matrices else pose_of(numbers)
+        pose = _pose(_numbers(row, table.pose, name), table.pose, name)
         if not np.isfinite(pose).all():
             raise Rejected("nan_pose", f"{name}: its pose is not finite")
         box: Box | Rejected
-        if any(row.get(column) not in (None, "") for column in BOX):
-            box = Box(*_numbers(row, BOX, name))
+        if any(row.get(column) not in (None, "") for column in table.box):
+            x, y, *rest = _numbers(row, table.box, name)
+            box = Box(x, y, *rest) if table.box == BOX else Box(x, y, x + rest[0], y + rest[1])
         elif table.faces[ref.key] > 1:
             raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
         else:
@@ -150,7 +161,9 @@ def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
     """The table; size and time name its state on disk, so that a process reads it once. `boxed`: it may lack boxes."""
     name = files.printable(str(file))
     columns, rows = read_rows(file, KNOWN)
-    matrices = _check_columns(columns, name, boxed)
+    pose, box = _check_columns(columns, name, boxed)
+    used = frozenset(("path", *pose, *box, *OPTIONAL))
+    rows = [row if isinstance(row, str) else {key: row[key] for key in row if key in used} for row in rows]
     refs: list[FaceRef] = []
     seen: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
@@ -168,28 +181,35 @@ def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
-    return Table(matrices, rows, refs, row_of, seen)
+    return Table(pose, box, rows, refs, row_of, seen)
 
 
-def _check_columns(columns: list[str], name: str, boxed: bool) -> bool:
-    """Whether poses are matrices. Raises DatasetError for a column that is missing or nearly right."""
-    matrices = not set(MATRIX).isdisjoint(columns)
-    if matrices and not set(EULER).isdisjoint(columns):
-        raise DatasetError(f"{name} has angles and matrices; a pose is either pitch, yaw, roll or r00 ... r22")
+def _check_columns(columns: list[str], name: str, boxed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns of poses and those of boxes. Raises DatasetError for a column that is missing or nearly right."""
+    poses = [kind for kind in POSES if not set(kind).isdisjoint(columns)]
+    if len(poses) > 1:
+        said = "a pose is either pitch, yaw, roll or r00 ... r22 or qw, qx, qy, qz"
+        raise DatasetError(f"{name} has poses of several kinds; {said}")
     others = [column for column in columns if column not in KNOWN]
-    boxes = () if boxed and set(BOX).isdisjoint(columns) else BOX
-    for column in ("path", *(MATRIX if matrices else EULER), *boxes):
+    box = next((kind for kind in BOXES if set(kind) <= set(columns)), BOX)
+    wanted = ("path", *(poses[0] if poses else EULER), *(() if boxed and set(box).isdisjoint(columns) else box))
+    for column in wanted:
         if column not in columns:
-            raise DatasetError(f"{name} has no column '{column}'{nearest(column, others or columns)}")
+            more = "" if poses or column != EULER[0] else "; a pose may also be r00 ... r22 or qw, qx, qy, qz"
+            more = "; a box may also be x, y, w, h" if column in BOX else more
+            raise DatasetError(f"{name} has no column '{column}'{nearest(column, others or columns)}{more}")
     for column in others:
         close = difflib.get_close_matches(column, [key for key in OPTIONAL if key not in columns], n=1, cutoff=0.85)
         if close:
             raise DatasetError(f"{name} has a column '{column}', which is unknown; did you mean '{close[0]}'?")
-    return matrices
+    return poses[0] if poses else EULER, box
 
 
 def _picture(folder: Path, path: str, links: Links, name: str) -> Path:
     """`files.within`, whose sentence then begins with the row that names the picture."""
+    if DRIVE.match(path) and not (folder / path).exists():
+        said = "begins with the letter of a Windows drive; write paths as they are seen from the table's folder"
+        raise Rejected("unreadable_file", f"{name}: {files.printable(path)} {said}")
     try:
         return files.within(folder, path, links)
     except Rejected as rejected:
@@ -213,6 +233,19 @@ def _numbers(row: dict[str, Any], columns: tuple[str, ...], name: str) -> list[f
         except (TypeError, ValueError, OverflowError):
             raise Rejected("bad_annotation", f"{name}: {column} is {_text(value)[:40] or 'empty'}, no number") from None
     return found
+
+
+def _pose(values: list[float], columns: tuple[str, ...], name: str) -> Pose:
+    if columns == EULER:
+        return pose_of(values)
+    if columns == MATRIX:
+        return _pose_of_matrix(values, name)
+    length = float(np.linalg.norm(values))
+    if not np.isfinite(length):
+        raise Rejected("nan_pose", f"{name}: its quaternion is not finite")
+    if abs(length - 1) > 0.01:  # of the digits that files keep; a farther one has other columns than it says
+        raise Rejected("bad_annotation", f"{name}: qw, qx, qy, qz have the length {length:.3g}, not 1")
+    return pose_of(matrix_to_euler(quaternion_to_matrix(np.array(values) / length)))
 
 
 def _pose_of_matrix(values: list[float], name: str) -> Pose:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from hpe_core.datasets.base import FaceRef
 from hpe_core.datasets.registry import open_source
@@ -55,6 +56,50 @@ def test_a_matrix_in_a_manifest_is_the_pose(tmp_path_factory, pose):
     row |= {f"r{i}{j}": float(matrix[i, j]) for i in range(3) for j in range(3)}
     opened = source("manifest", write_manifest(tmp_path_factory.mktemp("m"), [row], "jsonl"))
     assert opened.load(only(opened))[0].pose == pytest.approx(pose, abs=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(pose=st.tuples(st.floats(-170, 170), st.floats(-89, 89), st.floats(-170, 170)), sign=st.sampled_from([1, -1]))
+def test_a_quaternion_in_a_manifest_is_the_pose(tmp_path_factory, pose, sign):
+    """q and -q are one rotation; the names say which number is which."""
+    quaternion = sign * Rotation.from_matrix(euler_to_matrix(pose)).as_quat()
+    row = {key: value for key, value in ROW.items() if key not in ("pitch", "yaw", "roll")}
+    row |= dict(zip(("qx", "qy", "qz", "qw"), quaternion.tolist(), strict=True))
+    folder = tmp_path_factory.mktemp("m")
+    opened = source("manifest", write_manifest(folder, [row, {**row, "path": "b.png", "qw": 3.0}], "jsonl"))
+    good, bad = opened.refs()
+    assert opened.load(good)[0].pose == pytest.approx(pose, abs=1e-5)
+    reason, said = rejected(opened, bad)
+    assert reason == "bad_annotation" and "row 2: qw, qx, qy, qz have the length 3" in said
+
+
+@pytest.mark.parametrize("size", [("w", "h"), ("width", "height")])
+def test_a_box_may_be_a_corner_and_a_size(tmp_path, size):
+    row = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    write_manifest(tmp_path, [row | dict(zip(("x", "y", *size), (5, 6.5, 45, 53.5), strict=True))])
+    opened = source("manifest", tmp_path)
+    assert corners(opened.load(only(opened))[0].known_box()) == (5, 6.5, 50, 60)
+    write_manifest(tmp_path / "both", [{**ROW, size[0]: 7}])
+    opened = source("manifest", tmp_path / "both")
+    assert corners(opened.load(only(opened))[0].known_box()) == (5, 6.5, 50, 60)
+    (before,) = opened.states(list(opened.refs()))
+    write_manifest(tmp_path / "both", [{**ROW, size[0]: 8}], pictures=False)
+    assert opened.states(list(opened.refs())) == [before], "a column that is not read makes no shard anew"
+
+
+def test_paths_of_windows_find_their_pictures(tmp_path):
+    root = tmp_path / "mine"
+    write_manifest(root, [{**ROW, "path": name} for name in ("pictures/a.png", "pictures/b.png", "c.PNG", "d.png")])
+    names = [r"pictures\a.png", r".\pictures\b.PNG", "c.png", r"..\outside.png", r"C:\me\d.png"]
+    write_manifest(root, [{**ROW, "path": name} for name in names], pictures=False)
+    cv2.imwrite(str(tmp_path / "outside.png"), picture(1))
+    opened = source("manifest", root)
+    *inside, outside, drive = opened.refs()
+    for ref in inside:
+        opened.load(ref)
+    assert all("gone" not in state for state in opened.states(inside)), "a changed picture makes its shard anew"
+    assert rejected(opened, outside)[0] == "outside_root"
+    assert "Windows drive" in rejected(opened, drive)[1]
 
 
 def test_manifest_defaults_keep_a_picture_together(tmp_path):
@@ -151,7 +196,7 @@ def test_rows_that_are_no_rows_are_counted_in_their_place(tmp_path):
     [
         ({"yaw": "yawn"}, "no column 'yaw'; did you mean 'yawn'?"),
         ({"path": "file"}, "no column 'path'; known: file"),
-        ({"x2": "r22"}, "angles and matrices"),
+        ({"x2": "r22"}, "poses of several kinds"),
         ({"group": "groups"}, "a column 'groups', which is unknown; did you mean 'group'?"),
         ({"split": "splits"}, "did you mean 'split'?"),
     ],
@@ -178,6 +223,8 @@ def test_manifests_that_cannot_be_read_are_one_sentence(tmp_path):
         b"\xff\xfe\x00a": "not text in UTF-8",
         good + b'"never closed': "is no CSV, line",
         good.replace(b"pitch", b"yaw"): "two columns 'yaw'",
+        good.split(b"\n", 1)[1]: "has no header: its first line, pictures/a.png,10.0,-20.5",
+        b"a.png,10,10,10,5,5,50,50": "put a line before it that names the columns",
     }
     for content, said in contents.items():
         path.write_bytes(content)
