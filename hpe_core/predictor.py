@@ -18,21 +18,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box, Image, canonical_crop, fault_of, window
+from hpe_core.geometry.crop import Box, FaceCrop, Image, canonical_crop, fault_of, window
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import CONVENTION
+from hpe_core.learning.calibration import Calibration
 from hpe_core.shipped import STUDENT_FILE
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.packages import missing
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
-FIT_NOTE = "detector_fit"  # among the notes of a saved network, and in the contract
+FIT_NOTE, CALIBRATION_NOTE = "detector_fit", "calibration"  # of a saved network, and in the contract
 INPUT, OUTPUTS = "images", ("angles", "spread")
 BATCH = 64
 
 
 class Poses(NamedTuple):
-    """Degrees, (M, 3) float32 each: (pitch, yaw, roll), and the standard deviation of each predicted distribution."""
+    """Degrees, (M, 3) float32 each: (pitch, yaw, roll), and a standard deviation of each: that of the predicted
+    distribution, made to hold on validation faces where the network carries a calibration."""
 
     angles: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -43,11 +46,14 @@ class HeadPosePredictor:
 
     crop: CropSpec  # what the network's window shows of a box
     detector_fit: DetectorFit | None  # makes YuNet's boxes such as the network learnt; None: unknown
+    calibration: Calibration | None  # of the spreads, which are multiplied already; None: they are the head's own
     convention: str  # of the angles, in one line
+    has_landmarks: bool  # whether `landmarks` can be asked
 
     def __init__(self, runner: "_OnnxRunner | _TorchRunner") -> None:
         self._runner, self.convention = runner, CONVENTION  # a network of another one is not loaded
-        self.crop, self.detector_fit = runner.crop, runner.detector_fit
+        self.has_landmarks = runner.has_landmarks
+        self.crop, self.detector_fit, self.calibration = runner.crop, runner.detector_fit, runner.calibration
 
     @classmethod
     def load(cls, path: str | Path = STUDENT_FILE, *, threads: int = 0) -> "HeadPosePredictor":
@@ -67,6 +73,29 @@ class HeadPosePredictor:
         Raises ValueError for a picture that is not (H, W, 3) uint8, and for a box that is none or that the picture does
         not show, by the rule of the shards.
         """
+        crops = self._crops(image, boxes, detected)
+        return self.predict_windows(self._windows(crops))
+
+    def landmarks(
+        self, image: Image, boxes: Sequence[Box] | ArrayLike, *, detected: bool = False
+    ) -> NDArray[np.float32]:
+        """(M, 68, 3) of the same faces: x, y in pixels of the picture, and the probability that the point is seen.
+
+        Raises ValueError as `predict` does, and for a network without landmarks: an ONNX file, or one that learnt none.
+        """
+        if not isinstance(self._runner, _TorchRunner) or not self.has_landmarks:
+            raise ValueError(
+                "this network answers no landmarks: load the folder of one that learnt them (net.landmarks)"
+            )
+        crops = self._crops(image, boxes, detected)
+        if not crops:
+            return np.zeros((0, LANDMARKS, 3), np.float32)
+        said = self._runner.landmarks(np.ascontiguousarray(self._windows(crops)))
+        scales = np.array([[crop.scale_x, crop.scale_y, 1] for crop in crops], np.float32)[:, None]
+        middles = np.array([[*crop.box.center, 0] for crop in crops], np.float32)[:, None]
+        return said * scales + middles
+
+    def _crops(self, image: Image, boxes: Sequence[Box] | ArrayLike, detected: bool) -> list[FaceCrop]:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         given = as_boxes(boxes)
@@ -75,10 +104,12 @@ class HeadPosePredictor:
             if fault is not None:
                 raise ValueError(fault[1])
         fit = self.detector_fit if detected and self.detector_fit is not None else DetectorFit()
-        crops = [canonical_crop(image, fit.of(box), self.crop).pixels for box in given]
+        return [canonical_crop(image, fit.of(box), self.crop) for box in given]
+
+    def _windows(self, crops: Sequence[FaceCrop]) -> Image:
         side = self.crop.stored_size
-        stacked = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
-        return self.predict_windows(window(stacked, self.crop.size))
+        stacked = np.stack([crop.pixels for crop in crops]) if crops else np.zeros((0, side, side, 3), np.uint8)
+        return np.asarray(window(stacked, self.crop.size), np.uint8)
 
     def predict_windows(self, windows_BHWC: Image) -> Poses:
         """Poses of windows that are cut already: (B, size, size, 3) uint8 RGB. Raises ValueError for another shape."""
@@ -103,17 +134,22 @@ def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
     return [Box(*map(float, row)) for row in corners]
 
 
-def contract_of(crop: CropSpec, convention: str, fit: DetectorFit | None = None) -> dict[str, str]:
-    """The metadata of an ONNX file that makes it a head-pose network of this project."""
+def contract_of(crop: CropSpec, convention: str, notes: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The metadata of an ONNX file that makes it a head-pose network of this project, with what a saved network's notes
+    say of detected boxes and of spreads."""
     contract = {"version": CONTRACT_VERSION, "convention": convention, "crop": to_dict(crop)}
-    if fit is not None:
-        contract[FIT_NOTE] = to_dict(fit)
+    contract |= {name: (notes or {})[name] for name in (FIT_NOTE, CALIBRATION_NOTE) if name in (notes or {})}
     return {CONTRACT_KEY: json.dumps(contract, sort_keys=True)}
 
 
 def noted_fit(notes: Mapping[str, Any]) -> DetectorFit | None:
     """What a saved network's notes or a contract say about detected boxes."""
     return build(DetectorFit, notes[FIT_NOTE]) if FIT_NOTE in notes else None
+
+
+def noted_calibration(notes: Mapping[str, Any]) -> Calibration | None:
+    """What a saved network's notes or a contract say about its spreads."""
+    return build(Calibration, notes[CALIBRATION_NOTE]) if CALIBRATION_NOTE in notes else None
 
 
 def open_session(path: Path, threads: int = 1) -> Any:
@@ -131,6 +167,8 @@ def open_session(path: Path, threads: int = 1) -> Any:
 
 
 class _OnnxRunner:
+    has_landmarks = False  # an exported file answers poses alone
+
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_session(path, threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
@@ -142,6 +180,7 @@ class _OnnxRunner:
         if contract["convention"] != CONVENTION:
             raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
         self.crop, self.detector_fit = build(CropSpec, contract["crop"]), noted_fit(contract)
+        self.calibration = noted_calibration(contract)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
@@ -153,10 +192,23 @@ class _TorchRunner:
 
         saved = load_net(folder)
         self._net, self.crop, self.detector_fit = saved.net, saved.crop, noted_fit(saved.notes)
+        self.has_landmarks = saved.net.spec.landmarks
+        self.calibration = noted_calibration(saved.notes)
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         import torch
 
         with torch.inference_mode():
             answers, form = self._net.predict(torch.from_numpy(windows_BHWC)), self._net.form
-            return Poses(form.decode(answers).numpy(), form.spread(answers).numpy())
+            spread = form.spread(answers).numpy()
+        if self.calibration is not None:
+            spread = spread * np.array(self.calibration.one_sd, np.float32)
+        return Poses(form.decode(answers).numpy(), spread)
+
+    def landmarks(self, windows_BHWC: Image) -> NDArray[np.float32]:
+        """(B, 68, 3): window pixels from its centre, and the probability that the point is seen."""
+        import torch
+
+        with torch.inference_mode():
+            said = self._net.landmarks(torch.from_numpy(windows_BHWC))
+            return torch.cat([said.points_BL2, said.seen_BL.sigmoid()[..., None]], -1).numpy()

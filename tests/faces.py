@@ -11,7 +11,8 @@ from hpe_core.datasets.base import FaceRow
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.predictor import FIT_NOTE, INPUT, OUTPUTS, contract_of
+from hpe_core.learning.calibration import Calibration
+from hpe_core.predictor import CALIBRATION_NOTE, FIT_NOTE, INPUT, OUTPUTS, contract_of
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
@@ -19,6 +20,8 @@ from hpe_core.spec.serde import to_dict
 CROP = CropSpec(size=32, margin_px=6)
 NET_CROP = CropSpec(size=32, margin_px=6, box_scale=1.1)  # of `save_untrained`
 FIT = DetectorFit(1.4, 1.2, 0.1)
+CALIBRATION = Calibration((1.5, 0.5, 2.0), ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (3.0, 3.0, 3.0)), 77)
+NOTES = {FIT_NOTE: to_dict(FIT), CALIBRATION_NOTE: to_dict(CALIBRATION)}
 
 
 @cache
@@ -105,5 +108,5 @@ def save_untrained(folder: Path, backbone: str = "test_resnet", notes: Mapping[s
     net.train()(torch.from_numpy(windows(24)))  # statistics of faces
     for head in net.heads:
         torch.nn.init.normal_(next(head.parameters()))
-    save_net(folder, net.eval(), NET_CROP, {FIT_NOTE: to_dict(FIT)} if notes is None else notes)
+    save_net(folder, net.eval(), NET_CROP, NOTES if notes is None else notes)
     return folder

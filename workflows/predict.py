@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         with model_files(spec.model, spec.tracking, spec.model_name) as path:
             predictor = HeadPosePredictor.load(path)
             say(f"model: {spec.model}, {path.name}, faces of {predictor.crop.size} px")
-        put = print_row if as_json else opened.enter_context(csv_table(out, media.moving))
+        put = print_row if as_json else opened.enter_context(csv_table(out, media.moving, predictor.has_landmarks))
         try:
             predict(media, find, predictor, spec, put, tally)
         except KeyboardInterrupt:  # how a camera is meant to end; what was seen is kept

@@ -15,13 +15,13 @@ import torch
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.learning.checkpoint import load_net
+from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
 from hpe_core.shipped import STUDENT_FILE
 from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.spec.serde import to_dict
-from tests.faces import NET_CROP, noise
+from tests.faces import CALIBRATION, NET_CROP, noise, windows
 from workflows.engine.exported import OLDEST_RUNTIME
 from workflows.export import onnx_file as export
 from workflows.export import parity
@@ -176,6 +176,21 @@ def test_torch_and_onnx_predictors_agree(exported_net):
     corners = np.array([[box.x1, box.y1, box.x2, box.y2] for box in boxes])
     np.testing.assert_array_equal(by_onnx.predict(head.image, corners).angles, second.angles)
     assert by_onnx.predict(head.image, []).angles.shape == (0, 3)
+
+
+def test_spreads_are_multiplied_by_what_validation_faces_said(exported_net, tmp_path):
+    """In the file itself, so that whoever runs it has them; and the contract says so."""
+    saved, faces = load_net(exported_net), windows(4)
+    with torch.inference_mode():
+        raw = saved.net.form.spread(saved.net.predict(torch.from_numpy(faces))).numpy()
+    for path in (exported_net, exported_net / "student.onnx"):
+        predictor = HeadPosePredictor.load(path)
+        np.testing.assert_allclose(predictor.predict_windows(faces).spread, raw * CALIBRATION.one_sd, rtol=1e-4)
+        assert predictor.calibration == CALIBRATION and not predictor.has_landmarks
+    save_net(tmp_path / "bare", saved.net, saved.crop, {})
+    bare = HeadPosePredictor.load(tmp_path / "bare")
+    assert bare.calibration is None
+    np.testing.assert_allclose(bare.predict_windows(faces).spread, raw, rtol=1e-6)
 
 
 def test_wrong_input_is_named(exported_net, tmp_path):

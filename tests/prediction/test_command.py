@@ -8,17 +8,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from hpe_core.datasets.registry import open_source
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
+from hpe_core.learning.calibration import confidence
+from hpe_core.learning.checkpoint import save_net
+from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
-from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.data import CropSpec, DatasetSpec
+from hpe_core.spec.network import NetSpec
 from tests.archives import picture
 from tests.prediction.clips import write_clip
 from workflows import predict
-from workflows.prediction.faces import Face, poses_of
+from workflows.prediction.faces import Face, landmarks_of, poses_of
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.output import TABLE
 
@@ -167,3 +172,61 @@ def test_canonical_crops_of_turned_boxes_are_the_turned_crops(predictor):
     straight = canonical_crop(image, box, predictor.crop).pixels
     turned = canonical_crop(np.ascontiguousarray(np.rot90(image, -1)), box.turned(1, 140, 90), predictor.crop).pixels
     assert np.abs(np.rot90(straight, -1).astype(int) - turned).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def with_landmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved network that has learnt nothing, and answers landmarks."""
+    folder = tmp_path_factory.mktemp("mnn")
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8), 32).eval()
+    torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
+    save_net(folder, net, CropSpec(32, 4), {})
+    return folder
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_landmarks_are_in_pixels_of_the_picture_also_of_a_face_that_lies(with_landmarks, quarters):
+    predictor = HeadPosePredictor.load(with_landmarks)
+    image, box = picture(3, 90, 140), Box(20, 15, 70, 75)
+    (upright,) = predictor.landmarks(image, [box])
+    assert upright.shape == (68, 3) and predictor.has_landmarks
+    window = canonical_crop(image, box, predictor.crop)
+    (seen,) = predictor._runner.landmarks(window.pixels[None, 4:-4, 4:-4])
+    x, y = window.box.center
+    np.testing.assert_allclose(upright[:, 0], seen[:, 0] * window.scale_x + x, atol=1e-3)
+    np.testing.assert_allclose(upright[:, 1], seen[:, 1] * window.scale_y + y, atol=1e-3)
+    lying = np.ascontiguousarray(np.rot90(image, quarters))
+    face = Face(box.turned(-quarters, 140, 90), 0.9, quarters)
+    (found,) = landmarks_of(predictor, lying, [face], PredictSpec(boxes="whole"))
+    for mark, (x, y, sure) in zip(found, upright, strict=True):
+        place = Box(x, y, x, y).turned(-quarters, 140, 90)
+        np.testing.assert_allclose(mark, [place.x1, place.y1, sure], atol=0.01)
+
+
+def test_landmarks_stand_in_the_table_and_on_the_copy(here, with_landmarks):
+    cv2.imwrite("face.png", picture(3, 90, 140))
+    assert predict.main(["face.png", "boxes=whole", f"model={with_landmarks}"]) == 0
+    (row,) = table()
+    marks = np.array(json.loads(row["landmarks"]))
+    predictor = HeadPosePredictor.load(with_landmarks)
+    image = cv2.cvtColor(cv2.imread("face.png"), cv2.COLOR_BGR2RGB)
+    np.testing.assert_allclose(marks, predictor.landmarks(image, [Box(0, 0, 140, 90)])[0], atol=0.01)
+    drawn = cv2.imread("poses/face.png")
+    assert all((drawn[int(y), int(x)] != cv2.imread("face.png")[int(y), int(x)]).any() for x, y, _ in marks[:5])
+    with pytest.raises(ValueError, match="no landmarks"):
+        HeadPosePredictor.load(threads=1).landmarks(image, [Box(0, 0, 140, 90)])
+
+
+def test_faces_of_which_the_network_is_too_unsure_are_dropped_and_counted(here, capsys):
+    for number in range(4):
+        cv2.imwrite(f"{number}.png", picture(number, 90, 90))
+    names = [f"{number}.png" for number in range(4)]
+    assert predict.main([*names, "boxes=whole", "draw=false"]) == 0
+    sure = {row["file"]: float(row["confidence"]) for row in table()}
+    spreads = [[float(row[f"{name}_spread"]) for name in ANGLE_NAMES] for row in table()]
+    np.testing.assert_allclose(list(sure.values()), confidence(spreads), atol=2e-4)
+    edge = (sorted(sure.values())[1] + sorted(sure.values())[2]) / 2
+    assert predict.main([*names, "boxes=whole", "draw=false", f"min_confidence={edge}"]) == 0
+    assert {row["file"] for row in table()} == {name for name, value in sure.items() if value >= edge}
+    assert "4 pictures, 2 faces, 2 below min_confidence" in capsys.readouterr().out

@@ -94,7 +94,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_boxes_are_told_in_its_ow
     assert frame.file_size == (width, height) and frame.scale == by
     media = open_media([str(tmp_path / "a.jpg")], tmp_path / "out", upright=True)
     (face,) = face_finder(PredictSpec(boxes="whole"), media, print)(frame)
-    row = row_of(frame, 0, face, None, np.zeros(3), np.zeros(3))
+    row = row_of(frame, 0, face, None, np.zeros(3), np.zeros(3), 1.0)
     assert [row[name] for name in ("x1", "y1", "x2", "y2")] == [0, 0, width, height]
 
 

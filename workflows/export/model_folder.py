@@ -9,7 +9,8 @@ from pathlib import Path
 from hpe_core.datasets.readers.landmarks import LandmarkArchive
 from hpe_core.datasets.registry import fit_to, readers
 from hpe_core.detection.fit import DetectorFit, mean_fit
-from hpe_core.predictor import FIT_NOTE, noted_fit
+from hpe_core.learning.calibration import Calibration
+from hpe_core.predictor import CALIBRATION_NOTE, FIT_NOTE, noted_fit
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.shipped import network_folder
 from hpe_core.spec.data import DatasetSpec
@@ -32,7 +33,9 @@ INT8_FILE, PROGRAM_FILE, TIMM_FOLDER = "student.int8.onnx", "student.pt2", "timm
 def export_student(stage: StageRun, model: Path, weight_terms: str) -> Exported:
     """Write all of the folder `model` anew. `weight_terms` says in a sentence what the weights may be used for."""
     begin_folder(model)
-    save_described(stage.inputs["student"] / Role.DISTILLED, model, detector_fit(stage))
+    evaluated = stage.results.evaluate.sureness
+    calibration = None if evaluated is None else evaluated.calibration
+    save_described(stage.inputs["student"] / Role.DISTILLED, model, detector_fit(stage), calibration)
     return export_files(stage, model, weight_terms)
 
 
@@ -52,12 +55,15 @@ def fit_on_photographs(spec: DatasetSpec) -> DetectorFit | None:
     return LandmarkArchive.detector_fit if drawn else fit_to(spec)
 
 
-def save_described(network: Path, model: Path, fit: DetectorFit | None) -> None:
-    """The network once more in the folder `model`, with a note how a detector's boxes become those that it learnt."""
+def save_described(network: Path, model: Path, fit: DetectorFit | None, calibration: Calibration | None) -> None:
+    """The network once more in the folder `model`, with notes how a detector's boxes become those that it learnt, and
+    what its spreads are worth."""
     from hpe_core.learning.checkpoint import load_net, save_net
 
     saved = load_net(network)
-    save_net(model, saved.net, saved.crop, saved.notes | ({} if fit is None else {FIT_NOTE: to_dict(fit)}))
+    notes = {FIT_NOTE: fit, CALIBRATION_NOTE: calibration}
+    known = {name: to_dict(note) for name, note in notes.items() if note is not None}
+    save_net(model, saved.net, saved.crop, saved.notes | known)
 
 
 def export_files(stage: StageRun, model: Path, weight_terms: str) -> Exported:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_fit
+from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_calibration, noted_fit
 from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.system.files import replacing
 from workflows.engine.exported import NetworkFile, TracedNetwork
@@ -47,11 +47,11 @@ def export_network(
     size = saved.crop.size
     if crops is None:
         crops = np.random.default_rng(0).integers(0, 256, (48, size, size, 3), dtype=np.uint8)
-    network = deployed(saved.net)
+    network = deployed(saved.net, noted_calibration(saved.notes))
     program, ours = _traced(network, size), torch_call(network)
     with replacing(onnx_file) as onnx_draft, replacing(program_file) as program_draft:
         model = _graph(program, opset)
-        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, noted_fit(saved.notes)))
+        _write(model, onnx_draft, contract_of(saved.crop, CONVENTION, saved.notes))
         _save_program(program, program_draft)
         parity = proved(ours, onnx_call(onnx_draft), crops, "ONNX")
         program_parity = proved(ours, program_call(program_draft), crops, "the exported program")

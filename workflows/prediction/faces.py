@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpe_core.datasets.base import DatasetError, Rejected
 from hpe_core.datasets.boxes import open_boxes
@@ -14,6 +15,7 @@ from hpe_core.detection.detector import FaceDetector, cached
 from hpe_core.detection.look import Detect, find_faces, needs_tiles, turned_image
 from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import Box, Image
+from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import turn
 from hpe_core.predictor import HeadPosePredictor, Poses
 from hpe_core.spec.data import DetectorSpec
@@ -37,6 +39,7 @@ class Face:
     quarters: int = 0
 
 
+Points = NDArray[np.float32]
 FindFaces = Callable[[Frame], list[Face]]
 Say = Callable[[str], None]
 
@@ -115,6 +118,23 @@ def poses_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], spec
         angles[which] = turn(found.angles, -90.0 * quarters) if quarters else found.angles
         spread[which] = found.spread[:, [1, 0, 2]] if quarters % 2 else found.spread
     return Poses(angles, spread)
+
+
+def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], spec: PredictSpec) -> Points | None:
+    """(M, 68, 3) in pixels of the picture as it is, of a network that answers landmarks; else None."""
+    if not predictor.has_landmarks:
+        return None
+    marks = np.zeros((len(faces), LANDMARKS, 3), np.float32)
+    height, width = image.shape[:2]
+    for number, face in enumerate(faces):
+        box = face.box.turned(face.quarters, width, height).scaled(spec.box_scale)
+        turned = turned_image(image, face.quarters) if face.quarters else image
+        marks[number] = predictor.landmarks(turned, [box], detected=not spec.boxes and spec.fit)[0]
+        rows, columns = turned.shape[:2]
+        for _ in range(-face.quarters % 4):  # a quarter clockwise
+            x, y, seen = marks[number].T
+            marks[number], (rows, columns) = np.stack([rows - y, x, seen], 1), (columns, rows)
+    return marks
 
 
 def why_unusable(face: Face, frame: Frame, box_scale: float) -> str:

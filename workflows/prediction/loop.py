@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from hpe_core.learning.calibration import confidence
 from hpe_core.predictor import HeadPosePredictor
-from workflows.prediction.faces import Face, FindFaces, poses_of, why_unusable
+from workflows.prediction.faces import Face, FindFaces, landmarks_of, poses_of, why_unusable
 from workflows.prediction.frames import Frame, Media, Unusable
 from workflows.prediction.keys import PredictSpec
-from workflows.prediction.output import Row, drawn, row_of
+from workflows.prediction.output import LANDMARKS, Row, drawn, landmark_text, row_of
 from workflows.prediction.tracks import Tracks
 from workflows.tracking.console import Console
 
@@ -24,6 +27,7 @@ class Tally:
     faces: int = 0
     without: int = 0  # pictures without a face
     unusable: int = 0  # pictures that cannot be read, and boxes that are none
+    unsure: int = 0  # faces that were dropped, as the network is too unsure of their poses
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("reading", "faces", "poses", "writing"), 0.0)
     )
@@ -41,6 +45,7 @@ class Tally:
         said = [f"{self.frames:,} {noun}{'s' * (self.frames != 1)}", f"{self.faces:,} face{'s' * (self.faces != 1)}"]
         said += [f"{self.without:,} without a face"] * (self.without > 0)
         said += [f"{self.unusable:,} unusable"] * (self.unusable > 0)
+        said += [f"{self.unsure:,} below min_confidence"] * (self.unsure > 0)
         total = sum(self.seconds.values())
         if self.frames and total > 0:
             steps = ", ".join(f"{step} {1e3 * spent / self.frames:.1f}" for step, spent in self.seconds.items())
@@ -73,18 +78,24 @@ def predict(
         with tally.timed("faces"):
             faces = usable(find(frame), frame, spec.box_scale, tally, console.say)
         with tally.timed("poses"):
+            tally.without += not faces
             found, spread = poses_of(predictor, frame.image, faces, spec)
+            sure = confidence(spread)
+            kept = np.flatnonzero(sure >= spec.min_confidence)
+            tally.unsure += len(faces) - len(kept)
+            faces, found, spread, sure = [faces[at] for at in kept], found[kept], spread[kept], sure[kept]
+            marks = landmarks_of(predictor, frame.image, faces, spec)
             people: Sequence[int | None] = [None] * len(faces)
             angles = found.astype(float)
             if tracks is not None:
                 people, angles = tracks.follow([face.box for face in faces], angles, frame.seconds or 0.0)
         with tally.timed("writing"):
             for number, face in enumerate(faces):
-                put(row_of(frame, number, face, people[number], angles[number], spread[number]))
+                row = row_of(frame, number, face, people[number], angles[number], spread[number], sure[number])
+                put(row | ({} if marks is None else {LANDMARKS: landmark_text(frame, marks[number])}))
             if spec.draw:
-                media.keep(frame, drawn(frame.image, faces, angles))
+                media.keep(frame, drawn(frame.image, faces, angles, marks))
         tally.faces += len(faces)
-        tally.without += not faces
         if total > 1:
             done = tally.frames + tally.unusable
             console.progress("poses", done, max(total, done), f"{media.noun}s")

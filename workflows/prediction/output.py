@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets.files import printable
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.draw import draw_axes
+from hpe_core.geometry.draw import draw_axes, draw_landmarks
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from workflows.engine.config import tell
 from workflows.prediction.faces import Face
@@ -22,17 +23,22 @@ TABLE = "poses.csv"
 DECIMALS = {"x1": 2, "y1": 2, "x2": 2, "y2": 2}  # of pixels; angles and scores have 4
 SPREADS = [f"{name}_spread" for name in ANGLE_NAMES]
 TRACK = "track"  # a person's number in a video; pictures have none
+LANDMARKS = "landmarks"  # of a network that answers them: 68 times x, y and how surely it is seen, as JSON
 COLUMNS = ["file", "frame", "seconds", "face", TRACK, "x1", "y1", "x2", "y2", "score", *ANGLE_NAMES, *SPREADS]
+COLUMNS += ["confidence"]
 Row = dict[str, Any]
 Angles = NDArray[Any]  # degrees
 
 
-def row_of(frame: Frame, number: int, face: Face, track: int | None, angles: Angles, spread: Angles) -> Row:
-    """One face as COLUMNS name it: pixels of the file, degrees, and the standard deviation of each predicted
-    distribution."""
+def row_of(
+    frame: Frame, number: int, face: Face, track: int | None, angles: Angles, spread: Angles, sure: float
+) -> Row:
+    """One face as COLUMNS name it: pixels of the file, degrees, standard deviations, and the chance that no angle is
+    off by more than 10 degrees."""
     box = frame.in_file(face.box)
     seen = (printable(frame.name), frame.number, frame.seconds, number, track)
     values = [*seen, box.x1, box.y1, box.x2, box.y2, face.score, *map(float, angles), *map(float, spread)]
+    values += [float(sure)]
     row = dict(zip(COLUMNS, values, strict=True))
     if track is None:
         del row[TRACK]
@@ -40,7 +46,7 @@ def row_of(frame: Frame, number: int, face: Face, track: int | None, angles: Ang
 
 
 @contextmanager
-def csv_table(out: Path, tracks: bool) -> Iterator[Callable[[Row], None]]:
+def csv_table(out: Path, tracks: bool, landmarks: bool = False) -> Iterator[Callable[[Row], None]]:
     """Writes rows into the table, each at once: what was seen outlives an interruption."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +54,8 @@ def csv_table(out: Path, tracks: bool) -> Iterator[Callable[[Row], None]]:
     except OSError as error:
         raise SpecError(f"{out / TABLE} cannot be written: {error.strerror}") from None
     with stream:
-        writer = csv.DictWriter(stream, [name for name in COLUMNS if tracks or name != TRACK])
+        columns = [name for name in COLUMNS if tracks or name != TRACK] + [LANDMARKS] * landmarks
+        writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         yield writer.writerow
 
@@ -57,8 +64,17 @@ def print_row(row: Row) -> None:
     tell(json.dumps(row))
 
 
-def drawn(image: Image, faces: Sequence[Face], angles: Angles) -> Image:
-    """The picture with each face's axes: as long as half the box's longer side, thick by its shorter one."""
+def landmark_text(frame: Frame, marks_L3: Angles) -> str:
+    """A face's landmarks as JSON, in pixels of the file."""
+    points = np.asarray(marks_L3, np.float64) * [frame.scale, frame.scale, 1]
+    return json.dumps([[round(x, 2), round(y, 2), round(seen, 3)] for x, y, seen in points.tolist()])
+
+
+def drawn(image: Image, faces: Sequence[Face], angles: Angles, marks: Angles | None = None) -> Image:
+    """The picture with each face's axes: as long as half the box's longer side, thick by its shorter one; and with its
+    landmarks, if they are known."""
+    for face, points in zip(faces, () if marks is None else marks, strict=marks is not None):
+        image = draw_landmarks(image, points, max(1, round(min(face.box.width, face.box.height) / 80)))
     for face, pose in zip(faces, angles, strict=True):
         width, height = face.box.width, face.box.height
         thick = max(1, round(min(width, height) / 40))
