@@ -1,9 +1,10 @@
 """Pose errors as mergeable sums: exact for any batch size and any number of workers.
 
 Angle errors are circular (min(d, 360 - d)); the geodesic error is the angle between the rotations; MAEV is the mean
-angle between the three axes of the two heads (Cao et al., WACV 2021). Yaw ranges are those of the field. Median and
-90th percentile come from a histogram of the geodesic error and are exact to half a cell. The area under the error
-distribution up to 20 degrees is the mean of max(0, 1 - e / 20), e being a face's mean angle error.
+angle between the three axes of the two heads (Cao et al., WACV 2021). Yaw ranges are those of the field. Euler angles
+are compared up to 99 degrees of yaw, rotations all round. Median and 90th percentile come from a histogram of the
+geodesic error and are exact to half a cell. The area under the error distribution up to 20 degrees is the mean of
+max(0, 1 - e / 20), e being a face's mean angle error.
 
 Datasets disagree about where a head's own axes point, by a few constant degrees. `head_offset` finds that rotation for
 a dataset (or a sequence), `realigned` applies it: errors after it stand beside the raw ones and never replace them.
@@ -25,7 +26,8 @@ from hpe_core.geometry.rotation import (
     other_branch,
 )
 
-YAW_RANGES = ((0.0, 30.0), (30.0, 60.0), (60.0, 180.0))
+FRONT_DEG = 99.0  # of yaw, up to which Euler angles are compared: a head from behind has two triples, far apart
+YAW_RANGES = ((0.0, 30.0), (30.0, 60.0), (60.0, FRONT_DEG + 1e-6), (FRONT_DEG + 1e-6, 181.0))
 RANGE_NAMES = ("yaw 0-30", "yaw 30-60", "yaw 60-99")
 CELL_DEG, CELLS = 0.01, 18_000  # of the histogram of geodesic errors
 AUC_DEG = 20.0
@@ -34,7 +36,7 @@ COLUMNS = 7  # n, the three angles, geodesic, MAEV, share under the distribution
 
 @dataclass(frozen=True, eq=False)
 class PoseSums:
-    """Counts and summed errors by yaw range (3 ranges, 7 columns), and the histogram of geodesic errors (float64)."""
+    """Counts and summed errors by yaw range (4 ranges, 7 columns), and the histogram of geodesic errors (float64)."""
 
     table: NDArray[np.float64]
     histogram: NDArray[np.float64]
@@ -84,14 +86,16 @@ class PoseSums:
 
     def summary(self) -> dict[str, float]:
         """n; MAE of each angle, and mean; geodesic mean, median, p90; MAEV; AUC; MAE by yaw range; NME of landmarks."""
-        total = self.table.sum(0)
-        n = max(total[0], 1.0)
+        total, front = self.table.sum(0), self.table[:-1].sum(0)
+        n, angles = max(total[0], 1.0), front if front[0] else total
         out = {"n": float(total[0])}
-        out |= {name: float(total[1 + i] / n) for i, name in enumerate(ANGLE_NAMES)}
-        out["mae"] = float(total[1:4].sum() / n / 3)
+        out |= {name: float(angles[1 + i] / max(angles[0], 1.0)) for i, name in enumerate(ANGLE_NAMES)}
+        out["mae"] = float(angles[1:4].sum() / max(angles[0], 1.0) / 3)
         out |= {"geodesic": float(total[4] / n), "maev": float(total[5] / n), "auc": float(total[6] / n)}
         out |= {"median": self.quantile(0.5), "p90": self.quantile(0.9)}
-        for name, row in zip(RANGE_NAMES, self.table, strict=True):
+        if behind := self.table[-1][0]:
+            out["geodesic_behind"] = float(self.table[-1][4] / behind)
+        for name, row in zip(RANGE_NAMES, self.table, strict=False):
             if row[0]:
                 out[name] = float(row[1:4].sum() / row[0] / 3)
         if self.landmarks[0]:

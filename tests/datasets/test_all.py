@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import UNKNOWN, DatasetError, FaceRef, FaceRow, Rejected, Source, census
+from hpe_core.datasets.base import UNKNOWN, Annotation, DatasetError, FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.spec.data import CropSpec, DatasetSpec
@@ -254,3 +254,17 @@ def test_census_compares_with_the_whole_archive(tmp_path):
     assert census(opened) == "1 face; the whole archive has 1"
     opened.reader.whole = 0
     assert census(opened) == "1 face; the whole archive has 0: this is more"
+
+
+def test_heads_are_drawn_from_all_around_if_asked_for():
+    """The pose as drawn, and the landmarks with it: a head seen from behind hides all of its face."""
+
+    def drawn(poses: str) -> list[Annotation]:
+        opened = open_source(DatasetSpec("synthetic", count=24, seed=5, image_px=48, poses=poses))
+        return [opened.load(ref)[0] for ref in opened.refs()]
+
+    ahead, around = drawn("ahead"), drawn("around")
+    assert max(abs(face.pose[1]) for face in ahead) <= 99
+    behind = [face for face in around if abs(face.pose[1]) > 140]
+    assert len(behind) >= 3
+    assert all(not face.visible[27:60].any() for face in behind), "nose, eyes and mouth are on the other side"

@@ -53,7 +53,12 @@ def test_every_figure_is_its_definition_over_the_faces(seed, count):
 def test_a_range_begins_at_its_lower_edge_and_nothing_lies_beyond_the_last():
     scores = PoseSums.of([[3, 0, 0], [0, 60, 6]], [[0, 30, 0], [0, -60, 0]]).summary()
     assert scores["n"] == 2 and scores["yaw 30-60"] == 11 and scores["yaw 60-99"] == 42
-    assert PoseSums.of([[0, 0, 0]], [[0, -170, 0]]).summary()["yaw 60-99"] == 170 / 3
+    behind = PoseSums.of([[0, 0, 0], [4, 10, 0]], [[0, -170, 0], [1, 10, 0]]).summary()
+    assert behind["geodesic_behind"] == pytest.approx(170) and behind["geodesic"] == pytest.approx(173 / 2)
+    assert behind["mae"] == 1 and behind["n"] == 2 and "yaw 60-99" not in behind, "Euler angles of the front alone"
+    assert PoseSums.of([[0, 0, 0]], [[0, -170, 0]]).summary()["mae"] == pytest.approx(170 / 3), (
+        "where there is no front"
+    )
     half = PoseSums.of([[0, 0, 0]], [[0, 0, 180]]) + PoseSums.empty()
     assert 179.9 < half.summary()["p90"] < 180
     nothing = PoseSums.empty().summary()

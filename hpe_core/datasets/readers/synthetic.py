@@ -7,7 +7,7 @@ from hpe_core.datasets.base import Annotation, FaceRef, Reader, Terms
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.errors import check
 from hpe_core.geometry.crop import BOX_RULE, Image
-from hpe_core.render.scene import render_head
+from hpe_core.render.scene import USUAL, WHOLE_CIRCLE, render_head
 from hpe_core.spec.data import ConventionSpec, DatasetSpec
 
 
@@ -39,14 +39,15 @@ class RenderedHeads(Reader):
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         spec, index = self.spec, int(ref.key)
-        head = render_head(spec.seed, index, size=spec.image_px, heads_per_person=spec.heads_per_person)
+        poses = WHOLE_CIRCLE if spec.poses == "around" else USUAL
+        head = render_head(spec.seed, index, size=spec.image_px, heads_per_person=spec.heads_per_person, poses=poses)
         assert (head.sample_id, head.group) == self._names(index), "the renderer names its heads otherwise"
         return Annotation(ref, head.box, head.pose, head.landmarks, head.visible), head.image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """What decides a head beside its number. How many others are rendered is not part of it."""
         spec = self.spec
-        return [json.dumps([spec.seed, spec.image_px, spec.heads_per_person])] * len(refs)
+        return [json.dumps([spec.seed, spec.image_px, spec.heads_per_person, spec.poses])] * len(refs)
 
     def origin(self, spec: DatasetSpec) -> object:
         return spec.seed

@@ -17,7 +17,7 @@ from workflows.report.material import Material, Section
 from workflows.report.page import Book, Entry, Line, Picture, decimals, line
 
 WORST = 8
-DETAILS = ("median", "p90", "maev", "auc", "aligned_mae", "aligned_geodesic", "offset_deg")
+DETAILS = ("median", "p90", "maev", "geodesic_behind", "auc", "aligned_mae", "aligned_geodesic", "offset_deg")
 
 
 def test_sets(material: Material) -> Iterator[Section]:
