@@ -1,10 +1,13 @@
 # make demo        set up, then run the whole road on rendered heads, offline
 # make test        set up, then lint, types, all laws and one small run that is killed and goes on
 # make test-all    the second tier: whole runs, recipes, servers, an installed wheel
+# make sbom        what is installed, as CycloneDX JSON (build/sbom.json)
+# make audit       asks the registry's list of advisories about it: needs the network
 # make mutants     how many changes of the code the tests notice (on demand, a quarter of an hour)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := build/tools
 CONFIG ?= demo
 ARGS ?=
 # Two processes; one that dies ends as a failed test, where xdist would kill the next by the same test for ever.
@@ -12,7 +15,7 @@ BESIDE = $(BIN)/python -m pytest -n 2 --max-worker-restart=0 --no-loadscope-reor
 
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: demo test setup lint types seeds benchmark doctor test-all slow mutants clean
+.PHONY: sbom audit demo test setup lint types seeds benchmark doctor test-all slow mutants clean
 
 demo: setup
 	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
@@ -49,6 +52,17 @@ doctor: setup
 
 mutants: setup
 	$(BIN)/python tests/mutants.py $(ARGS)
+
+$(TOOLS):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7.5,<8'
+
+sbom: setup $(TOOLS)
+	$(TOOLS)/bin/cyclonedx-py environment $(VENV) --of JSON -o build/sbom.json
+	@echo build/sbom.json
+
+audit: setup $(TOOLS)
+	$(TOOLS)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -202,7 +202,7 @@ class _TorchRunner:
             answers, form = self._net.predict(torch.from_numpy(windows_BHWC)), self._net.form
             spread = form.spread(answers).numpy()
         if self.calibration is not None:
-            spread = spread * np.array(self.calibration.one_sd, np.float32)
+            spread = self.calibration.standard(spread).astype(np.float32)
         return Poses(form.decode(answers).numpy(), spread)
 
     def landmarks(self, windows_BHWC: Image) -> NDArray[np.float32]:

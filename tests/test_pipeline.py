@@ -33,6 +33,8 @@ from workflows.full_pipeline import STAGES
 CONFIG = "tests/tiny.yaml"
 NAMES = [stage.name for stage in STAGES]
 Moment = Callable[[Path], bool]
+PLANTED = "planted-4f1c9e7a"  # as a password, in names that libraries read
+PASSWORDS = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_API_KEY", "HF_TOKEN", "GITHUB_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 PATIENCE_S = 600  # for one command on a machine that is busy with other things
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -42,7 +44,7 @@ def environment(**changes: str) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     fixed = {"PYTHONPATH": str(REPO), "PATH": tools, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    return {**ours, **fixed, **changes}
+    return {**ours, **fixed, **dict.fromkeys(PASSWORDS, PLANTED), **changes}
 
 
 def words(verb: str, store: Path | str, *more: str) -> list[str]:
@@ -191,6 +193,14 @@ def test_every_stage_leaves_a_manifest_and_the_table_has_every_network(finished)
     (time_line,) = re.findall(r"^time .*$", finished.done.out, re.MULTILINE)
     (report,) = re.findall(r"^report +(\S+)$", finished.done.out, re.MULTILINE)
     assert Path(report).is_file() and time_line.endswith(" s")
+
+
+def test_a_password_in_the_environment_is_in_no_line_and_no_file(finished):
+    """Manifests, MLflow's database and artifacts, Tune's pickles, the report, the card, every exported file."""
+    assert PLANTED not in finished.done.out + finished.done.err + finished.cut
+    files = [path for path in finished.store.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "manifest.json", "report.html", "student.onnx"} <= {path.name for path in files}
+    assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
 
 
 def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished):

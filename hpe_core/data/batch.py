@@ -93,7 +93,7 @@ class FaceData:
 
     def __init__(self, files: Sequence[Path], labels: Sequence[Path] | None = None, *, landmarks: bool = False) -> None:
         self.shards, self.landmarks = whole_shards(files, labels), landmarks
-        self._rows: tuple[list[Piece], FaceArrays] | None = None
+        self._rows: tuple[list[Piece], FaceArrays, FaceArrays] | None = None  # the second keeps the shared files
 
     def __len__(self) -> int:
         return count(self.shards)
@@ -107,8 +107,8 @@ class FaceData:
         pieces = self.pieces(rank, world)
         if self._rows is None or self._rows[0] != pieces:
             rows = node_rows(pieces)
-            self._rows = (pieces, rows if self.landmarks else replace(rows, landmarks=None))
-        return self._rows[1]
+            self._rows = (pieces, rows, rows if self.landmarks else replace(rows, landmarks=None))
+        return self._rows[2]
 
     def steps(self, batch_size: int) -> int:
         """Batches of one epoch; what is left over is not used in that epoch."""

@@ -87,4 +87,5 @@ def _within(first: Box, second: Box) -> float:
     """The share of the smaller box that the other one covers."""
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
     height = min(first.y2, second.y2) - max(first.y1, second.y1)
-    return max(0.0, width) * max(0.0, height) / min(first.width * first.height, second.width * second.height)
+    smaller = max(min(first.width * first.height, second.width * second.height), 1e-9)  # a detector's box may be a line
+    return max(0.0, width) * max(0.0, height) / smaller

@@ -2,8 +2,9 @@
 
 A head gives each angle a standard deviation, by its own lights. Divided by it, the errors of validation faces are
 scores, and their quantiles say how wide an interval has to be: the answer plus or minus so many spreads. For faces like
-those of validation it then holds at least as often as it says, whatever the errors' distribution is (split conformal
-prediction; Lei et al., JASA 2018). For others nobody promises anything: hence the tables by test set.
+those of validation it then holds about as often as it says, whatever the errors' distribution is (split conformal
+prediction; Lei et al., JASA 2018): at least as often, were there one face more than 1 / (1 - level), and had validation
+faces not chosen the epoch as well. For others nobody promises anything: hence the tables by test set.
 """
 
 import math
@@ -17,9 +18,13 @@ LEVELS = (0.5, 0.8, 0.95)
 ONE_SD = math.erf(math.sqrt(0.5))  # the share of a normal distribution within one standard deviation
 NORMAL = (0.6745, 1.2816, 1.96)  # standard deviations that hold LEVELS of a normal distribution
 WITHIN_DEG = 10.0  # confidence is the chance that no angle is off by more
-LEAST_DEG = 1e-3  # of a spread that is divided by
+LEAST_DEG = 1e-3  # of a raw spread: a head that says one answer and no doubt gets the quantiles of its errors
 POINTS = 20  # of a risk-coverage curve
 Triple = tuple[float, float, float]
+
+
+def floored(spreads_M3: ArrayLike) -> Floats:
+    return np.maximum(np.asarray(spreads_M3, np.float64), LEAST_DEG)
 
 
 def triple(values: Floats) -> Triple:
@@ -38,12 +43,16 @@ class Calibration:
 
     def half_widths(self, spreads_M3: ArrayLike) -> Floats:
         """(LEVELS, M, 3) degrees."""
-        return np.asarray(self.widths, np.float64)[:, None] * np.asarray(spreads_M3, np.float64)
+        return np.asarray(self.widths, np.float64)[:, None] * floored(spreads_M3)
+
+    def standard(self, spreads_M3: ArrayLike) -> Floats:
+        """(M, 3) raw spreads as standard deviations, degrees."""
+        return np.asarray(self.one_sd, np.float64) * floored(spreads_M3)
 
 
 def calibrate(errors_M3: ArrayLike, spreads_M3: ArrayLike) -> Calibration:
     """From absolute errors and raw spreads of validation faces, degrees. Raises ValueError for no face."""
-    scores = np.asarray(errors_M3, np.float64) / np.maximum(np.asarray(spreads_M3, np.float64), LEAST_DEG)
+    scores = np.asarray(errors_M3, np.float64) / floored(spreads_M3)
     if not len(scores):
         raise ValueError("no validation face, no calibration")
 
@@ -63,7 +72,7 @@ def coverage(errors_M3: ArrayLike, half_widths_LM3: ArrayLike) -> Floats:
 
 def confidence(spreads_M3: ArrayLike) -> Floats:
     """(M,) the chance that no angle is off by more than WITHIN_DEG, were its errors normal with these spreads."""
-    reach = WITHIN_DEG / (np.maximum(np.asarray(spreads_M3, np.float64), LEAST_DEG) * math.sqrt(2))
+    reach = WITHIN_DEG / (floored(spreads_M3) * math.sqrt(2))
     return np.asarray(np.vectorize(math.erf, otypes=[float])(reach).prod(-1), np.float64)
 
 

@@ -62,8 +62,8 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
 
 @torch.no_grad()
 def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
-    """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped,
-    one of another kind begins anew.
+    """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped, one of
+    another kind begins anew, and so does a decoder of another width or stride.
 
     Raises SpecError that names the folder where backbone or crop differ: the features would mean something else.
     """
@@ -73,14 +73,13 @@ def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
     differ = [f"its {key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
     check(not differ, f"start: {folder} cannot be begun with: {'; '.join(differ)}")
     net.backbone.load_state_dict(saved.net.backbone.state_dict())
-    if not (net.bins and saved.net.bins):
-        if net.spec.head == saved.net.spec.head:
-            net.heads.load_state_dict(saved.net.heads.state_dict())
-        return
-    widths = np.array([bins.width for bins in saved.net.bins])
-    for head, bins in zip(net.heads, net.bins, strict=True):
-        nearest = int(np.abs(widths - bins.width).argmin())
-        _remap(saved.net.heads[nearest], saved.net.bins[nearest], head, bins)
+    if net.bins and saved.net.bins:
+        widths = np.array([bins.width for bins in saved.net.bins])
+        for head, bins in zip(net.heads, net.bins, strict=True):
+            nearest = int(np.abs(widths - bins.width).argmin())
+            _remap(saved.net.heads[nearest], saved.net.bins[nearest], head, bins)
+    elif net.spec.head == saved.net.spec.head:
+        net.heads.load_state_dict(saved.net.heads.state_dict())
     same = all(getattr(net.spec, key) == getattr(saved.net.spec, key) for key in ("decoder_width", "decoder_stride"))
     if net.decoder is not None and saved.net.decoder is not None and same:
         net.decoder.load_state_dict(saved.net.decoder.state_dict())

@@ -91,7 +91,8 @@ class PoseSums:
         out = {"n": float(total[0])}
         out |= {name: float(angles[1 + i] / max(angles[0], 1.0)) for i, name in enumerate(ANGLE_NAMES)}
         out["mae"] = float(angles[1:4].sum() / max(angles[0], 1.0) / 3)
-        out |= {"geodesic": float(total[4] / n), "maev": float(total[5] / n), "auc": float(total[6] / n)}
+        out |= {"geodesic": float(total[4] / n), "maev": float(total[5] / n)}
+        out["auc"] = float(angles[6] / max(angles[0], 1.0))
         out |= {"median": self.quantile(0.5), "p90": self.quantile(0.9)}
         if behind := self.table[-1][0]:
             out["geodesic_behind"] = float(self.table[-1][4] / behind)

@@ -119,7 +119,8 @@ def decoder_for(backbone: nn.Module, spec: NetSpec, size: int, features: int) ->
 
 
 def landmark_parts(answer: LandmarkAnswer, landmarks_BL3: Tensor, size: int, spec: TrainSpec) -> dict[str, Tensor]:
-    """The two other tasks of MNN's weighted loss; means over the landmarks of the batch about which something is known.
+    """The two other tasks of MNN's weighted loss; means over all landmarks of the batch, to which an unknown one adds
+    nothing.
 
     heat: cross-entropy of each heat map against a normal distribution about the label, of landmarks in the window.
     marks: distance of the regressed point from the label, in percent of the window's side.
@@ -148,6 +149,6 @@ def _bell(heat_BLHW: Tensor, side: int, place_BL: Tensor, size: int) -> Tensor:
     return (-away.square() / 2).softmax(-1)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Over the entries of a mask; 0 where there are none."""
-    return torch.where(where, values, 0.0).sum() / where.sum().clamp_min(1)
+def _mean(values_BL: Tensor, where_BL: Tensor) -> Tensor:
+    """Over all faces and landmarks, unknown ones as 0: so parts of a batch, and workers, add up to the batch."""
+    return torch.where(where_BL, values_BL, 0.0).mean()

@@ -90,7 +90,7 @@ def fit(
         scored = validate(state.averaged(), val, crop, optim.batch_size * 2, place, held_out).summary()
         metrics |= {f"val/{name}": value for name, value in scored.items() if name != "n"}
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
-        if not math.isfinite(scored["mae"]):
+        if not (math.isfinite(scored["mae"]) and math.isfinite(scored["geodesic"])):
             raise FloatingPointError(f"the validation error became {scored['mae']} in epoch {epoch + 1}; lower lr")
         state.keep_if_best(scored["mae"], epoch + 1)
         on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
@@ -116,8 +116,10 @@ def validate(
             predicted.append(net.angles(images))
             true.append(batch.angles_B3.numpy())
             if batch.landmarks_BL3 is not None and net.spec.landmarks:
+                assert batch.scales_B2 is not None
                 points, known = net.landmarks(images).points_BL2, batch.landmarks_BL3[..., :2]
-                marks.append(landmark_errors(points.cpu().numpy(), known.cpu().numpy(), "box"))
+                by = batch.scales_B2[:, None].numpy()  # in the picture, where a stretched crop is not square
+                marks.append(landmark_errors(points.cpu().numpy() * by, known.cpu().numpy() * by, "box"))
     sums = PoseSums.empty()
     if predicted:  # a worker may have no batch
         sums = PoseSums.of(torch.cat(predicted).cpu().numpy(), np.concatenate(true), np.concatenate([*marks, []]))

@@ -1,5 +1,7 @@
 """Laws of reading shards for training: every row once, the same order for the same seed, workers share the rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +152,19 @@ def test_no_shards_is_an_error():
     for kind in (FaceData, OwnFaces):
         with pytest.raises(ShardError, match="no shards"):
             kind([])
+
+
+def test_networks_with_and_without_landmarks_share_the_rows_of_a_machine_while_both_live(files):
+    """Whoever takes no landmarks keeps the shared files all the same: else each would build its own."""
+    without, with_them = FaceData(files), FaceData(files, landmarks=True)
+    rows, more = without.rows(), with_them.rows()
+    assert rows.landmarks is None and more.landmarks is not None
+    (first, second) = (Path(file_of(found.images)) for found in (rows, more))
+    assert first == second and first.exists()
+
+
+def file_of(values: np.ndarray) -> str:
+    """The file that an array is a map of."""
+    while not isinstance(values, np.memmap):
+        values = values.base
+    return str(values.filename)

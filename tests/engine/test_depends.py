@@ -30,7 +30,7 @@ from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.render.scene import render_head
-from hpe_core.spec.cluster import StageShares
+from hpe_core.spec.cluster import Share, StageShares
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
@@ -48,6 +48,7 @@ NAMES = ("shards", "teachers", "labels", "search", "student", "evaluate", "publi
 ALL, TAUGHT, LABELS, SEARCH, STUDENT, EVALUATE, PUBLISH = (NAMES[start:] for start in range(len(NAMES)))
 TESTED = ("shards", "evaluate", "publish")  # another test set makes new shards and retrains nobody
 NOTHING: tuple[str, ...] = ()
+SHARED_KEYS = [field.name for field in fields(Share)]
 SHARED = [field.name for field in fields(StageShares)]
 
 # Keys of one network and its training, each with another value; of a teacher and of the student.
@@ -56,10 +57,16 @@ NETWORK: dict[str, Any] = {
     "net.pretrained": "OTHER",
     "net.bin_widths": [3, 11],
     "net.regression_head": True,
+    "net.landmarks": True,
+    "net.decoder_width": 8,
+    "net.decoder_stride": 4,
     "hard_loss": "ce",
     "mse_weight": 0.5,
     "label_sd": 2.0,
     "mae_weight": 0.5,
+    "heatmap_weight": 0.5,
+    "landmark_weight": 0.5,
+    "visibility_weight": 0.5,
     "start": "OTHER",
     "seed": 5,
     "optim.epochs": 9,
@@ -94,7 +101,15 @@ DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
 DATASET: dict[str, dict[str, Any]] = {
     "boxed": {"reader": "pointing04", "boxes": "OTHER", "links": "anywhere"},
     "found": {"root": "LARGER", "detector.model": "OTHER", "detector.min_score": 0.7, "detector.side_px": 320},
-    "drawn": {"count": 41, "seed": 90, "image_px": 96, "heads_per_person": 5, "val": 0.2, "test": 0.2},
+    "drawn": {
+        "count": 41,
+        "seed": 90,
+        "image_px": 96,
+        "heads_per_person": 5,
+        "poses": "around",
+        "val": 0.2,
+        "test": 0.2,
+    },
     "frames": {"val_groups": ["person01"], "test_groups": ["person01"], "group_by": "sequence"}
     | {f"convention.{name}_sign": -1 for name in ("pitch", "yaw", "roll")}
     | {"convention.unit": "radians_as_degrees", "convention.range": "wrapped", "convention.order": "yaw_pitch_roll"}
@@ -142,12 +157,13 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "cluster.workers": (2, TAUGHT),
     "cluster.cpus_per_worker": (2, NOTHING),
     "cluster.gpus_per_worker": (1, NOTHING),
-    **{f"cluster.stages.{stage}.{key}": (2, NOTHING) for stage in SHARED for key in ("cpus", "gpus", "threads")},
+    **{f"cluster.stages.{stage}.{key}": (2, NOTHING) for stage in SHARED for key in SHARED_KEYS},
     "cluster.stages.teachers.workers": (2, TAUGHT),
     "cluster.stages.student.workers": (2, STUDENT),
     "cluster.stages.labels.workers": (2, NOTHING),
     "cluster.stages.evaluate.workers": (2, NOTHING),
     "cluster.threads_per_worker": (2, NOTHING),
+    "cluster.memory_gb_per_worker": (2, NOTHING),
     "cluster.readers_per_worker": (2, NOTHING),
     "cluster.max_failures": (9, NOTHING),
     "cluster.checkpoint_s": (1, NOTHING),

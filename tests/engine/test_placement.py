@@ -1,6 +1,7 @@
 """Who gets which part of the cluster, and on which device a worker computes."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -60,19 +61,25 @@ def test_a_stage_has_its_own_keys_and_else_the_clusters():
 
 
 def test_no_machine_gets_more_workers_than_its_memory_holds():
-    """Four gigabytes on two machines: three workers of a gigabyte and a half find no third place, one finds its own."""
+    """Two gigabytes on each of two machines: three workers of a gigabyte and a half find no third place."""
 
-    def with_memory(*words: str, total: float = 4e9, machine: float = 2e9) -> Placement:
-        there = {"CPU": 64.0, "GPU": 0.0, "memory": total, "machine_memory": machine}
-        return placed(spec_of(*words), "evaluate", there)
+    def with_memory(*words: str, machines: Sequence[float] = (2e9, 2e9), stage: str = "evaluate") -> Placement:
+        there = {"CPU": 64.0, "GPU": 0.0} | {f"memory {number}": size for number, size in enumerate(machines)}
+        return placed(spec_of(*words), stage, there)
 
     found = with_memory()
     assert (found.at_once, found.memory) == (4, 10**9)
     assert with_memory("cluster.memory_gb_per_worker=0.5").at_once == 8
     own = with_memory("cluster.stages.evaluate.memory_gb=2")
     assert (own.at_once, own.resources["memory"]) == (2, 2 * 10**9)
-    little = with_memory(total=6e8, machine=6e8)
-    assert (little.at_once, little.memory) == (1, 6 * 10**8), "what no machine has would be waited for without end"
+    assert with_memory("cluster.memory_gb_per_worker=1.5").at_once == 2
+    little = with_memory(machines=[6e8])
+    assert little.at_once == 1 and 5e8 < little.memory <= 6e8, "what no machine has would be waited for without end"
+    four = with_memory("cluster.stages.teachers.workers=4", machines=[2.6e9], stage="teachers")
+    assert (four.at_once, four.workers) == (1, (4, 4)) and 4 * four.memory <= 2.6e9, "the workers of a network, too"
+    gpus = {"CPU": 64.0, "GPU": 2.0, "memory 0": 64e9, "memory 1": 8e9, "GPU memory 1": 8e9}
+    found = placed(spec_of("cluster.memory_gb_per_worker=16"), "teachers", gpus)
+    assert found.memory <= 8e9 and found.at_once == 1, "beside the GPU, not on the machine without one"
     nothing = with_memory("cluster.memory_gb_per_worker=0")
     assert nothing.at_once == 64 and "memory" not in nothing.resources
     assert at("evaluate").at_once == 64, "a cluster that grows: nobody knows what its machines will have"

@@ -65,6 +65,17 @@ def test_at_least_as_many_are_held_as_is_said_also_of_few_faces(faces, seed):
     assert (np.diff(np.array(found.widths), axis=0) >= 0).all(), "a surer interval is no narrower"
 
 
+def test_a_head_without_doubt_has_the_quantiles_of_its_errors():
+    """A rotation in 6D has no spread but rounding: times its factor that is the quantile, not 0."""
+    errors = np.random.default_rng(1).exponential(5, (2000, 3))
+    for spreads in (np.zeros((2000, 3)), np.full((2000, 3), 3e-7)):
+        found = calibrate(errors, spreads)
+        np.testing.assert_allclose(found.standard(spreads)[0], np.quantile(errors, ONE_SD, axis=0), rtol=0.02)
+        held = coverage(errors, found.half_widths(spreads))
+        np.testing.assert_allclose(held, np.tile(LEVELS, (3, 1)).T, atol=0.01)
+        assert (confidence(found.standard(spreads)) < 0.9).all()
+
+
 def test_no_face_is_no_calibration():
     with pytest.raises(ValueError, match="no validation face"):
         calibrate(np.empty((0, 3)), np.empty((0, 3)))

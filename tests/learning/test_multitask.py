@@ -85,15 +85,28 @@ def test_the_losses_are_their_definitions_over_what_is_known():
                     bell = np.exp(-((cells[:, None] - y) ** 2 + (cells - x) ** 2) / 2 / (2 * HEAT_SD) ** 2)
                     heat.append(-(bell / bell.sum() * log_p).sum())
     assert len(heat) < len(marks) < len(seen) + 68
-    by_hand = {"heat": np.mean(heat), "marks": np.mean(marks), "seen": np.mean(seen)}
+    by_hand = {name: sum(each) / (4 * 68) for name, each in (("heat", heat), ("marks", marks), ("seen", seen))}
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_parts_of_a_batch_add_up_to_the_batch():
+    """Whatever each of them knows: a part with one known face must not give it the weight of all."""
+    answer, labels = answer_of(4), labels_of(5)
+    labels[2:, 1:] = torch.nan
+    whole = landmark_parts(answer, labels, 32, SPEC)
+    halves = [
+        landmark_parts(LandmarkAnswer(*(part[rows] for part in answer)), labels[rows], 32, SPEC)
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    for name, value in whole.items():
+        assert float(value) == pytest.approx(sum(float(half[name]) for half in halves) / 2, rel=1e-5)
 
 
 def test_a_batch_that_knows_nothing_moves_nothing():
     answer = LandmarkAnswer(*(part.requires_grad_() for part in answer_of(3)))
     parts = landmark_parts(answer, torch.full((4, 68, 3), torch.nan), 32, SPEC)
     torch.stack(list(parts.values())).sum().backward()
-    assert all(float(value) == 0 for value in parts.values())
+    assert all(float(value.detach()) == 0 for value in parts.values())
     assert all(part.grad is None or not part.grad.any() for part in answer)
 
 

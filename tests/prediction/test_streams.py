@@ -144,6 +144,12 @@ def test_an_address_that_does_not_answer_is_one_sentence_without_secrets(tmp_pat
     assert "secret" not in str(caught.value) and "hidden" not in str(caught.value) and shown(word) in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["secret", "sec#ret", "sec/ret", "sec?ret", "sec@ret"])
+def test_a_password_is_in_no_line_whatever_signs_it_has(password):
+    said = shown(f"rtsp://admin:{password}@cam.local/1/a?key=hidden")
+    assert said == "rtsp://cam.local/1/a"
+
+
 def test_a_page_is_no_video_and_a_stream_is_looked_at_alone(tmp_path):
     with (
         answering(lambda path: (404, b"<html>no</html>", 15)) as port,

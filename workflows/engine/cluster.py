@@ -122,7 +122,8 @@ def quiet_data() -> None:
 
 
 def capacity(spec: ClusterSpec) -> dict[str, float]:
-    """CPUs, GPUs and memory to plan for: those of the connected cluster, or those that it may grow to if that is more.
+    """CPUs, GPUs and each machine's memory to plan for: those of the connected cluster; CPUs and GPUs that it may grow
+    to if that is more.
 
     A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
     limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
@@ -131,10 +132,14 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
 
     have = ray.cluster_resources()
     found = {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
-    machines = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    if spec.max_cpus or spec.max_gpus or not machines:  # nobody knows what the machines to come will have
+    if spec.max_cpus or spec.max_gpus:  # nobody knows what the machines to come will have
         return found
-    return found | {"memory": sum(machines), "machine_memory": max(machines)}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for number, node in enumerate(nodes):
+        found[f"memory {number}"] = node.get("memory", 0.0)
+        if node.get("GPU"):
+            found[f"GPU memory {number}"] = node.get("memory", 0.0)
+    return found
 
 
 def running_address() -> str | None:

@@ -6,7 +6,7 @@ network does, and is taken as it is written.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpe_core.errors import SpecError
@@ -60,7 +60,9 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
     sharing = min(wanted, len(spec.teachers) + 2) if stage == "evaluate" else wanted  # every network at once
     gpus = auto_gpus(stage, sharing, there["GPU"]) if isinstance(share.gpus, str) else share.gpus
     readers = spec.cluster.readers_per_worker if reads(spec, stage) else 0
-    memory = int(min(share.memory_gb * 1e9, there.get("machine_memory", math.inf)))  # more would wait for ever
+    kind = "GPU memory " if gpus else "memory "
+    machines = [bytes_ for name, bytes_ in there.items() if name.startswith(kind)]
+    memory = fitting(share.memory_gb * 1e9, machines, workers[0])
 
     def room(count: int) -> int:
         """How many units of so many workers fit."""
@@ -68,8 +70,8 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
         if gpus:
             whole, part = int(there["GPU"]), int(1 / gpus)  # a share lies on one GPU
             found = min(found, (whole * part if gpus < 1 else int(whole / gpus)) // count)
-        if memory and found > 1:  # one always runs: what a machine has left is an estimate
-            found = max(1, int(min(found, there.get("memory", math.inf) / (memory * count))))
+        if memory and machines:
+            found = min(found, slots(memory, machines) // count)
         return found
 
     fits = room(workers[1]) or min(1, room(workers[0]))  # elastic networks have the whole cluster, one after the other
@@ -83,6 +85,20 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
         fits = max(1, fits // 2)  # a local cluster counts more CPUs than cores
     at_once = int(min(fits, wanted))
     return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, memory, readers, there)
+
+
+def slots(memory: float, machines: Sequence[float]) -> int:
+    """How many workers of so much memory the machines hold."""
+    return sum(int(machine // memory) for machine in machines)
+
+
+def fitting(wanted: float, machines: Sequence[float], workers: int) -> int:
+    """Bytes that a worker asks for: what is wanted, or less where not even `workers` of them would fit. More would be
+    waited for without end, and what a machine has left is an estimate."""
+    memory = wanted
+    while machines and memory > 1e6 and slots(memory, machines) < workers:
+        memory *= 0.9
+    return int(memory) if memory > 1e6 else 0
 
 
 def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:

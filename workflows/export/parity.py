@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import ANGLE_NAMES
+from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, angle_error, euler_to_matrix, geodesic_deg
 from workflows.engine.exported import Parity
 from workflows.export.runtimes import Call
 
 PARITY_DEG = 1e-3
+LOCK = 0.05  # cosine of yaw below which rotations are compared, not their angles
 BATCH = 32
 
 
@@ -24,8 +25,12 @@ def proved(network: Call, exported: Call, crops: Image, what: str) -> Parity:
         batch = np.ascontiguousarray(crops[start:end])
         with exact_float32():
             answers = zip(network(batch), exported(batch), strict=True)
-        gaps = [np.abs(np.subtract(a, b, dtype=np.float64)).max(0) for a, b in answers]
-        worst = np.maximum(worst, gaps)  # a NaN stays a NaN
+        (ours, theirs), spreads = answers
+        away = angle_error(ours, theirs)
+        locked = np.cos(np.radians(np.asarray(ours, np.float64)[:, YAW])) < LOCK  # pitch and roll are not told apart
+        away[locked] = geodesic_deg(euler_to_matrix(ours[locked]), euler_to_matrix(theirs[locked]))[:, None]
+        doubt = np.abs(np.subtract(*spreads, dtype=np.float64)) * ~locked[:, None]
+        worst = np.maximum(worst, [away.max(0), doubt.max(0)])  # a NaN stays a NaN
     angles, spread = (dict(zip(ANGLE_NAMES, map(float, row), strict=True)) for row in worst)
     parity = Parity(angles, spread, len(crops), PARITY_DEG)
     if not parity.worst <= PARITY_DEG:

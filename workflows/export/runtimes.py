@@ -16,7 +16,7 @@ import numpy as np
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import angle_error
-from hpe_core.learning.calibration import Calibration
+from hpe_core.learning.calibration import LEAST_DEG, Calibration
 from hpe_core.predictor import INPUT, OUTPUTS, open_session
 
 BATCHES = (1, 32)
@@ -63,13 +63,14 @@ def deployed(net: Any, calibration: Calibration | None = None) -> Any:
             self.net = net
             factors = (1.0, 1.0, 1.0) if calibration is None else calibration.one_sd
             self.register_buffer("factors_3", torch.tensor(factors))
+            self.least = 0.0 if calibration is None else LEAST_DEG
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # As planes one after the other: of the strides that a mere transpose leaves, the exporter makes a pooling
             # that counts rows of the batch, with which OpenVINO misreads int8 files.
             planes = images.permute(0, 3, 1, 2).contiguous()
             answers, form = self.net.predict(planes.permute(0, 2, 3, 1)), self.net.form
-            return form.decode(answers), form.spread(answers) * self.factors_3
+            return form.decode(answers), form.spread(answers).clamp_min(self.least) * self.factors_3
 
     return Deployed().eval()
 

@@ -38,6 +38,8 @@ class Animation:
                 self._opened = Pil.open(io.BytesIO(read_bytes(path)))
         except Rejected as rejected:
             raise SpecError(rejected.detail) from None
+        except BROKEN_DATA as error:
+            raise SpecError(f"{path.name} cannot be read: {error}") from None
         width, height = self._opened.size
         if width * height > max_pixels:
             raise SpecError(f"{path.name} declares {width} x {height} pixels; at most {max_pixels} are decoded")

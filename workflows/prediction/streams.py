@@ -45,8 +45,9 @@ def is_address(word: str) -> bool:
 
 def shown(address: str) -> str:
     """The address without user, password and what follows `?`: these may be secrets."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = address.partition("://")
+    parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may hold any sign, up to the last @
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def open_address(address: str, out: Path, *, sound: bool) -> Media:
@@ -54,9 +55,10 @@ def open_address(address: str, out: Path, *, sound: bool) -> Media:
     name = shown(address)
     container = opened(address, name, OPTIONS, (OPEN_S, SILENCE_S))
     parts = urlsplit(name)
-    if parts.scheme in WEB and (container.size > 0 or container.duration):
+    listed = container.format.name in PLAYLISTS  # its size is that of the list
+    if parts.scheme in WEB and (container.duration or (container.size > 0 and not listed)):
         copy = out / copy_name(Path(parts.path).name or parts.netloc)
-        held = copied_here(address, name) if container.size > 0 and container.format.name not in PLAYLISTS else None
+        held = copied_here(address, name) if container.size > 0 and not listed else None
         if held is None:
             return VideoFile(container, name, copy, sound=sound)
         container.close()
@@ -176,7 +178,17 @@ class Stream(Live):
             self._container.close()
 
     def _read(self) -> None:
-        """The thread: frames until `close`, or until the stream does not come back."""
+        """The thread: frames until `close`, or until the stream does not come back. However it ends, `frames` hears."""
+        try:
+            self._keep_reading()
+        except Exception as error:
+            self._said = f"{self.name} cannot be read further: {type(error).__name__}: {error}"
+        finally:
+            with self._news:
+                self._end.set()
+                self._news.notify()
+
+    def _keep_reading(self) -> None:
         failures = 0
         while not self._end.is_set():
             seen, why = self._number, "it ended"
@@ -200,9 +212,6 @@ class Stream(Live):
             wait = FIRST_WAIT_S * 2 ** (failures - 1)
             say(f"{self.name} broke off: {why}; try {failures} of {TRIES} to open it again in {wait:g} s")
             self._end.wait(wait)
-        with self._news:
-            self._end.set()
-            self._news.notify()
 
     def _follow(self, container: Any) -> None:
         stream = pictures_of(container, self.name)

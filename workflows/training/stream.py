@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpe_core.data.rows import fixed_binary_view, label_type
+from hpe_core.data.rows import MARKS, fixed_binary_view, label_type
 from hpe_core.data.shares import (
     FaceArrays,
     Piece,
@@ -64,7 +64,7 @@ class StreamedFaces:
     ) -> None:
         self.shards, self.landmarks = whole_shards(files, labels), landmarks
         self.stream_shards, self.readers = stream_shards, readers
-        self._row_bytes = row_pixels(self.shards[0].file)
+        self._row_bytes = row_pixels(self.shards[0].file) + 4 * MARKS
         self._soft_type = label_type(labels[0])[1] if labels else np.float16
 
     def __len__(self) -> int:
