@@ -43,6 +43,7 @@ def test_every_part_runs_on_a_cpu_without_ray_or_albumentations(tmp_path):
         tflops_of(table)
 
 
+@pytest.mark.longer
 def test_a_part_runs_alone_and_a_wrong_word_is_named():
     code, out, said = small("--small", "batch", "--device", "cpu")
     assert code == 0 and "| batch |" in out and "| train |" not in out, said

@@ -124,6 +124,7 @@ def test_measured_steps_are_what_a_network_costs(monkeypatch):
     assert hours(spec, here)["teachers"] == pytest.approx(max(epochs) * train_faces(spec, here) * 0.02 / 3600)
 
 
+@pytest.mark.longer
 def test_a_plan_times_this_machine(capsys):
     """Nothing told: the faces are counted, the networks and the loading of faces are timed."""
     words = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=0", "search.trials=0", "--measure", "--json"]

@@ -55,6 +55,10 @@ def whole(shards, tmp_path_factory):
     return folder, told
 
 
+def scored(mae):
+    return SimpleNamespace(summary=lambda: {"mae": mae, "geodesic": 1.0})
+
+
 def keeper(folder, told):
     def keep(end):
         end.save(folder / str(end.epoch))
@@ -105,7 +109,7 @@ def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
 ):
     """Its averaged weights are kept, and are what is saved after every epoch and returned; of equal ones the first."""
     left = iter(errors)
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: SimpleNamespace(summary=lambda: {"mae": float(next(left))}))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: scored(float(next(left))))
     seen = []
 
     def keep(end):
@@ -129,7 +133,7 @@ def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
 
 
 def test_a_validation_that_finds_no_number_stops_the_training(shards, monkeypatch):
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: SimpleNamespace(summary=lambda: {"mae": math.nan}))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: scored(math.nan))
     with pytest.raises(FloatingPointError, match="validation error became nan in epoch 1; lower lr"):
         fit(SPEC, CROP, *data(shards), on_epoch=lambda end: None, stop_after=1)
 
