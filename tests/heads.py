@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_shard, write_soft_labels
 from hpe_core.datasets.base import FaceRow
+from hpe_core.datasets.readers.landmarks import LandmarkArchive
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.fit import DetectorFit
@@ -30,8 +31,10 @@ from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import ensemble_probs
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
+from hpe_core.predictor import FIT_NOTE
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import HeadName, NetSpec
+from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.latency import cpu_cost
 from hpe_core.training.loop import fit, validate
@@ -86,7 +89,7 @@ class Laboratory:
         train = FaceData(self.files["train"], labels, landmarks=marks)
         net = fit(spec, CROP, train, FaceData(self.files["val"], landmarks=marks), on_epoch=lambda end: None).eval()
         seconds = time.process_time() - began
-        save_net(folder, net, CROP, {})
+        save_net(folder, net, CROP, {FIT_NOTE: to_dict(LandmarkArchive.detector_fit)})
         row = {"name": name, "core_seconds": round(seconds), **self.scores(net), **cpu_cost(net, 1)}
         with open(self.out / "results.jsonl", "a") as stream:
             stream.write(json.dumps(row) + "\n")
