@@ -11,6 +11,7 @@ then its central window. Torch is imported only for a saved network.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,11 +135,11 @@ def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
     return [Box(*map(float, row)) for row in corners]
 
 
-def contract_of(crop: CropSpec, convention: str, notes: Mapping[str, Any] | None = None) -> dict[str, str]:
+def contract_of(crop: CropSpec, convention: str, notes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
     """The metadata of an ONNX file that makes it a head-pose network of this project, with what a saved network's notes
     say of detected boxes and of spreads."""
     contract = {"version": CONTRACT_VERSION, "convention": convention, "crop": to_dict(crop)}
-    contract |= {name: (notes or {})[name] for name in (FIT_NOTE, CALIBRATION_NOTE) if name in (notes or {})}
+    contract |= {name: notes[name] for name in (FIT_NOTE, CALIBRATION_NOTE) if name in notes}
     return {CONTRACT_KEY: json.dumps(contract, sort_keys=True)}
 
 
@@ -210,5 +211,4 @@ class _TorchRunner:
         import torch
 
         with torch.inference_mode():
-            said = self._net.landmarks(torch.from_numpy(windows_BHWC))
-            return torch.cat([said.points_BL2, said.seen_BL.sigmoid()[..., None]], -1).numpy()
+            return self._net.landmarks(torch.from_numpy(windows_BHWC)).marks_BL3.numpy()

@@ -5,8 +5,8 @@ stretched crop a turn is S^-1 Rz S, else it would shear the head.
 
 Soft labels are moved by their form. In bins a flip reverses yaw and roll, exactly, and a turn moves each distribution
 by the change of the hard label, which is exact for its mean where the teacher is right and leaves its shape. Mean
-rotations are mirrored and turned as rotations, exactly. A jitter of a few pixels leaves
-them: the offset ensemble is already a mean over such shifts.
+rotations are mirrored and turned as rotations, exactly. A jitter of a few pixels leaves them: the offset ensemble is
+already a mean over such shifts.
 
 Landmarks are moved as the pixels are.
 

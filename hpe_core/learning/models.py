@@ -105,6 +105,13 @@ class PoseNet(nn.Module):
         """(B, 3) degrees (pitch, yaw, roll)."""
         return self.form.decode(self.predict(images_BHWC))
 
+    def answered(self, images_BHWC: Tensor) -> tuple[Tensor, LandmarkAnswer | None]:
+        """`predict`, and the landmarks of a network that has them: the encoder is asked once."""
+        if self.decoder is None:
+            return self.predict(images_BHWC), None
+        said = self(images_BHWC)
+        return self.kinds[self.predicting].answer(said.heads[self.predicting]), said.landmarks
+
     def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
         """68 landmarks and their visibility, of a network with `spec.landmarks`."""
         answer = self(images_BHWC).landmarks

@@ -34,6 +34,11 @@ class LandmarkAnswer(NamedTuple):
     points_BL2: Tensor  # after the regression step
     seen_BL: Tensor  # logits of whether it is seen
 
+    @property
+    def marks_BL3(self) -> Tensor:
+        """The points, and the probability that each is seen."""
+        return torch.cat([self.points_BL2, self.seen_BL.sigmoid()[..., None]], -1)
+
 
 class LandmarkDecoder(nn.Module):
     """From an encoder's levels, fine to coarse, and its pooled features to `LandmarkAnswer`."""
@@ -41,7 +46,9 @@ class LandmarkDecoder(nn.Module):
     def __init__(self, levels: list[int], features: int, width: int) -> None:
         """Channels of the levels, and the width of the pooled features and of the decoder."""
         super().__init__()
-        self.sides = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), norm(width)) for c in levels)
+        self.sides = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width)) for c in levels
+        )
         self.blocks = nn.ModuleList(Residual(width) for _ in levels[1:])
         self.heat = nn.Conv2d(width, LANDMARKS, 1)
         self.seen = nn.Parameter(torch.zeros(LANDMARKS, width))
@@ -75,16 +82,12 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width))
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         return F.relu(x + self.second(self.first(x)))
-
-
-def norm(width: int) -> nn.Module:
-    return nn.BatchNorm2d(width)
 
 
 def places(map_BCHW: Tensor, side: int, size: int) -> Tensor:

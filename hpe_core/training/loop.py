@@ -112,12 +112,12 @@ def validate(
     predicted, true, marks = [], [], []
     with torch.inference_mode():
         for batch in rows.batches(data.in_order(batch_size, rank=place.rank, world=place.world)):
-            images = center_window(batch, crop.size).images_BHWC
-            predicted.append(net.angles(images))
+            answers, said = net.answered(center_window(batch, crop.size).images_BHWC)
+            predicted.append(net.form.decode(answers))
             true.append(batch.angles_B3.numpy())
-            if batch.landmarks_BL3 is not None and net.spec.landmarks:
+            if batch.landmarks_BL3 is not None and said is not None:
                 assert batch.scales_B2 is not None
-                points, known = net.landmarks(images).points_BL2, batch.landmarks_BL3[..., :2]
+                points, known = said.points_BL2, batch.landmarks_BL3[..., :2]
                 by = batch.scales_B2[:, None].numpy()  # in the picture, where a stretched crop is not square
                 marks.append(landmark_errors(points.cpu().numpy() * by, known.cpu().numpy() * by, "box"))
     sums = PoseSums.empty()

@@ -126,14 +126,16 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
         return None
     marks = np.zeros((len(faces), LANDMARKS, 3), np.float32)
     height, width = image.shape[:2]
-    for number, face in enumerate(faces):
-        box = face.box.turned(face.quarters, width, height).scaled(spec.box_scale)
-        turned = turned_image(image, face.quarters) if face.quarters else image
-        marks[number] = predictor.landmarks(turned, [box], detected=not spec.boxes and spec.fit)[0]
+    for quarters in sorted({face.quarters for face in faces}):
+        which = [number for number, face in enumerate(faces) if face.quarters == quarters]
+        boxes = [faces[number].box.turned(quarters, width, height).scaled(spec.box_scale) for number in which]
+        turned = turned_image(image, quarters) if quarters else image
+        found = predictor.landmarks(turned, boxes, detected=not spec.boxes and spec.fit)
         rows, columns = turned.shape[:2]
-        for _ in range(-face.quarters % 4):  # a quarter clockwise
-            x, y, seen = marks[number].T
-            marks[number], (rows, columns) = np.stack([rows - y, x, seen], 1), (columns, rows)
+        for _ in range(-quarters % 4):  # a quarter clockwise
+            x, y, seen = np.moveaxis(found, -1, 0)
+            found, (rows, columns) = np.stack([rows - y, x, seen], -1), (columns, rows)
+        marks[which] = found
     return marks
 
 

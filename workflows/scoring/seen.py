@@ -115,10 +115,10 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
         rows = slice(start, start + forward_rows(device))
         crops = on_device(shard.images[rows], device)
         with torch.inference_mode():
-            plain.append(net.predict(window(crops, size)))
-            if net.spec.landmarks:
-                said = net.landmarks(window(crops, size))
-                marks.append(torch.cat([said.points_BL2, said.seen_BL.sigmoid()[..., None]], -1).cpu().numpy())
+            answered, said = net.answered(window(crops, size))
+        plain.append(answered)
+        if said is not None:
+            marks.append(said.marks_BL3.cpu().numpy())
         if offsets != (0, 1):
             shifted.append(ensemble_probs({"": net}, crops, size, [asked])[asked])
         if radius:
@@ -134,8 +134,8 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
     )
     truth = shard.angles.astype(np.float64)
     landmarks = Marks(np.concatenate(marks), shard.landmarks, shard.scales) if marks else None
-    answered = angles, offset_angles, rotations, offset_rotations
-    return Seen(shard.sample_ids, shard.groups, truth, *answered, kd, spreads, landmarks)
+    poses = angles, offset_angles, rotations, offset_rotations
+    return Seen(shard.sample_ids, shard.groups, truth, *poses, kd, spreads, landmarks)
 
 
 def with_ensembles(spec: PipelineSpec, found: Mapping[str, Predictions]) -> dict[str, dict[str, Angles]]:
