@@ -37,9 +37,9 @@ def labels(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[
 def without_ray(data: StreamedFaces, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> PoseBatch:
     """All rows of one worker's epoch, its tasks done here, one after the other."""
     groups = data.plan(batch_size, seed=seed, epoch=epoch, rank=rank, world=world)
-    tasks = tasks_of(groups, [seed, epoch, 1 + rank])
+    tasks = tasks_of(groups, [seed, epoch, 1 + rank], data.landmarks)
     tables = (table for task in tasks for table in read_groups({k: [v] for k, v in task.items()}))
-    return to_batch(pa.concat_tables(tables), data._soft_type, landmarks=data.landmarks)
+    return to_batch(pa.concat_tables(tables), data._soft_type)
 
 
 def keys(batch: PoseBatch) -> list[bytes]:
@@ -90,8 +90,7 @@ def test_rows_cross_as_they_are():
             batch = to_batch(part, kind)
             for name, value in (("images_BHWC", images), ("angles_B3", faces.angles), ("scales_B2", faces.scales)):
                 assert np.array_equal(getattr(batch, name).numpy(), value[rows])
-            assert batch.landmarks_BL3 is None
-            assert torch.equal(to_batch(part, kind, landmarks=True).landmarks_BL3, torch.from_numpy(marks[rows]))
+            assert torch.equal(batch.landmarks_BL3, torch.from_numpy(marks[rows]))
             assert (batch.soft_B3N is None) if soft is None else np.array_equal(batch.soft_B3N.numpy(), soft[rows])
 
 

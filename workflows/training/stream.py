@@ -16,6 +16,7 @@ give the epoch that is due; and its split hands blocks to whoever asks.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class StreamedFaces:
     ) -> None:
         self.shards, self.landmarks = whole_shards(files, labels), landmarks
         self.stream_shards, self.readers = stream_shards, readers
-        self._row_bytes = row_pixels(self.shards[0].file) + 4 * MARKS
+        self._row_bytes = row_pixels(self.shards[0].file) + 4 * MARKS * landmarks
         self._soft_type = label_type(labels[0])[1] if labels else np.float16
 
     def __len__(self) -> int:
@@ -93,7 +94,7 @@ class StreamedFaces:
         stream = self._stream(groups, [seed, epoch, 1 + rank])
         try:
             for table in stream.iter_batches(batch_size=part, batch_format="pyarrow", prefetch_batches=PREFETCH):
-                yield to_batch(table, self._soft_type, landmarks=self.landmarks)
+                yield to_batch(table, self._soft_type)
                 given += len(table)
         except RayTaskError as error:
             if isinstance(error.cause, UserError):  # the sentence itself, not Ray's pages around it
@@ -107,7 +108,8 @@ class StreamedFaces:
         import ray.data
 
         quiet_data()
-        dataset = ray.data.from_items(tasks_of(groups, seeds), override_num_blocks=len(groups)).map_batches(
+        tasks = tasks_of(groups, seeds, self.landmarks)
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(groups)).map_batches(
             read_groups,
             batch_size=1,
             compute=ray.data.TaskPoolStrategy(size=self.readers),
@@ -122,9 +124,12 @@ class StreamedFaces:
         return dataset
 
 
-def tasks_of(groups: Sequence[Sequence[Piece]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each task: what it reads, and the seeds of its order."""
-    return [{"pieces": as_text(group), "seeds": [*seeds, 1 + number]} for number, group in enumerate(groups)]
+def tasks_of(groups: Sequence[Sequence[Piece]], seeds: Sequence[int], landmarks: bool) -> list[dict[str, Any]]:
+    """A row for each task: what it reads, the seeds of its order, and whether landmarks are asked for."""
+    return [
+        {"pieces": as_text(group), "seeds": [*seeds, 1 + number], "landmarks": landmarks}
+        for number, group in enumerate(groups)
+    ]
 
 
 def as_text(group: Sequence[Piece]) -> str:
@@ -139,10 +144,11 @@ def from_text(text: str) -> list[Piece]:
 
 def read_groups(plans: dict[str, Any]) -> Iterator[pa.Table]:
     """Body of a task: rows of `tasks_of` -> the faces of each group, shuffled, some at a time."""
-    for text, seeds in zip(plans["pieces"], plans["seeds"], strict=True):
+    for text, seeds, landmarks in zip(plans["pieces"], plans["seeds"], plans["landmarks"], strict=True):
         group = from_text(str(text))
         order = np.random.default_rng([int(seed) for seed in seeds]).permutation(count(group))
-        table = to_table(read_pieces(group, order))
+        faces = read_pieces(group, order)
+        table = to_table(faces if landmarks else replace(faces, landmarks=None))
         rows = max(1, BLOCK_BYTES * len(table) // table.nbytes)
         for start in range(0, len(table), rows):
             yield table.slice(start, rows)
@@ -162,9 +168,8 @@ def packed(values: NDArray[Any]) -> pa.Array:
     )
 
 
-def to_batch(table: pa.Table, soft_type: type[np.floating] = np.float16, *, landmarks: bool = False) -> "PoseBatch":
-    """The rows of `to_table`, copied out of the object store; soft labels are of `soft_type`, landmarks come if asked
-    for."""
+def to_batch(table: pa.Table, soft_type: type[np.floating] = np.float16) -> "PoseBatch":
+    """The rows of `to_table`, copied out of the object store; soft labels are of `soft_type`."""
     import torch
 
     from hpe_core.data.batch import PoseBatch
@@ -176,5 +181,5 @@ def to_batch(table: pa.Table, soft_type: type[np.floating] = np.float16, *, land
     soft = None
     if "soft" in table.column_names:
         soft = tensor("soft", 3, table.schema.field("soft").type.byte_width // (3 * np.dtype(soft_type).itemsize))
-    marks = tensor("landmarks", LANDMARKS, 3) if landmarks else None
+    marks = tensor("landmarks", LANDMARKS, 3) if "landmarks" in table.column_names else None
     return PoseBatch(tensor("images", side, side, 3), tensor("angles", 3), tensor("scales", 2), soft, marks)
