@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.pyfunc",),
     ("workflows.tracking", "workflows.storage"),
     ("workflows.engine",),
-    ("workflows.training", "workflows.sharding", "workflows.scoring"),
+    ("workflows.training", "workflows.sharding", "workflows.searching", "workflows.scoring"),
     ("workflows.export",),
     ("workflows.report",),
     ("workflows.checks", "workflows.prediction", "workflows.stages"),

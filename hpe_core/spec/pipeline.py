@@ -39,9 +39,9 @@ class SearchSpec:
     """Ray Tune over the student. Keys of `space` are keys of `student`, e.g. `optim.lr`."""
 
     trials: Natural = 4  # 0 leaves the search out: the student is trained as it is configured
-    concurrent: Count = 2
+    concurrent: Count = 2  # a round: tried at once where there is room; the next is proposed when all of it has ended
     epochs: Count = 4
-    grace_epochs: Count = 2  # ASHA never stops a trial before this
+    grace_epochs: Count = 2  # no trial is stopped before this
     finalists: Count = 1  # trained to the end; validation chooses. Of several, one is yours if `space` holds its values
     space: dict[str, SearchSpace] = field(default_factory=dict)
 

@@ -133,7 +133,7 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "data.ingest": ("own_shards", TAUGHT),
     "data.stream_shards": (3, NOTHING),  # of streams alone, see below
     "search.trials": (9, SEARCH),
-    "search.concurrent": (7, NOTHING),
+    "search.concurrent": (7, SEARCH),
     "search.epochs": (9, SEARCH),
     "search.grace_epochs": (1, SEARCH),
     "search.finalists": (2, STUDENT),

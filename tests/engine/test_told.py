@@ -180,20 +180,20 @@ def test_no_teacher_takes_the_name_of_another_row(role):
 
 
 def test_every_trial_says_what_it_changed_and_one_that_did_not_finish_has_failed(tmp_path):
-    epochs = {"a": HISTORY, "b": HISTORY[:1], "c": HISTORY[:2]}
+    epochs = {"001": HISTORY, "002": HISTORY[:1], "003": HISTORY[:2]}
     params: dict[str, Any] = {name: {"optim.lr": i, "student": {"seed": i}} for i, name in enumerate(epochs)}
     for name, history in epochs.items():
-        write_json(trial_file(tmp_path, name), {"params": params[name], "history": history})
+        write_json(trial_file(tmp_path, int(name)), {"params": params[name], "history": history})
     found = made.SearchResult(
-        tuple(made.Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("c", "a")), failed=1
+        tuple(made.Trial(name, {}, False, 5.0, 3, 1.0, 4e5, 2.5) for name in ("003", "001")), failed=1
     )
     told = {each.key: each for each in children(entry_of("search", tmp_path), found, SPEC)}
-    assert list(told) == [f"search/0123/{name}" for name in "abc"]
+    assert list(told) == [f"search/0123/{name}" for name in epochs]
     for name, history in epochs.items():
         each = told[f"search/0123/{name}"]
-        costs = [] if name == "b" else [("parameters", 4e5, 0), ("latency_ms", 2.5, 0)]
+        costs = [] if name == "002" else [("parameters", 4e5, 0), ("latency_ms", 2.5, 0)]
         assert (each.name, each.parent, each.params) == (f"trial {name}", "search/0123", params[name])
-        assert each.status == ("FAILED" if name == "b" else "FINISHED") and read_again(each) == each
+        assert each.status == ("FAILED" if name == "002" else "FINISHED") and read_again(each) == each
         figures = [(key, row[key], row["epoch"]) for row in history for key in ("epoch_seconds", "val/mae")]
         assert [point[:3] for point in each.points] == figures + costs
     assert list(children(entry_of("search", tmp_path / "none"), made.SearchResult(), SPEC)) == []

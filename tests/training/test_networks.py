@@ -148,7 +148,7 @@ class Fit:
         self.files: list[dict[str, Any]] = []
         self.events: list[Event] = []
         monkeypatch.setattr("hpe_core.training.loop.fit", self)
-        told = {"get_trial_id": "t1", "get_world_rank": rank, "get_world_size": rank + 1}
+        told = {"get_world_rank": rank, "get_world_size": rank + 1}
         context = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
         checkpoint = None if resume is None else ray.train.Checkpoint.from_directory(str(resume))
         for library in (ray.train, ray.tune):
@@ -175,7 +175,7 @@ class Fit:
 def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypatch, tmp_path):
     """And every epoch lies in the stage's folder with the time that was told, so that it counts once."""
     spec, fit = pipeline(), Fit(monkeypatch)
-    config = {"optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
+    config = {"number": 7, "optim.lr": 0.5, "net.bin_widths": "[3.0, 9.0]"}
     inputs = {name: str(folder) for name, folder in folders.items()}
     tune.trial(config, to_dict(spec), "search/1", str(tmp_path), inputs, fit.reporter)
     check_faces(folders, *fit.faces, soft=True)
@@ -183,13 +183,13 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypa
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
     assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
     assert fit.reported == [{"val_mae": 6.5, "best_val_mae": 6.5}, {"val_mae": 7.0, "best_val_mae": 6.5}]
-    told = [("search/1/t1", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
+    told = [("search/1/007", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
     assert [body[:3] for body in fit.told("metrics")] == told
-    assert fit.told("ended") == [("search/1/t1", "FINISHED")]
-    kept = json.loads(trial_file(tmp_path, "t1").read_text())
+    assert fit.told("ended") == [("search/1/007", "FINISHED")]
+    kept = json.loads(trial_file(tmp_path, 7).read_text())
     history = kept["history"]
-    assert fit.told("started") == [("search/1/t1", "trial t1", "search/1", kept["params"])]
-    again = [("search/1/t1", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history]
+    assert fit.told("started") == [("search/1/007", "trial 007", "search/1", kept["params"])]
+    again = [("search/1/007", {"val/mae": row["val/mae"]}, row["epoch"], row["time_ms"]) for row in history]
     assert again == fit.told("metrics")
     assert fit.files[-1]["history.json"] == history
 

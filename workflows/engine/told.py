@@ -81,16 +81,21 @@ def children(entry: Planned, result: StageResult, spec: PipelineSpec) -> Iterato
             yield _network(entry, twin.name, twin.network, params)
     elif isinstance(result, SearchResult):
         ended = {trial.trial: trial for trial in result.trials}
-        for file in sorted(trial_file(entry.folder, "*").parent.glob("*.json")):
+        for file in sorted(trial_file(entry.folder, 1).parent.glob("*.json")):
             told, trial, name = read_json(file) or {}, ended.get(file.stem), f"trial {file.stem}"
             costs = {"parameters": trial.parameters, "latency_ms": trial.latency_ms} if trial else {}
             status: Status = "FINISHED" if trial else "FAILED"
             yield _member(entry, file.stem, name, told["params"], told["history"], status, costs)
 
 
-def trial_file(folder: Path, trial: str) -> Path:
+def trial_name(number: int) -> str:
+    """Trials are counted in the order in which they were proposed, from 1."""
+    return f"{number:03d}"
+
+
+def trial_file(folder: Path, number: int) -> Path:
     """Where a trial keeps its `params` and the `history` of its epochs, below the search's folder."""
-    return folder / "trials" / f"{trial}.json"
+    return folder / "trials" / f"{trial_name(number)}.json"
 
 
 def _network(entry: Planned, name: str, network: NetworkResult, params: dict[str, Any]) -> RunFacts:

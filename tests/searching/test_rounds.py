@@ -1,0 +1,115 @@
+"""The search as a game without Tune: trials run in any order, at any speed, cut off anywhere. One outcome."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.system.files import write_json
+from tests.searching.test_proposals import spec
+from workflows.engine.told import trial_file
+from workflows.searching.proposals import NUMBER
+from workflows.searching.rounds import AgainstEarlierRounds, Rounds, loses, rungs
+
+
+def searched(**search: Any) -> PipelineSpec:
+    tree = to_dict(spec())
+    tree["search"] |= {"epochs": 6, "grace_epochs": 1, "trials": 9, "concurrent": 3, **search}
+    return build(PipelineSpec, tree)
+
+
+def error(changes: dict[str, Any], epoch: int) -> float:
+    """What a trial errs: it follows from its settings, and falls."""
+    return float(100 * changes["optim.lr"] + changes["optim.accumulate"] + 4 / epoch)
+
+
+Outcome = dict[int, tuple[dict[str, Any], list[float]]]  # of each trial: its settings, and its errors by epoch
+
+
+def play(made: PipelineSpec, folder: Path, dice: random.Random, at_once: int, fails: tuple[int, ...] = ()) -> Outcome:
+    """Tune's part: so many trials at once, an epoch of any of them after the other, the driver cut off now and then."""
+    searcher, scheduler = Rounds(made), AgainstEarlierRounds(made, folder)
+    running: dict[str, dict[str, Any]] = {}
+    found: Outcome = {}
+    while True:
+        if dice.random() < 0.2:
+            searcher.save(str(folder / "state"))
+            searcher = Rounds(made)
+            searcher.restore(str(folder / "state"))
+            scheduler = AgainstEarlierRounds(made, folder)
+        if len(running) < at_once and dice.random() < 0.7:
+            name = f"{dice.random():.12f}"
+            config = searcher.suggest(name)
+            if config == Rounds.FINISHED and not running:
+                return found
+            if isinstance(config, dict):
+                running[name] = config
+                number = config[NUMBER]
+                found[number] = ({key: value for key, value in config.items() if key != NUMBER}, [])
+        if not running:
+            continue
+        name = dice.choice(list(running))
+        number = running[name][NUMBER]
+        changes, errors = found[number]
+        if number in fails and len(errors) == 1:
+            searcher.on_trial_complete(running.pop(name) and name, error=True)
+            continue
+        errors.append(error(changes, len(errors) + 1))
+        rows = [{"epoch": epoch, "val/mae": mae} for epoch, mae in enumerate(errors, start=1)]
+        write_json(trial_file(folder, number), {"history": rows})
+        result = {"training_iteration": len(errors), "val_mae": errors[-1], "best_val_mae": min(errors)}
+        decided = scheduler.on_trial_result(None, SimpleNamespace(config=running[name]), result)
+        if decided == "STOP" or len(errors) == made.search.epochs:
+            del running[name]
+            searcher.on_trial_complete(name, result)
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([(), (2,), (1, 5)]))
+def test_the_outcome_does_not_depend_on_speed_places_or_cuts(tmp_path_factory, seed, at_once, fails):
+    made, folder = searched(), tmp_path_factory.mktemp("search")
+    found = play(made, folder, random.Random(seed), at_once, fails)
+    calm = play(made, tmp_path_factory.mktemp("calm"), random.Random(0), 1, fails)
+    assert found == calm and sorted(found) == list(range(1, 10))
+    whole = [number for number, (_, errors) in found.items() if len(errors) == 6]
+    assert whole and len(whole) < 9, "somebody is stopped, and somebody not"
+
+
+def test_the_first_round_is_never_stopped_and_later_ones_are_measured_by_it(tmp_path):
+    found = play(searched(), tmp_path, random.Random(1), 2)
+    for number, (_, errors) in found.items():
+        earlier = [other for n, (_, other) in found.items() if n <= (number - 1) // 3 * 3]
+        for rung in (1, 4):
+            there = [other[rung - 1] for other in earlier if len(other) >= rung]
+            if len(errors) > rung:
+                assert not there or errors[rung - 1] <= np.percentile(there, 25)
+            elif len(errors) == rung:
+                assert there and errors[rung - 1] > np.percentile(there, 25)
+                break
+
+
+@given(st.integers(1, 9), st.integers(1, 99))
+def test_rungs_lie_before_the_end_and_grow(grace, epochs):
+    found = rungs(grace, epochs)
+    assert found[:1] == ([grace] if grace < epochs else [])
+    assert all(later == 4 * sooner for sooner, later in pairwise(found))
+    assert all(rung < epochs for rung in found) and (not found or 4 * found[-1] >= epochs)
+
+
+@pytest.mark.parametrize(("value", "others", "lost"), [(5, [], False), (5, [5], False), (6, [5], True)])
+def test_nobody_loses_against_nobody_or_an_equal(value, others, lost):
+    assert loses(value, others) is lost
+    assert loses(float("nan"), [5.0]), "what came out as no number is no winner"
+
+
+def test_without_a_space_there_is_one_trial(tmp_path):
+    rounds = Rounds(spec({}))
+    assert rounds.suggest("a") == {NUMBER: 1} and rounds.suggest("b") == Rounds.FINISHED
