@@ -4,8 +4,10 @@ Shape suffixes used throughout: B batch, H height, W width, C channels (RGB), A 
 (pitch, yaw, roll), N bins, S offset windows, T teachers, L landmarks.
 """
 
+from hpe_core.system.processor import same_kernels
 from hpe_core.system.quiet import be_quiet
 
 be_quiet()
+same_kernels()
 
 __version__ = "0.1.0"

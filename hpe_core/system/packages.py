@@ -1,12 +1,28 @@
 """What this distribution asks for, as its metadata say, and the sentence where a package of it is missing."""
 
 import re
+from contextlib import suppress
 from importlib import metadata, util
 
 from hpe_core.errors import UserError
 
 DISTRIBUTION = "head-pose-distillation"
 EXTRA = "workflows"
+# What can change a result's bits, or reads or writes it.
+MAKERS = (
+    "torch",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "albumentations",
+    "optuna",
+    "ray",
+    "pyarrow",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 
 
 def requirements(extra: str = "") -> list[str]:
@@ -19,6 +35,15 @@ def requirements(extra: str = "") -> list[str]:
     parts = [line.partition(";") for line in lines]
     ending = f'extra == "{extra}"' if extra else ""
     return [asked.strip() for asked, _, marker in parts if marker.strip().replace("'", '"') == ending]
+
+
+def versions() -> dict[str, str]:
+    """What is installed of `MAKERS`, name -> version."""
+    found = {}
+    for name in MAKERS:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def name_of(asked: str) -> str:

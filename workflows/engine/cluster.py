@@ -12,6 +12,7 @@ from typing import Any
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
+from hpe_core.system.processor import KIND, processor
 from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 
 QUIET = {
@@ -29,9 +30,13 @@ QUIET = {
 }
 
 
+ANSWER_S = 60  # for a node's word about itself
+
+
 def worker_environment() -> dict[str, str]:
     """What every worker's process needs: quiet libraries, and one BLAS thread unless a worker asks for more."""
-    return {**QUIET, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    same = {KIND: os.environ[KIND]} if KIND in os.environ else {}
+    return {**QUIET, **same, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 def worker_device(threads: int = 1) -> Any:
@@ -59,6 +64,23 @@ def machinery() -> dict[str, float]:
     have, alone = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"]) == 1
     cpus = have.get("CPU", 0.0)
     return {"cpus": min(cpus, float(os.cpu_count() or 1)) if alone else cpus, "gpus": have.get("GPU", 0.0)}
+
+
+def processors() -> list[str]:
+    """The processors and accelerators of the connected cluster, each kind once: what decides a result's last bits."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    kinds, asked = set[str](), []
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        kinds |= {name.split(":")[1] for name in node["Resources"] if name.startswith("accelerator_type:")}
+        if node["NodeManagerAddress"] == ray.util.get_node_ip_address():
+            kinds.add(processor())
+        else:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+            asked.append(ray.remote(num_cpus=0)(processor).options(scheduling_strategy=there).remote())
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    return sorted({*kinds, *ray.get(answered), *(["unknown"] if silent else [])})
 
 
 @contextmanager

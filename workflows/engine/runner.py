@@ -8,6 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hpe_core.spec.cluster import STAGES
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.disk import disk_is_full, size
 from hpe_core.system.files import write_atomic, write_json
-from workflows.engine.cluster import capacity, connected, machinery
+from hpe_core.system.packages import versions
+from workflows.engine.cluster import capacity, connected, machinery, processors
 from workflows.engine.config import as_yaml
 from workflows.engine.placement import placed
 from workflows.engine.plan import Planned
@@ -91,6 +93,16 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         if behind := self.live.close():
             self.console.say(behind)
 
+    @cached_property
+    def made_by(self) -> dict[str, Any]:
+        """What decides a result's last bits beside the configuration; asked when the first stage is done."""
+        return {
+            "commit": self.run_facts.tags["commit"],
+            "python": platform.python_version(),
+            "processors": processors(),
+            "packages": versions(),
+        }
+
     def learn(self, entry: Planned) -> None:
         """What a finished stage says of the whole run; by whichever run it is said again, it has the same time."""
         result, time_ms = result_of(entry.stage, entry.folder), finished(entry.folder)["told"]["ended_ms"]
@@ -127,7 +139,12 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
             self.pump.flush()
             told = stage_facts(entry, result, self.run_facts.key, began, now_ms())
             members = [member.to_json() for member in children(entry, result, self.spec)]
-            return {"machinery": self.machinery, "told": told.to_json(), "children": members}
+            return {
+                "machinery": self.machinery,
+                "made_by": self.made_by,
+                "told": told.to_json(),
+                "children": members,
+            }
 
         try:
             result, changed = execute(self.store, self.planned, entry, self.reporter, note)

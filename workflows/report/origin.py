@@ -8,26 +8,14 @@ from typing import Any
 
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import file_sha256
+from hpe_core.system.packages import versions
 from workflows.engine.config import REPO
 from workflows.engine.results import Role
 from workflows.engine.stage import StageRun
-from workflows.export.mlmodel import version_of
 from workflows.storage.manifest import finished
 from workflows.tracking.facts import git_commit
 
 MACHINES = ("store", "mlflow", "cluster")  # keys that decide where a run takes place, and nothing of its result
-PACKAGES = (
-    "torch",
-    "timm",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "ray",
-    "mlflow",
-    "numpy",
-    "opencv-python-headless",
-    "pyarrow",
-)
 
 
 def origin(stage: StageRun) -> dict[str, str]:
@@ -36,8 +24,10 @@ def origin(stage: StageRun) -> dict[str, str]:
     facts |= {f"stage {name}": folder.name for name, folder in stage.inputs.items()}
     facts["stage publish"] = stage.folder.name
     facts["finished"] = max(str(finished(folder)["finished"]) for folder in stage.inputs.values())
+    if made_by := finished(stage.inputs["student"]).get("made_by"):
+        facts["processor"] = ", ".join(made_by["processors"])
     facts["python"] = platform.python_version()
-    return facts | {name: version for name in PACKAGES if (version := version_of(name))}
+    return facts | versions()
 
 
 def receipt(stage: StageRun, model: Path, facts: Mapping[str, str]) -> dict[str, Any]:
