@@ -29,8 +29,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("workflows.report",),
     ("workflows.checks", "workflows.prediction", "workflows.stages"),
     ("workflows.full_pipeline",),
-    ("workflows.bench",),
-    ("workflows.predict", "workflows.doctor", "workflows.benchmark", "workflows.compare_seeds"),
+    ("workflows.bench", "workflows.reproduction"),
+    ("workflows.predict", "workflows.doctor", "workflows.benchmark", "workflows.compare_seeds", "workflows.reproduce"),
     ("workflows.cli",),
 )
 PACKAGES = ("hpe_core", "workflows")

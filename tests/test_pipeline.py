@@ -406,10 +406,11 @@ def is_train_worker(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="session")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a run that nobody stopped."""
+def calm(killed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nobody stopped: the other one's, once more from its receipt."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    sound(run("run", store))
+    done = call([sys.executable, "workflows/reproduce.py", str(killed), f"store={store}"], environment())
+    assert done.code in (0, 1) and (store / "reproduced.json").is_file(), tail(done)
     return store
 
 
@@ -433,9 +434,11 @@ def nothing_left(store: Path) -> None:
     assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
 
 
-def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(calm, tmp_path):
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In the shards the driver dies, among the teachers everything, then one worker, and in the search the driver."""
-    store, log = tmp_path / "store", tmp_path / "log"
+    home = tmp_path_factory.mktemp("killed")
+    store, log = home / "store", home / "log"
     assert killed_when(has_shard, store, log, everything=False), log.read_text()
     first = kept_state(store)
     assert first and not (store / "teachers").exists()
@@ -453,8 +456,18 @@ def test_a_run_that_is_killed_again_and_again_is_continued_by_the_same_command(c
     done = sound(run("run", store))
     assert [line.split()[1] for line in done.err.splitlines()[:5]] == ["skip"] * 3 + ["continue", "run"]
     untouched(third)
-    same_result(store, calm)
-    check_tracking(store / "mlflow.db")
+    return store
+
+
+def test_a_run_that_is_killed_again_and_again_is_the_run_that_nobody_stopped(killed, calm):
+    """Its receipt reproduces it, to the last figure of the search and of the table."""
+    same_result(killed, calm)
+    check_tracking(killed / "mlflow.db")
+    check_tracking(calm / "mlflow.db")
+    told = read_json(calm / "reproduced.json") or {}
+    assert (told["reproduced"], told["differences"], told["tolerance_deg"]) == (True, [], 0.0), told
+    assert {part["stage"] for part in told["parts"]} == {*NAMES, "table"} - {"evaluate", "publish"}
+    assert [part for part in told["parts"] if not part["same"]] == []
 
 
 @pytest.mark.slow

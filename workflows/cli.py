@@ -32,6 +32,7 @@ PROGRAMS = {
     "doctor": "look whether datasets and machine are as a run needs them",
     "benchmark": "measure the parts of the pipeline",
     "compare-seeds": "the demo's table over several seeds",
+    "reproduce": "a finished run once more, compared byte by byte and digit by digit",
 }
 
 

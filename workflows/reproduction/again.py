@@ -1,0 +1,81 @@
+"""A run once more: the receipt's configuration in a new store, by the code that made it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpe_core.errors import SpecError, check, say
+from hpe_core.system.files import write_atomic
+from workflows.engine.config import CONF, REPO, load
+from workflows.engine.plan import plan
+from workflows.full_pipeline import STAGES
+from workflows.reproduction.compared import compare
+from workflows.reproduction.receipt import Receipt, from_store
+
+
+def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Receipt:
+    """The receipt's configuration in a store of its own, with its code: first the shards, then all of it.
+
+    Raises SpecError where the code cannot be had or the faces are others, and ends as the run ends where it fails.
+    """
+    check(not (store / "pipeline").exists() or (store / "reproduced.yaml").exists(), f"store={store} holds other runs")
+    write_atomic(store / "reproduced.yaml", receipt.config)
+    write_atomic(store / "constraints.txt", "\n".join([*receipt.all_of("packages"), ""]))
+    words = [f"store={store}", "mlflow.uri=", *(f"{key}={value}" for key, value in changes.items())]
+    with code_of(receipt, store / "reproduced.yaml", words) as root:
+        for verb in ("shards", "run"):
+            command = [sys.executable, str(root / "workflows" / "full_pipeline.py"), verb, *words]
+            env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+            done = subprocess.run([*command, "-c", str(store / "reproduced.yaml")], env=env, stdout=subprocess.DEVNULL)
+            if done.returncode:
+                raise SystemExit(done.returncode)  # its sentence has been said
+            if verb == "shards":
+                (home,) = (store / "shards").iterdir()
+                manifest = json.loads((home / "manifest.json").read_text())
+                faces = compare(receipt, Receipt(str(store), "", {"shards": manifest}))
+                said = "\n".join(f"{part.what}: {part.told}" for part in faces.parts if not part.same)
+                check(not faces.data_differ, f"the datasets are not those of the run:\n{said}")
+        (home,) = (store / "pipeline").iterdir()
+    return from_store(home)
+
+
+@contextmanager
+def code_of(receipt: Receipt, config: Path, words: Sequence[str]) -> Iterator[Path]:
+    """The folder of the code that made the run: ours where it is the same, else the receipt's commit, checked out.
+
+    Raises SpecError where it is not, and no commit holds it.
+    """
+    try:
+        here = {entry.stage.name: entry.code for entry in plan(STAGES, load([str(config)], words))}
+        changed = [name for name, manifest in receipt.manifests.items() if here.get(name) != manifest["code"]]
+    except SpecError as error:
+        changed = [f"the configuration ({error})"]
+    if not changed:
+        yield REPO if CONF.parent == REPO else Path(__file__).resolve().parents[1]
+        return
+    commits = receipt.all_of("commit") or [receipt.commit]
+    said = f"this code differs from the run's in {', '.join(changed)}"
+    commit = commits[-1]
+    if len(commits) > 1:
+        say(f"the stages were made by several commits, {', '.join(commits)}: the last one is taken")
+    git = ["git", "-C", str(REPO)]
+    known = commit != "unknown" and not commit.endswith("-dirty") and (REPO / ".git").exists()
+    known = (
+        known and subprocess.run([*git, "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode == 0
+    )
+    check(known, f"{said}, and its commit ({commit}) is not here: run this in a clone of the repository that holds it")
+    say(f"{said}: commit {commit} is checked out for it")
+    with tempfile.TemporaryDirectory(prefix="hpe-code-") as place:
+        root = Path(place) / "code"
+        added = subprocess.run([*git, "worktree", "add", "--detach", str(root), commit], capture_output=True, text=True)
+        if added.returncode:
+            raise SpecError(f"commit {commit} cannot be checked out: {' '.join(added.stderr.split())[-300:]}")
+        try:
+            yield root
+        finally:
+            subprocess.run([*git, "worktree", "remove", "--force", str(root)], capture_output=True)
