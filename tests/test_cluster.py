@@ -25,7 +25,10 @@ from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
 from tests import test_pipeline as road
+from tests.servers import answering
+from tests.traced import Seen, needs_strace, seen
 from workflows.engine.cluster import capacity, machinery
+from workflows.engine.config import REPO
 
 
 def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
@@ -203,6 +206,27 @@ def test_every_stage_is_a_verb_and_the_rest_is_a_job(head, tmp_path):
     joined(road.run("evaluate", store, changed, env=head.env), head)
     joined(road.run("publish", store, changed, env=head.env), head)
     assert listens(head.port)
+
+
+DOCTOR = """
+import sys
+from workflows import doctor
+config, store, database, address, server = sys.argv[1:]
+fixed = ["-c", config, f"store={store}", f"cluster.address={address}", "faces=6"]
+assert doctor.main([*fixed, f"mlflow.uri={server}"]) == 0
+assert doctor.main([*fixed, f"mlflow.uri=sqlite:///{database}"]) == 0
+"""
+
+
+@needs_strace
+def test_the_doctor_asks_this_cluster_and_this_mlflow_and_nobody_else(head, fresh_database, tmp_path):
+    asked: list[str] = []
+    variables = {name: value for name, value in head.env.items() if name.startswith("RAY_")}
+    with answering(lambda path: (asked.append(path) or 200, b"OK", 2)) as port:
+        config = str(REPO / road.CONFIG)
+        words = [config, str(tmp_path / "store"), str(fresh_database), head.address, f"http://127.0.0.1:{port}"]
+        assert seen(tmp_path / "traced", DOCTOR, *words, **variables) == Seen([], [])
+    assert asked == ["/health"]
 
 
 def test_nothing_of_ray_is_written_into_the_home_folder(head):

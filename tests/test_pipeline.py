@@ -26,6 +26,7 @@ import pytest
 
 from hpe_core.data.rows import read_shard, read_soft_labels, read_table
 from hpe_core.system.files import read_json
+from tests.traced import STRACE, Seen, bare, needs_strace, read, watched
 from workflows.engine.config import REPO, load
 from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
@@ -407,10 +408,17 @@ def is_train_worker(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a run that nobody stopped."""
-    store = tmp_path_factory.mktemp("calm") / "store"
-    sound(run("run", store))
-    return store
+    """The store of a run that nobody stopped, in a home of its own, watched where strace is there."""
+    folder = tmp_path_factory.mktemp("calm")
+    command, env = words("run", folder / "store", "cluster.address=local"), bare(folder / "home")
+    sound(call(watched(command, folder / "trace.txt") if STRACE else command, env))
+    return folder / "store"
+
+
+@needs_strace
+def test_a_whole_run_is_nobodys_business(calm):
+    """Shards, training, a sweep, tables, export and MLflow, in every process of them and of Ray's."""
+    assert read(calm.parent / "home", calm.parent / "trace.txt") == Seen([], [])
 
 
 def same_result(store: Path, calm: Path) -> None:
