@@ -5,9 +5,10 @@ any. A file is damaged if frames are lost: packets that do not decode, fewer of 
 file shorter than it says. What a header only estimates counts for the progress line alone.
 """
 
+import errno
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -105,7 +106,7 @@ class VideoFile:
         kind = self._container.format.name
         tolerant = kind == "mpegts"  # a recording may begin between two whole pictures
         try:
-            for packet in self._container.demux([self._stream, *self._sources]):
+            for packet in packets_of(self._container, [self._stream, *self._sources]):
                 if packet.stream.type == "audio":
                     self._copy.hear(packet)
                     continue
@@ -152,6 +153,22 @@ class VideoFile:
         self._container.close()
         if self._held is not None:
             self._held.close()
+
+
+def packets_of(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """The packets of the streams, and for each of them an empty one in the end, which brings its last frames.
+
+    FFmpeg ends what a server has sent without a length by an error and without these.
+    """
+    try:
+        yield from container.demux(streams)
+    except OSError as error:
+        if container.size > 0 or error.errno != errno.EIO:
+            raise
+        for stream in streams:
+            last = pyav().Packet()
+            last.stream = stream
+            yield last
 
 
 def upright(frame: Any) -> Image:
