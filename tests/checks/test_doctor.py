@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RpcError
 
 from hpe_core.datasets.readers.aflw import AMONG_68
-from hpe_core.errors import SpecError, check
+from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
@@ -42,6 +42,7 @@ from workflows.checks.models import published_in
 from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
 from workflows.engine.config import REPO, load
 from workflows.export import runtimes
+from workflows.training import jobs
 
 HEAD = landmark_targets()
 POSES = np.clip(np.random.default_rng(5).normal(0, 1, (12, 3)) * [15, 35, 12], -80, 80)
@@ -309,14 +310,18 @@ def test_a_cluster_of_other_versions_is_an_error(monkeypatch, dashboard, ray_the
 
 
 def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
-    def known(spec: Any) -> None:  # what asks timm in a process of its own has a test of its own
-        check(spec.student.net.backbone != "resnet81", "net.backbone 'resnet81' is no timm model")
+    def unknown(spec: Any) -> list[str]:  # what asks timm in a process of its own has a test of its own
+        return ["net.backbone 'resnet81' is no timm model"] * (spec.student.net.backbone == "resnet81")
 
-    monkeypatch.setattr(machine, "check_backbones", known)
-    wrong = demo(tmp_path, "student.net.backbone=resnet81", f"student.net.pretrained={tmp_path / 'no.safetensors'}")
-    backbone, file = look_at_networks(wrong).findings
-    assert backbone.level == file.level == "error"
-    assert "resnet81" in backbone.text and "no.safetensors" in file.text
+    monkeypatch.setattr(machine, "unknown_backbones", unknown)
+    for files in (machine, jobs):  # a look reads no weights
+        monkeypatch.setattr(files, "file_sha256", None, raising=False)
+    words = [f"student.net.pretrained={tmp_path / 'no.safetensors'}", f"teachers.resnet.start={tmp_path / 'nobody'}"]
+    wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
+    found = look_at_networks(wrong).findings
+    assert [one.level for one in found] == ["error"] * 3, "all of them, and each once"
+    for one, said in zip(found, ("resnet81", "nobody", "no.safetensors"), strict=True):
+        assert said in one.text
     assert look_at_networks(demo(tmp_path)).findings == ()
 
 
