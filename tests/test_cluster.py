@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,6 +51,17 @@ def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0, memory=3e9)
     assert capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}, "nobody knows what will come"
     assert capacity(ClusterSpec()) == {"CPU": 16, "GPU": 2, "memory 0": 3e9, "GPU memory 0": 3e9}
+
+
+def test_a_thread_that_outlives_its_cluster_starts_no_other():
+    """Ray's own calls would start one, with a dashboard for all to see, while the run that was stopped waits for it."""
+    code = (
+        "import os\nfrom workflows.engine.cluster import QUIET\nos.environ.update(QUIET)\nimport ray\n"
+        "try:\n    ray.put(1)\nexcept Exception as error:\n    print(error)\n"
+        "raise SystemExit(ray.is_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=100)
+    assert done.returncode == 0 and "ray.init" in done.stdout, done.stderr
 
 
 @dataclass(frozen=True)
