@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +26,10 @@ from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
 from tests import test_pipeline as road
+from tests.servers import answering
+from tests.traced import Seen, needs_strace, seen
 from workflows.engine.cluster import capacity, machinery
+from workflows.engine.config import REPO
 
 
 def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
@@ -47,6 +51,17 @@ def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0, memory=3e9)
     assert capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}, "nobody knows what will come"
     assert capacity(ClusterSpec()) == {"CPU": 16, "GPU": 2, "memory 0": 3e9, "GPU memory 0": 3e9}
+
+
+def test_a_thread_that_outlives_its_cluster_starts_no_other():
+    """Ray's own calls would start one, with a dashboard for all to see, while the run that was stopped waits for it."""
+    code = (
+        "import os\nfrom workflows.engine.cluster import QUIET\nos.environ.update(QUIET)\nimport ray\n"
+        "try:\n    ray.put(1)\nexcept Exception as error:\n    print(error)\n"
+        "raise SystemExit(ray.is_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=100)
+    assert done.returncode == 0 and "ray.init" in done.stdout, done.stderr
 
 
 @dataclass(frozen=True)
@@ -203,6 +218,27 @@ def test_every_stage_is_a_verb_and_the_rest_is_a_job(head, tmp_path):
     joined(road.run("evaluate", store, changed, env=head.env), head)
     joined(road.run("publish", store, changed, env=head.env), head)
     assert listens(head.port)
+
+
+DOCTOR = """
+import sys
+from workflows import doctor
+config, store, database, address, server = sys.argv[1:]
+fixed = ["-c", config, f"store={store}", f"cluster.address={address}", "faces=6"]
+assert doctor.main([*fixed, f"mlflow.uri={server}"]) == 0
+assert doctor.main([*fixed, f"mlflow.uri=sqlite:///{database}"]) == 0
+"""
+
+
+@needs_strace
+def test_the_doctor_asks_this_cluster_and_this_mlflow_and_nobody_else(head, fresh_database, tmp_path):
+    asked: list[str] = []
+    variables = {name: value for name, value in head.env.items() if name.startswith("RAY_")}
+    with answering(lambda path: (asked.append(path) or 200, b"OK", 2)) as port:
+        config = str(REPO / road.CONFIG)
+        words = [config, str(tmp_path / "store"), str(fresh_database), head.address, f"http://127.0.0.1:{port}"]
+        assert seen(tmp_path / "traced", DOCTOR, *words, **variables) == Seen([], [])
+    assert asked == ["/health"]
 
 
 def test_nothing_of_ray_is_written_into_the_home_folder(head):

@@ -1,6 +1,8 @@
 """Every command answers --help at once, and a typo with one sentence."""
 
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +70,62 @@ def test_what_a_signal_cuts_in_its_making_complains_of_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert (done.returncode, done.stderr) == (130, "stopped; the same command continues from here\n")
+
+
+STOPPED = """
+import os, signal, time
+from workflows.engine import config
+def main():
+    try:
+        os.kill(os.getpid(), signal.{first})
+        time.sleep(0.05)
+        return 7
+    finally:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+        print("closed", flush=True)
+        config.CLOSING_S = {closing}
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("hangs")
+raise SystemExit(config.guarded(main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "ignored", "closing", "code", "out"),
+    [
+        ("SIGINT", False, 20, 130, "closed\nhangs\n"),
+        ("SIGTERM", False, 20, 130, "closed\nhangs\n"),
+        ("SIGINT", False, 0, 130, "closed\n"),
+        ("SIGTERM", True, 20, 130, "closed\nhangs\n"),
+    ],
+)
+def test_a_run_that_is_being_closed_is_not_stopped_again_unless_it_hangs(first, ignored, closing, code, out):
+    done = stopped(STOPPED.format(first=first, closing=closing), ignored=ignored)
+    assert (done.returncode, done.stdout) == (code, out), done.stderr
+    said = "stopped; the same command continues from here\n" if closing else ""
+    assert done.stderr == said
+
+
+def test_what_a_script_puts_into_the_background_hears_no_ctrl_c():
+    code = (
+        "import os, signal\nfrom workflows.engine.config import guarded\n"
+        "raise SystemExit(guarded(lambda: os.kill(os.getpid(), signal.SIGINT) or 7))"
+    )
+    assert stopped(code, ignored=True).returncode == 7 and stopped(code, ignored=False).returncode == 130
+
+
+def stopped(code: str, *, ignored: bool) -> "subprocess.CompletedProcess[str]":
+    """A process of its own, in which SIGINT is ignored from the start or not."""
+    script = shlex.join([sys.executable, "-c", code])
+    shell = ["bash", "-c", f"trap '' INT; exec {script}"] if ignored else [sys.executable, "-c", code]
+    return subprocess.run(shell, capture_output=True, text=True, cwd=REPO, preexec_fn=hears_ctrl_c)
+
+
+def hears_ctrl_c() -> None:
+    """However the tests themselves were started."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_files_that_pages_and_docstrings_name_are_there():

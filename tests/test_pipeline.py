@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ import pytest
 
 from hpe_core.data.rows import read_shard, read_soft_labels, read_table
 from hpe_core.system.files import read_json
+from tests.test_commands import hears_ctrl_c
+from tests.traced import STRACE, Seen, bare, needs_strace, read, watched
 from workflows.engine.config import REPO, load
 from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
@@ -407,11 +410,22 @@ def is_train_worker(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session")
 def calm(killed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a run that nobody stopped: the other one's, once more from its receipt."""
-    store = tmp_path_factory.mktemp("calm") / "store"
-    done = call([sys.executable, "workflows/reproduce.py", str(killed), f"store={store}"], environment())
-    assert done.code in (0, 1) and (store / "reproduced.json").is_file(), tail(done)
-    return store
+    """The store of a run that nobody stopped: the other one's, once more from its receipt.
+
+    In a home of its own, watched where strace is there.
+    """
+    folder = tmp_path_factory.mktemp("calm")
+    command = [sys.executable, "workflows/reproduce.py", str(killed), f"store={folder / 'store'}"]
+    env = bare(folder / "home")
+    done = call(watched(command, folder / "trace.txt") if STRACE else command, env)
+    assert done.code in (0, 1) and (folder / "store" / "reproduced.json").is_file(), tail(done)
+    return folder / "store"
+
+
+@needs_strace
+def test_a_whole_run_is_nobodys_business(calm):
+    """Shards, training, a sweep, tables, export and MLflow, in every process of them and of Ray's."""
+    assert read(calm.parent / "home", calm.parent / "trace.txt") == Seen([], [])
 
 
 def same_result(store: Path, calm: Path) -> None:
@@ -526,18 +540,30 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
 
 
 @pytest.mark.longer
-def test_signals_end_a_run_with_one_sentence(tmp_path):
-    """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind."""
+@pytest.mark.parametrize(
+    ("finished_before", "moment", "sent"),
+    [
+        ([], lambda store: (store / "shards").exists(), [signal.SIGTERM]),
+        (NAMES[: NAMES.index("search")], has_trial, [signal.SIGINT, signal.SIGINT]),
+    ],
+)
+def test_signals_end_a_run_with_one_sentence(calm, tmp_path, finished_before, moment, sent):
+    """SIGTERM, as a scheduler sends it, is no kill: the run says how to go on and leaves no process behind. Neither is
+    Ctrl-C in the search, which Ray would take for the end of all trials; nor is a second one at once."""
     store = tmp_path / "store"
+    for name in finished_before:
+        shutil.copytree(calm / name, store / name)
     with whole_tree() as start:
         command = words("run", store, "cluster.address=local")
-        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c)
         deadline = time.monotonic() + 120
-        while not (store / "shards").exists() and time.monotonic() < deadline:
+        while not moment(store) and time.monotonic() < deadline:
             time.sleep(0.05)
         processes = family(process.pid)
-        process.send_signal(signal.SIGTERM)
+        for number in sent:
+            process.send_signal(number)
+            time.sleep(0.3)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err.splitlines()[-1] == "stopped; the same command continues from here", err
     wait_gone(processes, 20)
-    assert "Traceback" not in err
+    assert "Traceback" not in err and not list(store.glob("search/*/manifest.json"))

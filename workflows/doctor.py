@@ -3,17 +3,20 @@
     python workflows/doctor.py -c conf/demo.yaml                        a configuration's datasets, and this machine
     python workflows/doctor.py reader=aflw2000 root=/archives/AFLW2000  one dataset alone, before it is configured
     python workflows/doctor.py -c conf/demo.yaml out=look faces=2000    pictures into a folder; more faces decoded
+    python workflows/doctor.py model=student.int8.onnx                  an exported network alone, or a folder of them
 
 Datasets: how much of the archive is there, what is rejected and why, how faces are split and turned, and whether the
 labels are in our convention: where landmarks exist, each label is compared with the pose that they give, in every
 convention that labels come in; else the numbers alone are looked at. With out=FOLDER also `<name>.faces.png` (crops
 with the axes of their labels) and `<name>.angles.png`. At most faces=300 of each dataset are decoded (0: all). Machine:
-packages, networks, GPU, room in the store, memory, Ray and its dashboard, MLflow.
+packages, networks, GPU, room in the store, memory, Ray and its dashboard, MLflow, and
+what was published last.
 
 Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
 a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a
 backbone that timm does not know; a GPU that is asked for and not there; a store that is not writable or too small; a
-Ray cluster that is to be joined and does not answer or is of other versions; an MLflow database of a newer schema.
+Ray cluster that is to be joined and does not answer or is of other versions; an MLflow database of a newer schema; an
+exported network that OpenVINO, where it is installed, reads as another one.
 Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians or like
 nothing known, more than half of the faces beyond data.limit_deg, the same angles for all, an idle GPU, little memory, a
 dashboard that is open to the network, an MLflow server that does not answer.
@@ -34,12 +37,16 @@ from hpe_core.spec.serde import build
 from workflows.checks.data import Examined, examine, in_lines, write_pictures
 from workflows.checks.findings import Look
 from workflows.checks.machine import examine_machine, look_at_packages
+from workflows.checks.models import look_at_exported, networks_in, published_in
 from workflows.engine.commandline import typed_overrides
 from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
 
 FACES = 300  # decoded of each dataset where nothing else is said
-OWN = ("faces", "out")
-OWN_KEYS = "own keys: faces=300, out=FOLDER; of one dataset alone: reader=NAME root=FOLDER, and what else datasets have"
+OWN = ("faces", "out", "model")
+OWN_KEYS = (
+    "own keys: faces=300, out=FOLDER, model=FILE or FOLDER; of one dataset alone: reader=NAME root=FOLDER, and what "
+    "else datasets have"
+)
 CODES = {0: "nothing must be mended", EXIT_BAD_INPUT: "something must be, or bad configuration"}
 ALONE = tuple(field.name for field in dataclasses.fields(DatasetSpec))
 PIPELINE = tuple(field.name for field in dataclasses.fields(PipelineSpec))
@@ -49,11 +56,15 @@ LOOKED_AT_ALONE = CropSpec(size=128, margin_px=0)  # of a dataset without a conf
 def main(argv: Sequence[str]) -> int:
     args = arguments(argv, __doc__ or "", ("run",), OWN_KEYS, CODES)
     pairs = [word.partition("=") for word in args.overrides]
-    faces, out = check_own({key: value for key, equals, value in pairs if equals and key in OWN})
+    own = {key: value for key, equals, value in pairs if equals and key in OWN}
+    faces, out = check_own(own)
     words = [word for word, (key, equals, _) in zip(args.overrides, pairs, strict=True) if not equals or key not in OWN]
     looks = [look_at_packages()]
     if looks[0].findings:
         return conclude(looks, [], as_json=args.json)  # whatever comes next imports what may be missing
+    networks = networks_in(Path(absolute(own["model"], Path.cwd()))) if "model" in own else []
+    if networks and not words and args.config == [DEFAULT_CONFIG]:
+        return conclude([*looks, look_at_exported(networks)], [], as_json=args.json)
     alone = check_keys(words)
     if alone:
         if args.config != [DEFAULT_CONFIG]:
@@ -65,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
     seen = look_at_data(data, faces, prefix, out, planned=not alone)
     if not alone:
         looks += examine_machine(spec, seen)
+        networks = networks or published_in(spec.folder)
+    looks += [look_at_exported(networks)] if networks else []
     return conclude(looks, seen, as_json=args.json)
 
 

@@ -1,6 +1,7 @@
 """The doctor: it finds what is wrong with datasets and machine, and is silent where nothing is."""
 
 import json
+import os
 import platform
 import sqlite3
 import subprocess
@@ -17,16 +18,17 @@ import ray
 from ray.exceptions import RpcError
 
 from hpe_core.datasets.readers.aflw import AMONG_68
-from hpe_core.errors import SpecError, check
+from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
+from tests.faces import write_onnx
 from tests.servers import answering
 from workflows import doctor
-from workflows.checks import machine, services
+from workflows.checks import machine, models, services
 from workflows.checks.data import Examined, examine, histogram, in_lines, sample
 from workflows.checks.machine import (
     bytes_needed,
@@ -36,8 +38,11 @@ from workflows.checks.machine import (
     look_at_networks,
     look_at_store,
 )
+from workflows.checks.models import published_in
 from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
 from workflows.engine.config import REPO, load
+from workflows.export import runtimes
+from workflows.training import jobs
 
 HEAD = landmark_targets()
 POSES = np.clip(np.random.default_rng(5).normal(0, 1, (12, 3)) * [15, 35, 12], -80, 80)
@@ -305,15 +310,52 @@ def test_a_cluster_of_other_versions_is_an_error(monkeypatch, dashboard, ray_the
 
 
 def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
-    def known(spec: Any) -> None:  # what asks timm in a process of its own has a test of its own
-        check(spec.student.net.backbone != "resnet81", "net.backbone 'resnet81' is no timm model")
+    def unknown(spec: Any) -> list[str]:  # what asks timm in a process of its own has a test of its own
+        return ["net.backbone 'resnet81' is no timm model"] * (spec.student.net.backbone == "resnet81")
 
-    monkeypatch.setattr(machine, "check_backbones", known)
-    wrong = demo(tmp_path, "student.net.backbone=resnet81", f"student.net.pretrained={tmp_path / 'no.safetensors'}")
-    backbone, file = look_at_networks(wrong).findings
-    assert backbone.level == file.level == "error"
-    assert "resnet81" in backbone.text and "no.safetensors" in file.text
+    monkeypatch.setattr(machine, "unknown_backbones", unknown)
+    for files in (machine, jobs):  # a look reads no weights
+        monkeypatch.setattr(files, "file_sha256", None, raising=False)
+    words = [f"student.net.pretrained={tmp_path / 'no.safetensors'}", f"teachers.resnet.start={tmp_path / 'nobody'}"]
+    wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
+    found = look_at_networks(wrong).findings
+    assert [one.level for one in found] == ["error"] * 3, "all of them, and each once"
+    for one, said in zip(found, ("resnet81", "nobody", "no.safetensors"), strict=True):
+        assert said in one.text
     assert look_at_networks(demo(tmp_path)).findings == ()
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A store whose publish stage has finished twice; the older one's file is none."""
+    for name in ("b-older", "a-newer"):
+        folder = tmp_path / "publish" / name
+        (folder / "model").mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        write_onnx(folder / "model" / "student.int8.onnx")
+    (tmp_path / "publish" / "b-older" / "model" / "student.int8.onnx").write_bytes(b"")
+    os.utime(tmp_path / "publish" / "b-older", (1, 1))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("off", "code"), [(0.4, 0), (1.5, 2), (float("nan"), 2), (None, 0)])
+def test_a_published_file_that_openvino_reads_as_another_network_is_an_error(published, monkeypatch, capsys, off, code):
+    monkeypatch.setattr(models, "has_openvino", lambda: off is not None)
+    monkeypatch.setattr(
+        runtimes, "openvino_call", lambda file: lambda faces: [runtimes.onnx_call(file)(faces)[0] + off]
+    )
+    (file,) = published_in(published)
+    assert file.parts[-3] == "a-newer"
+    assert doctor.main([f"model={file.parent}"]) == code
+    told = capsys.readouterr().out
+    assert ("error: model: OpenVINO reads" in told and "run the float file" in told) == (code == 2)
+    assert ("0.40 degrees" in told) == (off == 0.4) and ("is not installed" in told) == (off is None)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(published, capsys):
+    assert doctor.main([f"model={published / 'publish' / 'b-older' / 'model'}"]) == 2
+    assert "error: model: " in capsys.readouterr().out
+    assert published_in(published / "publish") == []
 
 
 def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
@@ -349,6 +391,8 @@ def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
         (["data.crop.sise=3"], "unknown key data.crop.sise; did you mean 'size'?"),
         (["-c", "demo", "reader=aflw2000", "root=x"], "leave out -c demo"),
         (["reader=aflw2000"], "needs root"),
+        ([f"model={__file__}"], "test_doctor.py is no ONNX file"),
+        ([f"model={REPO / 'docs'}"], "no ONNX file lies in this folder"),
         (["reader=aflw2000", "out"], "'out' is no override; write key=value"),
         (["reader=aflw2000", "root=x", "convention.yaw_sgin=-1"], "did you mean 'yaw_sign'?"),
         ([f"out={__file__}/folder", "reader=aflw2000", "root=x"], "the folder cannot be made"),

@@ -13,7 +13,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
-from workflows.engine.pipeline import check_backbones, run, run_alone
+from workflows.engine.pipeline import check_backbones, run, run_alone, unknown_backbones
 from workflows.engine.plan import Planned, plan
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
@@ -111,6 +111,14 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
         answer.__dict__.update({"returncode": 0, "stdout": "", "stderr": ""} | said)
         with pytest.raises(SpecError, match="no backbone b|timm cannot be imported: no module timm"):
             check_backbones(spec)
+
+
+def test_backbones_that_timm_does_not_know_are_all_named():
+    spec = load(["tests/tiny.yaml"], ["student.net.backbone=resnet81", "teachers.resnet.net.backbone=vitt"])
+    unknown = unknown_backbones(spec)
+    assert len(unknown) == 2 and "resnet81" in unknown[0] and "vitt" in unknown[1]
+    with pytest.raises(SpecError, match="resnet81.*; .*vitt"):
+        check_backbones(spec)
 
 
 def test_a_stage_alone_looks_at_what_it_reads_and_at_nothing_else(tmp_path, monkeypatch):

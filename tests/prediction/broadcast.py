@@ -76,6 +76,23 @@ def ranged(data: bytes, heads: list[str]) -> Feed:
     return feed
 
 
+def without_length(data: bytes, *, chunked: bool) -> Feed:
+    """A file of which nobody is told how long it is, nor sent a part: in chunks, or until the connection ends."""
+
+    def feed(connection: socket.socket) -> None:
+        request(connection)
+        if not chunked:
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp4\r\n\r\n" + data)
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(data), 1 << 16):
+            part = data[start : start + (1 << 16)]
+            connection.sendall(b"%x\r\n" % len(part) + part + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+
+    return feed
+
+
 def rtsp(transport_stream: bytes, pause_s: float) -> Feed:
     """A transport stream in RTP, interleaved with RTSP; it ends when it is over."""
 

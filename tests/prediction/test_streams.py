@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpe_core.errors import SpecError
-from tests.prediction.broadcast import motion_jpeg, ranged, rtsp, serving
+from tests.prediction.broadcast import motion_jpeg, ranged, rtsp, serving, without_length
 from tests.prediction.clips import grey, greys, level, seen, sound_of, times_of, write_clip
 from tests.servers import answering
 from workflows.prediction import streams
@@ -56,6 +56,46 @@ def test_of_a_server_that_sends_parts_nothing_is_copied_and_the_password_goes_to
         frames, said = seen(opened(f"http://user:secret@127.0.0.1:{port}/a.mp4", tmp_path / "out"))
     assert len(frames) == len(UNEVEN) and said == [] and capsys.readouterr().err == ""
     assert len(heads) > 1 and "Authorization: Basic dXNlcjpzZWNyZXQ=" in heads[-1]
+
+
+INDEX_LAST, INDEX_FIRST, NO_INDEX = "", "faststart", "frag_keyframe+empty_moov"
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize(
+    ("name", "codec", "flags"),
+    [
+        ("a.mp4", "libx264", INDEX_LAST),
+        ("a.mp4", "libx264", INDEX_FIRST),
+        ("a.mp4", "libx264", NO_INDEX),
+        ("a.mkv", "libx264", ""),
+        ("a.mpg", "mpeg2video", ""),
+        ("a.flv", "flv", ""),  # an ending of cameras, too, but it says how long it is
+    ],
+)
+def test_a_file_that_a_server_sends_without_its_length_is_a_file(tmp_path, name, codec, flags, chunked):
+    options = {"movflags": flags} if flags else {}
+    ms = [40 * i for i in range(60)]
+    data = write_clip(
+        tmp_path / name, codec, ms, sound="pcm_s16le" * (not flags and codec == "libx264"), options=options
+    )
+    with serving(without_length(data.read_bytes(), chunked=chunked)) as port:
+        video = opened(f"http://127.0.0.1:{port}/b{data.suffix}?token=hidden", tmp_path / "out")
+        assert isinstance(video, VideoFile)
+        frames, said = seen(video)
+    assert said == [] and [frame.number for frame in frames] == list(range(60))
+    assert all(abs(grey - level(i)) < 9 for i, grey in enumerate(greys([frame.image for frame in frames])))
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_transport_stream_without_a_length_that_comes_at_once_is_told_and_not_opened_again(tmp_path, chunked):
+    """It could be a camera's, so frames are passed over."""
+    data = write_clip(tmp_path / "a.ts", "mpeg2video", [40 * i for i in range(60)])
+    with serving(without_length(data.read_bytes(), chunked=chunked)) as port:
+        stream = opened(f"http://127.0.0.1:{port}/a.ts", tmp_path / "out")
+        assert isinstance(stream, Stream)
+        frames, said = seen(stream)
+    assert len(said) == 1 and "download it and name the copy" in said[0] and frames[-1].number <= 59
 
 
 def test_who_looks_slowly_sees_the_newest_frame_and_hears_what_was_missed(tmp_path, capsys):

@@ -298,3 +298,20 @@ def test_the_public_cases(tmp_path, real_data):
             assert file.duration / 1e6 == pytest.approx(lasts, abs=0.01)
     frames, said = seen(opened(cases / "video-endings" / "up.ts", tmp_path / "out"))
     assert len(frames) == 20 and said == []
+
+
+@pytest.mark.parametrize("flipped", [(2, 0x80), (2, 0x20), (3, 0x40)])
+def test_a_stamp_that_is_damaged_moves_its_own_frame_alone(tmp_path, flipped):
+    """Every fourth one of a transport stream lies seconds or hours before or after the truth."""
+    path = write_clip(tmp_path / "a.mts", "libx264", [40 * i for i in range(50)], gop=5, begin=60_000)
+    byte, bits = flipped
+    data, count = bytearray(path.read_bytes()), 0
+    for start in range(0, len(data), 188):
+        at = data.find(b"\x00\x00\x01\xe0", start, start + 188)
+        if at > 0 and data[at + 7] & 0x80:
+            count += 1
+            data[at + 9 + byte - 1] ^= bits * (count % 4 == 0 and count < 50)
+    path.write_bytes(data)
+    frames, said = seen(opened(path, tmp_path / "out"))
+    assert count == 50 and said == []
+    np.testing.assert_allclose(seconds(frames), 0.04 * np.arange(50), atol=0.05)

@@ -3,31 +3,23 @@
 Every process runs twice: as users run it, and with the switches off. The second must be seen to look up a name, to
 connect or to write below HOME, else the first shows nothing. Variables by which libraries recognise a CI or a test run
 are not set. Allowed are this machine's own addresses, and the way in which Ray finds its own: a UDP socket that is
-connected to 8.8.8.8 and sends nothing.
+connected to 8.8.8.8 and sends nothing. A whole run is watched in tests/test_pipeline.py, and the doctor, which asks a
+cluster and MLflow, in tests/test_cluster.py.
 """
 
 import os
-import re
-import shutil
 import socket
-import subprocess
-import sys
-from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 
+import cv2
 import psutil
 import pytest
 
 from hpe_core.system.quiet import SWITCHES, be_quiet
 from tests.faces import write_onnx
+from tests.traced import DOCUMENTED, Seen, leaving, needs_strace, seen
 from workflows.engine.config import REPO
 
-STRACE = shutil.which("strace")
 LOUD = {name: {"0": "1", "1": "0", "true": "false"}[value] for name, value in SWITCHES.items()}
-PROBE = "8.8.8.8"
-ADDRESS = re.compile(r'(?:inet_addr\(|AF_INET6, )"(?:::ffff:)?([^"]+)"|->\[?(?:::ffff:)?([0-9a-f.:]+?)\]?:\d+\]?>')
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed (apt-get install strace)")
 
 POSES = """
 import sys, time, numpy
@@ -37,25 +29,14 @@ poses = predictor.predict(numpy.full((40, 40, 3), 9, numpy.uint8), [(0, 0, 40, 4
 assert poses.angles.round().tolist() == [[9, 9, 9]]
 time.sleep(float(sys.argv[2]))
 """
-PUBLISHED = """
+VIDEO = """
 import sys
-from pathlib import Path
-import numpy
-from hpe_core.augment.reference import photometric_chain
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
-from hpe_core.spec.data import CropSpec
-from hpe_core.spec.network import NetSpec
-from workflows.export.int8 import quantize_onnx
-from workflows.export.mlmodel import begin_folder
-from workflows.export.onnx_file import export_network
-folder, crop = Path(sys.argv[1]), CropSpec(size=32, margin_px=4)
-begin_folder(folder / "model")
-save_net(folder, PoseNet(NetSpec("test_resnet"), crop.size).eval(), crop, {})
-faces = numpy.random.default_rng(0).integers(0, 255, (8, crop.size, crop.size, 3), numpy.uint8)
-export_network(folder, folder / "student.onnx", folder / "student.pt2", faces)
-quantize_onnx(folder / "student.onnx", folder / "int8.onnx", faces)
-photometric_chain("light", 1.0)
+from workflows import predict
+video, model, *detector = sys.argv[1:]
+assert predict.main([video, f"model={model}", "boxes=whole", "frames=3"]) == 0
+if detector:
+    assert predict.main([video, f"detector={detector[0]}", "smooth=0.2", "frames=3", "out=found"]) == 0
+    assert len(open("found/poses.csv").readlines()) == 4, "a face in each frame"
 """
 LOUDEST = """
 import mlflow
@@ -90,44 +71,6 @@ if __name__ == "__main__":
     with cluster.connected(ClusterSpec(address="local", local_cpus=4)):
         time.sleep(5)
 """
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a process did: system calls that leave the machine, and paths that it left below its home."""
-
-    calls: list[str]
-    written: list[str]
-
-
-def seen(folder: Path, code: str, *words: str, **variables: str) -> Seen:
-    """Run Python code as a user would, in an environment of nothing but PATH, HOME and `variables`."""
-    home, trace = folder / "home", folder / "trace.txt"
-    home.mkdir(parents=True)
-    script = folder / "script.py"
-    script.write_text(code)
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(REPO), **variables}
-    watch = [str(STRACE), "-f", "--seccomp-bpf", "-yy", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
-    command = [*watch, sys.executable, str(script), *words]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    below = sorted(str(path.relative_to(home)) for path in home.rglob("*") if not path.is_dir())
-    return Seen(leaving(trace.read_text(errors="replace")), below)
-
-
-def leaving(trace: str) -> list[str]:
-    """Lines of strace's that name a stranger's address or a resolver."""
-    own = {one.address.partition("%")[0] for cards in psutil.net_if_addrs().values() for one in cards}
-    found = []
-    for line in trace.splitlines():
-        connects = " connect(" in line
-        named = ADDRESS.findall(line.partition(", ")[2] if connects else line)  # before it is what the socket was
-        strangers = {one for pair in named for one in pair if one} - own
-        strangers = {one for one in strangers if not (ip_address(one).is_loopback or ip_address(one).is_unspecified)}
-        probes = strangers == {PROBE} and connects and "<TCP" not in line
-        if not probes and (strangers or "htons(53)" in line or "/resolve/" in line):
-            found.append(line)
-    return found
 
 
 def test_the_reading_of_a_trace_tells_strangers_from_this_machine():
@@ -178,8 +121,28 @@ def test_poses_are_sent_nowhere_after_a_while_either(tmp_path):
 
 @needs_strace
 @pytest.mark.longer
-def test_training_and_publishing_are_as_quiet(tmp_path):
-    assert seen(tmp_path / "quiet", PUBLISHED, str(tmp_path / "quiet")) == Seen([], [])
+def test_a_video_that_is_looked_at_is_nobodys_business(tmp_path, request):
+    """Without a detector, and with one; drawn copies and the network of the package included."""
+    detector = [str(request.getfixturevalue("yunet"))]
+    face = cv2.imread(str(request.getfixturevalue("real_data") / "aflw2000" / "image00008.jpg"))
+    video = tmp_path / "a.mp4"
+    written = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 25, face.shape[1::-1])
+    for _ in range(3):
+        written.write(face)
+    written.release()
+    words = [str(video), str(write_onnx(tmp_path / "small.onnx"))]
+    assert seen(tmp_path / "quiet", VIDEO, *words, *detector) == Seen([], [])
+    assert any("deviceid" in path for path in seen(tmp_path / "loud", VIDEO, *words, **LOUD).written)
+
+
+def test_what_is_written_below_home_stands_in_a_page():
+    page = (REPO / "docs" / "configuration.md").read_text()
+    assert all(f"~/{pattern.removesuffix('/*')}" in page for pattern in DOCUMENTED)
+
+
+@needs_strace
+@pytest.mark.longer
+def test_the_libraries_of_a_run_are_loud_where_nobody_silences_them(tmp_path):
     loud = seen(tmp_path / "loud", LOUDEST, **LOUD)
     assert any("deviceid" in path for path in loud.written) and any("mlflow" in path for path in loud.written)
     assert loud.calls, "albumentations looks for a newer release"

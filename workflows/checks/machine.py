@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.packages import DISTRIBUTION, EXTRA, requirements
@@ -21,8 +20,8 @@ from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
 from workflows.engine.cluster import running_address
-from workflows.engine.pipeline import check_backbones
-from workflows.training.jobs import weights
+from workflows.engine.pipeline import unknown_backbones
+from workflows.training.jobs import missing_weights
 
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -86,16 +85,11 @@ def installed(wanted: Sequence[str]) -> dict[str, str]:
 
 
 def look_at_networks(spec: PipelineSpec) -> Look:
-    """What a run would refuse: a backbone that timm does not know, weights or a network that are not there."""
+    """What a run would refuse: each backbone that timm does not know, weights and networks that are not there."""
     trained = [*spec.teachers.values(), spec.student]
     said = ", ".join(dict.fromkeys(train.net.backbone for train in trained))
-    findings: tuple[Finding, ...] = ()
-    for ask in (lambda: check_backbones(spec), lambda: weights(trained)):
-        try:
-            ask()
-        except SpecError as refused:
-            findings += error("networks", str(refused))
-    return Look("networks", said, findings)
+    wrong = [*unknown_backbones(spec), *missing_weights(trained)]
+    return Look("networks", said, tuple(Finding("error", "networks", text) for text in wrong))
 
 
 def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:

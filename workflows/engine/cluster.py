@@ -16,6 +16,7 @@ from hpe_core.system.processor import KIND, processor
 from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 
 QUIET = {
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster would start another, with a dashboard
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -26,6 +27,7 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end the search as if it were finished, and eat the next Ctrl-C
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _PACKED = Path(__file__).resolve().parents[1] / "conf"  # there in an installed 
 CONF = _PACKED if _PACKED.is_dir() else REPO / "conf"
 DEFAULT_CONFIG = "conf/demo.yaml"
 
+CLOSING_S = 20.0  # how long Ray may take to stop
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
 EXIT_CODES = {
     0: "done",
@@ -214,7 +216,7 @@ def config_option(parser: CommandParser) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what the user can mend becomes one sentence on standard error and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _stop_once()
     try:
         return main()
     except KeyboardInterrupt:
@@ -247,9 +249,25 @@ def tell(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped."""
-    raise KeyboardInterrupt
+def _stop_once() -> None:
+    """SIGTERM ends a run as Ctrl-C does: runs are closed and a cluster of our own is stopped.
+
+    What comes while that goes on is not obeyed, for Ray that is left in the middle of its shutdown leaves processes,
+    or crashes; after `CLOSING_S` it ends the process. Where SIGINT is ignored from the start it stays so: a shell does
+    that to what a script puts into the background, so that Ctrl-C is for the script alone.
+    """
+    stopped: list[float] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if not stopped:
+            stopped.append(time.monotonic())
+            raise KeyboardInterrupt
+        if time.monotonic() - stopped[0] > CLOSING_S:
+            os._exit(EXIT_STOPPED)
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop)
 
 
 def _unsaid(unraisable: Any) -> None:

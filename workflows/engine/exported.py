@@ -6,6 +6,8 @@ import numpy as np
 
 from hpe_core.detection.fit import DetectorFit
 
+APART_DEG = 1.0  # two runtimes run different networks; rounding alone leaves a tenth or two
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -79,8 +81,8 @@ class Int8:
 
     @property
     def openvino_differs(self) -> bool:
-        """Whether OpenVINO reads the file as another network: rounding alone leaves a tenth or two."""
-        return self.openvino_deg is not None and not self.openvino_deg <= 1.0
+        """Whether OpenVINO reads the file as another network."""
+        return self.openvino_deg is not None and not self.openvino_deg <= APART_DEG
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from hpe_core.errors import SpecError, UserError, say
+from hpe_core.errors import SpecError, UserError, check, say
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.packages import check_extra
@@ -125,14 +125,22 @@ def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
 
 
 def check_backbones(spec: PipelineSpec) -> None:
-    """Raises SpecError for a backbone that timm does not know. In a process of its own, which takes torch along."""
+    """Raises SpecError for backbones that timm does not know."""
+    unknown = unknown_backbones(spec)
+    check(not unknown, "; ".join(unknown))
+
+
+def unknown_backbones(spec: PipelineSpec) -> list[str]:
+    """A sentence for each backbone that timm does not know. In a process of its own, which takes torch along."""
     named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
     searched = spec.search.space.get("net.backbone")
     names = sorted(named | {str(value) for value in (searched.choice if searched else ())})
     code = (
         "import sys\nfrom hpe_core.learning.models import check_backbone\nfrom hpe_core.errors import SpecError\n"
-        "try:\n    [check_backbone(name) for name in sys.argv[1:]]\nexcept SpecError as error:\n    print(error)"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        check_backbone(name)\n    except SpecError as error:\n        print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
-    if done.returncode or done.stdout.strip():
-        raise SpecError(done.stdout.strip() or f"timm cannot be imported: {done.stderr.strip().splitlines()[-1]}")
+    if done.returncode:
+        return [f"timm cannot be imported: {done.stderr.strip().splitlines()[-1]}"]
+    return done.stdout.splitlines()

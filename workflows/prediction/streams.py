@@ -25,13 +25,25 @@ from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image
 from workflows.prediction.copies import DrawnVideo, pyav
 from workflows.prediction.frames import Frame, Media, Unusable
-from workflows.prediction.videos import FILES_ALONE, Clock, VideoFile, copy_name, opened, pictures_of, upright
+from workflows.prediction.kinds import VIDEOS
+from workflows.prediction.videos import (
+    FILES_ALONE,
+    Clock,
+    VideoFile,
+    copy_name,
+    opened,
+    packets_of,
+    pictures_of,
+    upright,
+)
 
 WEB = ("http", "https")
 PLAYLISTS = ("hls", "dash")  # name the files of a video, each read from its beginning
+LIVE_ENDINGS = (".ts", ".flv", ".webm", ".ogv", ".ogg", ".mjpeg", ".mjpg")  # sent by cameras, too
 SCHEMES = (*WEB, "rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp")
 OPEN_S, SILENCE_S = 15.0, 10.0  # how long a server may take to answer, and a stream to send nothing
 TRIES, FIRST_WAIT_S = 5, 1.0  # the wait doubles
+FILE_S, FILE_SPEED = 1.0, 4.0  # what lasts longer and came so much faster than it plays is no camera's
 TICK = Fraction(1, 90_000)
 OPTIONS = {
     "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,srt",
@@ -55,10 +67,13 @@ def open_address(address: str, out: Path, *, sound: bool) -> Media:
     name = shown(address)
     container = opened(address, name, OPTIONS, (OPEN_S, SILENCE_S))
     parts = urlsplit(name)
+    ending = Path(parts.path).suffix.lower()
     listed = container.format.name in PLAYLISTS  # its size is that of the list
-    if parts.scheme in WEB and (container.duration or (container.size > 0 and not listed)):
+    ends = not listed and (container.size > 0 or any(stream.frames for stream in container.streams.video))
+    recorded = ends or container.duration or (ending in VIDEOS and ending not in LIVE_ENDINGS)
+    if parts.scheme in WEB and recorded:
         copy = out / copy_name(Path(parts.path).name or parts.netloc)
-        held = copied_here(address, name) if container.size > 0 and not listed else None
+        held = copied_here(address, name) if ends else None
         if held is None:
             return VideoFile(container, name, copy, sound=sound)
         container.close()
@@ -195,7 +210,12 @@ class Stream(Live):
             try:
                 if self._container is None:
                     self._container = opened(self._address, self.name, OPTIONS, (OPEN_S, SILENCE_S))
-                self._follow(self._container)
+                if self._is_file(self._follow(self._container)):
+                    self._said = (
+                        f"{self.name} is a file that its server sends without a length: it came faster than it plays, "
+                        "so frames may be missing; download it and name the copy"
+                    )
+                    return
             except SpecError as error:
                 why = str(error).removeprefix(f"{self.name} ")
             except (OSError, pyav().FFmpegError) as error:
@@ -213,19 +233,25 @@ class Stream(Live):
             say(f"{self.name} broke off: {why}; try {failures} of {TRIES} to open it again in {wait:g} s")
             self._end.wait(wait)
 
-    def _follow(self, container: Any) -> None:
+    def _is_file(self, began: Fraction) -> bool:
+        """Whether what ended by itself came from the web at once. `began`: when its first frame came."""
+        played, took = self._last - began, since(self._began) - began
+        return self._address.lower().startswith("http") and played > max(FILE_S, FILE_SPEED * took)
+
+    def _follow(self, container: Any) -> Fraction:
+        """Frames to the end, or until `close`; returns the time of the first."""
         stream = pictures_of(container, self.name)
         began = max(since(self._began), self._last + TICK)
         clock: Clock | None = None
         stamped = not container.format.flags & pyav().format.Flags.no_timestamps.value  # else FFmpeg makes some up
-        for packet in container.demux(stream):
+        for packet in packets_of(container, [stream]):
             try:
                 decoded = packet.decode()
             except pyav().InvalidDataError:  # a part that got lost on its way; the next whole picture goes on
                 continue
             for frame in decoded:
                 if self._end.is_set():
-                    return
+                    return began
                 if frame.is_corrupt:
                     continue
                 if clock is None:
@@ -237,6 +263,7 @@ class Stream(Live):
                     self._newest = self._number, self._last, frame
                     self._number += 1
                     self._news.notify()
+        return began
 
 
 def since(began: float) -> Fraction:

@@ -5,9 +5,10 @@ any. A file is damaged if frames are lost: packets that do not decode, fewer of 
 file shorter than it says. What a header only estimates counts for the progress line alone.
 """
 
+import errno
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -65,9 +66,29 @@ class Clock:
         self._last = now
         return now * self.tick
 
+    def slips(self, before: int | None, pts: int | None, after: int | None) -> bool:
+        """Whether a time lies far from those before and after it, which agree."""
+        if before is None or pts is None or after is None:
+            return False
+        return before < after and not before - self._jump <= pts <= after + self._jump
+
     def lasts(self, frame: Any) -> Fraction:
         """How long the frame stays if no other follows."""
         return (frame.duration or self.step) * self.tick
+
+
+def timed(frames: Iterable[Any], clock: Clock) -> Iterator[tuple[Any, Fraction]]:
+    """Each frame with its time. One frame alone whose time slips, as in a damaged recording, counts as without."""
+    before: int | None = None
+    held: Any = None
+    for frame in frames:
+        if held is not None:
+            pts = None if clock.slips(before, held.pts, frame.pts) else held.pts
+            yield held, clock.at(pts)
+            before = before if pts is None else pts
+        held = frame
+    if held is not None:
+        yield held, clock.at(held.pts)
 
 
 class VideoFile:
@@ -99,49 +120,54 @@ class VideoFile:
         lasts = Fraction(container.duration or 0, 1_000_000)
         self.total = stream.frames or round(lasts * Fraction(stream.average_rate or 0))
         self._lasts, self._whole = LAST_S, False
+        self._packets, self._damaged, self._why = 0, 0, ""
 
     def frames(self) -> Iterator[Frame | Unusable]:
-        av, number, packets, damaged, why = pyav(), 0, 0, 0, ""
-        kind = self._container.format.name
-        tolerant = kind == "mpegts"  # a recording may begin between two whole pictures
-        try:
-            for packet in self._container.demux([self._stream, *self._sources]):
-                if packet.stream.type == "audio":
-                    self._copy.hear(packet)
-                    continue
-                packets += packet.size > 0
-                if kind == "avi" and packet.dts is not None:  # it numbers its frames, and leaves repeated ones out
-                    packets = max(packets, packet.dts + 1)
-                try:
-                    decoded = packet.decode()
-                except av.InvalidDataError:
-                    damaged += bool(number) or not tolerant
-                    continue
-                for frame in decoded:
-                    time = self._clock.at(frame.pts)
-                    if frame.is_corrupt:
-                        damaged += 1
-                        continue
-                    self._lasts = self._clock.lasts(frame)
-                    yield Frame(self.name, number, upright(frame), time)
-                    number += 1
-        except (OSError, av.FFmpegError) as error:
-            why = _because(error)
+        number = 0
+        for frame, time in timed(self._decoded(), self._clock):
+            if frame.is_corrupt:
+                self._damaged += 1
+                continue
+            self._lasts = self._clock.lasts(frame)
+            yield Frame(self.name, number, upright(frame), time)
+            number += 1
         self._whole = True
-        said = self._complaint(number, packets, damaged, why)
+        said = self._complaint(number)
         if said:
             yield Unusable(f"{self.name} {said}")
 
-    def _complaint(self, number: int, packets: int, damaged: int, why: str) -> str:
-        """What is wrong with the file, if frames of it are lost."""
-        listed = self._stream.frames
+    def _decoded(self) -> Iterator[Any]:
+        """Every frame that decodes, to the end or to an error; counts packets and what is lost."""
+        av, kind, begun = pyav(), self._container.format.name, False
+        tolerant = kind == "mpegts"  # a recording may begin between two whole pictures
+        try:
+            for packet in packets_of(self._container, [self._stream, *self._sources]):
+                if packet.stream.type == "audio":
+                    self._copy.hear(packet)
+                    continue
+                self._packets += packet.size > 0
+                if kind == "avi" and packet.dts is not None:  # it numbers its frames, and leaves repeated ones out
+                    self._packets = max(self._packets, packet.dts + 1)
+                try:
+                    decoded = packet.decode()
+                except av.InvalidDataError:
+                    self._damaged += begun or not tolerant
+                    continue
+                yield from decoded
+                begun = begun or any(not frame.is_corrupt for frame in decoded)
+        except (OSError, av.FFmpegError) as error:
+            self._why = _because(error)
+
+    def _complaint(self, number: int) -> str:
+        """What is wrong with the file, if frames of it are lost. `number`: how many are not."""
+        listed, why = self._stream.frames, self._why
         if listed and self._container.format.name.startswith("mov"):  # an edit list hides frames of the index
             listed = min(listed, len(self._stream.index_entries))
-        if number < listed and packets < listed:
+        if number < listed and self._packets < listed:
             return f"ends after {number} of {listed} frames{why}"
         if why or number == 0 or (self._file is not None and is_cut_matroska(self._file)):
             return f"ends after {number} frames, before its end{why}" if number else f"holds no frame{why}"
-        return f"has {damaged} damaged frame{'s' * (damaged != 1)}, left out" if damaged else ""
+        return f"has {self._damaged} damaged frame{'s' * (self._damaged != 1)}, left out" if self._damaged else ""
 
     def keep(self, frame: Frame, drawn: Image) -> None:
         assert frame.time is not None
@@ -152,6 +178,22 @@ class VideoFile:
         self._container.close()
         if self._held is not None:
             self._held.close()
+
+
+def packets_of(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """The packets of the streams, and for each of them an empty one in the end, which brings its last frames.
+
+    FFmpeg ends what a server has sent without a length by an error and without these.
+    """
+    try:
+        yield from container.demux(streams)
+    except OSError as error:
+        if container.size > 0 or error.errno != errno.EIO:
+            raise
+        for stream in streams:
+            last = pyav().Packet()
+            last.stream = stream
+            yield last
 
 
 def upright(frame: Any) -> Image:

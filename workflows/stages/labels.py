@@ -14,8 +14,11 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hpe_core.data.rows import Shard, read_shard, write_soft_labels
 from hpe_core.learning.metrics import PoseSums
@@ -130,9 +133,9 @@ def row_bytes(net: NetSpec) -> int:
 
 
 def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:
-    """MAE of a set's angles against the hard labels, over all shards, degrees."""
-    own = [receipt for receipt in receipts if receipt["set"] == labels.name]
-    return float(sum(r["mae"] * r["rows"] for r in own) / sum(r["rows"] for r in own))
+    """MAE of a set's angles against the hard labels, over the faces of all shards, degrees."""
+    own = [receipt["errors"] for receipt in receipts if receipt["set"] == labels.name]
+    return replace(PoseSums.empty(), table=np.sum(own, axis=0)).summary()["mae"]
 
 
 def fingerprint(receipts: Sequence[Receipt]) -> str:
@@ -196,7 +199,7 @@ class LabelShard:
                 "set": labels.name,
                 "shard": f"{shard_file.parent.name}/{shard_file.name}",
                 "rows": len(shard),
-                "mae": PoseSums.of(form.decode(answers).numpy(), shard.angles).summary()["mae"],
+                "errors": PoseSums.of(form.decode(answers).numpy(), shard.angles).table.tolist(),
                 "sha256": write_soft_labels(pieces[labels], shard.sample_ids, soft, labels.name),
             }
             write_json(receipt_file(pieces[labels]), receipts[labels])

@@ -72,21 +72,31 @@ def soft_labels(
 def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
     """What lies in the files of weights that networks start from: a file may change under its name.
 
-    Raises SpecError for a missing one.
+    Raises SpecError for missing ones.
     """
+    missing = missing_weights(specs)
+    check(not missing, "; ".join(missing))
     found = {}
     for spec in specs:
         if spec.net.pretrained not in ("none", "hub"):
-            check(
-                Path(spec.net.pretrained).is_file(), f"net.pretrained: there is no weights file {spec.net.pretrained}"
-            )
             found[spec.net.pretrained] = file_sha256(Path(spec.net.pretrained))
         if spec.start:
             folder = network_folder(spec.start)
-            lacking = [name for name in (WEIGHTS, MEANING) if not (folder / name).is_file()]
-            check(not lacking, f"start: {spec.start} does not hold a saved network ({' and '.join(lacking)})")
             found[spec.start] = " ".join(file_sha256(folder / name) for name in (WEIGHTS, MEANING))
     return found
+
+
+def missing_weights(specs: Sequence[TrainSpec]) -> list[str]:
+    """A sentence for each file of weights and each saved network that is not there. Reads none of them."""
+    said = []
+    for spec in specs:
+        if spec.net.pretrained not in ("none", "hub") and not Path(spec.net.pretrained).is_file():
+            said.append(f"net.pretrained: there is no weights file {spec.net.pretrained}")
+        if spec.start:
+            lacking = [name for name in (WEIGHTS, MEANING) if not (network_folder(spec.start) / name).is_file()]
+            if lacking:
+                said.append(f"start: {spec.start} does not hold a saved network ({' and '.join(lacking)})")
+    return list(dict.fromkeys(said))
 
 
 def batching(spec: PipelineSpec, stage: str) -> dict[str, Any]:
