@@ -66,7 +66,12 @@ def play(made: PipelineSpec, folder: Path, dice: random.Random, at_once: int, fa
         rows = [{"epoch": epoch, "val/mae": mae} for epoch, mae in enumerate(errors, start=1)]
         write_json(trial_file(folder, number), {"history": rows})
         result = {"training_iteration": len(errors), "val_mae": errors[-1], "best_val_mae": min(errors)}
-        decided = scheduler.on_trial_result(None, SimpleNamespace(config=running[name]), result)
+        trials = [
+            SimpleNamespace(config={NUMBER: n}, last_result={"training_iteration": len(e)})
+            for n, (_, e) in found.items()
+        ]
+        controller = SimpleNamespace(get_trials=lambda known=trials: known)
+        decided = scheduler.on_trial_result(controller, SimpleNamespace(config=running[name]), result)
         if decided == "STOP" or len(errors) == made.search.epochs:
             del running[name]
             searcher.on_trial_complete(name, result)

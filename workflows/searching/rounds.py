@@ -6,6 +6,7 @@ to have ended: two runs of one configuration differ. Here both look at the round
 
 import math
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hpe_core.system.files import read_json
 from workflows.engine.told import trial_file
 from workflows.searching.proposals import NUMBER, Changes, Proposer, count
 
+LOOKS, PAUSE_S = 20, 0.5  # at a file that has to come
 KEPT = 4  # one trial in so many goes on past a rung, and the next rung is so many times as far
 
 
@@ -77,10 +79,12 @@ class AgainstEarlierRounds(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Tune's word for what becomes of the trial."""
-        number = int(trial.config[NUMBER])
-        earlier = [history(self.folder, other) for other in range(1, (number - 1) // self.size * self.size + 1)]
-        mine = history(self.folder, number)
-        passed = [rung for rung in self.rungs if rung <= int(result["training_iteration"])]
+        number, epoch = int(trial.config[NUMBER]), int(result["training_iteration"])
+        known = {int(one.config[NUMBER]): one.last_result for one in tune_controller.get_trials()}
+        before = range(1, (number - 1) // self.size * self.size + 1)
+        earlier = [history(self.folder, other, epochs_of(known.get(other))) for other in before]
+        mine = history(self.folder, number, epoch)
+        passed = [rung for rung in self.rungs if rung <= epoch]
         lost = any(loses(mine[rung], [other[rung] for other in earlier if rung in other]) for rung in passed)
         return str(self.STOP if lost else self.CONTINUE)
 
@@ -100,7 +104,19 @@ def loses(error: float, others: list[float]) -> bool:
     return bool(known) and not error <= np.percentile(known, 100 / KEPT)
 
 
-def history(folder: Path, number: int) -> dict[int, float]:
-    """The validation error of a trial after each of its epochs, as it lies in the store."""
-    told = read_json(trial_file(folder, number)) or {"history": []}
-    return {int(row["epoch"]): float(row["val/mae"]) for row in told["history"]}
+def epochs_of(result: dict[str, Any] | None) -> int:
+    return int((result or {}).get("training_iteration", 0))
+
+
+def history(folder: Path, number: int, epochs: int) -> dict[int, float]:
+    """The validation error of a trial after each of its epochs, as it lies in the store.
+
+    Raises OSError unless so many epochs are there in time: on some filesystems a file that another node has written is
+    seen a little later.
+    """
+    for _ in range(LOOKS):
+        told = read_json(trial_file(folder, number)) or {"history": []}
+        if len(told["history"]) >= epochs:
+            return {int(row["epoch"]): float(row["val/mae"]) for row in told["history"]}
+        time.sleep(PAUSE_S)
+    raise OSError(f"{trial_file(folder, number)} holds {len(told['history'])} of {epochs} epochs")

@@ -8,6 +8,7 @@ out does not depend on it, nor on which trial was quicker (`searching/`).
 
 import dataclasses
 import json
+import pickle
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ from workflows.searching.proposals import NUMBER, count, decode_changes, first_p
 from workflows.tracking.progress import Reporter, now_ms
 from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
 from workflows.training.networks import HISTORY, resend
+
+# Tune's files below `tune/`: its settings, the trials, how many were made, and what the searcher knows.
+STATE = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
 
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
@@ -63,9 +67,10 @@ def run(stage: StageRun) -> SearchResult:
     )
     path = stage.folder / "tune"
     if restorable(path):
-        tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True, restart_errored=True)
+        tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True)
     else:
-        shutil.rmtree(path, ignore_errors=True)
+        for left in (path, trial_file(stage.folder, 1).parent):
+            shutil.rmtree(left, ignore_errors=True)
         tuner = tune.Tuner(
             trainable,
             param_space={},
@@ -84,6 +89,7 @@ def run(stage: StageRun) -> SearchResult:
         stage.reporter.ended(f"{stage.key}/{name}", "FAILED" if result.error else "FINISHED")
     ended = ranked(list(results), stage.spec)
     if not ended:
+        shutil.rmtree(path, ignore_errors=True)  # whatever is mended now, the next run tries them again
         errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
     costs = costs_of([trial.changes for trial in ended], stage.spec)
@@ -149,15 +155,24 @@ def cost(net: dict[str, Any], size: int) -> dict[str, float]:
 
 
 def restorable(folder: Path) -> bool:
-    """Whether Tune's own files are all there and whole: it writes them in place, and a SIGKILL can leave half a one."""
-    kinds = ["tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl"]
-    files = [list(folder.glob(kind)) for kind in kinds]
-    return all(files) and all(_is_whole(file) for kind in files for file in kind)
+    """Whether Tune's own files are all there, are whole, and say the same.
+
+    It writes them in place and one after the other: a SIGKILL can leave half a one, or a new one beside an old one.
+    """
+    newest = [max(folder.glob(kind), default=None) for kind in STATE]
+    if not all(file is not None and _is_whole(file) for file in newest):
+        return False
+    _, experiment, generator, searcher = (file.read_bytes() for file in newest if file is not None)
+    trials = [json.loads(row[0]) for row in json.loads(experiment).get("trial_data", ())]
+    ended = {trial["trial_id"] for trial in trials if trial["status"] in ("TERMINATED", "ERROR")}
+    names, errors = pickle.loads(searcher)
+    counted = pickle.loads(generator)["counter"]
+    return {trial["trial_id"] for trial in trials} == set(names) and ended <= set(errors) and counted == len(names)
 
 
 def _is_whole(file: Path) -> bool:
     data = file.read_bytes()
-    if file.suffix == ".pkl":
+    if not file.name.startswith("experiment_state"):
         return data.endswith(b".")  # the last opcode of every pickle
     try:
         json.loads(data)
