@@ -89,8 +89,9 @@ def differences(receipt: Receipt, here: Mapping[str, Sequence[str]]) -> list[str
         others, instead = [one for one in theirs if one not in ours], [one for one in ours if one not in theirs]
         if not theirs:
             found.append(f"{what}: the receipt does not say")
-        elif others:
-            found.append(f"{what}: the run had {', '.join(others)}; here {', '.join(instead) or 'none of them'}")
+        elif others or (what == "processors" and instead):
+            had = ", ".join(others or theirs)
+            found.append(f"{what}: the run had {had}; here {', '.join(instead) or 'none of them'}")
     return found
 
 

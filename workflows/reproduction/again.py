@@ -6,16 +6,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpe_core.errors import SpecError, check, say
 from hpe_core.system.files import write_atomic
-from workflows.engine.config import CONF, REPO, load
+from workflows.engine.config import REPO, load
 from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
 from workflows.reproduction.compared import compare
 from workflows.reproduction.receipt import Receipt, from_store
+
+OURS = Path(__file__).resolve().parents[2]  # the folder of this code
+PATIENCE_S = 60  # for a run that was asked to stop
 
 
 def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Receipt:
@@ -26,22 +29,51 @@ def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Rece
     check(not (store / "pipeline").exists() or (store / "reproduced.yaml").exists(), f"store={store} holds other runs")
     write_atomic(store / "reproduced.yaml", receipt.config)
     write_atomic(store / "constraints.txt", "\n".join([*receipt.all_of("packages"), ""]))
-    words = [f"store={store}", "mlflow.uri=", *(f"{key}={value}" for key, value in changes.items())]
+    words = [f"store={store}", "mlflow.uri=", *(f"{key}={_placed(value)}" for key, value in changes.items())]
+    before = {file: file.stat().st_mtime_ns for file in store.glob("pipeline/*/run.json")}
     with code_of(receipt, store / "reproduced.yaml", words) as root:
+        said = "a commit that is checked out is on this machine alone, so the run is cluster.address=local"
+        check(root == OURS or changes.get("cluster.address") == "local", said)
         for verb in ("shards", "run"):
             command = [sys.executable, str(root / "workflows" / "full_pipeline.py"), verb, *words]
-            env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-            done = subprocess.run([*command, "-c", str(store / "reproduced.yaml")], env=env, stdout=subprocess.DEVNULL)
-            if done.returncode:
-                raise SystemExit(done.returncode)  # its sentence has been said
+            code = _ended([*command, "-c", str(store / "reproduced.yaml")], root)
+            if code:
+                raise SystemExit(code)  # its sentence has been said
             if verb == "shards":
-                (home,) = (store / "shards").iterdir()
-                manifest = json.loads((home / "manifest.json").read_text())
-                faces = compare(receipt, Receipt(str(store), "", {"shards": manifest}))
+                made = max(store.glob("shards/*/manifest.json"), key=_written)
+                faces = compare(receipt, Receipt(str(store), "", {"shards": json.loads(made.read_text())}))
                 said = "\n".join(f"{part.what}: {part.told}" for part in faces.parts if not part.same)
                 check(not faces.data_differ, f"the datasets are not those of the run:\n{said}")
-        (home,) = (store / "pipeline").iterdir()
-    return from_store(home)
+    told = max(store.glob("pipeline/*/run.json"), key=_written)
+    if before.get(told) == _written(told):
+        say(f"nothing was run again: {store} had finished before")
+    return from_store(told.parent)
+
+
+def _written(file: Path) -> int:
+    return file.stat().st_mtime_ns
+
+
+def _placed(value: str) -> str:
+    """The run has another working folder: a path that is there from here is written out."""
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
+def _ended(command: Sequence[str], root: Path) -> int:
+    """Run it, with this code first for its workers, too: Ray hands them the working folder. Returns the exit code.
+
+    Stopped, it is asked to stop, and has time to close Ray.
+    """
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.DEVNULL)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PATIENCE_S)
+        process.kill()
+        raise
 
 
 @contextmanager
@@ -56,7 +88,7 @@ def code_of(receipt: Receipt, config: Path, words: Sequence[str]) -> Iterator[Pa
     except SpecError as error:
         changed = [f"the configuration ({error})"]
     if not changed:
-        yield REPO if CONF.parent == REPO else Path(__file__).resolve().parents[1]
+        yield OURS
         return
     commits = receipt.all_of("commit") or [receipt.commit]
     said = f"this code differs from the run's in {', '.join(changed)}"

@@ -76,7 +76,8 @@ def compare(first: Receipt, second: Receipt) -> Comparison:
                 scores = [known.get(key, {}) for known in rows]
                 before, now = (known.get("mae", math.inf) for known in scores)
                 same = scores[0] == scores[1]
-                apart = max(apart, 0.0 if same else abs(now - before))
+                gap = abs(now - before) if math.isfinite(now - before) else math.inf
+                apart = max(apart, 0.0 if same else gap)
                 told = f"MAE {before:.2f}" + ("" if same else f", now {now:.2f} ({now - before:+.3f})")
                 parts.append(Part("table", ": ".join(key), same, told))
     return Comparison(tuple(parts), apart)

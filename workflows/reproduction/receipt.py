@@ -13,6 +13,7 @@ from hpe_core.errors import SpecError, check
 from hpe_core.system.files import read_json
 from hpe_core.system.remote import is_remote
 from workflows.engine.results import SCHEMA_VERSION
+from workflows.full_pipeline import NAMES
 from workflows.storage.manifest import read_manifest
 from workflows.tracking.server import prepare, public
 from workflows.tracking.sync import KEY_TAG
@@ -93,14 +94,17 @@ def from_mlflow(run_id: str, uri: str) -> Receipt:
             whole = client.get_run(run_id)
             named = whole.data.tags.get(KEY_TAG, "")
             check(named.startswith("pipeline/"), f"{run_id} is no whole run of a pipeline, but {named or 'unknown'}")
+            check(whole.info.status == "FINISHED", f"{run_id} is not finished, but {whole.info.status}")
             experiment = [whole.info.experiment_id]
             below = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
             stages = {run.data.tags["stage"]: run.info.run_id for run in below if "stage" in run.data.tags}
             for tag, key in whole.data.tags.items():
                 if tag.startswith("reused."):  # made by an earlier run
-                    (run,) = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
-                    stages[tag.removeprefix("reused.")] = run.info.run_id
-            found = {name: json.loads(text(run, "manifest.json")) for name, run in stages.items()}
+                    makers = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
+                    check(bool(makers), f"the run of {key}, which {run_id} used, is no longer in MLflow")
+                    stages[tag.removeprefix("reused.")] = makers[0].info.run_id
+            known = [name for name in NAMES if name in stages]
+            found = {name: json.loads(text(stages[name], "manifest.json")) for name in known}
             return _checked(run_id, text(run_id, CONFIG), found, whole.data.tags)
     except (MlflowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
@@ -108,6 +112,7 @@ def from_mlflow(run_id: str, uri: str) -> Receipt:
 
 
 def _checked(name: str, config: str, found: Mapping[str, Manifest | None], tags: Mapping[str, str]) -> Receipt:
+    check("evaluate" in found, f"run {name} was never scored: it has no stage evaluate to compare")
     missing = [stage for stage, manifest in found.items() if manifest is None]
     check(not missing, f"run {name} is not whole: {', '.join(missing)} has no manifest")
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
