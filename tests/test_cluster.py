@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -261,3 +262,31 @@ def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(monkeypatch, al
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": yes} for yes in alive])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": 1.0})
     assert machinery() == {"cpus": expected, "gpus": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("failures", "error", "said"), [(2, "", None), (3, "", "did not start, 3 times"), (1, "no", "no")]
+)
+def test_a_machine_that_is_too_busy_for_ray_gets_more_time(monkeypatch, failures, error, said):
+    """Ray's own 30 seconds cannot be changed; another fault is no reason to try again."""
+    import ray
+
+    from workflows.engine.cluster import start_local
+    from workflows.engine.stage import StageFailed
+
+    tried: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        tried.append(options)
+        if len(tried) <= failures:
+            raise Exception(error or "The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if said is None:
+        start_local(num_cpus=4)
+    else:
+        with pytest.raises(Exception, match=said) as caught:
+            start_local(num_cpus=4)
+        assert isinstance(caught.value, StageFailed) == (not error)
+    assert len(tried) == (1 if error else 3) and all(options["num_cpus"] == 4 for options in tried)

@@ -2,12 +2,14 @@
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpe_core.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SAYINGS = ("No space left on device", "Disk quota exceeded")  # what is left of the error once Ray has carried it here
+# Numbers of the errors, and what is left of them once Ray has carried them here.
+FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "Disk quota exceeded")
+LIMITED = (errno.EFBIG,), ("File too large",)
 
 
 class DiskFull(UserError):
@@ -24,11 +26,19 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error, or what it came from, is that of a full disk, also where Ray has made text of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if (isinstance(seen, OSError) and seen.errno in FULL) or any(saying in str(seen) for saying in SAYINGS):
+    return _is_of(error, *FULL)
+
+
+def files_are_limited(error: BaseException) -> bool:
+    """The same of a file that may not grow further: by `ulimit -f`, or by its filesystem."""
+    return _is_of(error, *LIMITED)
+
+
+def _is_of(error: BaseException | None, numbers: Sequence[int], sayings: Sequence[str]) -> bool:
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in numbers) or any(said in str(error) for said in sayings):
             return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
 
 

@@ -1,6 +1,7 @@
 """What a run, its stages and their networks have to say lies in the store, and is what was shown early."""
 
 import contextlib
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -287,6 +288,8 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(spec, capsys):
     [
         (RuntimeError("trace\nit broke"), r"stage last failed: it broke \(traceback in .*error.txt\)"),
         (StageFailed("stage last: resnet: no room"), "stage last: resnet: no room"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk of .* is full .* the same command continues"),
+        (RuntimeError("a worker: OSError: [Errno 27] File too large"), r"may not grow further \(ulimit -f.*continues"),
     ],
 )
 def test_a_stage_that_fails_says_why_until_it_runs_again(spec, error, said):

@@ -14,6 +14,7 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
 from hpe_core.system.processor import KIND, processor
 from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
+from workflows.engine.stage import StageFailed
 
 QUIET = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster would start another, with a dashboard
@@ -33,6 +34,8 @@ QUIET = {
 
 
 ANSWER_S = 60  # for a node's word about itself
+# Ray gives a node 30 s to come up and has no key for it; a busy machine needs longer.
+SLOW, TRIES = "timed out during startup", 3
 
 
 def worker_environment() -> dict[str, str]:
@@ -85,6 +88,24 @@ def processors() -> list[str]:
     return sorted({*kinds, *ray.get(answered), *(["unknown"] if silent else [])})
 
 
+def start_local(**options: Any) -> None:
+    """Start a cluster of our own. Raises StageFailed where Ray does not come up in time, however often it is tried."""
+    import ray
+
+    for _ in range(TRIES):
+        try:
+            with no_dashboard_process():
+                ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # Ray has no type for it
+            if SLOW not in str(error):
+                raise
+            ray.shutdown()
+    raise StageFailed(
+        f"Ray did not start, {TRIES} times for 30 s: this machine is too busy; the same command continues from here"
+    )
+
+
 @contextmanager
 def connected(spec: ClusterSpec) -> Iterator[str]:
     """Join the running cluster (RAY_ADDRESS, a submitted job, or `ray start` on this machine) or start a local one.
@@ -109,8 +130,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        with no_dashboard_process():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        start_local(num_cpus=cpus, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:
         try:

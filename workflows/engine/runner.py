@@ -15,7 +15,7 @@ from typing import Any
 from hpe_core.errors import UserError
 from hpe_core.spec.cluster import STAGES
 from hpe_core.spec.serde import to_dict
-from hpe_core.system.disk import disk_is_full, size
+from hpe_core.system.disk import disk_is_full, files_are_limited, size
 from hpe_core.system.files import write_atomic, write_json
 from hpe_core.system.packages import versions
 from workflows.engine.cluster import capacity, connected, machinery, processors
@@ -218,6 +218,11 @@ def explained(error: Exception, entry: Planned) -> Exception:
         return StageFailed(
             f"stage {entry.stage.name} failed: the disk of {entry.folder} is full ({free} free); what is finished is "
             "kept, make room and the same command continues"
+        )
+    if files_are_limited(error):
+        return StageFailed(
+            f"stage {entry.stage.name} failed: a file of {entry.folder} may not grow further (ulimit -f, or what its "
+            "filesystem allows); what is finished is kept, lift the limit and the same command continues"
         )
     log: Path = entry.folder / "error.txt"
     log.write_text("".join(traceback.format_exception(error)))
