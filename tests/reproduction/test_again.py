@@ -1,6 +1,8 @@
 """Receipts are read from stores; a run's code is ours, or its commit's, or not to be had."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,3 +112,11 @@ def test_the_command_compares_says_so_and_writes_it_down(monkeypatch, tmp_path, 
         reproduce.main([str(home), "tolerance=-1"])
     with pytest.raises(SpecError, match="one run is named"):
         reproduce.main(["tolerance=1"])
+
+
+def test_a_run_works_in_the_folder_of_its_code(tmp_path):
+    """Ray hands its workers the working folder, before PYTHONPATH: elsewhere they would run other code."""
+    write = "import os, pathlib; pathlib.Path('here').write_text(os.environ['PYTHONPATH'])"
+    assert again._ended([sys.executable, "-c", write], tmp_path) == 0
+    assert (tmp_path / "here").read_text().split(os.pathsep)[0] == str(tmp_path)
+    assert again._ended([sys.executable, "-c", "raise SystemExit(7)"], tmp_path) == 7
