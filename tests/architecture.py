@@ -30,7 +30,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("workflows.checks", "workflows.prediction", "workflows.stages"),
     ("workflows.full_pipeline",),
     ("workflows.bench", "workflows.reproduction"),
-    ("workflows.predict", "workflows.doctor", "workflows.benchmark", "workflows.compare_seeds", "workflows.reproduce"),
+    ("workflows.survival",),
+    ("workflows.predict", "workflows.doctor", "workflows.benchmark", "workflows.compare_seeds"),
+    ("workflows.reproduce", "workflows.survive"),
     ("workflows.cli",),
 )
 PACKAGES = ("hpe_core", "workflows")

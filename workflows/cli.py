@@ -32,6 +32,7 @@ PROGRAMS = {
     "doctor": "look whether datasets and machine are as a run needs them",
     "benchmark": "measure the parts of the pipeline",
     "compare-seeds": "the demo's table over several seeds",
+    "survive": "kills what can die in a small run, and shows that nothing is lost",
     "reproduce": "a finished run once more, compared byte by byte and digit by digit",
 }
 

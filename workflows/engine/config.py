@@ -188,13 +188,17 @@ def arguments(
     own_keys: str = "",
     codes: Mapping[int, str] = EXIT_CODES,
     options: Callable[[CommandParser], None] = lambda parser: None,
+    default: str = DEFAULT_CONFIG,
 ) -> Any:
-    """`[verb] [-c FILE]... [key=value]...` -> verb (else the first), config, overrides, json. Raises SpecError."""
+    """`[verb] [-c FILE]... [key=value]...` -> verb (else the first), config (else `default`), overrides, json.
+
+    Raises SpecError.
+    """
     parser = CommandParser(doc, f"{own_keys}\n{KEYS}".strip(), codes)
     word = "VERB | key=value" if len(verbs) > 1 else "key=value"
     said = f"{' or '.join(verbs)} (default {verbs[0]}), then keys" if len(verbs) > 1 else "keys"
     parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
-    config_option(parser)
+    config_option(parser, default)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     options(parser)
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
@@ -204,13 +208,13 @@ def arguments(
         check(words[0] in verbs, f"unknown verb '{words[0]}'{nearest(words[0], list(verbs))}")
         args.verb = words.pop(0)
     args.overrides = words
-    args.config = args.config or [DEFAULT_CONFIG]
+    args.config = args.config or [default]
     return args
 
 
-def config_option(parser: CommandParser) -> None:
+def config_option(parser: CommandParser, default: str = DEFAULT_CONFIG) -> None:
     """`-c FILE`, alike in every command that reads a configuration."""
-    said = f"YAML, merged in order (default {DEFAULT_CONFIG})"
+    said = f"YAML, merged in order (default {default})"
     parser.add_argument("-c", "--config", action="append", metavar="FILE", help=said)
 
 

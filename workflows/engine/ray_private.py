@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def drop_worker_count_warnings() -> None:
+def drop_worker_count_warnings(*, and_all_else: bool = False) -> None:
     """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
 
-    Ray has no switch for it, so its printer of raylet messages is wrapped; where a release moves it, nothing happens.
+    `and_all_else`: who kills workers and nodes on purpose needs no word about it. Ray has no switch for it, so its
+    printer of raylet messages is wrapped; where a release moves it, nothing happens.
     """
     from ray._private import worker
 
@@ -18,7 +19,8 @@ def drop_worker_count_warnings() -> None:
         return
 
     def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
-        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+        counted = any("worker processes have been started" in str(line) for line in data.get("lines", ()))
+        if not (and_all_else or counted):
             inner(data, *args, **options)
 
     printer.wrapped = inner  # type: ignore[attr-defined]
@@ -84,3 +86,21 @@ def trainer_without_torch() -> Any:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     return DataParallelTrainer
+
+
+def actors_of(driver_pid: int) -> list[dict[str, str | int]]:
+    """The living actors of the job whose driver is this process of this machine, in the cluster that we have joined.
+
+    Each with "class", "node" (its id) and "pid". The state API that Ray offers for it needs the dashboard's process.
+    """
+    from ray._private import state
+    from ray.util import get_node_ip_address
+
+    ours = (driver_pid, get_node_ip_address())  # on another machine the same number is somebody else
+    jobs = {
+        job["JobID"] for job in state.jobs() if (job["DriverPid"], job["DriverIPAddress"]) == ours and not job["IsDead"]
+    }
+    known = [actor for actor in state.actors().values() if actor["JobID"] in jobs and actor["State"] == "ALIVE"]
+    return [
+        {"class": actor["ActorClassName"], "node": actor["Address"]["NodeID"], "pid": actor["Pid"]} for actor in known
+    ]
