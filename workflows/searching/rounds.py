@@ -80,12 +80,12 @@ class AgainstEarlierRounds(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Tune's word for what becomes of the trial."""
         number, epoch = int(trial.config[NUMBER]), int(result["training_iteration"])
+        if epoch not in self.rungs:
+            return str(self.CONTINUE)
         known = {int(one.config[NUMBER]): one.last_result for one in tune_controller.get_trials()}
         before = range(1, (number - 1) // self.size * self.size + 1)
         earlier = [history(self.folder, other, epochs_of(known.get(other))) for other in before]
-        mine = history(self.folder, number, epoch)
-        passed = [rung for rung in self.rungs if rung <= epoch]
-        lost = any(loses(mine[rung], [other[rung] for other in earlier if rung in other]) for rung in passed)
+        lost = loses(float(result["val_mae"]), [other[epoch] for other in earlier if epoch in other])
         return str(self.STOP if lost else self.CONTINUE)
 
 
