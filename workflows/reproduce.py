@@ -25,6 +25,7 @@ from hpe_core.errors import check, say
 from hpe_core.system.files import write_json
 from hpe_core.system.packages import versions
 from hpe_core.system.processor import processor
+from hpe_core.system.remote import is_remote
 from workflows.engine.commandline import CommandParser
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, absolute, guarded, tell
 from workflows.reproduction.again import run_again
@@ -52,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
     for sentence in differences(receipt, here):
         say(sentence)
     name = str(list(receipt.manifests.values())[-1]["hash"])
-    store = Path(absolute(own.pop("store", f"reproduced/{name}"), Path.cwd()))
+    place = own.pop("store", f"reproduced/{name}")
+    check(not is_remote(place), f"store={place}: the new run is compared on this machine, in a folder")
+    store = Path(absolute(place, Path.cwd()))
     again = run_again(receipt, store, {"cluster.address": "local", **own})
     compared, differing = compare(receipt, again), differences(receipt, {what: again.all_of(what) for what in here})
     tolerance = limit if limit is not None else TOLERANCE if differing else 0.0

@@ -17,8 +17,8 @@ from workflows.full_pipeline import STAGES
 from workflows.reproduction.compared import compare
 from workflows.reproduction.receipt import Receipt, from_store
 
-OURS = Path(__file__).resolve().parents[2]  # the folder of this code
 PATIENCE_S = 60  # for a run that was asked to stop
+PLACES = ("root", "boxes", "model", "pretrained", "start")  # keys whose values can be paths
 
 
 def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Receipt:
@@ -29,11 +29,11 @@ def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Rece
     check(not (store / "pipeline").exists() or (store / "reproduced.yaml").exists(), f"store={store} holds other runs")
     write_atomic(store / "reproduced.yaml", receipt.config)
     write_atomic(store / "constraints.txt", "\n".join([*receipt.all_of("packages"), ""]))
-    words = [f"store={store}", "mlflow.uri=", *(f"{key}={_placed(value)}" for key, value in changes.items())]
+    words = [f"store={store}", "mlflow.uri=", *(f"{key}={_placed(key, value)}" for key, value in changes.items())]
     before = {file: file.stat().st_mtime_ns for file in store.glob("pipeline/*/run.json")}
     with code_of(receipt, store / "reproduced.yaml", words) as root:
         said = "a commit that is checked out is on this machine alone, so the run is cluster.address=local"
-        check(root == OURS or changes.get("cluster.address") == "local", said)
+        check(root == REPO or changes.get("cluster.address") == "local", said)
         for verb in ("shards", "run"):
             command = [sys.executable, str(root / "workflows" / "full_pipeline.py"), verb, *words]
             code = _ended([*command, "-c", str(store / "reproduced.yaml")], root)
@@ -54,9 +54,10 @@ def _written(file: Path) -> int:
     return file.stat().st_mtime_ns
 
 
-def _placed(value: str) -> str:
+def _placed(key: str, value: str) -> str:
     """The run has another working folder: a path that is there from here is written out."""
-    return str(Path(value).resolve()) if value and Path(value).exists() else value
+    is_path = key.split(".")[-1] in PLACES and bool(value) and Path(value).exists()
+    return str(Path(value).resolve()) if is_path else value
 
 
 def _ended(command: Sequence[str], root: Path) -> int:
@@ -88,7 +89,7 @@ def code_of(receipt: Receipt, config: Path, words: Sequence[str]) -> Iterator[Pa
     except SpecError as error:
         changed = [f"the configuration ({error})"]
     if not changed:
-        yield OURS
+        yield REPO
         return
     commits = receipt.all_of("commit") or [receipt.commit]
     said = f"this code differs from the run's in {', '.join(changed)}"
@@ -96,10 +97,8 @@ def code_of(receipt: Receipt, config: Path, words: Sequence[str]) -> Iterator[Pa
     if len(commits) > 1:
         say(f"the stages were made by several commits, {', '.join(commits)}: the last one is taken")
     git = ["git", "-C", str(REPO)]
-    known = commit != "unknown" and not commit.endswith("-dirty") and (REPO / ".git").exists()
-    known = (
-        known and subprocess.run([*git, "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode == 0
-    )
+    asked = [*git, "cat-file", "-e", f"{commit}^{{commit}}"]  # fails for `unknown`, and with `-dirty` behind it
+    known = (REPO / ".git").exists() and subprocess.run(asked, capture_output=True).returncode == 0
     check(known, f"{said}, and its commit ({commit}) is not here: run this in a clone of the repository that holds it")
     say(f"{said}: commit {commit} is checked out for it")
     with tempfile.TemporaryDirectory(prefix="hpe-code-") as place:
