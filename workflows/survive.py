@@ -22,14 +22,14 @@ from pathlib import Path
 
 from hpe_core.errors import check, nearest, say
 from hpe_core.system.remote import is_remote
-from workflows.engine.cluster import processors, running_address
+from workflows.engine.cluster import made_by, running_address
 from workflows.engine.commandline import EXIT_STOPPED
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, arguments, guarded, load, tell
 from workflows.storage.lock import holding
 from workflows.survival.campaign import NAMES, campaign
 from workflows.survival.ground import Ground
 from workflows.survival.nodes import NODES, joined
-from workflows.survival.told import HTML, JSON, Receipt, made_by, show_in_mlflow, write_receipt
+from workflows.survival.told import HTML, JSON, Receipt, machine, show_in_mlflow, write_receipt
 
 CONFIG = "survive"
 OWN = ("seed", "only", "allow")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         with holding(home), joined(address, dice, nodes_allowed=nodes_allowed) as cluster:
             with Ground(args.config, laid, home, cluster.address, dice) as ground:
                 calm, faults = campaign(ground, cluster, chosen)
-            receipt = Receipt(seed, cluster.told, calm, tuple(faults), made_by(*cluster.size, processors()))
+            receipt = Receipt(seed, cluster.told, calm, tuple(faults), machine(*cluster.size, made_by()))
     except KeyboardInterrupt:
         say("survive: stopped; nothing of it runs any more, and the same command begins anew")
         return EXIT_STOPPED

@@ -1,7 +1,7 @@
 """What this distribution asks for, as its metadata say, and the sentence where a package of it is missing."""
 
 import re
-from contextlib import suppress
+from collections.abc import Sequence
 from importlib import metadata, util
 
 from hpe_core.errors import UserError
@@ -37,13 +37,17 @@ def requirements(extra: str = "") -> list[str]:
     return [asked.strip() for asked, _, marker in parts if marker.strip().replace("'", '"') == ending]
 
 
-def versions() -> dict[str, str]:
-    """What is installed of `MAKERS`, name -> version."""
-    found = {}
-    for name in MAKERS:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+def version_of(package: str) -> str:
+    """The installed version, or '' where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def versions(packages: Sequence[str] = MAKERS) -> dict[str, str]:
+    """Name -> version of those that are installed."""
+    return {name: version for name in packages if (version := version_of(name))}
 
 
 def name_of(asked: str) -> str:

@@ -20,33 +20,13 @@ from hpe_core.datasets.sandbox import Loaded, Sandbox
 from hpe_core.geometry.crop import canonical_crop
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests.archives import write_aflw2000
+from workflows.survival.listings import MUTANTS as COUNT
+from workflows.survival.listings import mutated
 
-COUNT = 600
-KINDS = ("bytes", "bit", "cut", "zero", "delete", "insert")
 CROP = CropSpec(size=32, margin_px=4)
 OF_ANNOTATIONS = {"bad_annotation", "nan_pose", "no_box", "box_degenerate", "box_outside", "decoder_crashed"}
 OF_PICTURES = {"not_a_picture", "truncated_picture", "damaged_picture", "too_large", "box_outside"}
 CODED = {0xC0, 0xC4, 0xDA, 0xDB, 0xDD}  # SOF0, DHT, SOS with its data, DQT, DRI: nothing there has a checksum
-
-
-def mutated(data: bytes, number: int) -> bytes:
-    """Bytes or a bit overwritten, the end cut off, or a stretch of up to 64 bytes zeroed, deleted or inserted."""
-    rng, kind, out = np.random.default_rng(number), KINDS[number % len(KINDS)], bytearray(data)
-    place, length = int(rng.integers(len(out))), int(rng.integers(1, 65))
-    if kind == "bytes":
-        for position in rng.integers(0, len(out), rng.integers(1, 6)):
-            out[position] = int(rng.integers(256))
-    elif kind == "bit":
-        out[place] ^= 1 << int(rng.integers(8))
-    elif kind == "cut":
-        del out[place:]
-    elif kind == "zero":
-        out[place : place + length] = bytes(len(out[place : place + length]))
-    elif kind == "delete":
-        del out[place : place + length]
-    else:
-        out[place:place] = rng.bytes(length)
-    return bytes(out)
 
 
 def through_the_sandbox(root: Path, ending: str) -> tuple[FaceRow, list[bytes], list[Loaded], int]:

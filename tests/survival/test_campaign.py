@@ -16,7 +16,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.errors import SpecError
 from hpe_core.spec.data import DatasetSpec
 from hpe_core.system.files import file_sha256, write_json
-from tests.reproduction.receipts import manifests
+from tests.reproduction.receipts import MADE_BY, manifests
 from workflows import survive
 from workflows.engine.config import REPO
 from workflows.survival import listings
@@ -24,7 +24,7 @@ from workflows.survival.campaign import DRILLS, NAMES, Drill, drilled
 from workflows.survival.compared import expect_same
 from workflows.survival.ground import STAGES, Command, Ground, Lost, back_after, expect_untouched, kept, last
 from workflows.survival.nodes import Cluster
-from workflows.survival.told import HTML, JSON, Fault, Hit, Receipt, made_by, write_receipt
+from workflows.survival.told import HTML, JSON, Fault, Hit, Receipt, machine, write_receipt
 
 
 def write_run(store: Path) -> Path:
@@ -164,7 +164,7 @@ def test_the_receipt_is_a_page_and_json_and_names_what_was_lost(tmp_path):
         Fault("node", "a node", "skipped", why="not allowed"),
         Fault("disk full", "no room", "failed", lost="a shard"),
     )
-    receipt = Receipt(7, "3 nodes", 80.0, faults, made_by(3, 6.0, ["A 1000"]))
+    receipt = Receipt(7, "3 nodes", 80.0, faults, machine(3, 6.0, MADE_BY))
     write_receipt(receipt, tmp_path)
     page, tree = (tmp_path / HTML).read_text(), json.loads((tmp_path / JSON).read_text())
     assert receipt.verdict == tree["verdict"] == "1 of 2 faults survived with nothing lost, 1 left out"

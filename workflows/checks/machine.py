@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.system.packages import DISTRIBUTION, EXTRA, requirements
+from hpe_core.system.packages import DISTRIBUTION, EXTRA, name_of, requirements, versions
 from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
@@ -50,7 +50,9 @@ def look_at_packages() -> Look:
     wanted, python = [*requirements(), *requirements(EXTRA)], platform.python_version()
     if not wanted:
         return Look("packages", f"Python {python}; the code is not installed, so nothing says what it asks for")
-    return compare_packages(python, metadata.metadata(DISTRIBUTION)["Requires-Python"], wanted, installed(wanted))
+    return compare_packages(
+        python, metadata.metadata(DISTRIBUTION)["Requires-Python"], wanted, versions([name_of(one) for one in wanted])
+    )
 
 
 def compare_packages(python: str, python_needed: str, wanted: Sequence[str], have: Mapping[str, str]) -> Look:
@@ -71,17 +73,6 @@ def compare_packages(python: str, python_needed: str, wanted: Sequence[str], hav
             findings += error("packages", f"{one.name} {version} is installed; {one} is needed")
     said = ", ".join([f"Python {python}", *(f"{name} {have.get(name, 'missing')}" for name in SHOWN)])
     return Look("packages", said, findings)
-
-
-def installed(wanted: Sequence[str]) -> dict[str, str]:
-    """Name -> version of those that are there."""
-    from packaging.requirements import Requirement
-
-    found = {}
-    for name in (Requirement(text).name for text in wanted):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def look_at_networks(spec: PipelineSpec) -> Look:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import signal
 import socket
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
+from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
 from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 from workflows.engine.stage import StageFailed
@@ -104,6 +106,11 @@ def start_local(**options: Any) -> None:
     raise StageFailed(
         f"Ray did not start, {TRIES} times for 30 s: this machine is too busy; the same command continues from here"
     )
+
+
+def made_by() -> dict[str, Any]:
+    """What decides a result's last bits beside code and configuration."""
+    return {"python": platform.python_version(), "processors": processors(), "packages": versions()}
 
 
 @contextmanager

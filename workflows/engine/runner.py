@@ -17,8 +17,7 @@ from hpe_core.spec.cluster import STAGES
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.disk import disk_is_full, files_are_limited, size
 from hpe_core.system.files import write_atomic, write_json
-from hpe_core.system.packages import versions
-from workflows.engine.cluster import capacity, connected, machinery, processors
+from workflows.engine.cluster import capacity, connected, machinery, made_by
 from workflows.engine.config import as_yaml
 from workflows.engine.placement import placed
 from workflows.engine.plan import Planned
@@ -95,13 +94,8 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
 
     @cached_property
     def made_by(self) -> dict[str, Any]:
-        """What decides a result's last bits beside the configuration; asked when the first stage is done."""
-        return {
-            "commit": self.run_facts.tags["commit"],
-            "python": platform.python_version(),
-            "processors": processors(),
-            "packages": versions(),
-        }
+        """The commit, and what else decides a result's last bits; asked when the first stage is done."""
+        return {"commit": self.run_facts.tags["commit"], **made_by()}
 
     def learn(self, entry: Planned) -> None:
         """What a finished stage says of the whole run; by whichever run it is said again, it has the same time."""

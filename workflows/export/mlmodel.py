@@ -5,7 +5,6 @@ source travels in `code/`. The example is a rendered head, so no person's pictur
 """
 
 import dataclasses
-import importlib.metadata
 import logging
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import encoded
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, PATH, PICTURE
 from hpe_core.spec.data import DatasetSpec
+from hpe_core.system.packages import version_of
 
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
 NOT_NEEDED = ("render/anatomy.npz", "shipped/*/*")  # megabytes of the library that a model does not use
@@ -64,11 +64,3 @@ def example() -> Any:
     head, image = heads.load(next(iter(heads.refs())))
     row = {PICTURE: encoded(image), **dataclasses.asdict(head.known_box())}
     return pyarrow.Table.from_pylist([row]).to_pandas()
-
-
-def version_of(package: str) -> str:
-    """The installed version, or '' where there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from workflows.survival import listings, road
-from workflows.survival.ground import Ground, Lost, receipt, report
+from workflows.survival.ground import Ground, Lost, made_in, report
 from workflows.survival.nodes import Cluster
 from workflows.survival.told import Fault, Hit
 
@@ -73,7 +73,7 @@ def undisturbed(ground: Ground) -> float:
     store = ground.store(ground.reference.name)
     report("a run that nobody disturbs")
     command = ground.run("run", store)
-    ground.seconds |= {stage: float(made["seconds"]) for stage, made in receipt(store).manifests.items()}
+    ground.seconds |= {stage: float(made["seconds"]) for stage, made in made_in(store).manifests.items()}
     return time.time() - command.began
 
 

@@ -4,7 +4,6 @@ Nothing here knows what goes wrong. Whatever is started is ended with the ground
 """
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -20,12 +19,12 @@ from typing import Any
 import psutil
 
 from hpe_core.errors import say
+from workflows.full_pipeline import NAMES as STAGES
 from workflows.reproduction.receipt import Receipt
+from workflows.storage.code import ROOT
 from workflows.storage.manifest import read_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 900.0  # for one command
-STAGES = ("shards", "teachers", "labels", "search", "student", "evaluate", "publish")
 LOG = "command.log"
 
 
@@ -191,8 +190,8 @@ def finished(store: Path, stage: str) -> bool:
     return any((store / stage).glob("*/manifest.json"))
 
 
-def receipt(store: Path) -> Receipt:
-    """What has been finished in a store of one configuration."""
+def made_in(store: Path) -> Receipt:
+    """The receipt of what has been finished in a store of one configuration."""
     found = {}
     for stage in STAGES:
         for folder in (store / stage).glob("*"):
@@ -225,11 +224,6 @@ def back_after(store: Path, hit: float) -> float | None:
                 if path.is_file() and (written := path.stat().st_mtime) > hit:
                     later.append(written - hit)
     return min(later, default=None)
-
-
-def plan_of(command: Command) -> dict[str, str]:
-    """What `plan --json` says: stage -> action."""
-    return {row["stage"]: row["action"] for row in json.loads(last(command.text))}
 
 
 def report(text: str) -> None:

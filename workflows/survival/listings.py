@@ -21,17 +21,19 @@ import numpy as np
 import yaml
 
 from hpe_core.data.rows import read_shard
-from hpe_core.geometry.crop import Image
+from hpe_core.geometry.crop import Image, encoded
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
 from hpe_core.render.scene import RenderedHead, render_head
 from workflows.engine.config import EXIT_BAD_INPUT
-from workflows.survival.ground import ROOT, Ground, Lost, expect, last
+from workflows.storage.code import ROOT
+from workflows.survival.ground import Ground, Lost, expect, last
 from workflows.survival.nodes import Cluster
 from workflows.survival.told import Hit
 
 SOUND = 36  # faces of the listing, by 12 people; every third person is for testing
 MUTANTS = 600
+KINDS = ("bytes", "bit", "cut", "zero", "delete", "insert")  # of mutations
 FRONTAL_DEG = 45  # no configuration's limit is below
 SPLITS = ("train", "train", "val", "test")
 
@@ -40,12 +42,8 @@ def head(number: int) -> RenderedHead:
     return render_head(5, number, size=96)
 
 
-def png(image: Image) -> bytes:
-    return bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
-
-
 def jpeg(image: Image) -> bytes:
-    return bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 97])[1])
+    return encoded(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 97])
 
 
 def row(number: int, path: str, **changes: object) -> dict[str, object]:
@@ -112,7 +110,7 @@ def bad_rows() -> list[Bad]:
     whole = jpeg(image)
 
     def sound(path: Path) -> object:
-        return path.write_bytes(png(image))
+        return path.write_bytes(encoded(image))
 
     return [
         Bad("poison row", "empty.png", lambda path: path.write_bytes(b""), {}),
@@ -125,7 +123,7 @@ def bad_rows() -> list[Bad]:
         Bad("NaN, box, duplicate", "outside.png", sound, {"x1": 9000, "x2": 9050}),
         Bad("NaN, box, duplicate", "flat.png", sound, {"x2": row(0, "")["x1"]}),
         Bad("bomb", "bomb.png", lambda path: path.write_bytes(bomb()), {}),
-        Bad("bomb", "text.png", lambda path: path.write_bytes(talking_bomb(png(image))), {}),
+        Bad("bomb", "text.png", lambda path: path.write_bytes(talking_bomb(encoded(image))), {}),
     ]
 
 
@@ -150,7 +148,7 @@ def write_listing(root: Path, *, with_bad: bool) -> dict[str, str]:
     """The table and its pictures; returns path -> fault of the rows that must be rejected."""
     rows = []
     for number in range(SOUND):
-        (root / f"{number:02d}.png").write_bytes(png(head(number).image))
+        (root / f"{number:02d}.png").write_bytes(encoded(head(number).image))
         rows.append(row(number, f"{number:02d}.png"))
     rejected = {}
     if with_bad:
@@ -242,6 +240,26 @@ def specials(mixed: dict[str, tuple[bytes, bytes, Image]]) -> list[Hit] | Lost:
     return hits
 
 
+def mutated(data: bytes, number: int) -> bytes:
+    """Bytes or a bit overwritten, the end cut off, or a stretch of up to 64 bytes zeroed, deleted or inserted."""
+    rng, kind, out = np.random.default_rng(number), KINDS[number % len(KINDS)], bytearray(data)
+    place, length = int(rng.integers(len(out))), int(rng.integers(1, 65))
+    if kind == "bytes":
+        for position in rng.integers(0, len(out), rng.integers(1, 6)):
+            out[position] = int(rng.integers(256))
+    elif kind == "bit":
+        out[place] ^= 1 << int(rng.integers(8))
+    elif kind == "cut":
+        del out[place:]
+    elif kind == "zero":
+        out[place : place + length] = bytes(len(out[place : place + length]))
+    elif kind == "delete":
+        del out[place : place + length]
+    else:
+        out[place:place] = rng.bytes(length)
+    return bytes(out)
+
+
 def write_pair(root: bytes, name: bytes, number: int, pose: Sequence[float], *, change: int = 0) -> None:
     """A face of AFLW2000: a picture, and its .mat with pose and landmarks, some of its bytes drawn anew."""
     import scipy.io
@@ -250,15 +268,10 @@ def write_pair(root: bytes, name: bytes, number: int, pose: Sequence[float], *, 
     variables = {"Pose_Para": np.array([[*np.radians(pose), 1, 2, 3, 0.001]], np.float32), "pt3d_68": points}
     file = os.fsdecode(os.path.join(root, name + b".mat"))
     scipy.io.savemat(file, variables)
-    content = bytearray(Path(file).read_bytes())
+    content = Path(file).read_bytes()
     if change:
-        dice = np.random.default_rng(change)
-        start, length = int(dice.integers(len(content))), int(dice.integers(1, 64))
-        if change % 3:
-            content[start : start + length] = dice.bytes(len(content[start : start + length]))
-        else:
-            del content[start:]
-    for ending, data in ((b".mat", bytes(content)), (b".jpg", jpeg(head(number).image))):
+        content = mutated(content, change)
+    for ending, data in ((b".mat", content), (b".jpg", jpeg(head(number).image))):
         with open(os.path.join(root, name + ending), "wb") as stream:
             stream.write(data)
 

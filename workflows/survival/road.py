@@ -15,10 +15,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from workflows.engine.config import EXIT_FAILED, EXIT_STORE_HELD
+from workflows.full_pipeline import NAMES as STAGES
+from workflows.storage.code import ROOT
 from workflows.survival.compared import expect_same
 from workflows.survival.ground import (
-    ROOT,
-    STAGES,
     Command,
     Ground,
     Lost,

@@ -3,17 +3,14 @@
 import dataclasses
 import json
 import os
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.files import write_atomic, write_json
-from hpe_core.system.packages import versions
-from hpe_core.system.processor import processor
 from workflows.report.page import render
 from workflows.storage.code import ROOT
 from workflows.tracking.facts import Artifact, RunFacts, git_commit, points_of
@@ -75,18 +72,11 @@ class Receipt:
         return "\n".join([*lines, "", self.verdict])
 
 
-def made_by(nodes: int, cpus: float, processors: Sequence[str]) -> dict[str, Any]:
-    """The machine and the versions, without names of hosts or folders."""
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": git_commit(ROOT),
-        "python": platform.python_version(),
-        "nodes": nodes,
-        "cpus": cpus,
-        "cores here": os.cpu_count(),
-        "processors": list(processors) or [processor()],
-        **versions(),
-    }
+def machine(nodes: int, cpus: float, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The cluster and the versions, without names of hosts or folders."""
+    known = {key: value for key, value in made_by.items() if key != "packages"}
+    there = {"nodes": nodes, "places": cpus, "cores here": os.cpu_count()}
+    return {"date": time.strftime("%Y-%m-%d"), "commit": git_commit(ROOT), **there, **known, **made_by["packages"]}
 
 
 def write_receipt(receipt: Receipt, home: Path) -> None:
