@@ -3,7 +3,7 @@
 import pytest
 
 from hpe_core.system.remote import Remote
-from tests.test_pipeline import call, environment, sound, words
+from tests.road import call, environment, sound, words
 from workflows.full_pipeline import STAGES
 
 

@@ -26,7 +26,7 @@ import pytest
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
-from tests import test_pipeline as road
+from tests import road
 from tests.servers import answering
 from tests.traced import Seen, needs_strace, seen
 from workflows.engine.cluster import capacity, machinery

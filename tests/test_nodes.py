@@ -1,9 +1,9 @@
-"""Several nodes, for real, on one machine: the whole road on three, and nodes that die while it is walked.
+"""Several nodes, for real, on one machine: workers that are spread over them, and one that dies under elastic workers.
 
-The nodes share the store, as they would over a network file system. Runs on demand (`make slow`): it takes minutes.
+`hpe survive only=node` loses three under the whole road. The nodes share the store, as they would over a network file
+system. Runs on demand (`make slow`): it takes minutes.
 """
 
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests import test_pipeline as road
-from tests.test_pipeline import calm as calm
+from tests import road
+from tests.test_killed import calm as calm
+from tests.test_killed import killed as killed
 
 pytestmark = pytest.mark.timeout(1800)
 CPUS = 2  # of each node: two networks are trained at once, so every node has work to lose
@@ -24,11 +25,6 @@ class Nodes:
 
     cluster: Any
     others: list[Any]
-
-    def lose_one(self, chance: random.Random) -> None:
-        """A node's processes are killed at once, and another node joins."""
-        self.cluster.remove_node(self.others.pop(chance.randrange(len(self.others))), allow_graceful=False)
-        self.others.append(self.cluster.add_node(num_cpus=CPUS))
 
 
 @pytest.fixture
@@ -43,32 +39,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
         yield Nodes(cluster, [cluster.add_node(num_cpus=CPUS) for _ in range(2)])
     finally:
         cluster.shutdown()
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_nodes_that_die_in_three_stages_cost_no_row_and_no_byte(nodes, calm, tmp_path, seed):
-    """One node is lost among the shards, one among the teachers, one among the labels; the run itself goes on."""
-    store, log, chance = tmp_path / "store", tmp_path / "log", random.Random(seed)
-    lost = []
-    with open(log, "w") as stream, road.whole_tree() as start:
-        command = road.words("run", store, f"cluster.address={nodes.cluster.address}")
-        process = start(command, stdout=stream, stderr=stream)
-        deadline = time.monotonic() + road.PATIENCE_S
-        for name, moment in (("shards", road.has_shard), ("teachers", road.has_checkpoint), ("labels", road.has_label)):
-            while not moment(store):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.02)
-            if not list(store.glob(f"{name}/*/manifest.json")):
-                lost.append(name)
-            nodes.lose_one(chance)
-        process.wait(timeout=road.PATIENCE_S)
-    assert process.returncode == 0, log.read_text()[-3000:]
-    assert "teachers" in lost, "a node was lost while the teachers were trained"
-    for name in road.NAMES:
-        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
-    road.same_result(store, calm)
-    rows = road.result_of(store, "shards")
-    assert rows["kept"] + rows["quarantined"] + rows["filtered"] == rows["input"]
 
 
 def test_elastic_workers_go_on_with_fewer_when_a_node_is_lost(nodes, tmp_path):

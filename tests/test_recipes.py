@@ -10,7 +10,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import encoded
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.spec.data import DatasetSpec
-from tests.test_pipeline import call, environment, sound
+from tests.road import call, environment, sound
 from workflows.engine.config import load
 
 

@@ -1,5 +1,9 @@
 """Which trials count, in what order, and what a trial is."""
 
+import json
+import pickle
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,3 +69,49 @@ def test_a_trial_has_the_cost_of_its_own_network_measured_once(monkeypatch):
     found = tune.costs_of(changes, SEARCHED)
     assert [row["parameters"] for row in found] == [1, 2, 1]
     assert measured == [("test_resnet", 32), ("test_byobnet", 32)]
+
+
+def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
+    """Ray writes its lists in place: half a file must mean a new start, not an error for ever."""
+    from workflows.training.networks import discard_torn
+
+    snapshot = tmp_path / "ray-train" / "checkpoint_manager_snapshot.json"
+    snapshot.parent.mkdir()
+    discard_torn(snapshot.parent)
+    snapshot.write_text('{"checkpoint_results": []}')
+    discard_torn(snapshot.parent)
+    assert snapshot.exists()
+    for torn in ("", '{"checkpoint_res'):
+        snapshot.parent.mkdir(exist_ok=True)
+        snapshot.write_text(torn)
+        discard_torn(snapshot.parent)
+        assert not snapshot.parent.exists()
+
+    def state(statuses: dict[str, str], errors: dict[str, float], counter: int = 2) -> dict[str, bytes]:
+        """Tune's four files: the trials "a" and "b" with their statuses, and what the searcher knows of them."""
+        trials = [[json.dumps({"trial_id": name, "status": status}), "{}"] for name, status in statuses.items()]
+        return {
+            "tuner.pkl": pickle.dumps(None),
+            "experiment_state-2026.json": json.dumps({"trial_data": trials}).encode(),
+            "search_gen_state-2026.json": pickle.dumps({"counter": counter}),
+            "searcher-state-2026.pkl": pickle.dumps((["a", "b"], errors)),
+        }
+
+    def restored(files: dict[str, bytes]) -> bool:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return tune.restorable(folder)
+
+    half = {"a": "TERMINATED", "b": "RUNNING"}
+    whole = state(half, {"a": 1.0})
+    assert restored(whole)
+    for name in whole:
+        for body in (None, b"", b"\x80\x05", b'{"a"'):
+            others = {other: content for other, content in whole.items() if other != name}
+            assert not restored(others if body is None else others | {name: body}), (name, body)
+    # One file is newer than another: Tune would wait for a trial for ever, or leave one out.
+    assert not restored(state(half, {})), "Tune knows an end that the searcher does not"
+    assert not restored(state({"a": "TERMINATED"}, {"a": 1.0})), "the searcher knows a trial that Tune does not"
+    assert not restored(state(half | {"c": "RUNNING"}, {"a": 1.0}))
+    assert not restored(state(half, {"a": 1.0}, counter=1))

@@ -3,7 +3,7 @@
 Every process runs twice: as users run it, and with the switches off. The second must be seen to look up a name, to
 connect or to write below HOME, else the first shows nothing. Variables by which libraries recognise a CI or a test run
 are not set. Allowed are this machine's own addresses, and the way in which Ray finds its own: a UDP socket that is
-connected to 8.8.8.8 and sends nothing. A whole run is watched in tests/test_pipeline.py, and the doctor, which asks a
+connected to 8.8.8.8 and sends nothing. A whole run is watched in tests/test_killed.py, and the doctor, which asks a
 cluster and MLflow, in tests/test_cluster.py.
 """
 

@@ -17,7 +17,7 @@ import torch
 from hpe_core.data.batch import PoseBatch
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import FaceArrays, count
-from tests import test_pipeline as road
+from tests import road
 from tests.faces import exchanged, marked_labels, write_heads
 from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
