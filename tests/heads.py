@@ -1,16 +1,20 @@
 """Heads and label sources at equal budget, landmarks beside the pose at equal cost: the program of docs/heads.md.
 
     python -m tests.heads heads OUT SEED... [FOLDER_OF_AFLW2000 YUNET.onnx]    bins, 6D, matrix Fisher; students, twins
+    python -m tests.heads sources OUT SEED... [FOLDER_OF_AFLW2000 YUNET.onnx]  students by what their labels are made of
     python -m tests.heads mnn OUT SEED... [FOLDER_OF_AFLW2000 YUNET.onnx]      MNN, and the same without landmarks
+    python -m tests.heads table OUT                                            mean and sd of what is there
 
 It renders its heads once into OUT, trains on one core what is not there yet, and adds a line of JSON a network to
-OUT/results.jsonl. With the two paths it also scores on the ruler's part to look at, in YuNet's boxes.
+OUT/results.jsonl. With the two paths it also scores on the ruler's part to look at, in YuNet's boxes. `table` measures
+latencies, so let it have the machine for itself.
 """
 
 import json
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +32,12 @@ from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Image, canonical_crop
 from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.ensemble import ensemble_probs
-from hpe_core.learning.metrics import PoseSums
+from hpe_core.learning.ensemble import ensemble_probs, form_of
+from hpe_core.learning.metrics import RANGE_NAMES, PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.spec.data import CropSpec, DatasetSpec
-from hpe_core.spec.network import HeadName, NetSpec
+from hpe_core.spec.network import FormName, HeadName, NetSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.latency import cpu_cost
@@ -47,6 +51,7 @@ ROWS, BATCH = 500, 64
 OPTIM = OptimSpec(epochs=8, batch_size=64, lr=0.002, optimizer="adamw", weight_decay=0.02, warmup_epochs=1)
 AUGMENT = AugmentSpec(turn_deg=15, turn_gain=0, jitter_px=4, photometric="light")
 STUDENTS = AugmentSpec(turn_deg=10, turn_gain=2, jitter_px=4, photometric="light")
+DISTRUST = 30.0  # a face whose labels scatter by ten degrees counts half
 LOSS: dict[HeadName, Any] = {"bins": "dldl", "fisher": "fisher", "sixd": "geodesic"}
 Photographs = tuple[Image, NDArray[np.float64]]  # canonical crops, angles
 
@@ -90,7 +95,7 @@ class Laboratory:
         net = fit(spec, CROP, train, FaceData(self.files["val"], landmarks=marks), on_epoch=lambda end: None).eval()
         seconds = time.process_time() - began
         save_net(folder, net, CROP, {FIT_NOTE: to_dict(LandmarkArchive.detector_fit)})
-        row = {"name": name, "core_seconds": round(seconds), **self.scores(net), **cpu_cost(net, 1)}
+        row = {"name": name, "core_seconds": round(seconds), **self.scores(net)}
         with open(self.out / "results.jsonl", "a") as stream:
             stream.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -105,7 +110,7 @@ class Laboratory:
         for name, (images, truth) in sets.items():
             for how, windows in (("", (0, 1)), (", windows", (4, 4))):
                 asked = LabelSet(("",), *windows, mirrored=bool(how), form=net.form.name)
-                answers = self.answers(net, images, asked)
+                answers = self.answers({"": net}, images, asked)
                 found[name + how] = PoseSums.of(net.form.decode(answers).numpy(), truth).summary()
         if net.spec.landmarks:
             test_faces = FaceData(self.files["test"], landmarks=True)
@@ -113,64 +118,119 @@ class Laboratory:
         return found
 
     @staticmethod
-    def answers(net: PoseNet, images: Image, asked: LabelSet) -> torch.Tensor:
+    def answers(nets: Mapping[str, PoseNet], images: Image, asked: LabelSet) -> torch.Tensor:
         parts = [torch.from_numpy(images[start : start + BATCH].copy()) for start in range(0, len(images), BATCH)]
-        return torch.cat([ensemble_probs({"": net}, part, CROP.size, [asked])[asked] for part in parts])
+        return torch.cat([ensemble_probs(nets, part, CROP.size, [asked])[asked] for part in parts])
 
-    def labels(self, name: str, net: PoseNet, asked: LabelSet) -> list[Path]:
-        """Soft labels of the training heads, in the form that is asked for."""
-        folder = self.out / f"labels-{name}-{asked.form}"
+    def labels(self, name: str, nets: Mapping[str, PoseNet], asked: LabelSet) -> list[Path]:
+        """Soft labels of the training heads, by these teachers of one head, in the form that is asked for."""
+        folder, form = self.out / f"labels-{name}-{asked.form}", form_of(nets, asked)
         for file in self.files["train"]:
             if not (folder / file.name).exists():
                 shard = read_shard(file)
-                said = self.answers(net, shard.images, asked)
-                told = net.form.labels(said).half() if asked.form == "bins" else said.float()
+                told = form.labels(self.answers(nets, shard.images, asked)).to(form.stored)
                 folder.mkdir(exist_ok=True)
                 write_soft_labels(folder / file.name, shard.sample_ids, told.numpy(), name)
         return [folder / file.name for file in self.files["train"]]
 
 
-def compare_heads(lab: Laboratory, seed: int) -> None:
-    teachers = {}
-    for head in LOSS:
-        spec = TrainSpec(NetSpec("test_resnet", head=head), OPTIM, AUGMENT, hard_loss=LOSS[head], seed=seed)
-        teachers[head] = lab.trained(f"{head}-{seed}", spec)
-    distill = DistillSpec(offset_radius=4, offset_step=4, mirrored=True)
+def teacher_of(lab: Laboratory, head: HeadName, seed: int) -> PoseNet:
+    spec = TrainSpec(NetSpec("test_resnet", head=head), OPTIM, AUGMENT, hard_loss=LOSS[head], seed=seed)
+    return lab.trained(f"{head}-{seed}", spec)
+
+
+def student_of(head: HeadName, seed: int, distill: DistillSpec | None) -> TrainSpec:
+    net, optim = NetSpec("test_byobnet", head=head), replace(OPTIM, lr=0.003)
+    return TrainSpec(net, optim, STUDENTS, hard_loss=LOSS[head], seed=seed, distill=distill)
+
+
+def compare_heads(lab: Laboratory, seeds: Sequence[int]) -> None:
     pairs: list[tuple[HeadName, HeadName]] = [
         ("bins", "bins"),
         ("fisher", "fisher"),
         ("fisher", "bins"),
         ("sixd", "sixd"),
     ]
-    plain = {
-        head: TrainSpec(
-            NetSpec("test_byobnet", head=head), replace(OPTIM, lr=0.003), STUDENTS, hard_loss=LOSS[head], seed=seed
-        )
-        for head in LOSS
-    }
-    for head, taught_by in pairs:
-        asked = LabelSet(("",), 4, 4, mirrored=True, form="bins" if head == "bins" else "rotations")
-        labels = lab.labels(f"{taught_by}-{seed}", teachers[taught_by], asked)
-        lab.trained(f"student-{head}-of-{taught_by}-{seed}", replace(plain[head], distill=distill), labels)
-    for head in LOSS:
-        lab.trained(f"twin-{head}-{seed}", plain[head])
+    for seed in seeds:
+        teachers = {head: teacher_of(lab, head, seed) for head in LOSS}
+        for head, taught_by in pairs:
+            asked = LabelSet(("",), 4, 4, mirrored=True, form="bins" if head == "bins" else "rotations")
+            labels = lab.labels(f"{taught_by}-{seed}", {"": teachers[taught_by]}, asked)
+            spec = student_of(head, seed, DistillSpec(offset_radius=4, offset_step=4, mirrored=True))
+            lab.trained(f"student-{head}-of-{taught_by}-{seed}", spec, labels)
+        for head in LOSS:
+            lab.trained(f"twin-{head}-{seed}", student_of(head, seed, None))
 
 
-def compare_landmarks(lab: Laboratory, seed: int) -> None:
+def compare_sources(lab: Laboratory, seeds: Sequence[int]) -> None:
+    """Students of bins and of matrix Fisher by label source; the ensemble are the teachers of all the seeds.
+
+    What `heads` trains are the two ends: no soft labels, and the offsets of one teacher.
+    """
+    heads: tuple[HeadName, HeadName] = ("bins", "fisher")
+    for head in heads:
+        form: FormName = "bins" if head == "bins" else "rotations"
+        teachers = {f"{seed}": teacher_of(lab, head, seed) for seed in seeds}
+        everyone, windows = tuple(teachers), DistillSpec(offset_radius=4, offset_step=4, mirrored=True)
+        ensemble = lab.labels(f"{head}-ensemble", teachers, LabelSet(everyone, 0, 1, form=form))
+        combined = lab.labels(f"{head}-combined", teachers, LabelSet(everyone, 4, 4, mirrored=True, form=form))
+        for seed in seeds:
+            alone = {f"{seed}": teachers[f"{seed}"]}
+            one = lab.labels(f"{head}-{seed}-one", alone, LabelSet((f"{seed}",), 0, 1, form=form))
+            sources: dict[str, tuple[DistillSpec, list[Path]]] = {
+                "one": (DistillSpec(), one),
+                "ensemble": (DistillSpec(), ensemble),
+                "combined": (windows, combined),
+                f"combined, distrust {DISTRUST}": (replace(windows, distrust=DISTRUST), combined),
+            }
+            for source, (distill, labels) in sources.items():
+                lab.trained(f"student-{head}-by-{source}-{seed}", student_of(head, seed, distill), labels)
+
+
+def compare_landmarks(lab: Laboratory, seeds: Sequence[int]) -> None:
     """Ten epochs with the decoder take about as long as twelve without."""
-    for name, landmarks, epochs in (("mnn", True, 10), ("plain", False, 12)):
-        net = NetSpec("resnet10t", landmarks=landmarks, decoder_stride=4)
-        spec = TrainSpec(net, replace(OPTIM, epochs=epochs), AUGMENT, hard_loss="dldl", seed=seed)
-        teacher = lab.trained(f"{name}-{seed}", spec)
-        labels = lab.labels(f"{name}-{seed}", teacher, LabelSet(("",), 4, 4))
-        student = TrainSpec(NetSpec("test_resnet"), replace(OPTIM, epochs=10), STUDENTS, hard_loss="dldl", seed=seed)
-        distill = DistillSpec(offset_radius=4, offset_step=4)
-        lab.trained(f"student-of-{name}-{seed}", replace(student, distill=distill), labels)
+    optim, distill = replace(OPTIM, epochs=10), DistillSpec(offset_radius=4, offset_step=4)
+    for seed in seeds:
+        student = TrainSpec(NetSpec("test_resnet"), optim, STUDENTS, hard_loss="dldl", seed=seed, distill=distill)
+        for name, landmarks, epochs in (("mnn", True, 10), ("plain", False, 12)):
+            net = NetSpec("resnet10t", landmarks=landmarks, decoder_stride=4)
+            spec = TrainSpec(net, replace(OPTIM, epochs=epochs), AUGMENT, hard_loss="dldl", seed=seed)
+            teacher = lab.trained(f"{name}-{seed}", spec)
+            labels = lab.labels(f"{name}-{seed}", {"": teacher}, LabelSet(("",), 4, 4))
+            lab.trained(f"student-of-{name}-{seed}", student, labels)
 
+
+def table(out: Path) -> str:
+    """Rows of Markdown: each network's mean and sd over its seeds; parameters, and latency on one core."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in (out / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        found.setdefault(re.sub(r"-\d+$", "", row["name"]), []).append(row)
+    columns: dict[str, tuple[str, str]] = {
+        f"{faces}{how}": (f"{faces}{how}", "mae") for faces in ("heads", "photographs") for how in ("", ", windows")
+    }
+    columns |= {f"{faces}, geodesic": (faces, "geodesic") for faces in ("heads", "photographs")}
+    columns |= {f"{faces}, {name}": (faces, name) for faces in ("heads", "photographs") for name in RANGE_NAMES[:3]}
+    head = ["network", "seeds", *columns, "parameters", "ms"]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for name, rows in found.items():
+        cost = cpu_cost(load_net(out / rows[0]["name"]).net)
+        said = [np.array([row[part][value] for row in rows]) for part, value in columns.values()]
+        errors = [f"{x.mean():.2f} ± {x.std(ddof=1):.2f}" if len(x) > 1 else f"{x[0]:.2f}" for x in said]
+        lines.append([name, f"{len(rows)}", *errors, f"{cost['parameters']:,.0f}", f"{cost['latency_ms']:.2f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TRIALS: dict[str, Callable[[Laboratory, Sequence[int]], None]] = {
+    "heads": compare_heads,
+    "sources": compare_sources,
+    "mnn": compare_landmarks,
+}
 
 if __name__ == "__main__":
     verb, folder, *words = sys.argv[1:]
-    seeds, paths = [word for word in words if word.isdecimal()], [word for word in words if not word.isdecimal()]
-    laboratory = Laboratory(Path(folder), photographs(paths))
-    for number in map(int, seeds):
-        (compare_landmarks if verb == "mnn" else compare_heads)(laboratory, number)
+    if verb == "table":
+        print(table(Path(folder)))
+    else:
+        numbers, paths = [int(word) for word in words if word.isdecimal()], [w for w in words if not w.isdecimal()]
+        TRIALS[verb](Laboratory(Path(folder), photographs(paths)), numbers)
