@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box, canonical_crop, window
+from hpe_core.geometry.crop import Box, Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
@@ -128,26 +128,64 @@ else:
 np.save(sys.argv[1], answers)
 """
 
+IN_NODE = """
+const fs = require("fs"), ort = require("onnxruntime-web"), [faces, size, ...files] = process.argv.slice(1);
+async function answers() {
+  ort.env.wasm.numThreads = 1;
+  const images = new ort.Tensor("uint8", new Uint8Array(fs.readFileSync(faces)), [32, +size, +size, 3]), found = [];
+  for (const file of files) {
+    const session = await ort.InferenceSession.create(new Uint8Array(fs.readFileSync(file)));
+    found.push(Array.from((await session.run({ images })).angles.data));
+  }
+  console.log(JSON.stringify(found));
+}
+answers();
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.14.0", "latest"])
+def test_the_shipped_network_is_the_same_in_a_browsers_runtime(version, tmp_path):
+    """Float and int8, in Node, by WebAssembly."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm here")
+    package = f"onnxruntime-web@{version}"
+    done = subprocess.run(["npm", "install", "--prefix", tmp_path, package], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{package}: {done.stderr.strip()[-300:]}")
+    faces, files = shipped_files(tmp_path)
+    (tmp_path / "faces.bin").write_bytes(faces.tobytes())
+    words = ["node", "-e", IN_NODE, str(tmp_path / "faces.bin"), str(faces.shape[1]), *map(str, files)]
+    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    expect_the_same(np.array(json.loads(said)).reshape(2, -1, 3), faces, files)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packages", [(f"onnxruntime=={OLDEST_RUNTIME[18]}", "onnxruntime<1.16"), ("openvino",)])
 def test_the_shipped_network_is_the_same_in_other_runtimes(packages, tmp_path):
     """Float and int8, in an environment of its own with the first of the packages that pip finds for a Python here."""
-    net = load_net(STUDENT_FILE.parent)
-    size = net.crop.size
-    heads = [render_head(3, index, size=128) for index in range(64)]
-    crops = [canonical_crop(head.image, head.box, net.crop).pixels for head in heads]
-    faces = np.ascontiguousarray(window(np.stack(crops), size))
-    quantize_onnx(STUDENT_FILE, tmp_path / "int8.onnx", faces[:32])
-    files = (STUDENT_FILE, tmp_path / "int8.onnx")
+    faces, files = shipped_files(tmp_path)
     python = environment_with(packages, tmp_path / "env")
-    np.save(tmp_path / "faces.npy", faces[32:])
+    np.save(tmp_path / "faces.npy", faces)
     words = [str(tmp_path / "faces.npy"), packages[0].partition("=")[0], *map(str, files)]
     subprocess.run([python, "-c", ELSEWHERE, *words], check=True)
-    plain, small = (onnx_call(file)(faces[32:])[0] for file in files)
-    there, small_there = np.load(tmp_path / "faces.npy")
-    np.testing.assert_allclose(there, plain, atol=1e-3)
-    assert np.abs(small_there - small).mean() < 0.5, "rounding, not another network"
+    expect_the_same(np.load(tmp_path / "faces.npy"), faces, files)
+
+
+def shipped_files(folder: Path) -> tuple[Image, tuple[Path, Path]]:
+    """32 faces, and the shipped network's file with its int8 copy, made by the look of 32 others."""
+    net = load_net(STUDENT_FILE.parent)
+    heads = [render_head(3, index, size=128) for index in range(64)]
+    crops = [canonical_crop(head.image, head.box, net.crop).pixels for head in heads]
+    faces = np.ascontiguousarray(window(np.stack(crops), net.crop.size))
+    quantize_onnx(STUDENT_FILE, folder / "int8.onnx", faces[:32])
+    return faces[32:], (STUDENT_FILE, folder / "int8.onnx")
+
+
+def expect_the_same(there: np.ndarray, faces: Image, files: Sequence[Path]) -> None:
+    plain, small = (onnx_call(file)(faces)[0] for file in files)
+    np.testing.assert_allclose(there[0], plain, atol=1e-3)
+    assert np.abs(there[1] - small).mean() < 0.5, "rounding, not another network"
 
 
 def environment_with(packages: Sequence[str], folder: Path) -> Path:
