@@ -73,4 +73,4 @@ def test_two_data_parallel_workers_through_ray(nodes, calm, tmp_path):
     ours, theirs = (road.result_of(place, "teachers")["networks"] for place in (store, calm))
     for name, summary in ours.items():
         assert summary["epochs"] == 8
-        assert summary["val_mae"] == pytest.approx(theirs[name]["val_mae"], abs=1.5), name
+        assert summary["val_error"] == pytest.approx(theirs[name]["val_error"], abs=1.5), name

@@ -10,6 +10,7 @@ Datasets disagree about where a head's own axes point, by a few constant degrees
 a dataset (or a sequence), `realigned` applies it: errors after it stand beside the raw ones and never replace them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +103,12 @@ class PoseSums:
         if self.landmarks[0]:
             out["nme"] = float(self.landmarks[1] / self.landmarks[0])
         return out
+
+
+def deciding(scores: Mapping[str, float], prefix: str = "") -> str:
+    """The key of a `summary` by which epochs, trials and networks are chosen: MAE, or the geodesic error where some
+    faces are seen from behind, which no Euler angle compares."""
+    return prefix + ("geodesic" if f"{prefix}geodesic_behind" in scores else "mae")
 
 
 def axes_error(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -22,7 +22,7 @@ from hpe_core.data.batch import FaceData, TrainFaces
 from hpe_core.data.device_rows import DeviceRows
 from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.learning.ensemble import OnlineTeachers
-from hpe_core.learning.metrics import PoseSums
+from hpe_core.learning.metrics import PoseSums, deciding
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
@@ -38,7 +38,7 @@ class EpochEnd:
 
     epoch: int  # finished epochs
     metrics: dict[str, float]
-    best_mae: float
+    best_error: float
     save: Callable[[Path], None]
 
 
@@ -92,8 +92,8 @@ def fit(
         metrics |= {"lr": state.lr, "epoch_seconds": time.monotonic() - began}
         if not (math.isfinite(scored["mae"]) and math.isfinite(scored["geodesic"])):
             raise FloatingPointError(f"the validation error became {scored['mae']} in epoch {epoch + 1}; lower lr")
-        state.keep_if_best(scored["mae"], epoch + 1)
-        on_epoch(EpochEnd(epoch + 1, metrics, state.best_mae, lambda folder: state.save(folder, crop, to_dict(spec))))
+        state.keep_if_best(scored[deciding(scored)], epoch + 1)
+        on_epoch(EpochEnd(epoch + 1, metrics, state.best_error, lambda folder: state.save(folder, crop, to_dict(spec))))
     net.load_state_dict(state.best)
     return net
 

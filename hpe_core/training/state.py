@@ -35,7 +35,7 @@ class TrainState:
             if spec.channels_last:
                 self.ema = self.ema.to(memory_format=torch.channels_last)
             self.ema.load_state_dict(net.state_dict())
-        self.best_mae, self.best_epoch = math.inf, 0
+        self.best_error, self.best_epoch = math.inf, 0
         self.best: dict[str, Tensor] = {}
 
     def set_lr(self, factor: float) -> None:
@@ -71,21 +71,21 @@ class TrainState:
     def averaged(self) -> PoseNet:
         return self.net if self.ema is None else self.ema
 
-    def keep_if_best(self, mae: float, epoch: int) -> None:
-        if mae < self.best_mae or not self.best:
-            self.best_mae, self.best_epoch = mae, epoch
+    def keep_if_best(self, error: float, epoch: int) -> None:
+        if error < self.best_error or not self.best:
+            self.best_error, self.best_epoch = error, epoch
             self.best = {k: v.detach().clone() for k, v in self.averaged().state_dict().items()}
 
     def save(self, folder: Path, crop: CropSpec, spec: dict[str, Any]) -> None:
         """Best weights as a loadable network, and the whole state to resume from."""
-        notes = {"epoch": self.best_epoch, "val_mae": self.best_mae, "train_spec": spec}
+        notes = {"epoch": self.best_epoch, "val_error": self.best_error, "train_spec": spec}
         save_net(folder, self.net, crop, notes, self.best)
         whole = {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best": self.best,
-            "numbers": [float(self.epoch), float(self.steps), self.best_mae, float(self.best_epoch)],
+            "numbers": [float(self.epoch), float(self.steps), self.best_error, float(self.best_epoch)],
         }
         with replacing(folder / TRAINER) as temporary, open(temporary, "wb") as stream:
             torch.save(whole, stream)  # given a path, torch repeats its name in the archive
@@ -106,5 +106,5 @@ class TrainState:
             self.ema.load_state_dict(whole["ema"])
         device = next(self.net.parameters()).device
         self.best = {name: value.to(device) for name, value in whole["best"].items()}
-        epoch, steps, self.best_mae, best_epoch = whole["numbers"]
+        epoch, steps, self.best_error, best_epoch = whole["numbers"]
         self.epoch, self.steps, self.best_epoch = int(epoch), int(steps), int(best_epoch)

@@ -11,7 +11,7 @@ from workflows.tracking.facts import Model
 
 EPOCHS = ({"epoch": 1, "time_ms": 5, "val/mae": 3.0}, {"epoch": 2, "time_ms": 9, "val/mae": 4.0})
 NETWORK = made.NetworkResult.of(EPOCHS, 1.5)
-TWIN = replace(NETWORK, val_mae=4.5)
+TWIN = replace(NETWORK, val_error=4.5)
 ROW = made.Row("heads", "distilled", made.Role.DISTILLED, "student, distilled", {"n": 2.0, "mae": 3.25}, 4e5, 1.5)
 PARITY = Parity({"pitch": 1e-5}, {"pitch": 2e-5}, 6, 1e-3)
 FILE = NetworkFile(100, PARITY)
@@ -53,19 +53,19 @@ def test_every_headline_and_figure_says_what_the_result_says():
     said = [result.headline() for result in RESULTS]
     assert said[:5] == [
         "heads.val 1 of 3",
-        "validation MAE resnet 3.00",
+        "validation error resnet 3.00",
         "MAE on the training faces resnet-K0-d1 2.50",
         "best of 1 trials (1 failed) 3.00 with lr=0.0123, teachers=['a']",
-        "validation MAE distilled 3.00, hard 4.50 (best of the finalists 3.00)",
+        "validation error distilled 3.00, hard 4.50 (best of the finalists 3.00)",
     ]
-    assert replace(RESULTS[4], finalists=()).headline() == "validation MAE distilled 3.00, hard 4.50"
+    assert replace(RESULTS[4], finalists=()).headline() == "validation error distilled 3.00, hard 4.50"
     assert replace(RESULTS[3], failed=0).headline().startswith("best of 1 trials 3.00 with")
     assert [result.metrics() for result in RESULTS] == [
         {"heads.val/kept": 1.0, "heads.val/input": 3.0},
-        {"resnet/val_mae": 3.0},
+        {"resnet/val_error": 3.0},
         {"train_mae/resnet-K0-d1": 2.5},
-        {"trials": 1.0, "best_val_mae": 3.0},
-        {"distilled/val_mae": 3.0, "hard/val_mae": 4.5},
+        {"trials": 1.0, "best_val_error": 3.0},
+        {"distilled/val_error": 3.0, "hard/val_error": 4.5},
         {"drift/flip/kl": 0.5},
         {"onnx/megabytes": 1.0},
     ]

@@ -280,7 +280,7 @@ def test_a_run_writes_down_itself_its_stages_and_their_networks(spec, capsys):
     assert ended | {whole.key: "RUNNING", keys[2]: "RUNNING"} == SEEN
     said = capsys.readouterr().err
     assert "Ray: none" in said and "last: starting (never ran in this store)" in said
-    assert "teachers: done in 0 s; validation MAE resnet 5.50" in said
+    assert "teachers: done in 0 s; validation error resnet 5.50" in said
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def scored(mae):
     return SimpleNamespace(summary=lambda: {"mae": mae, "geodesic": 1.0})
 
 
+def scored_wide(geodesic):
+    """Of faces all round: their front alone, which has Euler angles, says the opposite."""
+    return SimpleNamespace(summary=lambda: {"mae": 9 - geodesic, "geodesic": geodesic, "geodesic_behind": 1.0})
+
+
 def keeper(folder, told):
     def keep(end):
         end.save(folder / str(end.epoch))
@@ -102,19 +107,26 @@ def test_resume_equals_no_interruption(shards, whole, tmp_path, cut):
 
 
 @pytest.mark.parametrize(
-    ("errors", "cut"), [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)]
+    ("errors", "cut", "score", "key"),
+    [
+        *(
+            (errors, cut, scored, "mae")
+            for errors, cut in [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)]
+        ),
+        ((3, 1, 2), 2, scored_wide, "geodesic"),
+    ],
 )
 def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
-    shards, whole, tmp_path, monkeypatch, errors, cut
+    shards, whole, tmp_path, monkeypatch, errors, cut, score, key
 ):
     """Its averaged weights are kept, and are what is saved after every epoch and returned; of equal ones the first."""
     left = iter(errors)
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: scored(float(next(left))))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: score(float(next(left))))
     seen = []
 
     def keep(end):
         end.save(tmp_path / str(end.epoch))
-        seen.append((end.epoch, end.metrics["val/mae"], end.best_mae))
+        seen.append((end.epoch, end.metrics[f"val/{key}"], end.best_error))
 
     net = fit(SPEC, CROP, *data(shards), on_epoch=keep, stop_after=cut)
     if cut < 3:
@@ -126,7 +138,7 @@ def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
         saved = load_net(tmp_path / str(epoch))
         same(dict(saved.net.state_dict()), dict(weights))
         assert saved.crop == CROP and build(TrainSpec, saved.notes["train_spec"]) == SPEC
-        assert (saved.notes["epoch"], saved.notes["val_mae"]) == (best, errors[best - 1])
+        assert (saved.notes["epoch"], saved.notes["val_error"]) == (best, errors[best - 1])
         state = trainer_state(tmp_path / str(epoch))
         assert state["numbers"] == [epoch, 6 * epoch, errors[best - 1], best]
     same(dict(net.state_dict()), dict(weights))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
-from hpe_core.learning.metrics import PoseSums, aligned_summary, head_offset, realigned
+from hpe_core.learning.metrics import PoseSums, aligned_summary, deciding, head_offset, realigned
 
 
 def poses(seed: int, count: int = 60) -> np.ndarray:
@@ -55,6 +55,7 @@ def test_a_range_begins_at_its_lower_edge_and_nothing_lies_beyond_the_last():
     assert scores["n"] == 2 and scores["yaw 30-60"] == 11 and scores["yaw 60-99"] == 42
     behind = PoseSums.of([[0, 0, 0], [4, 10, 0]], [[0, -170, 0], [1, 10, 0]]).summary()
     assert behind["geodesic_behind"] == pytest.approx(170) and behind["geodesic"] == pytest.approx(173 / 2)
+    assert (deciding(behind), deciding(scores, "")) == ("geodesic", "mae")
     assert behind["mae"] == 1 and behind["n"] == 2 and "yaw 60-99" not in behind, "Euler angles of the front alone"
     assert PoseSums.of([[0, 0, 0]], [[0, -170, 0]]).summary()["mae"] == pytest.approx(170 / 3), (
         "where there is no front"

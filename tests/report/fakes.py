@@ -90,7 +90,7 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> made.Results:
     cells = tuple(made.Cell(k, d, 5.0 - 0.1 * k) for k in range(3) for d in (1, 2))
     history = [{"epoch": e, "train/loss": 9.0 / e, "val/mae": 20.0 / e, "lr": 1e-3} for e in (1, 2, 3)]
     network = made.NetworkResult.of(history, 1.0)
-    twin = dataclasses.replace(network, val_mae=8.9)
+    twin = dataclasses.replace(network, val_error=8.9)
     split = made.Split(17, 14, {"truncated_picture": 1}, {"out_of_range": 2}, (), "0123456789abcdef")
     splits = {f"{name}.test": split for name in TESTS} | {"heads.train": split, "heads.val": split}
     broken = [Broken("heads", "test", "a<b>", "a<b>.jpg", "truncated_picture", "it is cut off " + "x" * 400)]

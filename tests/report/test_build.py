@@ -161,7 +161,7 @@ def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage):
     )
     trials = tuple(Trial(*each) for each in found)
     student = stage.results.student
-    rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_mae=6.25)),)
+    rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_error=6.25)),)
     found = dataclasses.replace(stage.results.search, trials=trials, failed=2)
     (section,) = search(material(stage, search=found, student=dataclasses.replace(student, finalists=rivals)))
     page = " ".join(rendered(section).split())

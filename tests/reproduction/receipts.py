@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.system.files import write_json
+from workflows.engine.results import SCHEMA_VERSION
 from workflows.reproduction.receipt import Receipt
 
 MADE_BY = {"commit": "1" * 40, "python": "3.11.9", "processors": ["A 1000"], "packages": {"torch": "2.15.0"}}
 SPLIT = {"input": 9, "kept": 8, "quarantined": {"nan": 1}, "filtered": {}, "fingerprint": "f"}
-TRIAL = {"trial": "001", "changes": {"optim.lr": 0.1}, "best_val_mae": 7.0, "seconds": 3.0, "latency_ms": 1.5}
+TRIAL = {"trial": "001", "changes": {"optim.lr": 0.1}, "best_val_error": 7.0, "seconds": 3.0, "latency_ms": 1.5}
 ROW = {"test": "heads", "name": "distilled", "scores": {"mae": 6.5, "yaw": 6.0}, "latency_ms": 1.5}
 RESULTS: dict[str, Any] = {
     "shards": {
@@ -33,7 +34,7 @@ def manifests() -> dict[str, dict[str, Any]]:
     for stage, result in copy.deepcopy(RESULTS).items():
         files = {f"{stage}-net/model.safetensors": {"bytes": 3, "sha256": "w"}, f"{stage}.json": {"sha256": "j"}}
         made[stage] = {
-            "schema": 2,
+            "schema": SCHEMA_VERSION,
             "hash": f"{stage}-hash",
             "files": files,
             "result": result,

@@ -40,7 +40,7 @@ def labels(made: Made) -> None:
 
 
 def trial(made: Made) -> None:
-    made["search"]["result"]["trials"][0]["best_val_mae"] = 7.1
+    made["search"]["result"]["trials"][0]["best_val_error"] = 7.1
 
 
 def yaw(made: Made) -> None:

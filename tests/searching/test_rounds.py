@@ -65,7 +65,7 @@ def play(made: PipelineSpec, folder: Path, dice: random.Random, at_once: int, fa
         errors.append(error(changes, len(errors) + 1))
         rows = [{"epoch": epoch, "val/mae": mae} for epoch, mae in enumerate(errors, start=1)]
         write_json(trial_file(folder, number), {"history": rows})
-        result = {"training_iteration": len(errors), "val_mae": errors[-1], "best_val_mae": min(errors)}
+        result = {"training_iteration": len(errors), "val_error": errors[-1], "best_val_error": min(errors)}
         trials = [
             SimpleNamespace(config={NUMBER: n}, last_result={"training_iteration": len(e)})
             for n, (_, e) in found.items()

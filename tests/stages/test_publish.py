@@ -42,7 +42,7 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published, tmp_path):
     stage, result, events = published
     told = result.registration
     assert (told.name, told.alias) == ("head-pose", "champion")
-    assert told.contest[1] == stage.results.student.student.val_mae != 8.9, "the student's error, not its twin's"
+    assert told.contest[1] == stage.results.student.student.val_error != 8.9, "the student's error, not its twin's"
     assert all(escaped(test) in told.description for test in TESTS) and told.summary.startswith("MAE ")
     source = stage.folder / "model"
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}

@@ -20,7 +20,7 @@ from workflows.stages import search as tune
 
 def result(mae: float | None, lr: float = 0.1, best: float | None = None, error: str = "", number: int = 1) -> Any:
     """A trial as Tune gives it: its last validation error, and the smallest."""
-    metrics = {"val_mae": mae, "best_val_mae": mae if best is None else best, "training_iteration": 3}
+    metrics = {"val_error": mae, "best_val_error": mae if best is None else best, "training_iteration": 3}
     config = {"number": number, "optim.lr": lr}
     metrics |= {"time_total_s": 1.5}
     return SimpleNamespace(metrics=metrics if mae is not None else None, config=config, error=error or None)
@@ -38,7 +38,7 @@ def test_trials_that_ended_are_ranked_by_their_smallest_error(ends):
     ]
     rows = tune.ranked([*results[::-1], result(None), result(None, error="never began")], SEARCHED)
     alive = [(mae, i) for i, (mae, failed) in enumerate(ends, start=1) if not failed]
-    assert [(row.best_val_mae, int(row.trial)) for row in rows] == sorted(alive)
+    assert [(row.best_val_error, int(row.trial)) for row in rows] == sorted(alive)
     assert all(row.changes == {"optim.lr": int(row.trial) / 100} for row in rows)
     assert all((row.epochs, row.seconds) == (3, 1.5) for row in rows)
 

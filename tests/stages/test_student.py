@@ -25,7 +25,7 @@ def searched(*errors: float, own: int | None = None, alike: int = 1) -> SearchRe
     settings = [OWN if i == own else {"optim.lr": 0.01 + i // alike} for i in range(len(errors))]
     each = zip(settings, errors, strict=True)
     trials = [Trial(str(i), changes, i == own, mae, 1, 1.0, 1.0, 1.0) for i, (changes, mae) in enumerate(each)]
-    return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_mae)))
+    return SearchResult(tuple(sorted(trials, key=lambda trial: trial.best_val_error)))
 
 
 @given(st.lists(st.floats(1, 20), min_size=1, max_size=8), st.integers(1, 10), st.data())
@@ -38,7 +38,7 @@ def test_the_best_trial_is_among_them_and_so_are_the_own_settings(errors, count,
     assert chosen[0] == search.best
     assert OWN in chosen or own is None or count == 1
     if own is None:
-        best = {trial.changes["optim.lr"]: trial.best_val_mae for trial in reversed(search.trials)}
+        best = {trial.changes["optim.lr"]: trial.best_val_error for trial in reversed(search.trials)}
         assert [best[changes["optim.lr"]] for changes in chosen] == sorted(best.values())[:count]
 
 
@@ -82,6 +82,6 @@ def test_the_student_is_the_one_that_ends_best_and_the_twin_is_its_own(tmp_path,
         assert (twin == "hard") == (room == 1 or (room == 3 and winner == "finalist-2"))
     assert (tmp_path / "distilled" / "model.json").read_text() == winner
     assert {path.name for path in tmp_path.iterdir()} == {"distilled", "hard"}
-    assert (result.student.val_mae, result.twin.val_mae) == (5.0, 6.0)
+    assert (result.student.val_error, result.twin.val_error) == (5.0, 6.0)
     rivals = [] if alone else [(0.01, winner == "finalist-1"), (OWN["optim.lr"], winner == "finalist-2")]
-    assert [(rival.changes["optim.lr"], rival.val_mae == 5.0) for rival in result.finalists] == rivals
+    assert [(rival.changes["optim.lr"], rival.val_error == 5.0) for rival in result.finalists] == rivals

@@ -182,7 +182,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypa
     changed = student_with(spec.student, {"optim.lr": 0.5, "net.bin_widths": [3.0, 9.0]})
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
     assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
-    assert fit.reported == [{"val_mae": 6.5, "best_val_mae": 6.5}, {"val_mae": 7.0, "best_val_mae": 6.5}]
+    assert fit.reported == [{"val_error": 6.5, "best_val_error": 6.5}, {"val_error": 7.0, "best_val_error": 6.5}]
     told = [("search/1/007", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
     assert [body[:3] for body in fit.told("metrics")] == told
     assert fit.told("ended") == [("search/1/007", "FINISHED")]

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from hpe_core.learning.calibration import Calibration
+from hpe_core.learning.metrics import deciding
 from hpe_core.spec.training import TrainSpec
 from workflows.engine.exported import Exported
 from workflows.tracking.facts import Model
 
-SCHEMA_VERSION = 2  # of manifests; 1 held plain mappings
+SCHEMA_VERSION = 3  # of manifests; 1 held plain mappings, 2 knew validation errors as MAE alone
 
 
 class Role(StrEnum):
@@ -88,7 +89,7 @@ class ShardsResult(StageResult):
 class NetworkResult:
     """One trained network: the validation error of the epoch that was kept, degrees, and all epochs."""
 
-    val_mae: float
+    val_error: float
     best_epoch: int
     epochs: int
     seconds: float
@@ -97,12 +98,13 @@ class NetworkResult:
     @classmethod
     def of(cls, history: Sequence[Epoch], seconds: float) -> "NetworkResult":
         """The epoch with the smallest validation error is the network's, the first of equals."""
-        best = min(history, key=lambda row: row["val/mae"])
-        return cls(best["val/mae"], int(best["epoch"]), len(history), seconds, tuple(history))
+        key = deciding(history[0], "val/")
+        best = min(history, key=lambda row: row[key])
+        return cls(best[key], int(best["epoch"]), len(history), seconds, tuple(history))
 
 
-def _maes(networks: Mapping[str, NetworkResult]) -> str:
-    return "validation MAE " + ", ".join(f"{name} {network.val_mae:.2f}" for name, network in networks.items())
+def _errors(networks: Mapping[str, NetworkResult]) -> str:
+    return "validation error " + ", ".join(f"{name} {network.val_error:.2f}" for name, network in networks.items())
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ class TeachersResult(StageResult):
     networks: dict[str, NetworkResult]
 
     def metrics(self) -> dict[str, float]:
-        return {f"{name}/val_mae": network.val_mae for name, network in self.networks.items()}
+        return {f"{name}/val_error": network.val_error for name, network in self.networks.items()}
 
     def headline(self) -> str:
-        return _maes(self.networks)
+        return _errors(self.networks)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class Finalist:
     network: NetworkResult
 
     @property
-    def val_mae(self) -> float:
-        return self.network.val_mae
+    def val_error(self) -> float:
+        return self.network.val_error
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,11 @@ class StudentResult(StageResult):
         return {Role.DISTILLED: self.student, Role.HARD: self.twin}
 
     def metrics(self) -> dict[str, float]:
-        return {f"{name}/val_mae": network.val_mae for name, network in self.networks.items()}
+        return {f"{name}/val_error": network.val_error for name, network in self.networks.items()}
 
     def headline(self) -> str:
-        rivals = ", ".join(f"{finalist.val_mae:.2f}" for finalist in self.finalists)
-        return _maes(self.networks) + (f" (best of the finalists {rivals})" if rivals else "")
+        rivals = ", ".join(f"{finalist.val_error:.2f}" for finalist in self.finalists)
+        return _errors(self.networks) + (f" (best of the finalists {rivals})" if rivals else "")
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Trial:
     trial: str
     changes: dict[str, Any]
     configured: bool  # the student as it is configured
-    best_val_mae: float
+    best_val_error: float
     epochs: int
     seconds: float
     parameters: float = 0.0
@@ -194,14 +196,14 @@ class SearchResult(StageResult):
 
     def metrics(self) -> dict[str, float]:
         found = {"trials": float(len(self.trials))}
-        return found | ({"best_val_mae": self.trials[0].best_val_mae} if self.trials else {})
+        return found | ({"best_val_error": self.trials[0].best_val_error} if self.trials else {})
 
     def headline(self) -> str:
         if not self.trials:
             return "left out (search.trials=0)"
         chosen = ", ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in self.best.items())
         died = f" ({self.failed} failed)" if self.failed else ""
-        return f"best of {len(self.trials)} trials{died} {self.trials[0].best_val_mae:.2f} with {chosen}"
+        return f"best of {len(self.trials)} trials{died} {self.trials[0].best_val_error:.2f} with {chosen}"
 
 
 def short(value: Any) -> str:

@@ -188,8 +188,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 @rc_context(STYLE)
 def pareto(trials: Sequence[Trial]) -> Figure:
     """Validation error of the trials against the CPU time of their networks, and the front of the undominated."""
-    figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation MAE, degrees")
-    points = [(trial.latency_ms, trial.best_val_mae) for trial in trials]
+    figure, axes = _axes("Error against latency", "one face on one CPU thread, ms", "validation error, degrees")
+    points = [(trial.latency_ms, trial.best_val_error) for trial in trials]
     names = [str(trial.changes.get("net.backbone", "student")) for trial in trials]
     for place, name in enumerate(dict.fromkeys(names)):
         mine = [point for point, other in zip(points, names, strict=True) if other == name]

@@ -28,7 +28,7 @@ class Rounds(Searcher):
     """Gives Tune the next round as soon as every trial of the last one has ended."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        super().__init__(metric="val_mae", mode="min")
+        super().__init__(metric="val_error", mode="min")
         self.spec = to_dict(spec)  # a plain tree: Tune pickles searchers
         self.size, self.trials = spec.search.concurrent, count(spec)
         self.begin([], {})
@@ -56,8 +56,8 @@ class Rounds(Searcher):
         return {NUMBER: len(self.names), **self.proposed[len(self.names) - 1]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        failed = error or not result or "best_val_mae" not in result
-        self.errors[trial_id] = None if failed else float((result or {})["best_val_mae"])
+        failed = error or not result or "best_val_error" not in result
+        self.errors[trial_id] = None if failed else float((result or {})["best_val_error"])
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_bytes(pickle.dumps((self.names, self.errors)))
@@ -85,7 +85,7 @@ class AgainstEarlierRounds(FIFOScheduler):
         known = {int(one.config[NUMBER]): one.last_result for one in tune_controller.get_trials()}
         before = range(1, (number - 1) // self.size * self.size + 1)
         earlier = [history(self.folder, other, epochs_of(known.get(other))) for other in before]
-        lost = loses(float(result["val_mae"]), [other[epoch] for other in earlier if epoch in other])
+        lost = loses(float(result["val_error"]), [other[epoch] for other in earlier if epoch in other])
         return str(self.STOP if lost else self.CONTINUE)
 
 

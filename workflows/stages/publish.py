@@ -8,6 +8,7 @@ this project is not installed.
 from collections.abc import Sequence
 from typing import Any
 
+from hpe_core.learning.metrics import deciding
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
@@ -83,7 +84,9 @@ def contest(stage: StageRun) -> tuple[str, float]:
     """What the student is compared by: validation faces and its error on them. The test set crowns nobody."""
     splits = stage.results.shards.splits
     faces = " ".join(splits[f"{name}.val"].fingerprint[:12] for name in sorted(stage.spec.data.train))
-    return f"validation MAE on {faces}", stage.results.student.student.val_mae
+    student = stage.results.student.student
+    kind = {"val/mae": "MAE", "val/geodesic": "geodesic error"}[deciding(student.history[0], "val/")]
+    return f"validation {kind} on {faces}", student.val_error
 
 
 def figures(exported: Exported, rows: Sequence[Row]) -> dict[str, float]:

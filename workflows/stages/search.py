@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_core.learning.metrics import deciding
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
@@ -107,7 +108,7 @@ def rules(spec: PipelineSpec, folder: Path) -> Any:
     from workflows.searching.rounds import AgainstEarlierRounds, Rounds
 
     return tune.TuneConfig(
-        metric="val_mae",
+        metric="val_error",
         mode="min",
         num_samples=count(spec),
         search_alg=Rounds(spec),
@@ -123,17 +124,17 @@ def ranked(results: Sequence[Any], spec: PipelineSpec) -> list[Trial]:
     trials = {}  # by number: where Tune's notes were cut off between two files, one trial may be there twice
     for result in results:
         metrics, config = result.metrics or {}, dict(result.config or {})
-        if result.error is None and "val_mae" in metrics:
+        if result.error is None and "val_error" in metrics:
             number = int(config.pop(NUMBER))
             trials[number] = Trial(
                 trial=trial_name(number),
                 changes=decode_changes(config),
                 configured=starts_from_own and number == 1,
-                best_val_mae=float(metrics["best_val_mae"]),
+                best_val_error=float(metrics["best_val_error"]),
                 epochs=int(metrics["training_iteration"]),
                 seconds=float(metrics.get("time_total_s", 0.0)),
             )
-    return sorted(trials.values(), key=lambda trial: (trial.best_val_mae, trial.trial))
+    return sorted(trials.values(), key=lambda trial: (trial.best_val_error, trial.trial))
 
 
 def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str, float]]:
@@ -227,13 +228,12 @@ def trial(
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})
             write_json(trial_file(Path(folder), number), {"params": params, "history": history})
             resend(reporter, run_key, history[-1:])
-            reporter.progress(
-                name, end.epoch, student.optim.epochs, f"epochs, validation MAE {end.metrics['val/mae']:.2f}"
-            )
+            error = end.metrics[deciding(end.metrics, "val/")]
+            reporter.progress(name, end.epoch, student.optim.epochs, f"epochs, validation error {error:.2f}")
             with tempfile.TemporaryDirectory() as kept:
                 end.save(Path(kept))
                 write_json(Path(kept) / HISTORY, history)
-                figures = {"val_mae": end.metrics["val/mae"], "best_val_mae": end.best_mae}
+                figures = {"val_error": error, "best_val_error": end.best_error}
                 tune.report(figures, checkpoint=tune.Checkpoint.from_directory(kept))
 
         teachers = online_teachers(job, place.device)

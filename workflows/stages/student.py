@@ -40,7 +40,7 @@ def run(stage: StageRun) -> StudentResult:
     called = {twin: f"twin-{number}" for number, twin in enumerate(early, start=1)}
     pairs = [*zip(names, students, strict=True), *((name, twin) for twin, name in called.items())]
     ended = train_all([job_for(stage, *each) for each in pairs], stage)
-    best = min(range(len(names)), key=lambda place: ended[names[place]].val_mae)
+    best = min(range(len(names)), key=lambda place: ended[names[place]].val_error)
     if twins[best] not in called:
         called[twins[best]] = Role.HARD.value
         ended |= train_all([job_for(stage, Role.HARD.value, twins[best])], stage)

@@ -63,7 +63,7 @@ def train_one(job: Job, stage: StageRun) -> NetworkResult:
     known = read_json(home / "result.json")
     if known is not None:
         result = build(NetworkResult, known)
-        stage.reporter.say(f"  {job.name}: already trained, validation MAE {result.val_mae:.2f}")
+        stage.reporter.say(f"  {job.name}: already trained, validation error {result.val_error:.2f}")
         resend(stage.reporter, job.key, result.history)
     else:
         try:

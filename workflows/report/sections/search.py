@@ -17,7 +17,7 @@ def search(material: Material) -> Iterator[Section]:
     keys = list(dict.fromkeys(key for trial in shown for key in trial.changes))
     lines = []
     for place, trial in enumerate(shown, start=1):
-        figures_of = (f"{trial.best_val_mae:.2f}", f"{trial.latency_ms:.1f}", str(trial.epochs))
+        figures_of = (f"{trial.best_val_error:.2f}", f"{trial.latency_ms:.1f}", str(trial.epochs))
         changes = (short(trial.changes.get(key, "")) for key in keys)
         lines.append(line(str(place), *figures_of, *changes, ours=place == 1))
     values = {
@@ -26,7 +26,7 @@ def search(material: Material) -> Iterator[Section]:
         "trials": len(found.trials),
         "failed": found.failed,
         "hidden": len(found.trials) - len(shown),
-        "finalists": [(settings(rival.changes), rival.val_mae) for rival in material.results.student.finalists],
+        "finalists": [(settings(rival.changes), rival.val_error) for rival in material.results.student.finalists],
         "pareto": material.book.chart("pareto", figures.pareto(found.trials)) if shown else None,
     }
     yield Section("Search", "search", values)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from hpe_core.learning.metrics import deciding
+from workflows.engine.results import Role
 from workflows.report import figures
 from workflows.report.material import Material, Section
 from workflows.report.page import line
@@ -10,11 +12,13 @@ from workflows.report.page import line
 def training(material: Material) -> Iterator[Section]:
     networks = {**material.results.teachers.networks, **material.results.student.networks}
     curves = {name: network.history for name, network in networks.items()}
-    errors = figures.training_curves(curves, "val/mae", "Validation error", "MAE, degrees")
+    key = deciding(networks[Role.DISTILLED].history[0], "val/")
+    kind = "geodesic, degrees" if key.endswith("geodesic") else "MAE, degrees"
+    errors = figures.training_curves(curves, key, "Validation error", kind)
     losses = figures.training_curves(curves, "train/loss", "Training loss", "loss")
     values = {
         "networks": [
-            line(name, f"{net.val_mae:.2f}", str(net.best_epoch), str(net.epochs), f"{net.seconds:,.0f} s")
+            line(name, f"{net.val_error:.2f}", str(net.best_epoch), str(net.epochs), f"{net.seconds:,.0f} s")
             for name, net in networks.items()
         ],
         "errors": material.book.chart("training_validation", errors),
