@@ -30,7 +30,7 @@ from hpe_core.system.packages import missing
 
 CONTRACT_KEY, CONTRACT_VERSION = "hpe", 1  # the entry of an ONNX file's metadata
 FIT_NOTE, CALIBRATION_NOTE = "detector_fit", "calibration"  # of a saved network, and in the contract
-INPUT, OUTPUTS = "images", ("angles", "spread")
+INPUT, OUTPUTS, MARKS_OUTPUT = "images", ("angles", "spread"), "landmarks"  # the last of a network that learnt them
 BATCH = 64
 
 
@@ -82,12 +82,10 @@ class HeadPosePredictor:
     ) -> NDArray[np.float32]:
         """(M, 68, 3) of the same faces: x, y in pixels of the picture, and the probability that the point is seen.
 
-        Raises ValueError as `predict` does, and for a network without landmarks: an ONNX file, or one that learnt none.
+        Raises ValueError as `predict` does, and for a network that learnt no landmarks.
         """
-        if not isinstance(self._runner, _TorchRunner) or not self.has_landmarks:
-            raise ValueError(
-                "this network answers no landmarks: load the folder of one that learnt them (net.landmarks)"
-            )
+        if not self.has_landmarks:
+            raise ValueError("this network answers no landmarks: load one that learnt them (net.landmarks)")
         crops = self._crops(image, boxes, detected)
         if not crops:
             return np.zeros((0, LANDMARKS, 3), np.float32)
@@ -168,8 +166,6 @@ def open_session(path: Path, threads: int = 1) -> Any:
 
 
 class _OnnxRunner:
-    has_landmarks = False  # an exported file answers poses alone
-
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_session(path, threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
@@ -182,9 +178,15 @@ class _OnnxRunner:
             raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
         self.crop, self.detector_fit = build(CropSpec, contract["crop"]), noted_fit(contract)
         self.calibration = noted_calibration(contract)
+        self.has_landmarks = MARKS_OUTPUT in [entry.name for entry in self._session.get_outputs()]
 
     def __call__(self, windows_BHWC: Image) -> Poses:
         return Poses(*self._session.run(list(OUTPUTS), {INPUT: windows_BHWC}))
+
+    def landmarks(self, windows_BHWC: Image) -> NDArray[np.float32]:
+        """(B, 68, 3): window pixels from its centre, and the probability that the point is seen."""
+        (marks,) = self._session.run([MARKS_OUTPUT], {INPUT: windows_BHWC})
+        return np.asarray(marks, np.float32)
 
 
 class _TorchRunner:

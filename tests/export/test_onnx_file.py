@@ -16,17 +16,21 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.checkpoint import load_net, save_net
+from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
 from hpe_core.shipped import STUDENT_FILE
+from hpe_core.spec.data import CropSpec
+from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.spec.serde import to_dict
+from tests.archives import picture
 from tests.faces import CALIBRATION, NET_CROP, noise, windows
 from workflows.engine.exported import OLDEST_RUNTIME
 from workflows.export import onnx_file as export
 from workflows.export import parity
-from workflows.export.int8 import quantize_onnx
-from workflows.export.runtimes import deployed, onnx_call
+from workflows.export.int8 import head_and_decoder, quantize_onnx
+from workflows.export.runtimes import deployed, onnx_call, torch_call
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -229,6 +233,38 @@ def test_spreads_are_multiplied_by_what_validation_faces_said(exported_net, tmp_
     bare = HeadPosePredictor.load(tmp_path / "bare")
     assert bare.calibration is None
     np.testing.assert_allclose(bare.predict_windows(faces).spread, raw, rtol=1e-6)
+
+
+def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path):
+    import onnx
+
+    torch.manual_seed(0)
+    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8), 32).eval()
+    assert net.decoder is not None
+    torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
+    save_net(tmp_path, net, CropSpec(32, 4), {})
+    file = tmp_path / "student.onnx"
+    found = export.export_network(tmp_path, file, tmp_path / "student.pt2")
+    by_torch, by_onnx = HeadPosePredictor.load(tmp_path), HeadPosePredictor.load(file)
+    image, boxes = picture(3, 90, 140), [Box(20, 15, 70, 75), Box(-3, 9, 50, 80)]
+    marks = by_onnx.landmarks(image, boxes)
+    assert marks.shape == (2, 68, 3) and np.ptp(marks[0, :, 0]) > 1
+    np.testing.assert_allclose(marks, by_torch.landmarks(image, boxes), atol=1e-2)
+    np.testing.assert_allclose(by_onnx.predict(image, boxes).angles, by_torch.predict(image, boxes).angles, atol=1e-3)
+    assert found.onnx.parity.landmarks_px is not None and found.program.parity.landmarks_px is not None
+    graph = onnx.load(file).graph
+    kept = set(head_and_decoder(graph))
+    last = [[node.name for node in graph.node if node.op_type == kind][-1] for kind in ("Gemm", "Softmax")]
+    assert kept.issuperset(last), "with integers inside, the pose's head stays float"
+    ours, crops = torch_call(deployed(net)), noise(3, 32)
+
+    def moved(images: Image) -> list[np.ndarray]:
+        angles, spread, marks = ours(images)
+        return [angles, spread, marks + 0.02]
+
+    assert parity.proved(ours, ours, crops, "itself").landmarks_px == 0
+    with pytest.raises(ValueError, match=r"place landmarks 0.02 pixels apart; 0.01 is allowed"):
+        parity.proved(ours, moved, crops, "ONNX")
 
 
 def test_wrong_input_is_named(exported_net, tmp_path):

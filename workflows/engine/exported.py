@@ -17,6 +17,7 @@ class Parity:
     spread: dict[str, float]
     crops: int
     allowed: float  # of the angles
+    landmarks_px: float | None = None  # of a network that answers them; not more than ten times that
 
     @property
     def worst(self) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.predictor import INPUT, OUTPUTS, contract_of, noted_calibration, noted_fit
+from hpe_core.predictor import INPUT, MARKS_OUTPUT, OUTPUTS, contract_of, noted_calibration, noted_fit
 from hpe_core.spec.pipeline import ExportSpec
 from hpe_core.system.files import replacing
 from workflows.engine.exported import NetworkFile, TracedNetwork
@@ -37,7 +37,8 @@ def export_network(
 
     The ONNX file is of this opset, and of the lowest IR version that has it: runtimes refuse what is newer than they.
     `crops` are (M, size, size, 3) uint8 windows for the parity check; without any, noise is taken. Input
-    `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees.
+    `images` (batch, size, size, 3) uint8 RGB; outputs `angles` and `spread` (batch, 3) float32 degrees, and of networks
+    with landmarks `landmarks` (batch, 68, 3) float32: window pixels from its centre, and the probability of being seen.
     Raises ValueError that names the figure where a file and the network differ by more than 1e-3 degrees; no file is
     left then.
     """
@@ -83,7 +84,7 @@ def _graph(program: Any, opset: int) -> Any:
             program,
             dynamo=True,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=[*OUTPUTS, MARKS_OUTPUT][: len(program.graph_signature.user_outputs)],
             dynamic_shapes={INPUT: {0: "batch"}},
             external_data=False,
             verbose=False,

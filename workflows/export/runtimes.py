@@ -17,12 +17,12 @@ import numpy as np
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import angle_error
 from hpe_core.learning.calibration import LEAST_DEG, Calibration
-from hpe_core.predictor import INPUT, OUTPUTS, open_session
+from hpe_core.predictor import INPUT, open_session
 
 BATCHES = (1, 32)
 REPEAT, BUDGET_S = 50, 0.8
 EAGER, ONNX, ONNX_INT8, OPENVINO = "PyTorch, eager", "ONNX Runtime", "ONNX Runtime, int8", "OpenVINO"
-Call = Callable[[Image], Sequence[Any]]  # (B, size, size, 3) uint8 -> angles and spread, (B, 3) degrees each
+Call = Callable[[Image], Sequence[Any]]  # (B, size, size, 3) uint8 -> angles, spread; landmarks if it has them
 
 
 def latency_table(net_folder: Path, onnx_file: Path, int8_file: Path | None = None) -> dict[str, dict[str, float]]:
@@ -52,8 +52,8 @@ def calls(net: Any, onnx_file: Path, int8_file: Path | None) -> dict[str, Call]:
 
 
 def deployed(net: Any, calibration: Calibration | None = None) -> Any:
-    """The network as it is exported: uint8 windows -> (angles, spread), only the predicting head. Spreads are
-    calibrated where that is known."""
+    """The network as it is exported: uint8 windows -> angles and spread (B, 3), by the predicting head alone, and of a
+    network with landmarks those (B, 68, 3). Spreads are calibrated where that is known."""
     import torch
     from torch import nn
 
@@ -65,12 +65,14 @@ def deployed(net: Any, calibration: Calibration | None = None) -> Any:
             self.register_buffer("factors_3", torch.tensor(factors))
             self.least = 0.0 if calibration is None else LEAST_DEG
 
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             # As planes one after the other: of the strides that a mere transpose leaves, the exporter makes a pooling
             # that counts rows of the batch, with which OpenVINO misreads int8 files.
             planes = images.permute(0, 3, 1, 2).contiguous()
-            answers, form = self.net.predict(planes.permute(0, 2, 3, 1)), self.net.form
-            return form.decode(answers), form.spread(answers).clamp_min(self.least) * self.factors_3
+            answers, landmarks = self.net.answered(planes.permute(0, 2, 3, 1))
+            spread = self.net.form.spread(answers).clamp_min(self.least) * self.factors_3
+            pose = (self.net.form.decode(answers), spread)
+            return pose if landmarks is None else (*pose, landmarks.marks_BL3)
 
     return Deployed().eval()
 
@@ -94,15 +96,16 @@ def program_call(file: Path) -> Call:
 
 def onnx_call(file: Path) -> Call:
     session = open_session(file)
-    return lambda images: session.run(list(OUTPUTS), {INPUT: images})
+    names = [entry.name for entry in session.get_outputs()]
+    return lambda images: session.run(names, {INPUT: images})
 
 
 def openvino_call(file: Path) -> Call:
-    """`angles` and `spread` by OpenVINO, in float32 on one thread."""
+    """What the file answers, by OpenVINO, in float32 on one thread."""
     openvino = importlib.import_module("openvino")  # optional, and without type hints
     wanted = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(str(file), "CPU", wanted)
-    return lambda images: [compiled([images])[name] for name in OUTPUTS]
+    return lambda images: list(compiled([images]).values())
 
 
 def has_openvino() -> bool:
