@@ -14,20 +14,23 @@ from tests.road import call, environment, sound
 from workflows.engine.config import load
 
 
-@pytest.mark.ray
-@pytest.mark.longer
-@pytest.mark.timeout(1500)
-def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path, monkeypatch):
-    command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
-    words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
-    done = sound(call([*command, *words], environment()))
-    rows = {row["name"]: row for row in json.loads(done.out)}
+def test_the_small_ehpnet_trains_the_recipes_own_networks(monkeypatch, tmp_path):
     monkeypatch.setenv("HPE_DATA", str(tmp_path))
     full, small = load(["conf/ehpnet.yaml"]), load(["conf/scale/ehpnet.yaml"])
     assert {name: teacher.net for name, teacher in full.teachers.items()} == {
         name: teacher.net for name, teacher in small.teachers.items()
-    }, "the scale overlay trains the recipe's own networks"
+    }
     assert full.student.net == small.student.net and full.data.crop == small.data.crop
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path):
+    command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
+    words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]
+    done = sound(call([*command, *words], environment()))
+    rows = {row["name"]: row for row in json.loads(done.out)}
     for name, backbone in (("resnet101", "resnet101"), ("botnet101", "botnet101"), ("res2net101", "res2net101_26w_4s")):
         (folder,) = tmp_path.glob(f"teachers/*/{name}")
         net = load_net(folder).net

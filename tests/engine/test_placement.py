@@ -37,6 +37,15 @@ def test_without_a_key_every_stage_uses_what_is_there(gpus, expected):
     assert {place.workers for place in found.values()} == {(1, 1)}, "more workers would make other batches"
 
 
+def test_a_local_cluster_that_counts_more_cpus_than_cores_scores_on_its_cores():
+    local = {"CPU": 4.0, "GPU": 0.0, "cores": 2.0}
+    place = placed(spec_of(), "evaluate", local)
+    assert (place.at_once, place.cpus) == (2, 2), "a third process would load torch and wait"
+    assert place.line == "up to 2 tasks at once, each with 2 CPU and no GPU (there: 4 CPU)"
+    assert placed(spec_of("cluster.stages.evaluate.workers=1"), "evaluate", local).at_once == 1
+    assert placed(spec_of(), "teachers", local).at_once == 2
+
+
 @pytest.mark.parametrize(("concurrent", "gpus"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 1), (9, 1), (9, 2), (40, 8)])
 def test_trials_share_gpus_evenly_and_not_without_end(concurrent, gpus):
     place = at("search", f"search.concurrent={concurrent}", "search.trials=99", gpus=gpus)

@@ -125,6 +125,7 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
 
 
 STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
+ONE_TEACHER = ("teachers.byobnet=null", "teachers.resnet.optim.epochs=4")
 
 
 def is_reader(process: psutil.Process) -> bool:
@@ -138,14 +139,14 @@ def is_reader(process: psutil.Process) -> bool:
 @pytest.mark.longer
 @pytest.mark.timeout(1800)
 def test_killed_workers_and_readers_change_no_weight(tmp_path):
-    """Two workers, both teachers; in the second run a worker and a reading task are killed after a checkpoint."""
+    """Two workers; in the second run one of them and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
-    road.sound(road.run("shards", calm))
+    road.sound(road.run("shards", calm, *ONE_TEACHER))
     shutil.copytree(calm, store)
-    road.sound(road.run("teachers", calm, *STREAM))
+    road.sound(road.run("teachers", calm, *ONE_TEACHER, *STREAM))
     killed: set[str] = set()
     with open(log, "w") as stream, road.whole_tree() as start:
-        process = start(road.words("teachers", store, *STREAM), stdout=stream, stderr=stream)
+        process = start(road.words("teachers", store, *ONE_TEACHER, *STREAM), stdout=stream, stderr=stream)
         deadline = time.monotonic() + road.PATIENCE_S
         while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -160,7 +161,6 @@ def test_killed_workers_and_readers_change_no_weight(tmp_path):
     assert process.returncode == 0, log.read_text()[-3000:]
     assert killed == {"reader", "worker"}
     ours, theirs = (road.stage_folder(place, "teachers") for place in (store, calm))
-    for name, summary in road.result_of(store, "teachers")["networks"].items():
-        assert summary["epochs"] == 8
-        weights = [(folder / name / "model.safetensors").read_bytes() for folder in (ours, theirs)]
-        assert weights[0] == weights[1], f"teacher {name} has other weights"
+    assert road.result_of(store, "teachers")["networks"]["resnet"]["epochs"] == 4
+    weights = [(folder / "resnet" / "model.safetensors").read_bytes() for folder in (ours, theirs)]
+    assert weights[0] == weights[1]

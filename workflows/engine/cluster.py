@@ -174,7 +174,7 @@ def quiet_data() -> None:
 
 def capacity(spec: ClusterSpec) -> dict[str, float]:
     """CPUs, GPUs and each machine's memory to plan for: those of the connected cluster; CPUs and GPUs that it may grow
-    to if that is more.
+    to if that is more. "cores" is there where one machine counts more CPUs than it has.
 
     A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
     limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
@@ -185,6 +185,8 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     found = {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
     if spec.max_cpus or spec.max_gpus:  # nobody knows what the machines to come will have
         return found
+    if machinery()["cpus"] < found["CPU"]:
+        found["cores"] = machinery()["cpus"]
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for number, node in enumerate(nodes):
         found[f"memory {number}"] = node.get("memory", 0.0)

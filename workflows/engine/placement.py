@@ -52,7 +52,8 @@ class Placement:
 
 
 def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placement:
-    """The placement of one stage on a cluster of {"CPU", "GPU"}. Raises SpecError where not even one unit fits."""
+    """The placement of one stage on a cluster of {"CPU", "GPU"} and what else `capacity` says. Raises SpecError where
+    not even one unit fits."""
     share, workers = spec.cluster.share_of(stage), spec.cluster.workers_of(stage)
     assert share.cpus is not None and share.gpus is not None and share.threads is not None
     assert share.memory_gb is not None
@@ -83,6 +84,9 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
         raise SpecError(f"cluster: {stage}: {asked} do not fit into a cluster of {had}")
     if stage == "labels" and not gpus:
         fits = max(1, fits // 2)  # a local cluster counts more CPUs than cores
+    if stage == "evaluate" and not gpus and fits > there.get("cores", math.inf):
+        fits = int(there["cores"])  # each more would load torch for nothing
+        cpus = there["CPU"] / fits
     at_once = int(min(fits, wanted))
     return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, memory, readers, there)
 

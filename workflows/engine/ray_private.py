@@ -80,12 +80,26 @@ def _asked(cluster: str, key: bytes, namespace: bytes, timeout_s: float) -> str 
     return known.decode() if known else None
 
 
-def trainer_without_torch() -> Any:
-    """TorchTrainer's parent class. TorchTrainer sets up a process group, which one worker does not need, and imports
-    torch into the driver and every controller, 0.4 GB each."""
+def trainer_class(workers: int) -> Any:
+    """Ray's TorchTrainer, or for one worker its parent, without the actor that serves datasets.
+
+    TorchTrainer sets up a process group, which one worker does not need, and imports torch into the driver and every
+    controller, 0.4 GB each. The actor is a process for each network, with 0.2 GB and two seconds of a core, also where
+    a trainer is given no datasets, as ours are.
+    """
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    return DataParallelTrainer
+    if workers > 1:
+        from ray.train.torch import TorchTrainer
+
+    parent: Any = TorchTrainer if workers > 1 else DataParallelTrainer
+
+    class Trainer(parent):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+    return Trainer
 
 
 def actors_of(driver_pid: int) -> list[dict[str, str | int]]:

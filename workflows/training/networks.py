@@ -23,7 +23,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
 from workflows.engine.cluster import QUIET, capacity, worker_device
 from workflows.engine.placement import placed
-from workflows.engine.ray_private import trainer_without_torch
+from workflows.engine.ray_private import trainer_class
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import figures
@@ -133,15 +133,6 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
     write_json(home / "result.json", to_dict(trained))
     shutil.rmtree(home / "ray-train", ignore_errors=True)
     return trained
-
-
-def trainer_class(workers: int) -> Any:
-    """Ray's TorchTrainer, or what is left of it for one worker."""
-    if workers == 1:
-        return trainer_without_torch()
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer
 
 
 def discard_torn(folder: Path) -> None:
