@@ -32,34 +32,34 @@ def test_every_operation_of_the_chains_is_there():
     assert {operation.name for operation in operations()} == set(OPERATIONS)
 
 
-WAYS = st.sampled_from([OPERATIONS, ON_CPU])
-
-
 @settings(max_examples=16)
-@given(CHAIN, st.integers(0, 2**32 - 1), st.lists(st.integers(1, 29), max_size=4), st.sampled_from([32, 50]), WAYS)
-def test_a_face_comes_out_the_same_whatever_the_batch_is_cut_into(name, seed, cuts, size, way):
+@given(
+    CHAIN, st.integers(0, 2**32 - 1), st.lists(st.integers(1, 29), max_size=4), st.sampled_from([32, 50]), st.booleans()
+)
+def test_a_face_comes_out_the_same_whatever_the_batch_is_cut_into(name, seed, cuts, size, torch_only):
     count = 30
     images = tensor(size).repeat(count // FACES, 1, 1, 1)
     before, table = images.clone(), table_of(name, count, size, seed)
-    whole = run_chain(images, table.rows(0, count), way)
+    whole = run_chain(images, table.rows(0, count), torch_only=torch_only)
     assert torch.equal(images, before), "the input stays"
-    assert torch.equal(whole, run_chain(images, table.rows(0, count), way)), "and so does the outcome"
+    assert torch.equal(whole, run_chain(images, table.rows(0, count), torch_only=torch_only)), "and so does the outcome"
     edges = [0, *sorted(set(cuts)), count]
-    parts = [run_chain(images[a:b], table.rows(a, b), way) for a, b in pairwise(edges)]
+    parts = [run_chain(images[a:b], table.rows(a, b), torch_only=torch_only) for a, b in pairwise(edges)]
     off = (torch.cat(parts).int() - whole.int()).abs()
     assert off.max() == 0 and whole.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 @settings(max_examples=5)
-@given(mask=st.lists(st.booleans(), min_size=FACES, max_size=FACES), seed=st.integers(0, 2**32 - 1))
-def test_faces_that_do_not_get_an_operation_stay(name, mask, seed):
+@given(st.lists(st.booleans(), min_size=FACES, max_size=FACES), st.integers(0, 2**32 - 1), st.booleans())
+def test_faces_that_do_not_get_an_operation_stay(name, mask, seed, torch_only):
     size = 32
     chosen = np.array(mask)
     columns = {f"{name}.{key}": values for key, values in drawn(DRAWN[name], FACES, size, seed).items()}
     draws = Table(columns or {"none": np.zeros(FACES)}, {name: chosen}).rows(0, FACES)
-    out, images = run_chain(tensor(size), draws, OPERATIONS), tensor(size)
-    alone = OPERATIONS[name](images, draws_of(name, drawn(DRAWN[name], FACES, size, seed)))
+    out, images = run_chain(tensor(size), draws, torch_only=torch_only), tensor(size)
+    by = OPERATIONS if torch_only else ON_CPU
+    alone = by[name](images, draws_of(name, drawn(DRAWN[name], FACES, size, seed)))
     assert torch.equal(out[~chosen], images[~chosen])
     assert torch.equal(out[chosen], alone[chosen])
     assert torch.equal(images, tensor(size)), "an operation leaves its input alone"
@@ -99,7 +99,9 @@ def test_two_thousand_faces_of_both_backends_look_alike(name, size):
     """Two samples of one distribution in nine statistics of a face (Kolmogorov-Smirnov, the seeds fixed)."""
     count = 2000
     pictures = np.resize(faces(size)[:-1], (count, size, size, 3))
-    ours = run_chain(torch.from_numpy(pictures), table_of(name, count, size, 11).rows(0, count), OPERATIONS).numpy()
+    ours = run_chain(
+        torch.from_numpy(pictures), table_of(name, count, size, 11).rows(0, count), torch_only=True
+    ).numpy()
     theirs = run_reference(pictures, name, 1.0, 12)
     found, expected, plain = statistics(ours), statistics(theirs), statistics(pictures)
     for key in found:
@@ -143,9 +145,9 @@ def test_no_operation_waits_for_the_device(name, size):
 @pytest.mark.parametrize("name", sorted(CHAINS))
 def test_no_chain_waits_for_the_device(name):
     images, table = tensor(32).repeat(10, 1, 1, 1), table_of(name, 60, 32, 1)
-    run_chain(images, table.rows(0, 60), OPERATIONS)
+    run_chain(images, table.rows(0, 60), torch_only=True)
     with Waits():
-        run_chain(images, table.rows(0, 60), OPERATIONS)
+        run_chain(images, table.rows(0, 60), torch_only=True)
 
 
 @pytest.mark.parametrize(

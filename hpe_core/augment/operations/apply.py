@@ -40,18 +40,30 @@ OPERATIONS: Mapping[str, Apply] = MappingProxyType(
 )
 
 
-ON_CPU: Mapping[str, Apply] = MappingProxyType({**OPERATIONS, **opencv.FASTER})
+def by_opencv(name: str) -> Apply:
+    """One of OpenCV's operations as those of torch are: of a whole batch, which stays as it was."""
+
+    def apply(images_BHWC: Tensor, draws: Draws) -> Tensor:
+        changed = images_BHWC.clone()
+        opencv.FASTER[name](changed.numpy(), draws)
+        return changed
+
+    return apply
 
 
-def run_chain(images_BHWC: Tensor, draws: Draws, operations: Mapping[str, Apply] | None = None) -> Tensor:
+ON_CPU: Mapping[str, Apply] = MappingProxyType({**OPERATIONS, **{name: by_opencv(name) for name in opencv.FASTER}})
+
+
+def run_chain(images_BHWC: Tensor, draws: Draws, *, torch_only: bool = False) -> Tensor:
     """uint8 RGB -> uint8 RGB: the operations that stand in `draws.on`, in its order. The input is left as it was.
 
-    `operations` are the fastest of the images' device if not given.
+    On a CPU OpenCV does what it does faster, unless `torch_only`.
     """
-    if operations is None:
-        operations = ON_CPU if images_BHWC.device.type == "cpu" else OPERATIONS
-    images_BHWC = images_BHWC.clone(memory_format=torch.contiguous_format)  # `put` writes through a view of it
+    images_BHWC = images_BHWC.clone(memory_format=torch.contiguous_format)  # both write through views of it
+    pixels = None if torch_only or images_BHWC.device.type != "cpu" else images_BHWC.numpy()
     for name, faces in draws.on.items():
-        if name in operations:
-            put(images_BHWC, faces, operations[name](images_BHWC.index_select(0, faces), draws.of(faces)))
+        if pixels is not None and name in opencv.FASTER:
+            opencv.FASTER[name]([pixels[face] for face in faces.tolist()], draws.of(faces))
+        elif name in OPERATIONS:
+            put(images_BHWC, faces, OPERATIONS[name](images_BHWC.index_select(0, faces), draws.of(faces)))
     return images_BHWC

@@ -1,7 +1,7 @@
 """Operations that OpenCV does faster on a CPU, one face after the other, with the same draws (docs/augmentation.md).
 
 Much of the time of albumentations goes into what surrounds OpenCV's calls. Here the tables and kernels of all faces are
-made at once, and a face costs its calls.
+made at once, and a face costs its calls: it is changed where it lies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,106 +10,101 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from hpe_core.augment.operations.histograms import TILES
 from hpe_core.augment.table import Draws, Values
 
-Apply = Callable[[Tensor, Draws], Tensor]
+Faces = Iterable[Values]  # uint8 RGB pictures (H, W, 3), each its own memory or a part of a batch's
+Recolour = Callable[[Faces, Draws], None]  # in place
 LEVELS = np.arange(256, dtype=np.float32)
 
 
-def each(x_BHWC: Tensor, change: Callable[..., Any], *columns: Iterable[Any]) -> Tensor:
-    """change(face, where its outcome goes, the face's entry of each column), for every face."""
-    faces = x_BHWC.numpy()
-    out = np.empty_like(faces)
-    for face, changed, *row in zip(faces, out, *columns, strict=True):
-        change(face, changed, *row)
-    return torch.from_numpy(out)
+def each(faces: Faces, change: Callable[..., Any], *columns: Iterable[Any]) -> None:
+    """change(face, the face's entry of each column), for every face."""
+    for face, *row in zip(faces, *columns, strict=True):
+        change(face, *row)
 
 
-def brightness(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    def change(face: Values, out: Values, gain: float, shift: float) -> None:
-        cv2.addWeighted(face, gain, face, 0, shift - 0.499, out)  # it rounds, and we cut off
+def brightness(faces: Faces, draws: Draws) -> None:
+    def change(face: Values, gain: float, shift: float) -> None:
+        cv2.addWeighted(face, gain, face, 0, shift - 0.499, face)  # it rounds, and we cut off
 
-    return each(x_BHWC, change, draws["brightness.gain"].tolist(), draws["brightness.shift"].tolist())
+    each(faces, change, draws["brightness.gain"].tolist(), draws["brightness.shift"].tolist())
 
 
-def gamma(x_BHWC: Tensor, draws: Draws) -> Tensor:
+def gamma(faces: Faces, draws: Draws) -> None:
     tables = (LEVELS / 255) ** draws["gamma.power"].numpy()[:, None] * 255
-    return each(x_BHWC, lambda face, out, table: cv2.LUT(face, table, out), tables.astype(np.uint8))
+    each(faces, lambda face, table: cv2.LUT(face, table, face), tables.astype(np.uint8))
 
 
-def hsv(x_BHWC: Tensor, draws: Draws) -> Tensor:
+def hsv(faces: Faces, draws: Draws) -> None:
     hue, saturation, value = (LEVELS + draws[f"hsv.{name}"].numpy()[:, None] for name in ("hue", "saturation", "value"))
     saturation[:, 0] = 0
     tables = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], axis=-1).astype(np.uint8)
 
-    def change(face: Values, out: Values, table: Values) -> None:
-        turned = cv2.LUT(cv2.cvtColor(face, cv2.COLOR_RGB2HSV), table[None])
-        cv2.cvtColor(turned, cv2.COLOR_HSV2RGB, out)
+    def change(face: Values, table: Values) -> None:
+        turned = cv2.cvtColor(face, cv2.COLOR_RGB2HSV)
+        cv2.cvtColor(cv2.LUT(turned, table[None], turned), cv2.COLOR_HSV2RGB, face)
 
-    return each(x_BHWC, change, tables)
-
-
-def grey(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    def change(face: Values, out: Values) -> None:
-        cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, out)
-
-    return each(x_BHWC, change)
+    each(faces, change, tables)
 
 
-def gaussian(x_BHWC: Tensor, draws: Draws) -> Tensor:
+def grey(faces: Faces, draws: Draws) -> None:
+    def change(face: Values) -> None:
+        cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, face)
+
+    each(faces, change)
+
+
+def gaussian(faces: Faces, draws: Draws) -> None:
     weights = draws["gaussian.weights"].numpy()
     kernels = np.concatenate([weights[:, :0:-1], weights], axis=1)
-    return each(x_BHWC, lambda face, out, kernel: cv2.sepFilter2D(face, -1, kernel, kernel, out), kernels)
+    each(faces, lambda face, kernel: cv2.sepFilter2D(face, -1, kernel, kernel, face), kernels)
 
 
-def median3(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    return each(x_BHWC, lambda face, out: cv2.medianBlur(face, 3, out))
+def median3(faces: Faces, draws: Draws) -> None:
+    each(faces, lambda face: cv2.medianBlur(face, 3, face))
 
 
-def median5(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    return each(x_BHWC, lambda face, out: cv2.medianBlur(face, 5, out))
+def median5(faces: Faces, draws: Draws) -> None:
+    each(faces, lambda face: cv2.medianBlur(face, 5, face))
 
 
-def equalize(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    def change(face: Values, out: Values) -> None:
-        cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(face)], out)
+def equalize(faces: Faces, draws: Draws) -> None:
+    def change(face: Values) -> None:
+        cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(face)], face)
 
-    return each(x_BHWC, change)
+    each(faces, change)
 
 
-def clahe(x_BHWC: Tensor, draws: Draws) -> Tensor:
+def clahe(faces: Faces, draws: Draws) -> None:
     spreader = cv2.createCLAHE(tileGridSize=(TILES, TILES))
 
-    def change(face: Values, out: Values, clip: float) -> None:
+    def change(face: Values, clip: float) -> None:
         lightness, a, b = cv2.split(cv2.cvtColor(face, cv2.COLOR_RGB2LAB))
         spreader.setClipLimit(clip)
-        cv2.cvtColor(cv2.merge([spreader.apply(lightness), a, b]), cv2.COLOR_LAB2RGB, out)
+        cv2.cvtColor(cv2.merge([spreader.apply(lightness), a, b]), cv2.COLOR_LAB2RGB, face)
 
-    return each(x_BHWC, change, draws["clahe.clip"].tolist())
-
-
-def jpeg(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    def change(face: Values, out: Values, quality: float) -> None:
-        out[:] = cv2.imdecode(cv2.imencode(".jpg", face, (cv2.IMWRITE_JPEG_QUALITY, int(quality)))[1], cv2.IMREAD_COLOR)
-
-    return each(x_BHWC, change, draws["jpeg.quality"].tolist())
+    each(faces, change, draws["clahe.clip"].tolist())
 
 
-def downscale(x_BHWC: Tensor, draws: Draws) -> Tensor:
-    size = (x_BHWC.shape[2], x_BHWC.shape[1])
+def jpeg(faces: Faces, draws: Draws) -> None:
+    def change(face: Values, quality: float) -> None:
+        sent = cv2.imencode(".jpg", face, (cv2.IMWRITE_JPEG_QUALITY, int(quality)))[1]
+        face[:] = cv2.imdecode(sent, cv2.IMREAD_COLOR)
 
-    def change(face: Values, out: Values, scale: float) -> None:
+    each(faces, change, draws["jpeg.quality"].tolist())
+
+
+def downscale(faces: Faces, draws: Draws) -> None:
+    def change(face: Values, scale: float) -> None:
         small = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        cv2.resize(small, size, out, interpolation=cv2.INTER_NEAREST)
+        cv2.resize(small, face.shape[1::-1], face, interpolation=cv2.INTER_NEAREST)
 
-    return each(x_BHWC, change, draws["downscale.scale"].tolist())
+    each(faces, change, draws["downscale.scale"].tolist())
 
 
-FASTER: Mapping[str, Apply] = MappingProxyType(
+FASTER: Mapping[str, Recolour] = MappingProxyType(
     {
         "brightness": brightness,
         "gamma": gamma,
