@@ -16,6 +16,7 @@ import psutil
 from hpe_core.system.files import read_json
 from workflows.engine.config import REPO, load
 from workflows.full_pipeline import NAMES
+from workflows.tracking.server import client_of
 
 CONFIG = "tests/tiny.yaml"
 Moment = Callable[[Path], bool]
@@ -153,10 +154,6 @@ def has_checkpoint(store: Path) -> bool:
     return False
 
 
-def has_label(store: Path) -> bool:
-    return any(store.glob("labels/*/*/heads.train/part-*.json"))
-
-
 def has_trial(store: Path) -> bool:
     return any(store.glob("search/*/tune/trial_*/checkpoint_*"))
 
@@ -174,10 +171,7 @@ def nothing_left(store: Path) -> None:
 
 def runs_in(database: Path) -> tuple[Any, list[Any]]:
     """A client of MLflow's database and all runs in it."""
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{database}"
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = client_of(f"sqlite:///{database}")
     experiment = client.get_experiment_by_name("head-pose")
     return client, list(client.search_runs([experiment.experiment_id], max_results=500))
 

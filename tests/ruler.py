@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.datasets.base import Pose, Source, pose_of
 from hpe_core.datasets.plan import plan_dataset
@@ -26,7 +26,7 @@ from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.geometry.rotation import angle_error
-from hpe_core.learning.calibration import LEVELS, auroc, calibrate, coverage
+from hpe_core.learning.calibration import LEVELS, calibrate, coverage
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.predictor import HeadPosePredictor, Poses
 from hpe_core.render.scene import render_head
@@ -121,6 +121,13 @@ def strange(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
     told = {"faces against none": auroc(photographs, no_faces), "heads against behind": auroc(known, behind_them)}
     told |= {f"held {100 * level:g} %": 100 * share for level, share in zip(LEVELS, held.tolist(), strict=True)}
     return told | {"faces": len(photographs), "no faces": len(no_faces)}
+
+
+def auroc(ordinary: ArrayLike, strange: ArrayLike) -> float:
+    """The chance that a strange one has a larger value than an ordinary one, ties halved (Mann and Whitney 1947)."""
+    low, high = np.sort(np.ravel(ordinary)), np.ravel(strange)
+    below, up_to = (np.searchsorted(low, high, side=side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(low)))
 
 
 def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:

@@ -9,9 +9,9 @@ from hpe_core.errors import SpecError
 from workflows import compare_seeds
 from workflows.compare_seeds import KINDS, compare, main, variant, with_seed
 from workflows.engine.config import load
-from workflows.engine.results import Cell, EvaluateResult, Results, Role, Row
+from workflows.engine.results import DEGREES, Cell, EvaluateResult, Results, Role, Row
 from workflows.full_pipeline import STAGES
-from workflows.report.comparison import DEGREES, Compared, markdown
+from workflows.report.comparison import Compared, markdown
 
 
 def test_variants_differ_in_their_soft_labels_only_and_share_the_labels_stage():

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
+from workflows.engine.commandline import parted
 from workflows.engine.config import arguments, guarded, load, tell
-from workflows.engine.results import Cell, EvaluateResult
+from workflows.engine.results import DEGREES, Cell, EvaluateResult
 from workflows.full_pipeline import STAGES, run_pipeline
-from workflows.report.comparison import DEGREES, DISTILLED, Compared, into_page, joined, markdown, place_in
+from workflows.report.comparison import DISTILLED, Compared, into_page, joined, markdown, place_in
 
 KINDS = {
     "ensemble": "the teachers' ensemble",
@@ -109,8 +110,8 @@ def read(evaluated: EvaluateResult, test: str) -> tuple[list[Compared], Cells]:
 def main(argv: Sequence[str]) -> int:
     own_keys = "own keys: seeds=0,1,2 variants=KIND,... readme=FILE heatmap=FILE.png"
     args = arguments(argv, __doc__ or "", ("run",), own_keys)
-    pairs = {key: value for key, _, value in (word.partition("=") for word in args.overrides) if key in OWN}
-    spec = load(args.config, [word for word in args.overrides if word.partition("=")[0] not in OWN])
+    pairs, words = parted(args.overrides, OWN)
+    spec = load(args.config, words)
     try:
         seeds = [int(seed) for seed in pairs.get("seeds", "0,1,2").split(",")]
     except ValueError:

@@ -38,7 +38,7 @@ from workflows.checks.data import Examined, examine, in_lines, write_pictures
 from workflows.checks.findings import Look
 from workflows.checks.machine import examine_machine, look_at_packages
 from workflows.checks.models import look_at_exported, networks_in, published_in
-from workflows.engine.commandline import typed_overrides
+from workflows.engine.commandline import parted, typed_overrides
 from workflows.engine.config import DEFAULT_CONFIG, EXIT_BAD_INPUT, absolute, arguments, guarded, load, tell
 
 FACES = 300  # decoded of each dataset where nothing else is said
@@ -55,10 +55,8 @@ LOOKED_AT_ALONE = CropSpec(size=128, margin_px=0)  # of a dataset without a conf
 
 def main(argv: Sequence[str]) -> int:
     args = arguments(argv, __doc__ or "", ("run",), OWN_KEYS, CODES)
-    pairs = [word.partition("=") for word in args.overrides]
-    own = {key: value for key, equals, value in pairs if equals and key in OWN}
+    own, words = parted(args.overrides, OWN)
     faces, out = check_own(own)
-    words = [word for word, (key, equals, _) in zip(args.overrides, pairs, strict=True) if not equals or key not in OWN]
     looks = [look_at_packages()]
     if looks[0].findings:
         return conclude(looks, [], as_json=args.json)  # whatever comes next imports what may be missing

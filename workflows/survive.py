@@ -23,7 +23,7 @@ from pathlib import Path
 from hpe_core.errors import check, nearest, say
 from hpe_core.system.remote import is_remote
 from workflows.engine.cluster import made_by, running_address
-from workflows.engine.commandline import EXIT_STOPPED
+from workflows.engine.commandline import EXIT_STOPPED, parted
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, arguments, guarded, load, tell
 from workflows.storage.lock import holding
 from workflows.survival.campaign import NAMES, campaign
@@ -40,8 +40,7 @@ CODES = {0: "nothing was lost", EXIT_FAILED: "something was, or no run was possi
 
 def main(argv: Sequence[str]) -> int:
     args = arguments(argv, __doc__ or "", ("run",), OWN_KEYS, CODES, default=CONFIG)
-    own = {key: value for key, _, value in (word.partition("=") for word in args.overrides) if key in OWN}
-    words = [word for word in args.overrides if word.partition("=")[0] not in OWN]
+    own, words = parted(args.overrides, OWN)
     seed, chosen, nodes_allowed = check_own(own)
     spec = load(args.config, words)
     check(not is_remote(spec.store), f"store={spec.store}: drills harm files, so it is a folder that all nodes share")
@@ -50,10 +49,9 @@ def main(argv: Sequence[str]) -> int:
     address = {"local": "", "auto": running_address() or ""}.get(spec.cluster.address, spec.cluster.address)
     say(touched(address, nodes_allowed, home))
     dice = random.Random(seed)
-    laid = [word for word in words if word.partition("=")[0] not in PLACES]
     try:
         with holding(home), joined(address, dice, nodes_allowed=nodes_allowed) as cluster:
-            with Ground(args.config, laid, home, cluster.address, dice) as ground:
+            with Ground(args.config, parted(words, PLACES)[1], home, cluster.address, dice) as ground:
                 calm, faults = campaign(ground, cluster, chosen)
             receipt = Receipt(seed, cluster.told, calm, tuple(faults), machine(*cluster.size, made_by()))
     except KeyboardInterrupt:

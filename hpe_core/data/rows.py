@@ -10,9 +10,11 @@ rotations in float32; the file says which.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,13 +93,12 @@ def to_table(rows: Sequence[FaceRow], crop: CropSpec, encoding: str) -> pa.Table
     numbers_MF = np.array(values, np.float32).reshape(len(rows), 9)
     unknown = np.full((LANDMARKS, 3), np.nan, np.float32)
     marks = np.array([unknown if row.landmarks is None else row.landmarks for row in rows], np.float32)
-    landmarks = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * MARKS), len(rows), [None, pa.py_buffer(marks)])
-    images = columns.field("image").type
+    landmarks = fixed_binary(marks.reshape(len(rows), MARKS))
     if encoding == "raw":
-        pixels = np.concatenate([row.crop.pixels.reshape(-1) for row in rows]) if rows else np.empty(0, np.uint8)
-        pictures = pa.FixedSizeBinaryArray.from_buffers(images, len(rows), [None, pa.py_buffer(pixels)])
+        pixels = np.array([row.crop.pixels for row in rows], np.uint8)
+        pictures = fixed_binary(pixels.reshape(len(rows), crop.stored_size**2 * 3))
     else:
-        pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], images)
+        pictures = pa.array([stored_image(row.crop.pixels, encoding) for row in rows], pa.binary())
     texts = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in TEXTS]
     floats = [pa.array(np.ascontiguousarray(column)) for column in numbers_MF.T]
     arrays = [*texts, *floats, landmarks, pictures]
@@ -209,8 +210,15 @@ def read_shard(path: Path) -> Shard:
     )
 
 
+def fixed_binary(values: NDArray[Any]) -> pa.Array:
+    """(M, ...) as a column of M binary values of equal size, without a copy."""
+    flat = np.ascontiguousarray(values)
+    width = flat.itemsize * math.prod(flat.shape[1:])
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(flat), [None, pa.py_buffer(flat)])
+
+
 def fixed_binary_view(column: pa.Array, dtype: type, shape: tuple[int, ...]) -> NDArray:
-    """A fixed-size binary column as an (M, *shape) array without a copy."""
+    """What `fixed_binary` made as an (M, *shape) array, without a copy."""
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
     width = int(np.prod(shape))
@@ -239,13 +247,10 @@ LABEL_TYPES: dict[str, tuple[FormName, type[np.floating]]] = {
 def write_soft_labels(path: Path, sample_ids: Sequence[str], labels_MAN: NDArray[np.floating], origin: str) -> str:
     """Soft labels beside a shard of the same rows: fp16 log-probabilities (M, 3, N), or float32 mean rotations
     (M, 3, 3). `origin` says who made them. Returns SHA-256."""
-    count, angles, bins = labels_MAN.shape
     (name,) = [name for name, (_, kind) in LABEL_TYPES.items() if labels_MAN.dtype == kind]
-    assert count == len(sample_ids)
-    flat = np.ascontiguousarray(labels_MAN).reshape(count, -1)
-    width = angles * bins * labels_MAN.itemsize
-    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), count, [None, pa.py_buffer(flat)])
-    said = {"version": SCHEMA_VERSION, "origin": origin} | ({"bins": bins} if name == LOG_PROBS else {})
+    assert len(labels_MAN) == len(sample_ids)
+    column = fixed_binary(labels_MAN)
+    said = {"version": SCHEMA_VERSION, "origin": origin} | ({"bins": labels_MAN.shape[2]} if name == LOG_PROBS else {})
     metadata = {"hpe": json.dumps(said, sort_keys=True)}
     fields = pa.schema([("sample_id", pa.string()), (name, column.type)], metadata=metadata)
     return write_table(path, pa.Table.from_arrays([pa.array(sample_ids, pa.string()), column], schema=fields))

@@ -10,8 +10,6 @@ is then still drawn, from the train groups, where the dataset names none: publis
 neither may choose a checkpoint. A dataset that is only tested on contributes what it calls test.
 """
 
-import hashlib
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +25,7 @@ from hpe_core.datasets.faces import BLOCK, FaceFile, in_blocks, in_order, read_l
 from hpe_core.datasets.files import printable
 from hpe_core.errors import nearest
 from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.system.files import json_sha256
 
 CUT_SEED = 1  # not that of any split by chance: where a shard ends has nothing to do with who is in it
 RUNS = 100  # shards whose faces' states are asked for at once
@@ -308,4 +307,4 @@ def _job_hash(spec: DatasetSpec, states: Sequence[str], data: DataSpec, refs: Se
         "limit_deg": data.limit_deg,
         "refs": [[ref.sample_id, ref.group, ref.key] for ref in refs],
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return json_sha256(recipe)

@@ -5,7 +5,6 @@ over bin centres (EHPNet section 3; offset ensemble eq. 2). EHPNet uses `AngleBi
 +-99 with widths 1, 2, 3, 4; 4 does not divide 198, so it gets 50 bins over +-100. Nobody else knows a bin centre.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpe_core.geometry.rotations import matrix_of
+from hpe_core.geometry.rotations import constant, matrix_of
 from hpe_core.spec.network import FormName
 
 TINY = 1e-7  # log-probabilities are stored as float16
@@ -87,10 +86,8 @@ class AngleBins:
         return labels_B3N.float().softmax(-1)
 
     def centers_like(self, probs: Tensor) -> Tensor:
-        """(count,) degrees of the tensor's type and on its device: made once for both, so nobody writes into it."""
-        if torch.compiler.is_compiling():  # a trace holds the constant itself
-            return torch.as_tensor(self.centers, dtype=probs.dtype, device=probs.device)
-        return _centers(self, probs.dtype, probs.device)
+        """(count,) degrees of the tensor's type and on its device; nobody writes into it."""
+        return constant(_centers, probs, self)
 
     def mirror(self, probs_B3N: Tensor) -> Tensor:
         """Soft labels of the flipped picture: yaw and roll bins reversed, pitch kept. Works on logs too."""
@@ -127,8 +124,5 @@ class AngleBins:
         return out + left * edge
 
 
-@functools.cache
-def _centers(bins: AngleBins, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A step that made them anew would wait for a copy to the device, three times."""
-    with torch.inference_mode(False):  # the first who asks may not learn; the next one's gradient needs them
-        return torch.as_tensor(bins.centers, dtype=dtype, device=device)
+def _centers(bins: AngleBins) -> NDArray[np.float64]:
+    return bins.centers

@@ -95,9 +95,13 @@ def turn(angles_deg: ArrayLike, clockwise_deg: ArrayLike) -> Floats:
     delta = np.asarray(clockwise_deg, dtype=np.float64)
     zeros = np.zeros(np.broadcast_shapes(delta.shape, angles.shape[:-1]))
     spin = euler_to_matrix(np.stack([zeros, zeros, zeros + delta], axis=-1))
-    decoded = matrix_to_euler(spin @ euler_to_matrix(angles))
-    behind = np.abs(angles[..., YAW : YAW + 1]) > 90.0
-    return np.where(behind, other_branch(decoded), decoded)
+    return same_branch(matrix_to_euler(spin @ euler_to_matrix(angles)), angles)
+
+
+def same_branch(decoded_deg: ArrayLike, as_deg: ArrayLike) -> Floats:
+    """Decoded triples, but the other one of the same rotation where `as_deg` has |yaw| > 90."""
+    behind = np.abs(np.asarray(as_deg, np.float64)[..., YAW : YAW + 1]) > 90.0
+    return np.where(behind, other_branch(decoded_deg), decoded_deg)
 
 
 def other_branch(angles_deg: ArrayLike) -> Floats:

@@ -12,7 +12,7 @@ spread of a sure answer is a small difference.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -198,20 +198,23 @@ def _length(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt()
 
 
-def constant(values: Callable[[], NDArray[np.float64]], like: Tensor) -> Tensor:
-    """The array that a function makes, of a tensor's type and on its device: made once, so nobody writes into it.
+def constant(values: Callable[..., NDArray[np.float64]], like: Tensor, *of: Hashable) -> Tensor:
+    """The array that a function makes `of` these, of a tensor's type and on its device: made once, so nobody writes
+    into it.
 
     A step that made it anew would wait for a copy to the device.
     """
     if torch.compiler.is_compiling():  # a trace holds the constant itself
-        return torch.as_tensor(values(), dtype=like.dtype, device=like.device)
-    return _kept(values, like.dtype, like.device)
+        return torch.as_tensor(values(*of), dtype=like.dtype, device=like.device)
+    return _kept(values, of, like.dtype, like.device)
 
 
 @functools.cache
-def _kept(values: Callable[[], NDArray[np.float64]], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept(
+    values: Callable[..., NDArray[np.float64]], of: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     with torch.inference_mode(False):  # the first who asks may not learn; the next one's gradient needs them
-        return torch.as_tensor(values(), dtype=dtype, device=device)
+        return torch.as_tensor(values(*of), dtype=dtype, device=device)
 
 
 def _mirrored() -> NDArray[np.float64]:

@@ -81,10 +81,3 @@ def risk_coverage(errors_M: ArrayLike, confidence_M: ArrayLike) -> Floats:
     ranked = np.asarray(errors_M, np.float64)[np.argsort(-np.asarray(confidence_M), kind="stable")]
     counts = np.maximum(1, np.round(np.arange(1, POINTS + 1) / POINTS * len(ranked)).astype(int))
     return np.asarray(np.cumsum(ranked)[counts - 1] / counts)
-
-
-def auroc(ordinary: ArrayLike, strange: ArrayLike) -> float:
-    """The chance that a strange one has a larger value than an ordinary one, ties halved (Mann and Whitney 1947)."""
-    low, high = np.sort(np.ravel(ordinary)), np.ravel(strange)
-    below, up_to = (np.searchsorted(low, high, side=side) for side in ("left", "right"))
-    return float((below + up_to).mean() / (2 * len(low)))

@@ -24,7 +24,7 @@ from hpe_core.geometry.rotation import (
     euler_to_matrix,
     geodesic_deg,
     matrix_to_euler,
-    other_branch,
+    same_branch,
 )
 
 FRONT_DEG = 99.0  # of yaw, up to which Euler angles are compared: a head from behind has two triples, far apart
@@ -128,9 +128,7 @@ def head_offset(predicted_deg: ArrayLike, true_deg: ArrayLike) -> Floats:
 def realigned(predicted_deg: ArrayLike, offset: ArrayLike) -> Floats:
     """(..., 3) degrees after the head's axes are moved by `offset`; a triple with |yaw| > 90 keeps its branch."""
     predicted = np.asarray(predicted_deg, np.float64)
-    decoded = matrix_to_euler(euler_to_matrix(predicted) @ np.asarray(offset, np.float64))
-    behind = np.abs(predicted[..., YAW : YAW + 1]) > 90.0
-    return np.where(behind, other_branch(decoded), decoded)
+    return same_branch(matrix_to_euler(euler_to_matrix(predicted) @ np.asarray(offset, np.float64)), predicted)
 
 
 def aligned_summary(predicted_deg: ArrayLike, true_deg: ArrayLike, groups: ArrayLike | None = None) -> dict[str, float]:

@@ -65,7 +65,7 @@ def _plain(color: Float) -> Float:
     return np.ascontiguousarray(np.broadcast_to(color, (N, N, 3)), np.float32)
 
 
-def _ramp(rng: np.random.Generator, a: Float, b: Float, angle: float) -> Float:
+def _ramp(a: Float, b: Float, angle: float) -> Float:
     line = np.linspace(-1, 1, N).astype(np.float32)
     t = np.clip(0.5 + 0.5 * (line * np.sin(angle) + (line * np.cos(angle))[:, None]), 0, 1)
     out = np.empty((N, N, 3), np.float32)
@@ -101,7 +101,7 @@ def _oval(plate: Float, x: float, y: float, wide: float, high: float, color: Flo
 
 def _wall(rng: np.random.Generator) -> Float:
     c = _color(rng, 0.05, 0.9, 0.4)
-    plate = _ramp(rng, c, c * np.float32(rng.uniform(0.4, 0.95)), rng.uniform(0, 2 * np.pi))
+    plate = _ramp(c, c * np.float32(rng.uniform(0.4, 0.95)), rng.uniform(0, 2 * np.pi))
     if rng.random() < 0.3:  # boards, tiles, bricks
         pitch = rng.uniform(8, 30)
         for x in np.arange(rng.uniform(0, pitch), N, pitch):
@@ -121,7 +121,7 @@ def _wall(rng: np.random.Generator) -> Float:
 
 def _room(rng: np.random.Generator) -> Float:
     c = _color(rng, 0.08, 0.8, 0.3)
-    plate = _ramp(rng, c, c * np.float32(rng.uniform(0.3, 0.9)), rng.uniform(-0.5, 0.5))
+    plate = _ramp(c, c * np.float32(rng.uniform(0.3, 0.9)), rng.uniform(-0.5, 0.5))
     lean = rng.normal(0, 0.08)
     floor = rng.uniform(75, 130)
     _box(plate, -10, floor, N + 20, N, _color(rng, 0.03, 0.5), lean)
@@ -187,7 +187,7 @@ def _sky(rng: np.random.Generator) -> Float:
     pale = np.array([0.75, 0.82, 0.9], np.float32) * np.float32(rng.uniform(0.7, 1.2))
     if rng.random() < 0.2:
         blue, pale = np.array([0.3, 0.25, 0.35], np.float32), np.array([1.0, 0.6, 0.35], np.float32)
-    plate = _ramp(rng, blue, pale, 0.0)
+    plate = _ramp(blue, pale, 0.0)
     clouds = np.clip(_fractal(rng, 1.1) * 0.6 + rng.uniform(-0.8, 0.8), 0, 1)[..., None]
     plate += (np.float32(rng.uniform(0.8, 1.3)) - plate) * clouds * 0.8
     line = rng.uniform(50, 140)
@@ -208,7 +208,7 @@ def _sky(rng: np.random.Generator) -> Float:
 
 
 def _street(rng: np.random.Generator) -> Float:
-    plate = _ramp(rng, _color(rng, 0.4, 1.0, 0.2), _color(rng, 0.08, 0.4, 0.2), 0.0)
+    plate = _ramp(_color(rng, 0.4, 1.0, 0.2), _color(rng, 0.08, 0.4, 0.2), 0.0)
     lean = rng.normal(0, 0.15)
     x = -10.0
     while x < N:

@@ -46,20 +46,21 @@ class Surface:
 
     def outside(self, points: Float, margin: Float | float) -> Float:
         """Points (..., 3), those too near to the head moved out to `margin` mm over it."""
-        row, col = self.texel(points)
-        from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
-        from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
-        far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
-        need = np.minimum(self.radius[row, col], 125.0) + margin
-        return (points + from_middle * (np.maximum(need / far, 1) - 1)[..., None]).astype(np.float32)
+        from_middle, far, skin = self._from_middle(points)
+        return (points + from_middle * (np.maximum((skin + margin) / far, 1) - 1)[..., None]).astype(np.float32)
 
     def over(self, points: Float) -> tuple[Float, Float]:
         """Outward directions (N, 3) at points (N, 3), and their height over the skin, mm."""
+        from_middle, far, skin = self._from_middle(points)
+        return from_middle / far[..., None], far - skin
+
+    def _from_middle(self, points: Float) -> tuple[Float, Float, Float]:
+        """The way to points (..., 3) from the head's middle, how far that is, and how far the skin is there, mm."""
         row, col = self.texel(points)
         from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
         from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
         far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
-        return from_middle / far[..., None], far - np.minimum(self.radius[row, col], 125.0)
+        return from_middle, far, np.minimum(self.radius[row, col], 125.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +221,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     side = np.where(cols < CHART_COLS / 2, -1.0, 1.0).astype(np.float32)
     layer = np.clip(0.5 + 0.28 * single[0], 0.05, 1).astype(np.float32)
     at_front = front[rows, cols]
-    length = style.hair_length * np.exp(0.16 * lots[0] + 0.10 * single[1])
-    length *= _cut_length(style, root, at_front)
+    length = style.hair_length * np.exp(0.16 * lots[0] + 0.10 * single[1]) * _cut_length(style, root)
     fringe = (at_front > 0.25) & (style.fringe > 0) & (np.abs(root[:, 0]) < 48)
     length = np.where(fringe, np.clip(-14 - root[:, 1] + 14 * style.fringe, 18, 90) * np.exp(0.10 * lots[0]), length)
     fuller = {"curly": 2.2, "wavy": 1.4, "long": 1.2}.get(style.cut, 1.0)
@@ -272,7 +272,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     return _finish(style, points, layer, lots[4], single[5], width)
 
 
-def _cut_length(style: HeadStyle, root: Float, front: Float) -> Float:
+def _cut_length(style: HeadStyle, root: Float) -> Float:
     """Share of the length at each root: sides and nape of short hair are shorter."""
     if (style.cut in ("short", "side", "back", "curly") and style.female < 0.5) or style.cut in ("crop", "side"):
         return np.interp(root[:, 1], [-90, -40, -5, 60], [1.0, 0.85, 0.42, 0.22]).astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +125,47 @@ def _moved(rng: np.random.Generator, image: Float, length: int) -> Float:
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
+class _Stencil:
+    """What stands in front: its mask (H, W), and how bright each pixel of it is. Lengths are pixels."""
+
+    def __init__(self, height: int, width: int, side: float) -> None:
+        self.mask, self.shade = np.zeros((height, width), np.uint8), np.ones((height, width), np.float32)
+        self.side = side
+
+    def polygon(self, corners: Float) -> None:
+        cv2.fillPoly(self.mask, [np.round(corners).astype(np.int32)], 255, cv2.LINE_AA)
+
+    def oval(self, at: tuple[float, float], share: tuple[float, float], turn: float = 0.0) -> None:
+        axes = _pixel(share[0] * self.side, share[1] * self.side)
+        cv2.ellipse(self.mask, _pixel(*at), axes, turn, 0, 360, 255, -1, cv2.LINE_AA)
+
+    def capsule(self, a: Iterable[float], b: Iterable[float], wide: float) -> None:
+        cv2.line(self.mask, _pixel(*a), _pixel(*b), 255, max(2, int(wide)), cv2.LINE_AA)
+
+    def hand(self, rng: np.random.Generator, palm: Float, lean: float) -> None:
+        """Four fingers with a crease beside each, a thumb and an arm."""
+        across, up = np.array([np.cos(lean), np.sin(lean)]), np.array([np.sin(lean), -np.cos(lean)])
+        wide = 0.14 * self.side
+        outline = ((-1, 1.0), (1, 1.1), (1.05, -0.6), (0.6, -1.5), (-0.6, -1.5), (-1.1, -0.4))
+        self.polygon(np.array([palm + wide * (a * across + b * up) for a, b in outline]))
+        bent = rng.uniform(0.45, 1.0)
+        for f, long in enumerate((0.85, 1.0, 0.95, 0.75)):
+            root = palm + wide * ((f - 1.5) * 0.52 * across + 0.9 * up)
+            way = up + (f - 1.5) * rng.uniform(0.02, 0.16) * across
+            self.capsule(root, root + way * wide * 1.9 * long * bent, 0.46 * wide)
+            edge = root - 0.26 * wide * across
+            end = edge + way * wide * 1.7 * long * bent
+            cv2.line(self.shade, _pixel(*edge), _pixel(*end), 0.6, max(1, int(0.06 * wide)), cv2.LINE_AA)
+        thumb = palm + wide * (np.sign(rng.normal()) * np.array([1.0, 1.0]) * across)
+        bend = 0.5 * np.sign((thumb - palm) @ across) * across
+        self.capsule(thumb, thumb + wide * (1.0 * up + bend), 0.5 * wide)
+        self.capsule(palm - wide * up, palm - up * self.side * 1.2, 1.2 * wide)
+
+
+def _pixel(x: float, y: float) -> tuple[int, int]:
+    return int(x + 0.5), int(y + 0.5)
+
+
 def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) -> NDArray[np.bool_]:
     """Put something in front, in place: a hand, a microphone, a phone, a cup, a bar, leaves, somebody's shoulder or
     hair. Returns its mask (H, W). `box` is in the picture's own pixels."""
@@ -130,118 +173,51 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
     side = max(box.width, box.height)
     cx, cy = box.center
     x, y = cx + rng.uniform(-0.4, 0.4) * side, cy + rng.uniform(-0.3, 0.5) * side
-    mask = np.zeros((height, width), np.uint8)
+    stencil = _Stencil(height, width, side)
     color = (rng.uniform(0.05, 0.9) * (1 - 0.5 * rng.random(3))).astype(np.float32) ** 2
-
-    def point(px: float, py: float) -> tuple[int, int]:
-        return int(px + 0.5), int(py + 0.5)
-
-    def capsule(a: tuple[float, float], b: tuple[float, float], wide: float) -> None:
-        cv2.line(mask, point(*a), point(*b), 255, max(2, int(wide)), cv2.LINE_AA)
-
-    shade = np.ones((height, width), np.float32)
     kind = str(rng.choice(["hand", "mic", "phone", "bar", "shoulder", "leaves", "blob"],
                           p=[0.36, 0.14, 0.10, 0.10, 0.10, 0.08, 0.12]))  # fmt: skip
     if kind == "hand":
         color = linear(style.skin) * np.float32(rng.uniform(0.8, 1.05))
         lean, y = float(rng.uniform(-0.9, 0.9)), cy + rng.uniform(0.1, 0.5) * side
-        across = np.array([np.cos(lean), np.sin(lean)])
-        up = np.array([np.sin(lean), -np.cos(lean)])
-        palm, wide = np.array([x, y]), 0.14 * side
-        outline = ((-1, 1.0), (1, 1.1), (1.05, -0.6), (0.6, -1.5), (-0.6, -1.5), (-1.1, -0.4))
-        corners = np.array([palm + wide * (a * across + b * up) for a, b in outline])
-        cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255, cv2.LINE_AA)
-        bent = rng.uniform(0.45, 1.0)
-        for f, long in enumerate((0.85, 1.0, 0.95, 0.75)):
-            root = palm + wide * ((f - 1.5) * 0.52 * across + 0.9 * up)
-            way = up + (f - 1.5) * rng.uniform(0.02, 0.16) * across
-            tip = root + way * wide * 1.9 * long * bent
-            capsule((root[0], root[1]), (tip[0], tip[1]), 0.46 * wide)
-            edge = root - 0.26 * wide * across
-            cv2.line(
-                shade,
-                point(edge[0], edge[1]),
-                point(*(edge + way * wide * 1.7 * long * bent)),
-                0.6,
-                max(1, int(0.06 * wide)),
-                cv2.LINE_AA,
-            )
-        thumb = palm + wide * (np.sign(rng.normal()) * np.array([1.0, 1.0]) * across)
-        capsule(
-            (thumb[0], thumb[1]),
-            tuple(thumb + wide * (1.0 * up + 0.5 * np.sign((thumb - palm) @ across) * across)),
-            0.5 * wide,
-        )
-        arm = palm - up * side * 1.2
-        capsule((palm[0] - wide * up[0], palm[1] - wide * up[1]), (arm[0], arm[1]), 1.2 * wide)
+        stencil.hand(rng, np.array([x, y]), lean)
     elif kind == "mic":
         y = cy + rng.uniform(0.15, 0.42) * side
         color = np.full(3, rng.uniform(0.003, 0.06), np.float32)
-        cv2.circle(mask, point(x, y), max(2, int(0.08 * side)), 255, -1, cv2.LINE_AA)
-        capsule((x, y), (x + rng.uniform(-0.8, 0.8) * side, y + 1.5 * side), 0.07 * side)
+        cv2.circle(stencil.mask, _pixel(x, y), max(2, int(0.08 * side)), 255, -1, cv2.LINE_AA)
+        stencil.capsule((x, y), (x + rng.uniform(-0.8, 0.8) * side, y + 1.5 * side), 0.07 * side)
     elif kind == "phone":
         w, h = rng.uniform(0.12, 0.22) * side, rng.uniform(0.25, 0.45) * side
-        edges = cv2.boxPoints(((x, y), (w, h), float(rng.uniform(-40, 40))))
-        cv2.fillPoly(mask, [np.round(edges).astype(np.int32)], 255, cv2.LINE_AA)
+        stencil.polygon(cv2.boxPoints(((x, y), (w, h), float(rng.uniform(-40, 40)))))
     elif kind == "bar":
         a = rng.uniform(0, np.pi)
         d = np.array([np.cos(a), np.sin(a)]) * 2 * side
-        capsule((x - d[0], y - d[1]), (x + d[0], y + d[1]), rng.uniform(0.04, 0.2) * side)
+        stencil.capsule((x - d[0], y - d[1]), (x + d[0], y + d[1]), rng.uniform(0.04, 0.2) * side)
     elif kind == "shoulder":
         sign = -1 if rng.random() < 0.5 else 1
         rim = cx + sign * rng.uniform(0.25, 0.6) * side
         level = cy + rng.uniform(-0.1, 0.45) * side
-        cv2.ellipse(
-            mask,
-            point(rim + sign * 0.6 * side, level + 0.8 * side),
-            point(0.7 * side, 0.8 * side),
-            0,
-            0,
-            360,
-            255,
-            -1,
-            cv2.LINE_AA,
-        )
+        stencil.oval((rim + sign * 0.6 * side, level + 0.8 * side), (0.7, 0.8))
         if rng.random() < 0.5:
-            cv2.ellipse(
-                mask,
-                point(rim + sign * 0.65 * side, level - 0.1 * side),
-                point(0.34 * side, 0.45 * side),
-                0,
-                0,
-                360,
-                255,
-                -1,
-                cv2.LINE_AA,
-            )
+            stencil.oval((rim + sign * 0.65 * side, level - 0.1 * side), (0.34, 0.45))
             color = linear((0.15, 0.11, 0.09))
     elif kind == "leaves":
         color = np.array([0.08, 0.16, 0.04], np.float32) * np.float32(rng.uniform(0.4, 1.8))
         for _ in range(int(rng.integers(3, 14))):
             at = (x + rng.normal(0, 0.25) * side, y + rng.normal(0, 0.25) * side)
-            cv2.ellipse(
-                mask,
-                point(*at),
-                point(0.09 * side, 0.03 * side),
-                float(rng.uniform(0, 180)),
-                0,
-                360,
-                255,
-                -1,
-                cv2.LINE_AA,
-            )
+            stencil.oval(at, (0.09, 0.03), float(rng.uniform(0, 180)))
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
         radius = side * rng.uniform(0.08, 0.2) * rng.uniform(0.7, 1.3, 12)
         poly = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1)
-        cv2.fillPoly(mask, [poly.astype(np.int32)], 255, cv2.LINE_AA)
+        cv2.fillPoly(stencil.mask, [poly.astype(np.int32)], 255, cv2.LINE_AA)
     blur = float(rng.uniform(0.6, 2.5)) * side / 220
-    mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), max(blur, 0.5)), np.uint8)
+    mask = np.asarray(cv2.GaussianBlur(stencil.mask, (0, 0), max(blur, 0.5)), np.uint8)
     inner = cv2.GaussianBlur(mask, (0, 0), 0.04 * side).astype(np.float32) / 255
     grain = cv2.resize(rng.standard_normal((12, 12), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
     strength = np.float32(face / 0.25)
-    paint = color * (strength * shade * (0.35 + 0.65 * inner) * (1 + 0.10 * grain))[..., None]
+    paint = color * (strength * stencil.shade * (0.35 + 0.65 * inner) * (1 + 0.10 * grain))[..., None]
     alpha = mask.astype(np.float32)[..., None] / 255
     light += (np.maximum(paint, 0) - light) * alpha
     return mask > 127

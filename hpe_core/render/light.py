@@ -98,10 +98,12 @@ def draw_light(rng: np.random.Generator) -> Light:
         c = level * np.array([1 + warmth, 1.0, 1 - warmth]) * np.exp(rng.normal(0, 0.02, 3))
         return (float(c[0]), float(c[1]), float(c[2]))
 
+    def aimed(around: float, height: float) -> tuple[float, float, float]:
+        return unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
+
     def toward(low: float, high: float, spread: float = 2.6) -> tuple[float, float, float]:
         """A direction at an elevation between two, not often from behind."""
-        around, height = rng.normal(0, spread / 2.2), rng.uniform(low, high)
-        return unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
+        return aimed(rng.normal(0, spread / 2.2), rng.uniform(low, high))
 
     def lobes(
         count: int, level: float, sharp: tuple[float, float], low: float, high: float, warmth: float
@@ -110,8 +112,7 @@ def draw_light(rng: np.random.Generator) -> Light:
         for _ in range(count):
             k = float(np.exp(rng.uniform(np.log(sharp[0]), np.log(sharp[1]))))
             w = warmth + rng.normal(0, 0.08)
-            around, height = rng.uniform(-np.pi, np.pi), rng.uniform(low, high)
-            d = unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
+            d = aimed(rng.uniform(-np.pi, np.pi), rng.uniform(low, high))
             out.append(Lobe(d, tone(level * rng.uniform(0.4, 1.6), w), k))
         return out
 

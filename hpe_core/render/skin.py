@@ -153,10 +153,10 @@ def _places(x: Float, y: Float, z: Float, lid: Float, upper: NDArray[np.floating
     return {name: place.astype(np.float32) for name, place in found.items()}
 
 
-def _smooth(ring: Float, steps: int = 6) -> Float:
-    """A closed Catmull-Rom curve."""
+def _smooth(ring: Float) -> Float:
+    """A closed Catmull-Rom curve, six points for each."""
     p = [np.roll(ring, k, 0)[:, None] for k in (1, 0, -1, -2)]
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    t = np.linspace(0, 1, 6, endpoint=False)[None, :, None]
     curve = p[1] + 0.5 * t * (
         p[2] - p[0] + t * (2 * p[0] - 5 * p[1] + 4 * p[2] - p[3] + t * (3 * (p[1] - p[2]) + p[3] - p[0]))
     )

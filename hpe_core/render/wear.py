@@ -260,12 +260,12 @@ def _turns(count: int, gap: float = 0.0) -> NDArray[np.float64]:
 # ---- glasses
 
 
-def _outline(style: HeadStyle, points: Float, side: int, count: int = 25) -> NDArray[np.float64]:
-    """(count, 3) the rim of one glass, closed."""
+def _outline(style: HeadStyle, points: Float, side: int) -> NDArray[np.float64]:
+    """(25, 3) the rim of one glass, closed."""
     marks = anatomy().landmarks_of(points.astype(np.float64))
     eye = marks[36:42].mean(0) if side < 0 else marks[42:48].mean(0)
     bridge = marks[27]
-    t = np.linspace(0, 2 * np.pi, count)
+    t = np.linspace(0, 2 * np.pi, 25)
     power = 2 / style.frame_round
     wide, high = 24.5 * style.frame_size, (25 - 2.6 * style.frame_round) * style.frame_size
     if style.glasses == "sun":

@@ -16,6 +16,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def json_sha256(tree: Any) -> str:
+    """Hex digest of a tree of plain values: equal trees have one, in whatever order their keys stand."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a new name beside `path`. The file that the block writes there replaces `path` when the block ends.
@@ -52,3 +57,10 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def known_json(path: Path) -> Any | None:
+    """The same; what is no JSON, as a kill or a bad disk may leave it, counts as no file."""
+    with suppress(ValueError):
+        return read_json(path)
+    return None

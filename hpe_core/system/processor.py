@@ -31,6 +31,11 @@ def same_kernels() -> None:
         os.environ.setdefault(KIND, HASWELL)
 
 
+def cpu_name() -> str:
+    """The processor's name where the system tells it, else ''."""
+    return _first_core().get("model name", "")
+
+
 def processor() -> str:
     """The model, such as `AMD EPYC 9B14`, with its family's and model's number, since names repeat themselves."""
     core = _first_core()

@@ -99,9 +99,9 @@ def forward_rate(net: PoseNet, rows: FaceArrays, place: Place, seconds: float) -
     return rate(one, place, seconds)
 
 
-def rate(work: Callable[[], int], place: Place, seconds: float, warm: int = 3) -> float:
+def rate(work: Callable[[], int], place: Place, seconds: float) -> float:
     """Whatever `work` counts, a second, over so many seconds and after a few uncounted calls."""
-    for _ in range(warm):
+    for _ in range(3):
         work()
     wait(place)
     done, began = 0, time.perf_counter()

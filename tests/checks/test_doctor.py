@@ -1,48 +1,25 @@
-"""The doctor: it finds what is wrong with datasets and machine, and is silent where nothing is."""
+"""The doctor: it finds what is wrong with datasets, and is silent where nothing is."""
 
 import json
-import os
-import platform
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import ray
-from ray.exceptions import RpcError
 
 from hpe_core.datasets.readers.aflw import AMONG_68
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
-from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
-from tests.faces import write_onnx
-from tests.servers import answering
 from workflows import doctor
-from workflows.checks import machine, models, services
-from workflows.checks.data import Examined, examine, histogram, in_lines, sample
-from workflows.checks.machine import (
-    bytes_needed,
-    compare_packages,
-    look_at_gpu,
-    look_at_memory,
-    look_at_networks,
-    look_at_store,
-)
-from workflows.checks.models import published_in
-from workflows.checks.services import dashboard_port, dashboard_state, look_at_mlflow, look_at_ray, mlflow_revisions
-from workflows.engine.config import REPO, load
-from workflows.export import runtimes
-from workflows.training import jobs
+from workflows.checks.data import examine, histogram, in_lines, sample
+from workflows.engine.config import REPO
 
 HEAD = landmark_targets()
 POSES = np.clip(np.random.default_rng(5).normal(0, 1, (12, 3)) * [15, 35, 12], -80, 80)
@@ -176,209 +153,6 @@ def test_a_sample_is_drawn_from_everywhere_and_always_the_same():
 def test_a_histogram_shows_every_face():
     assert histogram(np.array([0.0] * 1000 + [95.0])).count(" ") == 18
     assert histogram(np.array([])) == " " * 20
-
-
-def test_packages_are_compared_with_what_is_asked_for():
-    wanted = ["ray[data]>=2.55,<3", "albumentations==2.0.8", "timm>=1", "mlflow>=3.5"]
-    good = {"ray": "2.60.0", "albumentations": "2.0.8", "timm": "1.0.31+cpu", "mlflow": "3.17.2"}
-    assert compare_packages("3.11.7", ">=3.11", wanted, good).findings == ()
-    bad = compare_packages("3.10.2", ">=3.11", wanted, {"ray": "2.56.0", "albumentations": "2.0.9"})
-    assert [finding.level for finding in bad.findings] == ["error"] * 3
-    said = " ".join(finding.text for finding in bad.findings)
-    assert "3.10.2 is too old" in said and "albumentations 2.0.9 is installed; albumentations==2.0.8 is needed" in said
-    assert "not installed: timm, mlflow; pip install 'head-pose-distillation[workflows]'" in said
-    assert "ray 2.56.0, torch missing" in bad.said
-
-
-def demo(store: Path, *words: str) -> Any:
-    return load(["demo"], [f"store={store}", *words])
-
-
-def heads(train: int, row_bytes: float) -> Examined:
-    return Examined("heads", DatasetSpec("synthetic", count=1), (), splits={"train": train}, row_bytes=row_bytes)
-
-
-def test_the_store_is_to_be_writable_and_large_enough(tmp_path):
-    assert look_at_store(tmp_path / "not" / "yet", 1e6).findings == () and not (tmp_path / "not").exists()
-    assert look_at_store(tmp_path, 1e6).findings == () and list(tmp_path.iterdir()) == []
-    assert "are needed" in look_at_store(tmp_path, 1e18).findings[0].text
-    (tmp_path / "file").write_text("")
-    assert "is a file" in look_at_store(tmp_path / "file" / "runs", 1.0).findings[0].text
-
-
-def test_needed_bytes_are_those_of_rows_and_label_sets(tmp_path):
-    spec = demo(tmp_path)
-    labels = 1000 * len(spec.label_sets()) * 3 * 66 * 2
-    assert spec.student.net.limit_deg == 99 and min(spec.student.net.bin_widths) == 3
-    assert bytes_needed(spec, [heads(1000, 500.0)]) == 1000 * 500.0 + labels
-
-
-def test_rows_are_compared_with_memory_and_with_temporary_files(tmp_path, monkeypatch):
-    small, large = heads(10, 1.0), heads(10**9, 1.0)
-    assert look_at_memory(demo(tmp_path), [small]).findings == ()
-    (finding,) = look_at_memory(demo(tmp_path), [large]).findings
-    assert finding.level == "error" and "TMPDIR" in finding.text
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**15))
-    assert look_at_memory(demo(tmp_path), [large]).findings[0].level == "warning"
-    assert look_at_memory(demo(tmp_path, "data.ingest=ray_data"), [large]).findings == ()
-
-    def said(*words):
-        return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said.split("; ")[1]
-
-    assert said() == said("cluster.workers=2") == said("search.trials=8"), "they share the rows"
-    for finalists, networks in ((2, 3), (5, 5), (99, 8)):  # of the widest stage: three teachers, or the finalists
-        streamed = said("data.ingest=ray_data", f"search.finalists={finalists}", "search.trials=8")
-        assert f"streams of {networks} networks" in streamed
-
-
-def test_a_gpu_that_is_asked_for_has_to_be_there():
-    import torch
-
-    asked = look_at_gpu(ClusterSpec(gpus_per_worker=1), joins=False)
-    assert bool(asked.findings) != torch.cuda.is_available()
-    assert look_at_gpu(ClusterSpec(gpus_per_worker=1), joins=True).findings == ()
-
-
-@pytest.fixture
-def dashboard():
-    """A server on all addresses that answers with the first of the codes it is given."""
-    codes: list[int] = []
-    with answering(lambda path: (codes[0], b"", 0), host="") as port:
-        yield port, codes
-
-
-@pytest.mark.parametrize(
-    ("hosts", "code", "state"),
-    # 0.0.0.0 stands for an address that others reach
-    [("127.0.0.1", 200, "local"), ("127.0.0.1", 401, "token"), ("127.0.0.1 0.0.0.0", 200, "open"), ("", 200, "none")],
-)
-def test_a_dashboard_is_open_where_others_get_an_answer_without_a_token(dashboard, hosts, code, state):
-    port, codes = dashboard
-    codes.append(code)
-    assert dashboard_state(hosts.split(), port) == state
-    assert dashboard_state(["127.0.0.1"], 1) == "none"
-
-
-@pytest.mark.parametrize(
-    ("answer", "port"), [(b"10.0.0.1:8299", 8299), (None, 8265), (RpcError("no such cluster"), 8265)]
-)
-def test_a_cluster_says_itself_where_its_dashboard_is(dashboard, monkeypatch, answer, port):
-    class Client:
-        def __init__(self, address: str) -> None:
-            assert address == listening
-
-        def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes | None:
-            assert (key, namespace) == (b"dashboard", b"dashboard") and timeout <= 5
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-    monkeypatch.setattr("ray._raylet.GcsClient", Client)
-    listening = f"127.0.0.1:{dashboard[0]}"
-    assert dashboard_port(listening) == port
-    assert dashboard_port("127.0.0.1:1") == dashboard_port("ray://127.0.0.1:1") == 8265, "nobody is asked"
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
-def test_a_cluster_that_is_not_there_is_an_error(address):
-    (finding,) = look_at_ray(ClusterSpec(), address).findings
-    assert finding.level == "error" and address in finding.text and "RAY_ADDRESS" in finding.text
-    assert look_at_ray(ClusterSpec(), "").findings == ()
-
-
-@pytest.mark.parametrize(
-    ("ray_there", "python_there", "said"),
-    [("here", "here", ""), ("2.55.0", "here", "Ray 2.55.0"), ("here", "3.10.2", "Python 3.10.2"), (None, "here", "")],
-)
-def test_a_cluster_of_other_versions_is_an_error(monkeypatch, dashboard, ray_there, python_there, said):
-    """It is asked, not joined: whoever joins it gets Ray's traceback."""
-    here = {"ray_version": ray.__version__, "python_version": platform.python_version()}
-    there = {"ray_version": ray_there, "python_version": python_there}
-    noted = json.dumps({key: here[key] if value == "here" else value for key, value in there.items()})
-
-    class Client:
-        def __init__(self, address: str) -> None:
-            assert address.startswith("127.0.0.1")
-
-        def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes | None:
-            return noted.encode() if (key, namespace) == (b"CLUSTER_METADATA", b"cluster") else None
-
-    monkeypatch.setattr("ray._raylet.GcsClient", Client)
-    monkeypatch.setattr(services, "dashboard_state", lambda hosts, port: "none")
-    findings = look_at_ray(ClusterSpec(), f"127.0.0.1:{dashboard[0]}").findings
-    assert [(one.level, said in one.text) for one in findings] == ([("error", True)] if said else [])
-
-
-def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
-    def unknown(spec: Any) -> list[str]:  # what asks timm in a process of its own has a test of its own
-        return ["net.backbone 'resnet81' is no timm model"] * (spec.student.net.backbone == "resnet81")
-
-    monkeypatch.setattr(machine, "unknown_backbones", unknown)
-    for files in (machine, jobs):  # a look reads no weights
-        monkeypatch.setattr(files, "file_sha256", None, raising=False)
-    words = [f"student.net.pretrained={tmp_path / 'no.safetensors'}", f"teachers.resnet.start={tmp_path / 'nobody'}"]
-    wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
-    found = look_at_networks(wrong).findings
-    assert [one.level for one in found] == ["error"] * 3, "all of them, and each once"
-    for one, said in zip(found, ("resnet81", "nobody", "no.safetensors"), strict=True):
-        assert said in one.text
-    assert look_at_networks(demo(tmp_path)).findings == ()
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A store whose publish stage has finished twice; the older one's file is none."""
-    for name in ("b-older", "a-newer"):
-        folder = tmp_path / "publish" / name
-        (folder / "model").mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
-        write_onnx(folder / "model" / "student.int8.onnx")
-    (tmp_path / "publish" / "b-older" / "model" / "student.int8.onnx").write_bytes(b"")
-    os.utime(tmp_path / "publish" / "b-older", (1, 1))
-    return tmp_path
-
-
-@pytest.mark.parametrize(("off", "code"), [(0.4, 0), (1.5, 2), (float("nan"), 2), (None, 0)])
-def test_a_published_file_that_openvino_reads_as_another_network_is_an_error(published, monkeypatch, capsys, off, code):
-    monkeypatch.setattr(models, "has_openvino", lambda: off is not None)
-    monkeypatch.setattr(
-        runtimes, "openvino_call", lambda file: lambda faces: [runtimes.onnx_call(file)(faces)[0] + off]
-    )
-    (file,) = published_in(published)
-    assert file.parts[-3] == "a-newer"
-    assert doctor.main([f"model={file.parent}"]) == code
-    told = capsys.readouterr().out
-    assert ("error: model: OpenVINO reads" in told and "run the float file" in told) == (code == 2)
-    assert ("0.40 degrees" in told) == (off == 0.4) and ("is not installed" in told) == (off is None)
-
-
-def test_a_model_that_cannot_be_loaded_is_an_error(published, capsys):
-    assert doctor.main([f"model={published / 'publish' / 'b-older' / 'model'}"]) == 2
-    assert "error: model: " in capsys.readouterr().out
-    assert published_in(published / "publish") == []
-
-
-def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
-    monkeypatch.setattr(services, "TIMEOUT_S", 0.2)
-    file = tmp_path / "mlflow.db"
-    uri, known = f"sqlite:///{file}", mlflow_revisions()
-    assert look_at_mlflow(uri).said.endswith("made by the first run") and not file.exists()
-    for revision, said, level in ((known[0], "up to date", ""), (known[1], "older", ""), ("ffff", "ffff", "error")):
-        file.unlink(missing_ok=True)
-        with closing(sqlite3.connect(file)) as database:
-            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
-            database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
-            database.commit()
-        look = look_at_mlflow(uri)
-        assert said in f"{look.said} {look.findings}" and "".join(one.level for one in look.findings) == level
-    file.write_bytes(b"this is no database at all")
-    assert look_at_mlflow(uri).findings[0].level == "error"
-    port, codes = dashboard
-    codes.append(200)
-    assert look_at_mlflow(f"http://127.0.0.1:{port}").findings == ()
-    silent = look_at_mlflow("http://user:secret@127.0.0.1:1")
-    assert silent.findings[0].level == "warning" and "secret" not in f"{silent}"
-    assert look_at_mlflow("none").findings == ()
 
 
 @pytest.mark.parametrize(

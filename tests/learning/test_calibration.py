@@ -11,12 +11,12 @@ from hpe_core.learning.calibration import (
     NORMAL,
     ONE_SD,
     POINTS,
-    auroc,
     calibrate,
     confidence,
     coverage,
     risk_coverage,
 )
+from tests.ruler import auroc
 
 
 def drawn(seed: int, faces: int, kind: str = "normal") -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ import torch
 
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.bins import AngleBins
+from hpe_core.geometry.forms import Form
+from hpe_core.geometry.rotations import Rotations, to_matrix
 from hpe_core.learning.drift import label_drift
 from hpe_core.spec.training import LabelSet
 from tests.faces import CROP, face_row
@@ -16,17 +18,29 @@ LABELS = LabelSet(("oracle",), 2, 2)
 class Oracle:
     """A teacher that looks at one thing: how much brighter the left half of a window is than the right."""
 
-    form = BINS
+    form: Form = BINS
 
     def eval(self) -> "Oracle":
         return self
 
-    def predict(self, view: torch.Tensor) -> torch.Tensor:
+    def angles(self, view: torch.Tensor) -> torch.Tensor:
         gray = view.float().mean((1, 3))
         half = view.shape[2] // 2
         lean = (gray[:, :half].mean(1) - gray[:, half:].mean(1)).clamp(-60, 60)
-        means = torch.stack([torch.full_like(lean, 10.0), lean, -lean], 1)
+        return torch.stack([torch.full_like(lean, 10.0), lean, -lean], 1)
+
+    def predict(self, view: torch.Tensor) -> torch.Tensor:
+        means = self.angles(view)
         return (-((BINS.centers_like(means) - means[..., None]) ** 2) / 50).softmax(-1)
+
+
+class Compass(Oracle):
+    """The same teacher, with rotations for an answer."""
+
+    form = Rotations()
+
+    def predict(self, view: torch.Tensor) -> torch.Tensor:
+        return to_matrix(self.angles(view))
 
 
 def faces() -> PoseBatch:
@@ -46,3 +60,11 @@ def test_a_teacher_that_does_not_see_a_turn_drifts_by_what_the_labels_moved():
     turned = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size, turn_deg=20.0)
     assert still["moved_deg"] < 1e-3 and still["unmoved_deg"] < 1e-3
     assert turned["moved_deg"] > 2 and turned["kl"] > still["kl"]
+
+
+def test_labels_of_rotations_move_with_the_picture_and_drift_is_told_without_bins():
+    labels = LabelSet(("compass",), 2, 2, form="rotations")
+    flipped = label_drift({"compass": Compass()}, labels, faces(), CROP.size, flip=1.0)
+    assert flipped["moved_deg"] < 0.01 and flipped["unmoved_deg"] > 3 and "kl" not in flipped
+    turned = label_drift({"compass": Compass()}, labels, faces(), CROP.size, turn_deg=20.0)
+    assert turned["moved_deg"] > 2, "it does not see a turn"

@@ -16,8 +16,7 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.geometry.rotations import Rotations, from_6d, project, to_matrix
-from hpe_core.learning.drift import label_drift
+from hpe_core.geometry.rotations import Rotations, from_6d, project
 from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, offset_table, window_answers
 from hpe_core.learning.fisher import normaliser
 from hpe_core.learning.heads import label_bytes
@@ -205,32 +204,6 @@ def test_online_labels_are_float32_rotations_that_a_loss_may_read():
     batch = teachers(PoseBatch(window(crops(), teachers.view_size), torch.zeros(4, 3)))
     assert batch.soft_B3N.dtype == torch.float32 and batch.soft_B3N.shape == (4, 3, 3)
     assert not batch.soft_B3N.is_inference()
-
-
-class Compass:
-    """A teacher of rotations that looks at one thing: how much brighter the left half of a window is than the right."""
-
-    form = Rotations()
-
-    def eval(self) -> "Compass":
-        return self
-
-    def predict(self, view: torch.Tensor) -> torch.Tensor:
-        gray = view.float().mean((1, 3))
-        half = view.shape[2] // 2
-        lean = (gray[:, :half].mean(1) - gray[:, half:].mean(1)).clamp(-60, 60)
-        return to_matrix(torch.stack([torch.full_like(lean, 10.0), lean, -lean], 1))
-
-
-def test_labels_of_rotations_move_with_the_picture_and_drift_is_told_without_bins():
-    rows = [face_row(i) for i in range(8)]
-    pixels, poses = np.stack([row.crop.pixels for row in rows]), np.array([row.pose for row in rows], np.float32)
-    batch = PoseBatch(torch.from_numpy(pixels), torch.from_numpy(poses), torch.ones(len(rows), 2))
-    labels = LabelSet(("compass",), 2, 2, form="rotations")
-    flipped = label_drift({"compass": Compass()}, labels, batch, SIZE, flip=1.0)
-    assert flipped["moved_deg"] < 0.01 and flipped["unmoved_deg"] > 3 and "kl" not in flipped
-    turned = label_drift({"compass": Compass()}, labels, batch, SIZE, turn_deg=20.0)
-    assert turned["moved_deg"] > 2, "it does not see a turn"
 
 
 # ---------------------------------------------------------------- networks and spec

@@ -22,8 +22,8 @@ from tests.archives import write_manifest
 from tests.datasets.reading import ROW
 from tests.datasets.test_plan import READERS
 from tests.faulty import Fault, FaultyServer
-from tests.stages.test_shards import CROP, build, check_law, pointing
-from tests.stages.test_shards import without_ray as without_ray
+from tests.stages.sharding import CROP, build, check_law, pointing
+from tests.stages.sharding import without_ray as without_ray
 from workflows.stages import shards
 from workflows.stages.shards import build_shards
 from workflows.tracking.progress import Reporter

@@ -15,15 +15,6 @@ def uri_of(store: Path) -> str:
     return f"sqlite:///{store}/mlflow.db"
 
 
-def client_of(uri: str) -> Any:
-    from workflows.tracking.server import prepare
-
-    prepare()
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
 def runs_by_key(client: Any, experiment: str = EXPERIMENT) -> dict[str, Any]:
     """All runs by their key; fails where two share one."""
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])

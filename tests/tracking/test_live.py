@@ -15,10 +15,10 @@ from unittest.mock import Mock
 import pytest
 
 from tests.servers import answering
-from tests.tracking.places import EXPERIMENT, client_of, free_port, history, loss, runs_by_key, told, until, uri_of
+from tests.tracking.places import EXPERIMENT, free_port, history, loss, runs_by_key, told, until, uri_of
 from workflows.tracking import live as living
 from workflows.tracking.live import Live
-from workflows.tracking.server import prepare
+from workflows.tracking.server import client_of, prepare
 from workflows.tracking.sync import Synced, sync
 
 ROOT = Path(__file__).resolve().parents[2]

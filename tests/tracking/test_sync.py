@@ -34,14 +34,14 @@ def bring(store: Path, facts: list[RunFacts], experiment: str = places.EXPERIMEN
 
 def forget(store: Path) -> None:
     """Take away the notes of what was sent."""
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     for run in places.runs_by_key(client).values():
         client.delete_tag(run.info.run_id, "hpe.sent")
 
 
 def state(uri: str, experiment: str = places.EXPERIMENT) -> dict[str, Any]:
     """All that MLflow shows of an experiment, but for its ids."""
-    client = places.client_of(uri)
+    client = server.client_of(uri)
     runs = places.runs_by_key(client, experiment)
     ids = {run.info.run_id: key for key, run in runs.items()}
     shown: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def test_mlflow_shows_what_the_store_says_and_gets_it_once(store, tmp_path):
     assert done.registered == ["registered head-pose version 1, the champion"]
     assert bring(store, facts) == NOTHING
 
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     runs = places.runs_by_key(client)
     parent, stage, network = (runs[run.key] for run in facts)
     assert (parent.info.run_name, parent.info.status) == ("MAE 4.10 · demo", "FINISHED")
@@ -172,13 +172,13 @@ def test_of_two_syncs_at_once_one_sends(store, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(work, range(2))) == [0, 3]
-    assert len(places.runs_by_key(places.client_of(places.uri_of(store)))) == 3
+    assert len(places.runs_by_key(server.client_of(places.uri_of(store)))) == 3
 
 
 def test_a_run_that_was_killed_goes_on_as_the_same_run(store):
     killed = RunFacts("pipeline/1", "demo", None, "KILLED", 1000, 2000, {"lr": 1, "seed": 7})
     bring(store, [killed])
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     first = places.runs_by_key(client)["pipeline/1"]
     assert first.info.status == "KILLED"
     going = replace(killed, status="RUNNING", ended_ms=None, params={"lr": 2, "seed": 7, "new": 1})
@@ -202,7 +202,7 @@ def test_what_was_shown_early_ends_with_its_stage(store):
     session.end("teachers/1/b", "FAILED")
     told = [run, replace(stage, status="KILLED", ended_ms=5), other]
     bring(store, told)
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     found = places.runs_by_key(client)
     assert [found[f"teachers/{key}"].info.status for key in ("1/a", "1/b", "2/c")] == ["KILLED", "FAILED", "RUNNING"]
     assert found["teachers/1/a"].data.tags["mlflow.parentRunId"] == found["teachers/1"].info.run_id
@@ -218,7 +218,7 @@ def test_what_was_shown_early_ends_with_its_stage(store):
 def test_a_deleted_experiment_comes_back_and_a_deleted_run_with_news_only(store, tmp_path):
     facts = places.told(tmp_path / "home", points=3)
     bring(store, facts)
-    client, before = places.client_of(places.uri_of(store)), state(places.uri_of(store))
+    client, before = server.client_of(places.uri_of(store)), state(places.uri_of(store))
     client.delete_experiment(client.get_experiment_by_name(places.EXPERIMENT).experiment_id)
     assert bring(store, facts) == NOTHING and state(places.uri_of(store)) == before
     client.delete_run(places.runs_by_key(client)["publish/1/a"].info.run_id)
@@ -235,7 +235,7 @@ def test_what_mlflow_refuses_holds_up_nothing_else(store, tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "home/model")  # lost: nothing to register
     done = bring(store, facts)
     assert list(done.refused) == ["publish/1"] and "no artifacts in 'model'" in done.sentence()
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     assert places.history(client, places.runs_by_key(client)["publish/1/a"], "loss") and done.runs == 2
     places.model_in(tmp_path / "home")  # repaired
     assert bring(store, facts).refused == {} and bring(store, facts) == NOTHING
@@ -261,7 +261,7 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store, tmp_path):
         "3, the champion",
         "4, the champion",
     ]
-    client = places.client_of(places.uri_of(store))
+    client = server.client_of(places.uri_of(store))
     versions = {version.version: version for version in client.search_model_versions("name = 'head-pose'")}
     assert len(versions) == 4
     champion = client.get_model_version_by_alias("head-pose", "champion")

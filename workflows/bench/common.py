@@ -16,9 +16,9 @@ from typing import Any
 import cv2
 
 from hpe_core.system.packages import version_of
+from hpe_core.system.processor import cpu_name
 from hpe_core.training.latency import torch_threads
 from workflows.engine.stage import StageFailed
-from workflows.export.runtimes import cpu_name
 from workflows.report.markdown import markdown_table
 
 PACKAGES = {"torch": "torch", "ray": "ray", "opencv": "opencv-python-headless", "pyarrow": "pyarrow", "numpy": "numpy"}

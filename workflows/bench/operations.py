@@ -15,11 +15,11 @@ from hpe_core.augment.table import Draws, Table
 REPEATS, CALLS = 5, 3
 
 
-def operation_costs(device: str, size: int, batch: int, *, torch_only: bool = False) -> dict[str, float]:
-    """Microseconds a face of every operation, the least of some repeats; `torch_only` leaves OpenCV out on a CPU."""
+def operation_costs(device: str, size: int, batch: int) -> dict[str, float]:
+    """Microseconds a face of every operation, the least of some repeats."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, size // 4, size // 4, 3), dtype=np.uint8)
     images = torch.from_numpy(pixels.repeat(4, 1).repeat(4, 2)).to(device)  # as smooth as faces, nearly
-    table: Mapping[str, Apply] = OPERATIONS if torch_only or images.device.type != "cpu" else ON_CPU
+    table: Mapping[str, Apply] = OPERATIONS if images.device.type != "cpu" else ON_CPU
     found = {}
     for operation in operations():
         draw = DRAWS.get(operation.name)

@@ -40,6 +40,13 @@ ANSWER_S = 60  # for a node's word about itself
 SLOW, TRIES = "timed out during startup", 3
 
 
+def quiet_ray(*, and_all_else: bool = False) -> None:
+    """For this process, before it imports Ray; `and_all_else`: its driver prints nothing of the raylets."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    drop_worker_count_warnings(and_all_else=and_all_else)
+
+
 def worker_environment() -> dict[str, str]:
     """What every worker's process needs: quiet libraries, and one BLAS thread unless a worker asks for more."""
     same = {KIND: os.environ[KIND]} if KIND in os.environ else {}
@@ -68,9 +75,16 @@ def machinery() -> dict[str, float]:
     """{"cpus", "gpus"} of the connected cluster; of one machine its cores, since a local cluster claims more."""
     import ray
 
-    have, alone = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"]) == 1
+    have = ray.cluster_resources()
     cpus = have.get("CPU", 0.0)
-    return {"cpus": min(cpus, float(os.cpu_count() or 1)) if alone else cpus, "gpus": have.get("GPU", 0.0)}
+    return {"cpus": min(cpus, float(os.cpu_count() or 1)) if len(living()) == 1 else cpus, "gpus": have.get("GPU", 0.0)}
+
+
+def living() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster that have not gone, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def processors() -> list[str]:
@@ -79,7 +93,7 @@ def processors() -> list[str]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     kinds, asked = set[str](), []
-    for node in (node for node in ray.nodes() if node["Alive"]):
+    for node in living():
         kinds |= {name.split(":")[1] for name in node["Resources"] if name.startswith("accelerator_type:")}
         if node["NodeManagerAddress"] == ray.util.get_node_ip_address():
             kinds.add(processor())
@@ -108,6 +122,30 @@ def start_local(**options: Any) -> None:
     )
 
 
+def join(address: str, **options: Any) -> None:
+    """Join a cluster that runs. Raises SpecError where that cannot be."""
+    import ray
+
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        first = " ".join(str(error).split())[:200]
+        asked = os.environ.get("RAY_AUTH_MODE") == "token"
+        token = "" if asked else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
+        raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there{token}: {first}") from None
+
+
+@contextmanager
+def our_signals() -> Iterator[None]:
+    """Ray sets a handler of SIGTERM that aborts the process; ours is put back."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if ours is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
+
+
 def made_by() -> dict[str, Any]:
     """What decides a result's last bits beside code and configuration."""
     return {"python": platform.python_version(), "processors": processors(), "packages": versions()}
@@ -120,38 +158,29 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     `auto` joins where there is one; `local` never joins; anything else is an address. Yields a line about what it is.
     A local cluster is stopped at the end; a joined one is only left. Raises SpecError where joining fails.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_ray()
     import ray
 
-    drop_worker_count_warnings()
     runtime_env = {"env_vars": worker_environment()}
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     address = None if spec.address == "local" else spec.address
     if spec.address == "auto":
         address = running_address()  # Ray's own "auto" would also find what other processes started for themselves
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         cores = os.cpu_count() or 1
         cpus = spec.local_cpus or max(4, cores)  # fewer than 4 can deadlock two actor pools and a read
         # Without a dashboard there is nothing to protect; a token would be written to the home folder all the same.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        start_local(num_cpus=cpus, **options)
+        with our_signals():
+            start_local(num_cpus=cpus, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            first = " ".join(str(error).split())[:200]
-            asked = os.environ.get("RAY_AUTH_MODE") == "token"
-            token = "" if asked else " (a cluster with tokens needs RAY_AUTH_MODE=token)"
-            raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there{token}: {first}") from None
+        with our_signals():
+            join(address, **options)
         have = ray.cluster_resources()
         gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
         line = f"Ray: joined {ray.get_runtime_context().gcs_address}, {have.get('CPU', 0):.0f} CPUs{gpus}"
-    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init sets one that aborts the process
     logging.getLogger("ray").setLevel(logging.WARNING)
     for noisy in ("ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -185,10 +214,9 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     found = {"CPU": max(have.get("CPU", 0.0), spec.max_cpus), "GPU": max(have.get("GPU", 0.0), spec.max_gpus)}
     if spec.max_cpus or spec.max_gpus:  # nobody knows what the machines to come will have
         return found
-    if machinery()["cpus"] < found["CPU"]:
-        found["cores"] = machinery()["cpus"]
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for number, node in enumerate(nodes):
+    if (cores := machinery()["cpus"]) < found["CPU"]:
+        found["cores"] = cores
+    for number, node in enumerate(node["Resources"] for node in living()):
         found[f"memory {number}"] = node.get("memory", 0.0)
         if node.get("GPU"):
             found[f"GPU memory {number}"] = node.get("memory", 0.0)

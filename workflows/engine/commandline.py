@@ -46,6 +46,18 @@ class CommandParser(argparse.ArgumentParser):
         raise SpecError(f"{message}; {self.prog} --help says more")
 
 
+def parted(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The key=value words of these names by their names, and all others."""
+    own, others = dict[str, str](), list[str]()
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in names:
+            own[key] = value
+        else:
+            others.append(word)
+    return own, others
+
+
 def typed_overrides(kind: type, words: Sequence[str], files: Any = None) -> dict[str, Any]:
     """The words, laid over merged files, as plain values that `build` takes for `kind`. Raises SpecError."""
     from omegaconf import OmegaConf

@@ -198,7 +198,8 @@ def arguments(
     word = "VERB | key=value" if len(verbs) > 1 else "key=value"
     said = f"{' or '.join(verbs)} (default {verbs[0]}), then keys" if len(verbs) > 1 else "keys"
     parser.add_argument("words", nargs="*", metavar=word, help=f"{said}, which come after every file")
-    config_option(parser, default)
+    files = f"YAML, merged in order (default {default})"
+    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=files)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     options(parser)
     args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
@@ -210,12 +211,6 @@ def arguments(
     args.overrides = words
     args.config = args.config or [default]
     return args
-
-
-def config_option(parser: CommandParser, default: str = DEFAULT_CONFIG) -> None:
-    """`-c FILE`, alike in every command that reads a configuration."""
-    said = f"YAML, merged in order (default {default})"
-    parser.add_argument("-c", "--config", action="append", metavar="FILE", help=said)
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -39,6 +39,11 @@ class Placement:
         return {kind: amount for kind, amount in asked.items() if amount}
 
     @property
+    def options(self) -> dict[str, float]:
+        """The same, as tasks and actors are asked for."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
+
+    @property
     def line(self) -> str:
         """For the user, e.g. `2 trials at once, each with 1 CPU and 0.5 GPU (there: 8 CPU, 1 GPU)`."""
         fewest, most = self.workers

@@ -8,7 +8,6 @@ name, so the same command continues it. A finished stage that has lost a file si
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import json_sha256
 from workflows.engine.config import flatten
 from workflows.engine.stage import Leaves, Stage
 from workflows.storage.begun import cut_off, how_far
@@ -47,6 +47,11 @@ class Planned:
     @property
     def key(self) -> str:
         return f"{self.stage.name}/{self.hash}"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the hash is taken over, as manifests and notes hold it."""
+        return {"leaves": self.leaves, "inputs": self.inputs, "code": self.code}
 
     @property
     def line(self) -> str:
@@ -103,7 +108,7 @@ def _leaves(read: Leaves, spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return json_sha256(parts)[:12]
 
 
 def _most_alike(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[str, float | None]:
@@ -113,9 +118,7 @@ def _most_alike(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[str
         return "never ran in this store", None
     newest_first = sorted(manifests, key=lambda m: str(m["finished"]), reverse=True)
     alike = min(newest_first, key=lambda old: len(_changes(old, new)))
-    changed = _changes(alike, new)
-    more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-    return "; ".join(changed[:4]) + more, float(alike["seconds"])
+    return _told(_changes(alike, new)), float(alike["seconds"])
 
 
 def _left_behind(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> str:
@@ -124,9 +127,12 @@ def _left_behind(parent: Path, new: Mapping[str, Mapping[str, Any]]) -> str:
     kept = "" if begun is None else how_far(begun)
     if begun is None or not kept:
         return ""
-    changed = _changes(begun.parts, new)
+    return f"{_told(_changes(begun.parts, new))}: begins anew, without what was cut off at {begun.date} ({kept})"
+
+
+def _told(changed: Sequence[str]) -> str:
     more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-    return "; ".join(changed[:4]) + more + f": begins anew, without what was cut off at {begun.date} ({kept})"
+    return "; ".join(changed[:4]) + more
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 
+from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.calibration import Calibration
 from hpe_core.learning.metrics import deciding
 from hpe_core.spec.training import TrainSpec
@@ -30,6 +31,7 @@ class Role(StrEnum):
     DISTILLED = "distilled"
 
 
+DEGREES = (*ANGLE_NAMES, "mae", "geodesic")  # of a row's scores what a table has
 Epoch = dict[str, float]  # "epoch", "time_ms" (when it ended), and the epoch's figures
 
 

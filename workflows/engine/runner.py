@@ -176,7 +176,7 @@ def execute(
 ) -> tuple[StageResult, list[str]]:
     """Run a stage in its folder and commit what it made. Returns the result, and a sentence for files that changed."""
     entry.folder.mkdir(parents=True, exist_ok=True)
-    note_begun(entry.folder, {"leaves": entry.leaves, "inputs": entry.inputs, "code": entry.code})
+    note_begun(entry.folder, entry.parts)
     (entry.folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt: no part of what the stage makes
     started, clock, stage = now(), time.monotonic(), entry.stage
     result = stage.run(

@@ -20,6 +20,7 @@ from workflows.engine.results import (
     StudentResult,
     TeachersResult,
 )
+from workflows.storage.contents import MANIFEST
 from workflows.tracking.facts import Artifact, Point, RunFacts, Status, points_of
 
 
@@ -27,7 +28,7 @@ def stage_facts(entry: Planned, result: StageResult | None, parent: str, started
     """A stage that has ended; without a result it has failed, and shows the files that are there."""
     seconds = {"seconds": (ended_ms - started_ms) / 1000}
     shown = [Artifact(path, folder) for path, folder in entry.stage.artifacts.items() if (entry.folder / path).exists()]
-    finished = [Artifact("manifest.json")] if result is not None else []
+    finished = [Artifact(MANIFEST)] if result is not None else []
     return RunFacts(
         key=entry.key,
         name=entry.stage.name,

@@ -27,7 +27,7 @@ def spread_faces(shards: Path, datasets: Sequence[str], split: str, wanted: int,
     parts: list[Faces] = []
     for name, files in listed.items():
         counts, start = rows_of[name], 0
-        picked = np.unique(np.linspace(0, sum(counts) - 1, shares[name]).round().astype(int))
+        picked = evenly(sum(counts), shares[name])
         for file, count in zip(files, counts, strict=True):
             rows = picked[(picked >= start) & (picked < start + count)] - start
             start += count
@@ -35,6 +35,11 @@ def spread_faces(shards: Path, datasets: Sequence[str], split: str, wanted: int,
                 shard = read_shard(file)
                 parts.append(Faces(window(shard.images[rows], size), shard.angles[rows]))
     return together(parts)
+
+
+def evenly(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to `wanted` of `count` places, from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
 
 
 def together(parts: Sequence[Faces | None]) -> Faces | None:

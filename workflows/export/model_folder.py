@@ -17,6 +17,7 @@ from hpe_core.spec.data import DatasetSpec
 from hpe_core.spec.network import MEANING
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import read_json
+from hpe_core.system.processor import cpu_name
 from workflows.engine.exported import Exported, Int8
 from workflows.engine.results import Role
 from workflows.engine.stage import StageRun
@@ -24,7 +25,7 @@ from workflows.export.faces import Faces, spread_faces, together
 from workflows.export.int8 import quantize_onnx, score_int8
 from workflows.export.mlmodel import begin_folder
 from workflows.export.onnx_file import export_network
-from workflows.export.runtimes import cpu_name, has_openvino, latency_table, openvino_gap
+from workflows.export.runtimes import has_openvino, latency_table, openvino_gap
 from workflows.export.timm_folder import write_timm_folder
 
 INT8_FILE, PROGRAM_FILE, TIMM_FOLDER = "student.int8.onnx", "student.pt2", "timm"

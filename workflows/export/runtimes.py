@@ -116,13 +116,3 @@ def openvino_gap(file: Path, windows: Image) -> float:
     """Mean difference of the angles, degrees, between OpenVINO and ONNX Runtime on (M, size, size, 3) windows."""
     ours, theirs = (np.asarray(call(file)(windows)[0]) for call in (onnx_call, openvino_call))
     return float(angle_error(theirs, ours).mean())
-
-
-def cpu_name() -> str:
-    """The processor's name where the system tells it, else ''."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else ""

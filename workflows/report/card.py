@@ -16,7 +16,7 @@ from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import TrainSpec
 from workflows.engine.exported import Exported
-from workflows.engine.results import Results, Role, Row, Split
+from workflows.engine.results import DEGREES, Results, Role, Row, Split
 from workflows.report.markdown import markdown_table
 from workflows.report.page import render
 from workflows.report.text import int8_sentence
@@ -82,7 +82,7 @@ def metrics_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         name = f"**{row.name}**" if row.role is Role.DISTILLED else row.name
-        scores = [f"{row.scores[key]:.2f}" for key in (*ANGLE_NAMES, "mae", "geodesic")]
+        scores = [f"{row.scores[key]:.2f}" for key in DEGREES]
         faces, size = f"{row.scores['n']:.0f}", f"{row.parameters / 1e6:.2f} M"
         lines.append([row.test, faces, f"{name}, {row.what}", *scores, size])
     head = ("test set", "N", "network", *ANGLE_NAMES, "MAE", "geodesic", "parameters")

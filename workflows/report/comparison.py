@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hpe_core.errors import SpecError
+from hpe_core.geometry.rotation import ANGLE_NAMES
+from workflows.engine.results import DEGREES
 from workflows.report.markdown import markdown_table
 
-DEGREES = ("pitch", "yaw", "roll", "mae", "geodesic")
-HEAD = ("network", "what", "pitch", "yaw", "roll", "MAE", "geodesic", "parameters", "CPU ms")
+HEAD = ("network", "what", *ANGLE_NAMES, "MAE", "geodesic", "parameters", "CPU ms")
 DISTILLED, HARD = "distilled", "hard"  # names of rows; of variants, "distilled: KIND"
 
 

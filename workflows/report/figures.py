@@ -85,9 +85,9 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float] = SIZE) -> tuple
 
 
 @rc_context(STYLE)
-def error_by_angle(test: str, networks: Mapping[str, Predicted], angle: int, width: float = 15.0) -> Figure:
+def error_by_angle(test: str, networks: Mapping[str, Predicted], angle: int) -> Figure:
     """Mean error in bins of the true pitch, yaw or roll (0, 1, 2), a line a network; the bars are numbers of faces."""
-    name_of = ANGLE_NAMES[angle]
+    name_of, width = ANGLE_NAMES[angle], 15.0  # degrees of a bin
     title, label_x = f"Error against {name_of}, {test}", f"true {name_of}, degrees"
     figure, axes = _axes(title, label_x, "mean absolute error, degrees")
     truth = next(iter(networks.values())).truth[:, angle]
@@ -252,10 +252,10 @@ def training_curves(histories: Mapping[str, Sequence[Epoch]], key: str, title: s
 
 
 @rc_context(STYLE)
-def angle_histograms(name: str, poses_M3: Floats, width: float = 10.0) -> Figure:
+def angle_histograms(name: str, poses_M3: Floats) -> Figure:
     """How many faces lie in each bin of pitch, yaw and roll; what lies beyond +-100 is counted in the title."""
     figure = Figure(figsize=(2 * SIZE[0], 0.8 * SIZE[1]), dpi=160, layout="constrained")
-    edges = np.arange(-100.0, 100.0 + width, width)
+    edges = np.arange(-100.0, 110.0, 10.0)
     for axes, angle, values in zip(figure.subplots(1, 3, sharey=True), ANGLE_NAMES, poses_M3.T, strict=True):
         beyond = int((np.abs(values) > edges[-1]).sum())
         axes.set_title(angle + (f" ({beyond:,} beyond)" if beyond else ""), loc="left", weight="bold")

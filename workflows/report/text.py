@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from workflows.engine.exported import Int8
-from workflows.engine.results import EvaluateResult, Row
+from workflows.engine.results import DEGREES, EvaluateResult, Row
 
 
 def print_tables(result: EvaluateResult) -> str:
@@ -22,7 +22,7 @@ def print_table(rows: Sequence[Row], whose: str = "") -> str:
             f"{'network':<22}{'pitch':>7}{'yaw':>7}{'roll':>7}{'MAE':>7}{'geod.':>7}{'params':>9}{'CPU ms':>8}  what",
         ]
         for row in block:
-            numbers = "".join(f"{row.scores[key]:7.2f}" for key in ("pitch", "yaw", "roll", "mae", "geodesic"))
+            numbers = "".join(f"{row.scores[key]:7.2f}" for key in DEGREES)
             lines.append(f"{row.name:<22}{numbers}{row.parameters / 1e6:8.2f}M{row.latency_ms:8.1f}  {row.what}")
     return "\n".join(lines)
 

@@ -1,6 +1,5 @@
 """A run once more: the receipt's configuration in a new store, by the code that made it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,9 @@ from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
 from workflows.reproduction.compared import compare
 from workflows.reproduction.receipt import Receipt, from_store
+from workflows.storage.code import python_path
+from workflows.storage.contents import MANIFEST
+from workflows.storage.manifest import finished
 
 PATIENCE_S = 60  # for a run that was asked to stop
 PLACES = ("root", "boxes", "model", "pretrained", "start")  # keys whose values can be paths
@@ -40,8 +42,8 @@ def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Rece
             if code:
                 raise SystemExit(code)  # its sentence has been said
             if verb == "shards":
-                made = max(store.glob("shards/*/manifest.json"), key=_written)
-                faces = compare(receipt, Receipt(str(store), "", {"shards": json.loads(made.read_text())}))
+                made = max(store.glob(f"shards/*/{MANIFEST}"), key=_written)
+                faces = compare(receipt, Receipt(str(store), "", {"shards": finished(made.parent)}))
                 said = "\n".join(f"{part.what}: {part.told}" for part in faces.parts if not part.same)
                 check(not faces.data_differ, f"the datasets are not those of the run:\n{said}")
     told = max(store.glob("pipeline/*/run.json"), key=_written)
@@ -65,7 +67,7 @@ def _ended(command: Sequence[str], root: Path) -> int:
 
     Stopped, it is asked to stop, and has time to close Ray.
     """
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    env = os.environ | {"PYTHONPATH": python_path(root)}
     process = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.DEVNULL)
     try:
         return process.wait()

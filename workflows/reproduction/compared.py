@@ -57,30 +57,37 @@ def compare(first: Receipt, second: Receipt) -> Comparison:
         if stage == "shards":
             parts += shards(one, two)
         elif stage in ("teachers", "student"):
-            files = [receipt.manifests[stage]["files"] for receipt in (first, second)]
-            names = sorted({name for each in files for name in each if name.endswith(WEIGHTS)})
-            for name in names:
-                hashes = [each.get(name, {}).get("sha256") for each in files]
-                same = hashes[0] == hashes[1]
-                parts.append(Part(stage, name.partition("/")[0], same, "the same bytes" if same else "other weights"))
+            parts += weights(stage, *(receipt.manifests[stage]["files"] for receipt in (first, second)))
         elif stage == "labels":
             same = one["fingerprint"] == two["fingerprint"]
-            told = "the same bytes" if same else "other bytes"
-            parts.append(Part(stage, f"{len(one['sets'])} sets", same, told))
+            parts.append(Part(stage, f"{len(one['sets'])} sets", same, "the same bytes" if same else "other bytes"))
         elif stage == "search":
             trials = [without_times(result["trials"]) for result in (one, two)]
             parts.append(Part(stage, f"{len(trials[0])} trials", trials[0] == trials[1]))
         elif stage == "evaluate":
-            rows = [{(row["test"], row["name"]): row["scores"] for row in result["rows"]} for result in (one, two)]
-            for key in {**rows[0], **rows[1]}:
-                scores = [known.get(key, {}) for known in rows]
-                before, now = (known.get("mae", math.inf) for known in scores)
-                same = scores[0] == scores[1]
-                gap = abs(now - before) if math.isfinite(now - before) else math.inf
-                apart = max(apart, 0.0 if same else gap)
-                told = f"MAE {before:.2f}" + ("" if same else f", now {now:.2f} ({now - before:+.3f})")
-                parts.append(Part("table", ": ".join(key), same, told))
+            for part, gap in table(one, two):
+                parts.append(part)
+                apart = max(apart, gap)
     return Comparison(tuple(parts), apart)
+
+
+def weights(stage: str, *files: Values) -> Iterator[Part]:
+    """The weights of each network that either run has."""
+    for name in sorted({name for each in files for name in each if name.endswith(WEIGHTS)}):
+        one, two = (each.get(name, {}).get("sha256") for each in files)
+        yield Part(stage, name.partition("/")[0], one == two, "the same bytes" if one == two else "other weights")
+
+
+def table(*results: Values) -> Iterator[tuple[Part, float]]:
+    """Each row of the table, and by how many degrees its MAE lies apart."""
+    one, two = ({(row["test"], row["name"]): row["scores"] for row in result["rows"]} for result in results)
+    for key in {**one, **two}:
+        scores = one.get(key, {}), two.get(key, {})
+        before, now = (known.get("mae", math.inf) for known in scores)
+        same, more = scores[0] == scores[1], now - before
+        gap = 0.0 if same else abs(more) if math.isfinite(more) else math.inf
+        told = f"MAE {before:.2f}" + ("" if same else f", now {now:.2f} ({more:+.3f})")
+        yield Part("table", ": ".join(key), same, told), gap
 
 
 def shards(one: Values, two: Values) -> Iterator[Part]:

@@ -1,7 +1,6 @@
 """A finished run's receipt: its configuration and the manifests of its stages, from its store or from MLflow."""
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -9,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError, check
-from hpe_core.system.files import read_json
+from hpe_core.errors import check
+from hpe_core.system.files import known_json
 from hpe_core.system.remote import is_remote
 from workflows.engine.results import SCHEMA_VERSION
 from workflows.full_pipeline import NAMES
+from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
-from workflows.tracking.server import prepare, public
+from workflows.tracking.server import asked, brought
 from workflows.tracking.sync import KEY_TAG
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -61,7 +61,7 @@ def read_receipt(run: str, uri: str = "") -> Receipt:
     place = Path(run).expanduser().resolve()
     check(place.is_dir(), f"{run} is neither a folder nor the id of a run in MLflow")
     runs = [place / RUN] if (place / RUN).is_file() else sorted(place.glob(f"pipeline/*/{RUN}"))
-    done = [file.parent for file in runs if (read_json(file) or {}).get("status") == "FINISHED"]
+    done = [file.parent for file in runs if (known_json(file) or {}).get("status") == "FINISHED"]
     check(bool(done), f"{run} holds no finished run")
     check(len(done) == 1, f"{run} holds {len(done)} finished runs; name one of {', '.join(map(str, done))}")
     return from_store(done[0])
@@ -69,8 +69,7 @@ def read_receipt(run: str, uri: str = "") -> Receipt:
 
 def from_store(home: Path) -> Receipt:
     """The run of `STORE/pipeline/HASH`."""
-    store = home.parents[1]
-    told = read_json(home / RUN) or {}
+    store, told = home.parents[1], known_json(home / RUN) or {}
     found = {key.split("/")[0]: read_manifest(store / key) for key in told["stages"]}
     return _checked(str(home), (home / CONFIG).read_text(), found, told["tags"])
 
@@ -78,37 +77,25 @@ def from_store(home: Path) -> Receipt:
 def from_mlflow(run_id: str, uri: str) -> Receipt:
     """The same, from the artifacts of the whole run and of its stages."""
     check(uri not in ("", "none"), f"{run_id} is the id of a run: say mlflow.uri=URI, where it is found")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    prepare()
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    with asked(uri, f"run {run_id}") as client, tempfile.TemporaryDirectory(prefix="hpe-receipt-") as place:
+        whole = client.get_run(run_id)
+        named = whole.data.tags.get(KEY_TAG, "")
+        check(named.startswith("pipeline/"), f"{run_id} is no whole run of a pipeline, but {named or 'unknown'}")
+        check(whole.info.status == "FINISHED", f"{run_id} is not finished, but {whole.info.status}")
+        experiment = [whole.info.experiment_id]
+        below = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
+        stages = {run.data.tags["stage"]: run.info.run_id for run in below if "stage" in run.data.tags}
+        for tag, key in whole.data.tags.items():
+            if tag.startswith("reused."):  # made by an earlier run
+                makers = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
+                check(bool(makers), f"the run of {key}, which {run_id} used, is no longer in MLflow")
+                stages[tag.removeprefix("reused.")] = makers[0].info.run_id
 
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    try:
-        with tempfile.TemporaryDirectory(prefix="hpe-receipt-") as place:
+        def text(run: str, file: str) -> str:
+            return brought(uri, f"runs:/{run}/{file}", Path(place)).read_text()
 
-            def text(run: str, file: str) -> str:
-                where = f"runs:/{run}/{file}"
-                return Path(mlflow.artifacts.download_artifacts(where, dst_path=place, tracking_uri=uri)).read_text()
-
-            whole = client.get_run(run_id)
-            named = whole.data.tags.get(KEY_TAG, "")
-            check(named.startswith("pipeline/"), f"{run_id} is no whole run of a pipeline, but {named or 'unknown'}")
-            check(whole.info.status == "FINISHED", f"{run_id} is not finished, but {whole.info.status}")
-            experiment = [whole.info.experiment_id]
-            below = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
-            stages = {run.data.tags["stage"]: run.info.run_id for run in below if "stage" in run.data.tags}
-            for tag, key in whole.data.tags.items():
-                if tag.startswith("reused."):  # made by an earlier run
-                    makers = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
-                    check(bool(makers), f"the run of {key}, which {run_id} used, is no longer in MLflow")
-                    stages[tag.removeprefix("reused.")] = makers[0].info.run_id
-            known = [name for name in NAMES if name in stages]
-            found = {name: json.loads(text(stages[name], "manifest.json")) for name in known}
-            return _checked(run_id, text(run_id, CONFIG), found, whole.data.tags)
-    except (MlflowException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise SpecError(f"MLflow at {public(uri)} does not hand out run {run_id}: {said}") from None
+        found = {name: json.loads(text(stages[name], MANIFEST)) for name in NAMES if name in stages}
+        return _checked(run_id, text(run_id, CONFIG), found, whole.data.tags)
 
 
 def _checked(name: str, config: str, found: Mapping[str, Manifest | None], tags: Mapping[str, str]) -> Receipt:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpe_core.data.marks import MARKS_FILE, write_marks
@@ -53,7 +54,7 @@ def run(stage: StageRun) -> EvaluateResult:
     networks = networks_of(spec, stage.inputs)
     tests = {name: [str(f) for f in shard_files(stage.inputs["shards"], name, "test")] for name in spec.data.test}
     at = placed(spec, stage.name, capacity(spec.cluster))
-    predict = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus, memory=at.memory)(predict_files)
+    predict = ray.remote(**at.options)(predict_files)
     files = [file for own in tests.values() for file in own]
     pending = {
         name: [
@@ -62,8 +63,7 @@ def run(stage: StageRun) -> EvaluateResult:
         ]
         for name, folder in networks.items()
     }
-    held_out = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
-    validating = predict.remote(str(networks[Role.DISTILLED]), held_out, (0, 1), 0, at.threads)
+    validating = predict.remote(str(networks[Role.DISTILLED]), validation(stage), (0, 1), 0, at.threads)
     found: dict[str, Predictions] = {}
     for done, (name, futures) in enumerate(pending.items(), start=1):
         seen = dict(zip(files, [one for part in ray.get(futures) for one in part], strict=True))
@@ -96,6 +96,11 @@ def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Pat
     """Folders of the networks that are scored, by their names in the tables."""
     teachers = {name: inputs["teachers"] / name for name in spec.teachers}
     return teachers | {name: inputs["student"] / name for name in (Role.HARD, Role.DISTILLED)}
+
+
+def validation(stage: StageRun) -> list[str]:
+    """The shards of the faces by which networks were chosen."""
+    return [str(file) for name in stage.spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
 
 
 def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:
@@ -131,10 +136,9 @@ def drift_task(stage: StageRun, at: Placement) -> Any:
 
     spec, student = stage.spec, stage.results.student.spec
     folders = {name: str(stage.inputs["teachers"] / name) for name in spec.label_set(student).teachers}
-    files = [str(file) for name in spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
-    task = ray.remote(num_cpus=at.cpus, num_gpus=at.gpus, memory=at.memory)(drift)
     assert student.distill is not None
-    return task.remote(folders, files, to_dict(student.augment), student.distill.mirrored, student.net.form)
+    asked = (to_dict(student.augment), student.distill.mirrored, student.net.form)
+    return ray.remote(**at.options)(drift).remote(folders, validation(stage), *asked)
 
 
 def drift(
@@ -233,8 +237,6 @@ def write_predictions(
     path: Path, ids: dict[str, list[str]], truth: dict[str, Angles], predictions: dict[str, dict[str, Angles]]
 ) -> None:
     """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
-    import pyarrow as pa
-
     columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
     numbers: list[Angles] = []
     for name, by_test in predictions.items():

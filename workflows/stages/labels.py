@@ -10,7 +10,6 @@ Each set of a shard is a piece of its own (`storage/receipts.py`), named by the 
 its windows. So a search over one more (K, d) computes that set alone: the others are taken over from earlier runs.
 """
 
-import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from hpe_core.spec.network import MEANING, WEIGHTS, FormName, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.disk import check_room
-from hpe_core.system.files import file_sha256, write_json
+from hpe_core.system.files import file_sha256, json_sha256, write_json
 from workflows.engine.cluster import capacity, worker_device
 from workflows.engine.placement import placed
 from workflows.engine.results import LabelsResult
@@ -58,26 +57,23 @@ def run(stage: StageRun) -> LabelsResult:
         return LabelsResult((), (), 0, {}, "")
     splits = [stage.results.shards.splits[f"{name}.train"] for name in spec.data.train]
     shards = {stage.inputs["shards"] / shard.path: shard for split in splits for shard in split.shards}
-    files, code = list(shards), code_hashes(__name__)
+    code = code_hashes(__name__)
     weights = {name: [file_sha256(folder / part) for part in (WEIGHTS, MEANING)] for name, folder in teachers.items()}
     jobs = {
-        file: {labels: job_hash(file, shards[file].sha256, labels, weights, code) for labels in sets} for file in files
+        (file, labels): job_hash(file, shard.sha256, labels, weights, code)
+        for file, shard in shards.items()
+        for labels in sets
     }
-    wanted = {job: stage.folder / place(file, labels) for file in files for labels, job in jobs[file].items()}
+    wanted = {job: stage.folder / place(*piece) for piece, job in jobs.items()}
     adopted = adopt(wanted, stage.folder.parent.glob("*/*/*/part-*.json"))
     if adopted:
         stage.reporter.say(f"  {adopted} of {len(wanted)} files of soft labels are taken over from earlier runs")
-    new = sum(
-        shards[file].rows
-        for file in files
-        for labels, job in jobs[file].items()
-        if not is_claimed(stage.folder / place(file, labels), job)
-    )
+    new = sum(shards[piece[0]].rows for piece, job in jobs.items() if not is_claimed(stage.folder / place(*piece), job))
     check_room(stage.folder, new * row_bytes(spec.student.net), f"soft labels of {new:,} faces")
     receipts: list[Receipt] = []
     at = placed(spec, stage.name, capacity(spec.cluster))
-    rows = [{"shard": str(file), "jobs": json.dumps(list(jobs[file].values()))} for file in files]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(files)).map_batches(
+    rows = [{"shard": str(file), "jobs": json.dumps([jobs[file, labels] for labels in sets])} for file in shards]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(shards)).map_batches(
         LabelShard,
         fn_constructor_args=(
             {name: str(folder) for name, folder in teachers.items()},
@@ -87,14 +83,12 @@ def run(stage: StageRun) -> LabelsResult:
         ),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            size=max(1, min(len(files), at.at_once)),
+            size=max(1, min(len(shards), at.at_once)),
             max_tasks_in_flight_per_actor=IN_HAND + 1,
             max_concurrent_calls_per_actor=IN_HAND,
             enable_true_multi_threading=True,
         ),
-        num_cpus=at.cpus,
-        num_gpus=at.gpus,
-        memory=at.memory,
+        **at.options,
     )
     done = 0
     for row in dataset.iter_rows():
@@ -121,8 +115,7 @@ def job_hash(
 ) -> str:
     """Over everything that decides the soft labels of one shard; `sha256` is of its bytes, as its receipt says."""
     made_by = [weights[name] for name in labels.teachers]
-    body = [str(place(shard, labels)), sha256, made_by, code]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json_sha256([str(place(shard, labels)), sha256, made_by, code])
 
 
 def row_bytes(net: NetSpec) -> int:
@@ -141,8 +134,7 @@ def mean_error(receipts: Sequence[Receipt], labels: LabelSet) -> float:
 
 def fingerprint(receipts: Sequence[Receipt]) -> str:
     """Hash over the label files' hashes."""
-    ordered = sorted((receipt["set"], receipt["shard"], receipt["sha256"]) for receipt in receipts)
-    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
+    return json_sha256(sorted((receipt["set"], receipt["shard"], receipt["sha256"]) for receipt in receipts))[:16]
 
 
 class LabelShard:

@@ -20,7 +20,7 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
-from hpe_core.system.files import read_json, write_json
+from hpe_core.system.files import write_json
 from workflows.engine.cluster import capacity, worker_device
 from workflows.engine.placement import placed
 from workflows.engine.plan import leaves_of
@@ -30,7 +30,7 @@ from workflows.engine.told import trial_file, trial_name
 from workflows.searching.proposals import NUMBER, count, decode_changes, first_point
 from workflows.tracking.progress import Reporter, now_ms
 from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
-from workflows.training.networks import HISTORY, resend
+from workflows.training.networks import HISTORY, resend, resumed
 
 # Tune's files below `tune/`: its settings, the trials, how many were made, and what the searcher knows.
 STATE = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
@@ -218,11 +218,7 @@ def trial(
     train, val = open_data(job, pipeline.cluster.readers_per_worker)
     checkpoint = tune.get_checkpoint()
     with tempfile.TemporaryDirectory() as scratch:
-        resume: Path | None = None
-        history: list[dict[str, Any]] = []
-        if checkpoint is not None:
-            resume = Path(checkpoint.to_directory(scratch))
-            history = read_json(resume / HISTORY) or []
+        resume, history = resumed(checkpoint, scratch)
 
         def on_epoch(end: EpochEnd) -> None:
             history.append({"epoch": end.epoch, "time_ms": now_ms(), **end.metrics})

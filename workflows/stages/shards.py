@@ -10,7 +10,6 @@ and no Parquet file, so a reader never meets an empty shard.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import tempfile
@@ -28,7 +27,7 @@ from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.spec.data import DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.disk import check_room
-from hpe_core.system.files import write_json
+from hpe_core.system.files import json_sha256, write_json
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.cluster import capacity, quiet_data
 from workflows.engine.plan import leaves_of
@@ -68,8 +67,7 @@ def data_leaves(spec: PipelineSpec, names: Sequence[str]) -> dict[str, Any]:
 
 def reader_code(reader: str) -> str:
     """Hash of the code of a reader, which no import statement leads to: editing one recuts its datasets alone."""
-    body = json.dumps(code_hashes(*reader_modules([reader])), sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:12]
+    return json_sha256(code_hashes(*reader_modules([reader])))[:12]
 
 
 def fingerprint(name: str, source: Source) -> str:
@@ -144,8 +142,7 @@ def with_code(jobs: Sequence[Job], reader: str) -> Iterator[Job]:
     """The jobs under hashes that also cover the code that cuts them: a shard outlives the run that made it."""
     code = code_hashes(__name__, *reader_modules([reader]))
     for job in jobs:
-        body = json.dumps([job.hash, code], sort_keys=True)
-        yield dataclasses.replace(job, hash=hashlib.sha256(body.encode()).hexdigest())
+        yield dataclasses.replace(job, hash=json_sha256([job.hash, code]))
 
 
 class BuildShard:

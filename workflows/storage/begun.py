@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpe_core.system.files import read_json, write_json
+from hpe_core.system.files import known_json, read_json, write_json
+from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
 
 BEGUN = ".begun.json"
@@ -43,7 +44,7 @@ def note_finished(folder: Path) -> None:
 def cut_off(stage: Path) -> Begun | None:
     """What was begun last of a stage, if nothing of it was finished since; `stage` holds its folders."""
     notes = [note for note in map(_read, stage.glob("*")) if note is not None and read_manifest(note.folder) is None]
-    done = [file.stat().st_mtime for file in stage.glob("*/manifest.json")]
+    done = [file.stat().st_mtime for file in stage.glob(f"*/{MANIFEST}")]
     last = max(notes, key=lambda note: note.last_s, default=None)
     return None if last is None or last.last_s < max(done, default=0.0) else last
 
@@ -69,8 +70,8 @@ def _read(folder: Path) -> Begun | None:
     """The note in a folder; None where there is none, or a torn one."""
     file = folder / BEGUN
     try:
-        known, last_s = read_json(file), file.stat().st_mtime
-    except (OSError, ValueError):
+        known, last_s = known_json(file), file.stat().st_mtime
+    except OSError:
         return None
     if known is None:
         return None

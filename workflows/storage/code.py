@@ -8,6 +8,7 @@ nothing that a result depends on and are not read.
 import ast
 import functools
 import hashlib
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder of both packages
@@ -23,6 +24,11 @@ CARRIERS = (
     "workflows.sharding.quarantine",
     "workflows.full_pipeline",
 )
+
+
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a process of ours: these folders first."""
+    return os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH", "")]))
 
 
 def code_hashes(*modules: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpe_core.system.files import read_json
+from hpe_core.system.files import known_json
 from workflows.storage.contents import MANIFEST
 
 
@@ -14,10 +14,7 @@ def now() -> str:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None; a damaged one finishes nothing."""
-    try:
-        return read_json(folder / MANIFEST)
-    except ValueError:
-        return None
+    return known_json(folder / MANIFEST)
 
 
 def finished(folder: Path) -> dict[str, Any]:

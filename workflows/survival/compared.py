@@ -6,6 +6,7 @@ from pathlib import Path
 from hpe_core.system.files import file_sha256
 from workflows.reproduction.compared import compare
 from workflows.reproduction.receipt import Receipt
+from workflows.storage.contents import MANIFEST
 from workflows.survival.ground import expect, made_in
 
 LEFTOVERS = ("networks/*/ray-train", "*/*/*/.part-*", "*/*/.*.damaged")
@@ -17,7 +18,7 @@ def expect_same(store: Path, reference: Path, stages: Sequence[str]) -> None:
     missing = [stage for stage in stages if stage not in ours.manifests]
     expect(not missing, f"not finished: {', '.join(missing)}")
     for stage in stages:
-        (folder,) = [path.parent for path in (store / stage).glob("*/manifest.json")]
+        (folder,) = [path.parent for path in (store / stage).glob(f"*/{MANIFEST}")]
         for name, listed in ours.manifests[stage]["files"].items():
             whole = (folder / name).is_file() and file_sha256(folder / name) == listed["sha256"]
             expect(whole, f"{stage}: {name} is not what its manifest says")

@@ -21,7 +21,8 @@ import psutil
 from hpe_core.errors import say
 from workflows.full_pipeline import NAMES as STAGES
 from workflows.reproduction.receipt import Receipt
-from workflows.storage.code import ROOT
+from workflows.storage.code import ROOT, python_path
+from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
 
 PATIENCE_S = 900.0  # for one command
@@ -137,11 +138,9 @@ class Ground:
 
     def begin(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Command:
         """Any command, its words added to `log`."""
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        whole = {**os.environ, "PYTHONPATH": python_path(ROOT), **(env or {})}
         with log.open("ab") as stream:
-            process = subprocess.Popen(
-                command, stdout=stream, stderr=stream, env={**os.environ, "PYTHONPATH": path, **(env or {})}
-            )
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=whole)
         self.started.append(Command(process, log, time.time()))
         return self.started[-1]
 
@@ -187,7 +186,7 @@ def begun(store: Path, stage: str) -> bool:
 
 
 def finished(store: Path, stage: str) -> bool:
-    return any((store / stage).glob("*/manifest.json"))
+    return any((store / stage).glob(f"*/{MANIFEST}"))
 
 
 def made_in(store: Path) -> Receipt:
@@ -204,7 +203,7 @@ def kept(store: Path) -> dict[Path, int]:
     """Finished work, and when it was written: pieces with their receipts, networks, manifests."""
     pieces = [*store.glob("shards/*/*/part-*.json"), *store.glob("labels/*/*/*/part-*.json")]
     pieces += [path.with_suffix(".parquet") for path in pieces]
-    done = [*pieces, *store.glob("networks/*/result.json"), *store.glob("*/*/manifest.json")]
+    done = [*pieces, *store.glob("networks/*/result.json"), *store.glob(f"*/*/{MANIFEST}")]
     return {path: path.stat().st_mtime_ns for path in done if path.exists()}
 
 

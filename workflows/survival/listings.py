@@ -6,7 +6,6 @@ bad row must be named in the quarantine with its reason, and no sound row may co
 
 import csv
 import io
-import json
 import os
 import shutil
 import struct
@@ -19,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
+from PIL import Image as Pil
 
 from hpe_core.data.rows import read_shard
 from hpe_core.geometry.crop import Image, encoded
@@ -27,7 +27,7 @@ from hpe_core.render.anatomy import landmark_targets
 from hpe_core.render.scene import RenderedHead, render_head
 from workflows.engine.config import EXIT_BAD_INPUT
 from workflows.storage.code import ROOT
-from workflows.survival.ground import Ground, Lost, expect, last
+from workflows.survival.ground import Ground, Lost, expect, last, made_in
 from workflows.survival.nodes import Cluster
 from workflows.survival.told import Hit
 
@@ -84,15 +84,13 @@ def talking_bomb(sound: bytes) -> bytes:
     return sound[:at] + chunk(b"zTXt", b"Comment\0\0" + text) + sound[at:]
 
 
-def endless(side: int = 8000, scans: int = 4000) -> bytes:
+def endless() -> bytes:
     """A progressive JPEG whose last scan is there many times, each a walk over the whole picture.
 
     Some hundred kilobytes that keep a decoder busy for minutes.
     """
-    from PIL import Image as Pil
-
     out = io.BytesIO()
-    Pil.new("L", (side, side), 128).save(out, "JPEG", progressive=True)
+    Pil.new("L", (8000, 8000), 128).save(out, "JPEG", progressive=True)
     data = out.getvalue()
     place, segments = 2, list[bytes]()
     while data[place + 1] != 0xD9:  # the end of the picture
@@ -102,7 +100,7 @@ def endless(side: int = 8000, scans: int = 4000) -> bytes:
                 end += 1
         segments.append(data[place:end])
         place = end
-    return data[:place] + segments[-1] * scans + data[place:]
+    return data[:place] + segments[-1] * 4000 + data[place:]
 
 
 def bad_rows() -> list[Bad]:
@@ -129,8 +127,6 @@ def bad_rows() -> list[Bad]:
 
 def special_rows() -> list[tuple[str, Callable[[Path], object], float]]:
     """(name, how it is written, grey levels by which its crop may differ from the plain picture's)."""
-    from PIL import Image as Pil
-
     image = head(0).image
     deep = cv2.cvtColor(image.astype(np.uint16) * 257, cv2.COLOR_RGB2BGR)
     tagged = Pil.fromarray(image)  # labels are of the pixels as they are stored, whatever a tag says
@@ -195,8 +191,7 @@ def quarantined(store: Path) -> dict[str, str]:
 
 
 def result_of(store: Path) -> dict[str, int]:
-    (file,) = store.glob("shards/*/manifest.json")
-    result = json.loads(file.read_text())["result"]
+    result = made_in(store).result("shards")
     return {key: int(result[key]) for key in ("input", "kept", "quarantined", "filtered")}
 
 

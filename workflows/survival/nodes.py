@@ -5,10 +5,10 @@ of our own jobs are touched, and a node only where that was allowed.
 """
 
 import contextlib
+import logging
 import os
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,9 +18,8 @@ from typing import Any
 
 import psutil
 
-from hpe_core.errors import SpecError
-from workflows.engine.cluster import QUIET, worker_environment
-from workflows.engine.ray_private import actors_of, drop_worker_count_warnings, no_dashboard_process
+from workflows.engine.cluster import join, living, our_signals, quiet_ray, worker_environment
+from workflows.engine.ray_private import actors_of, no_dashboard_process
 from workflows.survival.ground import Command, Lost
 
 NODES, CPUS = 3, 2  # of a cluster of our own
@@ -68,14 +67,14 @@ class Cluster:
         """(living nodes, CPUs that Ray counts)."""
         import ray
 
-        return sum(bool(node["Alive"]) for node in ray.nodes()), float(ray.cluster_resources().get("CPU", 0))
+        return len(living()), float(ray.cluster_resources().get("CPU", 0))
 
     def reach(self) -> None:
         """A hand on every living node: a process that is there already kills at once."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - self.lost
+        alive = {node["NodeID"] for node in living()} - self.lost
         self.hands = {node: hand for node, hand in self.hands.items() if node in alive}
         for node in alive - set(self.hands):
             there = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -124,7 +123,7 @@ class Cluster:
         self.lost.add(chosen)
         self.hands.pop(chosen).end_node.remote()
         hit = time.time()
-        while any(node["Alive"] for node in ray.nodes() if node["NodeID"] == chosen):
+        while any(node["NodeID"] == chosen for node in living()):
             if time.time() > hit + COME_S:
                 raise Lost("a node that was ended is still there")
             time.sleep(0.2)
@@ -134,13 +133,9 @@ class Cluster:
 @contextmanager
 def joined(address: str, dice: random.Random, *, nodes_allowed: bool) -> Iterator[Cluster]:
     """The cluster at `address`, or one of our own, which is stopped at the end."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import logging
-
+    quiet_ray(and_all_else=True)
     import ray
 
-    drop_worker_count_warnings(and_all_else=True)
     own, others, place = None, [], ""
     try:
         if not address:
@@ -154,12 +149,9 @@ def joined(address: str, dice: random.Random, *, nodes_allowed: bool) -> Iterato
                 own = LocalCluster(initialize_head=True, head_node_args=head)
                 others = [own.add_node(num_cpus=CPUS) for _ in range(NODES - 1)]
             address = own.address
-        options = {"log_to_driver": False, "logging_level": logging.ERROR}
-        try:
-            with our_signals():
-                ray.init(address=address, runtime_env={"env_vars": worker_environment()}, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SpecError(f"cluster.address {address}: no Ray cluster can be joined there: {error}") from None
+        runtime_env = {"env_vars": worker_environment()}
+        with our_signals():
+            join(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
         found = Cluster(address, dice, own, nodes_allowed or own is not None, joined=others)
         found.reach()
         yield found
@@ -169,13 +161,3 @@ def joined(address: str, dice: random.Random, *, nodes_allowed: bool) -> Iterato
             own.shutdown()
         if place:
             shutil.rmtree(place, ignore_errors=True)
-
-
-@contextmanager
-def our_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM that aborts the process; ours is put back."""
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, ours)

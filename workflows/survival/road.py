@@ -4,7 +4,6 @@ Each begins from what the undisturbed run had finished before that stage, and mu
 """
 
 import http.server
-import os
 import shutil
 import sqlite3
 import sys
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from workflows.engine.config import EXIT_FAILED, EXIT_STORE_HELD
 from workflows.full_pipeline import NAMES as STAGES
-from workflows.storage.code import ROOT
+from workflows.storage.code import ROOT, python_path
+from workflows.storage.contents import MANIFEST
 from workflows.survival.compared import expect_same
 from workflows.survival.ground import (
     Command,
@@ -91,7 +91,7 @@ def one_actor(
 
 def finished_after(store: Path, stage: str, when: float) -> bool:
     """Whether the stage was not over yet at that time."""
-    return all(file.stat().st_mtime > when for file in store.glob(f"{stage}/*/manifest.json"))
+    return all(file.stat().st_mtime > when for file in store.glob(f"{stage}/*/{MANIFEST}"))
 
 
 def node(ground: Ground, cluster: Cluster) -> list[Hit]:
@@ -167,11 +167,12 @@ def disk(ground: Ground, cluster: Cluster) -> list[Hit]:
     store = ground.store("disk")
     site = ground.home / "disk-limit"
     site.mkdir(exist_ok=True)
-    lines = ["import resource, sys", f"resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_LIMIT}, {FILE_LIMIT}))"]
-    only = "if any('default_worker' in word for word in getattr(sys, 'orig_argv', ())):"
-    (site / "sitecustomize.py").write_text("\n".join([lines[0], only, f"    {lines[1]}", ""]))
-    limited = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = ground.start("shards", store, "cluster.address=local", env=limited)
+    (site / "sitecustomize.py").write_text(
+        "import resource, sys\n"
+        "if any('default_worker' in word for word in getattr(sys, 'orig_argv', ())):\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_LIMIT}, {FILE_LIMIT}))\n"
+    )
+    command = ground.start("shards", store, "cluster.address=local", env={"PYTHONPATH": python_path(site, ROOT)})
     code, said = command.wait(), last(command.text)
     when = time.time()
     expect(code == EXIT_FAILED, f"exit code {code} where files may not grow: {said}")

@@ -4,11 +4,10 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpe_core.system.files import read_json
+from hpe_core.system.files import known_json
 from workflows.tracking.facts import RunFacts, Status
 
 
@@ -42,9 +41,7 @@ def facts_of(store: Path, held: bool = False) -> list[RunFacts]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A JSON file; nothing where there is none, or a damaged one, which the next run writes anew."""
-    with suppress(ValueError):
-        return read_json(file) or {}
-    return {}
+    return known_json(file) or {}
 
 
 def _is_gone(tree: Mapping[str, Any]) -> bool:

@@ -4,7 +4,6 @@ MLflow is imported only when somebody asks.
 """
 
 import hashlib
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.system.files import write_atomic
-from workflows.tracking.server import prepare, public
+from workflows.tracking.server import asked, brought
 
 ARTIFACTS = "model"  # the folder of a published run that holds the model
 RUN_ID, VERSION = re.compile(r"[0-9a-f]{32}"), re.compile(r"\d+")
@@ -29,18 +28,9 @@ def downloaded(model: str, uri: str, registered: str, folder: Path) -> Path:
     if database != uri and not Path(database).is_file():  # MLflow would create an empty one
         said = f"model={model} is no file here, and there is no registry {database}"
         raise SpecError(f"{said}; say store=FOLDER of the run, mlflow.uri=URI, or the model's file")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for files that are here already
-    prepare()
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    try:
+    with asked(uri, f"model={model}") as client:
         where = run_artifacts(client, model) if RUN_ID.fullmatch(model) else version_of(client, model, registered)
-        return Path(mlflow.artifacts.download_artifacts(where, dst_path=str(folder), tracking_uri=uri))
-    except (MlflowException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise SpecError(f"model={model}: MLflow at {public(uri)} does not hand it out: {said}") from None
+        return brought(uri, where, folder)
 
 
 def fetched_network(model: str, uri: str, folder: Path) -> Path:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hpe_core.errors import SpecError
+
 UI_PORT = 5000  # of the page that `ui_command` opens
 DEADLINE_S = 10  # of one request; MLflow's own tries take minutes
 
@@ -51,23 +53,51 @@ def prepare() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it once, in our own words
 
 
+def client_of(uri: str) -> Any:
+    """MLflow's client of an address."""
+    prepare()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def asked(uri: str, what: str) -> Iterator[Any]:
+    """The client, for what is to be brought here. Raises SpecError that names it where MLflow does not hand it out."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    client = client_of(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield client
+    except (MlflowException, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SpecError(f"{what}: MLflow at {public(uri)} does not hand it out: {said}") from None
+
+
+def brought(uri: str, where: str, folder: Path) -> Path:
+    """A file or folder of MLflow's artifacts, such as `runs:/ID/model`, in a folder here."""
+    import mlflow
+
+    return Path(mlflow.artifacts.download_artifacts(where, dst_path=str(folder), tracking_uri=uri))
+
+
 def connect(uri: str, experiment: str, artifacts: Path) -> tuple[Any, str]:
     """The client and the experiment's id. What is missing is made, `artifacts` being where the experiment's files lie
     if no server keeps them; an older database is brought to the newest schema, a deleted experiment back."""
     prepare()
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     local = uri.startswith("sqlite:")
     if local:
         make_database(uri)
     try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = client_of(uri)
     except MlflowException as error:
         if "out-of-date" not in str(error):
             raise
         make_database(uri, upgrade=True)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = client_of(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         root = (artifacts / re.sub(r"[^\w-]", "_", experiment)).as_uri() if local else None

@@ -1,6 +1,5 @@
 """One network to train as a job: its labels, its rows, and the hash under which the store keeps it."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
-from hpe_core.system.files import file_sha256
+from hpe_core.system.files import file_sha256, json_sha256
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
 from workflows.training.stream import StreamedFaces
@@ -41,8 +40,7 @@ class Job:
 
     @property
     def hash(self) -> str:
-        body = json.dumps([to_dict(self.spec), self.depends], sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(body.encode()).hexdigest()[:12]}"
+        return f"{self.name}-{json_sha256([to_dict(self.spec), self.depends])[:12]}"
 
 
 def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:

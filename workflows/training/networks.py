@@ -143,6 +143,12 @@ def discard_torn(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def resumed(checkpoint: Any, scratch: str) -> tuple[Path | None, list[dict[str, float]]]:
+    """Where a checkpoint's files were laid, and its epochs so far; None and none where there is no checkpoint."""
+    folder = None if checkpoint is None else Path(checkpoint.to_directory(scratch))
+    return folder, [] if folder is None else read_json(folder / HISTORY) or []
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the plain loop of hpe_core, its checkpoints reported to Ray."""
     import ray.train
@@ -155,16 +161,11 @@ def train_worker(config: dict[str, Any]) -> None:
     device, room = worker_device(config["threads"]), 1e9 * job.data.resident_gb
     place = Place(device, context.get_world_rank(), context.get_world_size(), room)
     spec = replace(job.spec, optim=job.spec.optim.over(place.world))
-    history: list[dict[str, float]] = []
     checkpoint = ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory() as scratch:
-        resume = None
-        if checkpoint is not None:
-            resume = Path(scratch)
-            checkpoint.to_directory(scratch)
-            history = read_json(resume / HISTORY) or []
-            if place.rank == 0:
-                resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
+        resume, history = resumed(checkpoint, scratch)
+        if place.rank == 0:
+            resend(reporter, job.key, history)  # what was on its way when everything was killed is not lost
         train, val = open_data(job, config["readers"])
 
         stored, stored_at = len(history), -math.inf

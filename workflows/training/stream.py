@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from hpe_core.data.rows import MARKS, fixed_binary_view, label_type
+from hpe_core.data.rows import MARKS, fixed_binary, fixed_binary_view, label_type
 from hpe_core.data.shares import (
     FaceArrays,
     Piece,
@@ -157,15 +156,7 @@ def read_groups(plans: dict[str, Any]) -> Iterator[pa.Table]:
 def to_table(faces: FaceArrays) -> pa.Table:
     """Rows as fixed-size binary columns, without a copy."""
     columns = {name: getattr(faces, name) for name in (*DTYPES, "soft")}
-    return pa.table({name: packed(values) for name, values in columns.items() if values is not None})
-
-
-def packed(values: NDArray[Any]) -> pa.Array:
-    """(M, ...) as M binary values of equal size."""
-    flat = np.ascontiguousarray(values)
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(flat.nbytes // len(flat)), len(flat), [None, pa.py_buffer(flat)]
-    )
+    return pa.table({name: fixed_binary(values) for name, values in columns.items() if values is not None})
 
 
 def to_batch(table: pa.Table, soft_type: type[np.floating] = np.float16) -> "PoseBatch":

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from hpe_core.data.marks import MARKS_FILE, read_marks
 from hpe_core.data.rows import read_shard, shard_files
 from hpe_core.geometry.crop import window
+from workflows.export.faces import evenly
 from workflows.report import figures
 from workflows.report.material import Material, Section
 from workflows.report.page import decimals, line
@@ -28,7 +27,7 @@ def landmarks(material: Material) -> Iterator[Section]:
     size, sheets = material.spec.data.crop.size, []
     for (network, test), points in said.items():
         shard = read_shard(shard_files(material.stage.inputs["shards"], test, "test")[0])
-        picked = np.unique(np.linspace(0, len(shard) - 1, SHOWN).round().astype(int))
+        picked = evenly(len(shard), SHOWN)
         marks = [points[shard.sample_ids[i]] + [size / 2, size / 2, 0] for i in picked]
         sheet = figures.landmark_sheet(window(shard.images[picked], size), marks)
         sheets.append((network, test, material.book.faces(f"landmarks_{network}_{test}", sheet)))

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from hpe_core.data.rows import read_shard, shard_files
 from hpe_core.datasets.registry import readers
 from hpe_core.geometry.crop import window
+from workflows.export.faces import evenly
 from workflows.report import figures
 from workflows.report.material import Material, Section
 
@@ -20,7 +19,7 @@ def samples(material: Material) -> Iterator[Section]:
         files = shard_files(material.stage.inputs["shards"], name, split)
         if files:
             shard = read_shard(files[0])
-            picked = np.unique(np.linspace(0, len(shard) - 1, SAMPLES).round().astype(int))
+            picked = evenly(len(shard), SAMPLES)
             sheet = figures.sample_sheet(window(shard.images[picked], data.crop.size), shard.angles[picked])
             sheets.append((name, split, material.book.faces(f"samples_{name}_{split}", sheet)))
     used = {name: readers()[data.datasets[name].reader] for name in names}
