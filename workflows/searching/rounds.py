@@ -14,6 +14,7 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from hpe_core.learning.metrics import deciding
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json
@@ -117,6 +118,6 @@ def history(folder: Path, number: int, epochs: int) -> dict[int, float]:
     for _ in range(LOOKS):
         told = read_json(trial_file(folder, number)) or {"history": []}
         if len(told["history"]) >= epochs:
-            return {int(row["epoch"]): float(row["val/mae"]) for row in told["history"]}
+            return {int(row["epoch"]): float(row[deciding(row, "val/")]) for row in told["history"]}
         time.sleep(PAUSE_S)
     raise OSError(f"{trial_file(folder, number)} holds {len(told['history'])} of {epochs} epochs")
