@@ -132,7 +132,7 @@ def test_the_preview_in_a_raw_file_is_not_taken_for_its_picture(order, tags):
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(300), "is a camera's raw file, which"),
         (b"FUJIFILMCCD-RAW 0201" + bytes(300), "is a camera's raw file, which"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(300), "is JPEG 2000, which"),
-        (b"\xff\x0a" + bytes(300), "is empty|is JPEG XL, which"),
+        (b"\xff\x0a" + bytes(300), "is JPEG XL, which"),
         (b"8BPS\0\1" + bytes(300), "is Photoshop, which"),
         (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', r"is a drawing \(SVG\), which"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull brings the picture"),
