@@ -46,7 +46,7 @@ AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 COMPLAINTS = (b"Corrupt JPEG", b"Premature end", b"Inconsistent", b"Invalid", b"Unsupported", b"Bogus")
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError)
+BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError, RuntimeError)
 BROKEN_DATA = (*BROKEN, struct.error, zlib.error, OverflowError, ZeroDivisionError, Pil.DecompressionBombError)
 
 _stderr_lock = threading.Lock()
