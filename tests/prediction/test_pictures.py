@@ -97,6 +97,15 @@ def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
     assert media.names == ["e.tga", "f.dng"] and counted(media.left_out) == said
 
 
+def test_pages_that_are_not_looked_at_are_told(tmp_path, capsys):
+    images = [Pil.fromarray(picture(seed, 20, 30)) for seed in range(3)]
+    images[0].save(tmp_path / "a.tif", save_all=True, append_images=images[1:])
+    images[0].save(tmp_path / "b.tif")
+    for frame in looked_at(tmp_path, out=tmp_path / "out"):
+        assert isinstance(frame, Frame) and np.array_equal(frame.image, np.asarray(images[0]))
+    assert re.fullmatch(r"\S+a.tif has 3 pages; the first is looked at\n", capsys.readouterr().err)
+
+
 def test_bitmaps_of_one_bit_are_pictures(tmp_path):
     (tmp_path / "a.pbm").write_bytes(b"P4\n8 8\n" + bytes(8))
     (tmp_path / "b").write_bytes(b"P1\n# mine\n2 2\n0 1 1 0\n")

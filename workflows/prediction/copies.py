@@ -6,7 +6,7 @@ PyAV is imported when a video is opened, not before: its FFmpeg has 100 MB (docs
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,9 @@ class _Sound:
     def end(self) -> None:
         if self._trial is None:
             self._file.mux([*self._resampled(None), *self._stream.encode(None)])
+        else:
+            with suppress(pyav().FFmpegError):
+                self._trial.close()
         if self._lost:
             say(f"{self._lost} packet{'s' * (self._lost != 1)} of the sound left out as damaged")
 

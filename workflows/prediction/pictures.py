@@ -20,7 +20,7 @@ from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, decode_within, read_bytes
 from hpe_core.datasets.unread import SAID
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image, encoded
 from workflows.prediction.frames import Frame, Unusable, apart
 from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header, unread
@@ -100,6 +100,8 @@ class Pictures:
                 image, scale, size = decode_within(data, shown, self.max_pixels)
                 if self.upright and (way := orientation(data)) != 1:
                     image, size = turned(image, way), size[::-1] if way in SIDEWAYS else size
+                if (pages := pages_of(data)) > 1:
+                    say(f"{shown} has {pages} pages; the first is looked at")
                 yield Frame(name, 0, image, scale=scale, size=size)
             except Rejected as rejected:
                 more = "; max_pixels=NUMBER allows more" if "are decoded" in rejected.detail else ""
@@ -129,6 +131,17 @@ def orientation(data: bytes) -> int:
         with opened_header(data) as opened:
             return int(opened.getexif().get(Base.Orientation, 1))
     except BROKEN_DATA:  # the pixels are sound, the camera's notes are not
+        return 1
+
+
+def pages_of(data: bytes) -> int:
+    """Of a TIFF, as a scanner writes them; 1 of anything else."""
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return 1
+    try:
+        with opened_header(data) as opened:
+            return int(getattr(opened, "n_frames", 1))
+    except BROKEN_DATA:
         return 1
 
 
