@@ -9,6 +9,7 @@ then its central window. Torch is imported only for a saved network.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.detection.fit import DetectorFit
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import Box, FaceCrop, Image, canonical_crop, fault_of, window
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import CONVENTION
@@ -157,12 +158,14 @@ def open_session(path: Path, threads: int = 1) -> Any:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise missing(error) from None
+    check(os.path.isfile(path), f"{path} is no file: an ONNX file is needed")  # who opens a pipe waits for ever
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise SpecError(f"{path} cannot be loaded as an ONNX file: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0]
+        raise SpecError(f"{path} cannot be loaded as an ONNX file: {said.rpartition(' failed:')[2]}") from None
 
 
 class _OnnxRunner:
@@ -171,13 +174,20 @@ class _OnnxRunner:
         stored = self._session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         if stored is None:
             raise SpecError(f"{path} carries no crop contract: this project did not write it")
-        contract = json.loads(stored)
-        if contract["version"] != CONTRACT_VERSION:
-            raise SpecError(f"{path} has contract version {contract['version']}; this code reads {CONTRACT_VERSION}")
-        if contract["convention"] != CONVENTION:
-            raise SpecError(f"{path} was exported with another angle convention: {contract['convention']}")
-        self.crop, self.detector_fit = build(CropSpec, contract["crop"]), noted_fit(contract)
-        self.calibration = noted_calibration(contract)
+        try:
+            contract = json.loads(stored)
+            version, convention = contract["version"], contract["convention"]
+        except (ValueError, TypeError, LookupError):
+            raise SpecError(f"{path} carries a crop contract that cannot be read") from None
+        if version != CONTRACT_VERSION:
+            raise SpecError(f"{path} has contract version {version}; this code reads {CONTRACT_VERSION}")
+        if convention != CONVENTION:
+            raise SpecError(f"{path} was exported with another angle convention: {convention}")
+        try:
+            self.crop, self.detector_fit = build(CropSpec, contract.get("crop")), noted_fit(contract)
+            self.calibration = noted_calibration(contract)
+        except SpecError as error:
+            raise SpecError(f"{path} carries a crop contract that cannot be used: {error}") from None
         self.has_landmarks = MARKS_OUTPUT in [entry.name for entry in self._session.get_outputs()]
 
     def __call__(self, windows_BHWC: Image) -> Poses:

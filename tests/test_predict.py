@@ -346,7 +346,7 @@ def test_a_folder_s_other_files_are_counted_by_their_endings(here, onnx, capsys)
         (here / "in" / name).write_text("x")
     for _ in range(2):  # what the first run wrote is none of them
         assert predict.main(["in", onnx, "boxes=whole", "out=in/poses"]) == 0
-        assert "no pictures: 2 .mp4, 1 .txt, 1 none" in capsys.readouterr().err
+        assert "no pictures that are read: 2 .mp4, 1 .txt, 1 none" in capsys.readouterr().err
 
 
 class Finds:
@@ -401,6 +401,8 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, o
     ("words", "said"),
     [
         (["boxes=whole"], "name a picture"),
+        (["a.png", "", "boxes=whole"], "name a picture"),
+        (["9" * 30, "boxes=whole"], f"camera {'9' * 30} cannot be opened"),
         (["a.png"], "detector=fetch downloads one, YuNet (0.3 MB), once and for all"),
         (["a.png", "boxes=whole", "detector=y.onnx"], "drop one of them"),
         (["a.png", "detektor=y.onnx"], "did you mean 'detector'"),
@@ -448,6 +450,14 @@ def test_of_a_folder_the_onnx_file_is_taken(tmp_path):
         loadable(tmp_path)
     (tmp_path / "student.onnx").write_bytes(b"")
     assert loadable(tmp_path) == tmp_path / "student.onnx"
+
+
+def test_weights_of_another_name_are_not_taken_for_those_beside_them(tmp_path):
+    for name in (WEIGHTS, "old.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    assert loadable(tmp_path / WEIGHTS) == tmp_path
+    with pytest.raises(SpecError, match=f"old.safetensors is no saved network: .* as {WEIGHTS} beside {MEANING}"):
+        loadable(tmp_path / "old.safetensors")
 
 
 def test_aliases_versions_and_runs_are_the_registrys(here, net, fresh_database):

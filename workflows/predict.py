@@ -14,6 +14,7 @@ are degrees; red is the head's x axis, green points down, blue out of the face. 
 that it cannot read, and goes on with the others.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,8 +28,9 @@ from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded
 from workflows.prediction.faces import face_finder
 from workflows.prediction.keys import WHOLE, PredictSpec, key_lines, spec_of
 from workflows.prediction.loop import Tally, predict
-from workflows.prediction.media import open_media
+from workflows.prediction.media import local, open_media
 from workflows.prediction.output import TABLE, csv_table, print_row
+from workflows.prediction.pictures import counted
 from workflows.prediction.resolve import model_files
 from workflows.prediction.streams import is_address
 from workflows.tracking.console import Console
@@ -39,12 +41,11 @@ CODES = {0: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input, also if i
 def main(argv: Sequence[str]) -> int:
     words, spec, as_json = command_line(argv)
     keep_freed_memory()
-    out = Path(spec.out).expanduser()
+    out = Path(os.path.expanduser(spec.out))
     upright = not spec.boxes or spec.boxes == WHOLE
     media = open_media(words, out, upright=upright, draw=spec.draw, max_pixels=spec.max_pixels)
     if media.left_out:
-        endings = ", ".join(f"{number} {ending}" for ending, number in sorted(media.left_out.items()))
-        say(f"left out, by their endings and content no pictures: {endings}")
+        say(f"left out, by their endings and content no pictures that are read: {counted(media.left_out)}")
     tally, stopped = Tally(), False
     with ExitStack() as opened:
         opened.callback(media.close)
@@ -71,8 +72,8 @@ def command_line(argv: Sequence[str]) -> tuple[list[str], PredictSpec, bool]:
     parser = CommandParser(__doc__ or "", key_lines(), CODES)
     parser.add_argument("words", nargs="*", metavar="PICTURE | FOLDER | VIDEO | CAMERA | ADDRESS | key=value")
     parser.add_argument("--json", action="store_true", help=f"faces as JSON lines on standard output, not in {TABLE}")
-    args = parser.parse_intermixed_args(argv)
-    shown = [word for word in args.words if "=" not in word or is_address(word) or Path(word).exists()]
+    args = parser.parsed([local(word) for word in argv])
+    shown = [word for word in args.words if "=" not in word or is_address(word) or os.path.exists(word)]
     return shown, spec_of([word for word in args.words if word not in shown]), bool(args.json)
 
 

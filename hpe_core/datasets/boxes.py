@@ -116,8 +116,16 @@ def open_boxes(file: Path) -> BoxFile:
 def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
     """The file; size and time name its state on disk, so that a process reads it once. Raises DatasetError."""
     name = files.printable(str(file))
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+        if twice is not None:  # JSON itself keeps the last
+            raise DatasetError(f"its file of boxes {name} has two entries for '{twice}'")
+        return dict(pairs)
+
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes(), object_pairs_hook=once)
     except OSError as error:
         raise DatasetError(f"its file of boxes {name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

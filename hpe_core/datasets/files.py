@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK
 from typing import ClassVar
+from unicodedata import normalize
 
 from hpe_core.datasets.base import DatasetError, FaceRef, Reader, Rejected
 from hpe_core.errors import check
@@ -131,7 +132,7 @@ def _index(remote: Remote) -> dict[str, Entry]:
 
 def archive_root(root: str) -> Path:
     """The folder of a `root:` key as an absolute path, of a remote one its counterpart here; it need not exist yet."""
-    return Remote(root).folder if is_remote(root) else Path(root).expanduser().absolute()
+    return Remote(root).folder if is_remote(root) else Path(os.path.expanduser(root)).absolute()
 
 
 def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -162,14 +163,17 @@ def _unlisted(error: OSError) -> None:
 
 
 def spelled(name: str, there: Callable[[str], bool]) -> str:
-    """The name of a file as it is `there`: as it stands; else with `/` for Windows' backslash, or its ending in another
-    case (image1.MAT beside image1.jpg). As it stands, too, where none of these is there."""
+    """The name of a file as it is `there`: as it stands; else with `/` for Windows' backslash, its ending in another
+    case (image1.MAT beside image1.jpg), or its accents as other systems write them. As it stands, too, where none of
+    these is there."""
     if there(name):
         return name
-    slashed = name.replace("\\", "/")
-    stem, ending = os.path.splitext(slashed)
+    stem, ending = os.path.splitext(name.replace("\\", "/"))
     endings = (ending, ending.lower(), ending.upper(), ending[:1] + ending[1:].capitalize())
-    return next(filter(there, (stem + other for other in endings)), name)
+    others = [stem + other for other in endings]
+    if not name.isascii():
+        others += [normalize(form, other) for form in ("NFC", "NFD") for other in others]
+    return next(filter(there, others), name)
 
 
 def within(root: Path, key: str, links: Links) -> Path:

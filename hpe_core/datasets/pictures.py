@@ -7,7 +7,8 @@ plain JPEGs, to the pixels that PIL gives and faster; PIL decodes the rest.
 One rule for orientation: the pixels as stored. Published boxes and landmarks refer to those, so every reader ignores
 an EXIF orientation. Alpha is dropped, gray is repeated, 16 bits are scaled to 8 by 1 / 257.
 
-What a picture is says its content, never its ending. AVIF is read where Pillow reads it, HEIC with pillow-heif.
+What a picture is says its content, never its ending. AVIF is read where Pillow reads it, HEIC with pillow-heif. Kinds
+that are known and not read, raw files of cameras among them, are named (`unread.py`).
 """
 
 import io
@@ -29,9 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
 from PIL import features
+from PIL.ExifTags import Base
 
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.files import printable
+from hpe_core.datasets.unread import SAID, unread_kind
 from hpe_core.geometry.crop import Image
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below the size at which PIL itself starts to warn
@@ -43,7 +46,7 @@ AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 COMPLAINTS = (b"Corrupt JPEG", b"Premature end", b"Inconsistent", b"Invalid", b"Unsupported", b"Bogus")
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError)
+BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, AttributeError, RuntimeError)
 BROKEN_DATA = (*BROKEN, struct.error, zlib.error, OverflowError, ZeroDivisionError, Pil.DecompressionBombError)
 
 _stderr_lock = threading.Lock()
@@ -86,6 +89,8 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         raise Rejected("not_a_picture", f"{name} is HEIC, which Pillow alone does not read; {asked}")
     if kind == "AVIF" and not features.check("avif"):
         raise Rejected("not_a_picture", f"{name} is AVIF, which this Pillow does not read; version 11.3 does")
+    if kind := unread_kind(data):
+        raise Rejected("not_a_picture", f"{name} is {kind}, {SAID}")
     try:
         opened = _opened(data, FORMATS)
     except Pil.DecompressionBombError:
@@ -98,6 +103,8 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         what = "it is of no known format"
         if any(mark in data[:1024].lower() for mark in (b"<html", b"<!doctype html")):
             what = "it is a page of HTML"
+        if data.startswith(b"version https://git-lfs"):
+            what = "it is Git LFS's note of one; git lfs pull brings the picture"
         raise Rejected("not_a_picture", f"{name} is not a picture: {what}") from None
     with opened:
         _check_size(*opened.size, name, max_pixels)
@@ -200,6 +207,9 @@ def _decode_other(opened: Pil.Image, data: bytes, name: str) -> Image:
         if opened.format == "PNG":  # its load skips the checksums that its verify compares
             with _opened(data, ("PNG",)) as copy:
                 copy.verify()
+        if opened.format == "TIFF":  # of which Pillow alone turns the pixels as it loads them
+            opened.getexif().pop(Base.Orientation, None)
+            opened = opened.copy()
         opened.load()
         return _to_rgb8(opened)
     except Rejected as rejected:

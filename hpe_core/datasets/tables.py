@@ -1,11 +1,13 @@
 """CSV, JSON lines and Parquet as named columns and rows; a broken row stays in its place as a sentence about it.
 
 A file that cannot be divided into rows is a DatasetError. CSV holds text, the others hold what they hold. A CSV's
-values are parted by commas, semicolons or tabs: whichever finds most of the wanted columns in its first line.
+values are parted by commas, semicolons, tabs or bars: whichever finds most of the wanted columns in its first line.
+Lines without a value are none, nor is Excel's `sep=;` in front; a wanted column may be written in capitals.
 """
 
 import csv
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]
         raise DatasetError(f"{name} is not text in UTF-8") from None
     except OSError as error:
         raise DatasetError(f"{name} cannot be read: {' '.join(str(error.strerror or error).split())}") from None
+    if not columns:
+        what = "holds no JSON object: one a line is read" if rows else "is empty"
+        raise DatasetError(f"{name} {what}")
     if wanted.isdisjoint(columns) and any(map(_is_number, columns)):
         first = ",".join(columns)[:60]
         example = "for example path,pitch,yaw,roll,x1,y1,x2,y2"
@@ -48,29 +53,41 @@ def _is_number(text: str) -> bool:
 def _csv(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        header = stream.readline()
-        stream.seek(0)
-        reader = csv.reader(stream, strict=True, delimiter=_delimiter(header, wanted))
+        header, above = "", 0
+        for header in stream:
+            if header.strip() and not header.lower().startswith("sep="):
+                break
+            above += 1
+        else:
+            header = ""
+        lines = chain([header], stream)
+        reader = csv.reader(lines, strict=True, delimiter=_delimiter(header, wanted), skipinitialspace=True)
         try:
-            columns = [column.strip() for column in next(reader, [])]
+            columns = [_column(name.strip(), wanted) for name in next(reader, [])]
             for values in reader:
+                if not any(map(str.strip, values)):
+                    continue
                 if len(values) == len(columns):
                     rows.append({key: value for key, value in zip(columns, values, strict=True) if key in wanted})
-                elif values:  # an empty line is no row
+                else:
                     rows.append(f"has {len(values)} values for {len(columns)} columns")
         except csv.Error as error:
-            raise DatasetError(f"{printable(str(path))} is no CSV, line {reader.line_num}: {error}") from None
+            raise DatasetError(f"{printable(str(path))} is no CSV, line {above + reader.line_num}: {error}") from None
     return columns, rows
+
+
+def _column(name: str, wanted: frozenset[str]) -> str:
+    return name.lower() if name.lower() in wanted else name
 
 
 def _delimiter(header: str, wanted: frozenset[str]) -> str:
     """By the wanted columns, `path` before all, since other columns' names may hold commas; else the most frequent."""
 
     def found(delimiter: str) -> tuple[bool, int, int]:
-        names = wanted.intersection(name.strip().strip('"') for name in header.split(delimiter))
+        names = wanted.intersection(name.strip().strip('"').lower() for name in header.split(delimiter))
         return "path" in names, len(names), header.count(delimiter)
 
-    return max(",;\t", key=found)
+    return max(",;\t|", key=found)
 
 
 def _json_lines(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]:

@@ -108,12 +108,12 @@ def model_sha256(spec: DetectorSpec) -> str:
 
 def model_path(model: str) -> Path:
     """The file of a `model:` key; the word `fetch` is the fetched one, which is downloaded if it is not there yet."""
-    return fetched() if model == FETCH else Path(model).expanduser()
+    return fetched() if model == FETCH else Path(os.path.expanduser(model))
 
 
 def read_model(path: Path) -> bytes:
     """The file's content. Raises SpecError that names it."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not path.is_file():
         raise SpecError(f"the detector's file {path} is not a plain file")
     try:
         with open(path, "rb") as stream:

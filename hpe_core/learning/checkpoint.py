@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -49,15 +50,23 @@ def load_net(folder: Path, device: torch.device | str = "cpu") -> SavedNet:
     try:
         meaning = json.loads((folder / MEANING).read_text())
         state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{folder} does not hold a saved network ({WEIGHTS}, {MEANING}): {error}") from None
-    if meaning["convention"] != CONVENTION:
-        raise SpecError(f"{folder} was saved with another angle convention: {meaning['convention']}")
-    crop = build(CropSpec, meaning["crop"])
-    spec = build(NetSpec, {**meaning["net"], "pretrained": "none"})
-    net = PoseNet(spec, crop.size)
-    net.load_state_dict(state)
-    return SavedNet(net.to(device).eval(), crop, meaning["notes"])
+        convention, notes = meaning["convention"], dict(meaning["notes"])
+    except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+        raise SpecError(f"{folder} does not hold a saved network ({WEIGHTS}, {MEANING}): {_line(error)}") from None
+    if convention != CONVENTION:
+        raise SpecError(f"{folder} was saved with another angle convention: {convention}")
+    try:
+        crop = build(CropSpec, meaning.get("crop"))
+        net = PoseNet(build(NetSpec, {**meaning["net"], "pretrained": "none"}), crop.size)
+        net.load_state_dict(state)
+    except (SpecError, TypeError, LookupError, RuntimeError) as error:  # RuntimeError: weights of another network
+        raise SpecError(f"{folder}: {MEANING} and {WEIGHTS} are no network of this project: {_line(error)}") from None
+    return SavedNet(net.to(device).eval(), crop, notes)
+
+
+def _line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:160]
+    return f"there is no {said}" if isinstance(error, KeyError) else said
 
 
 @torch.no_grad()

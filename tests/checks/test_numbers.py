@@ -96,6 +96,27 @@ def test_what_nobody_can_tell_is_said_and_constants_are_no_labels():
     assert asked(np.radians(HONEST["webcam"][: FEWEST - 1])) == []
 
 
+@pytest.mark.parametrize("name", ["webcam", "in the wild", "wide", "one profile", "grid without roll"])
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("unit", [1.0, 180 / np.pi])
+def test_labels_of_two_units_are_told(name, every, unit):
+    """Half radians, or half degrees that were taken for radians: no key mends them, and all is not well."""
+    poses = HONEST[name] * unit
+    for radians in (np.arange(len(poses)) % every == 0, np.arange(len(poses)) % every != 0):
+        (finding,) = asked(np.where(radians[:, None], np.radians(poses), poses))[:1]
+        assert "two units" in finding.text and advised([finding]) == {}
+        told = int(finding.text.split()[0])
+        assert radians.sum() <= told <= radians.sum() + 2  # an honest face may look straight ahead
+
+
+def test_honest_labels_are_not_said_to_be_of_two_units():
+    random = np.random.default_rng(5)
+    crowds = list(HONEST.values())
+    for _ in range(100):
+        crowds.append(crowd(*np.exp(random.uniform(np.log([3, 4, 1.5]), np.log([40, 90, 35]))), count=100))
+    assert not [poses for poses in crowds for finding in asked(poses) if "two units" in finding.text]
+
+
 def test_wrapping_turns_no_head_and_leaves_what_is_in_range():
     wrapped = replace(OURS, range="wrapped")
     angles = np.random.default_rng(2).uniform(-700, 700, (200, 3))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpe_core.datasets.base import Rejected, census
+from hpe_core.datasets.base import DatasetError, Rejected, census
+from hpe_core.datasets.boxes import open_boxes
 from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
@@ -157,6 +158,14 @@ def test_malformed_files_of_boxes_are_one_sentence(tmp_path, content, said):
     for use in (lambda: list(opened.refs()), opened.fingerprint):
         sentence = refusal(use)
         assert said in sentence and "b.json" in sentence
+
+
+def test_a_picture_that_a_file_of_boxes_names_twice_is_told(tmp_path):
+    """JSON itself keeps the last."""
+    path = tmp_path / "b.json"
+    path.write_text('{"a.jpg": [{"bbox": [1, 2, 3, 4]}], "b.jpg": [], "a.jpg": [{"bbox": [5, 6, 7, 8]}]}')
+    with pytest.raises(DatasetError, match="b.json has two entries for 'a.jpg'"):
+        open_boxes(path)
 
 
 def test_files_of_boxes_count_by_content_and_not_by_place(tmp_path):

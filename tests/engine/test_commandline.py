@@ -10,9 +10,10 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.data import DatasetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
+from workflows import predict
 from workflows.doctor import dataset_alone
 from workflows.engine.commandline import typed_overrides
-from workflows.engine.config import as_yaml, load
+from workflows.engine.config import arguments, as_yaml, load
 from workflows.prediction.keys import spec_of
 
 PRINTABLE = st.text(min_size=1).filter(str.isprintable)
@@ -44,6 +45,17 @@ def test_such_a_text_goes_the_whole_way_through_the_configuration_and_back(text,
     assert (spec.name, spec.mlflow.experiment) == (text, text)
     (tmp_path / "again.yaml").write_text(as_yaml(spec))
     assert load([str(tmp_path / "again.yaml")]) == spec
+
+
+def test_a_key_that_is_given_twice_is_told_and_the_last_one_counts(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=1.jpg", "a=2.jpg"):
+        (tmp_path / name).write_text("pictures, and no keys")
+    _, spec, _ = predict.command_line(["a=1.jpg", "turns=1", "a=2.jpg", "out=a", "turns=4", "out=a"])
+    assert spec.turns == 4
+    assert capsys.readouterr().err == "turns is given more than once; the last one counts: turns=4\n"
+    arguments(["faces=3", "faces=7", "root=a"], "doctor", ("run",))
+    assert "faces is given more than once; the last one counts: faces=7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["/data/my runs #2", "/data/0123", "/data/x: y", "/data/[a]", "/data/on"])

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from hpe_core.errors import SpecError
-from workflows.engine.config import EXIT_FAILED, REPO, guarded, load
+from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, REPO, guarded, load
 from workflows.engine.plan import plan
 from workflows.engine.results import SCHEMA_VERSION, StageResult
 from workflows.engine.runner import execute
@@ -278,6 +278,14 @@ def test_a_disk_that_is_full_before_any_stage_is_a_sentence(capsys):
     assert "No space left on device: '/data/runs/spool': make room" in capsys.readouterr().err
     with pytest.raises(OSError, match="Input/output"):
         guarded(Mock(side_effect=broken))
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR])
+def test_a_name_that_cannot_be_opened_is_a_sentence_wherever_it_was_given(capsys, code):
+    assert guarded(Mock(side_effect=OSError(code, os.strerror(code), "/data/a\nb"))) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == f"error: /data/a\\nb: {os.strerror(code)}\n"
+    with pytest.raises(OSError):  # without a name it is no word of the user's
+        guarded(Mock(side_effect=OSError(code, os.strerror(code))))
 
 
 @pytest.mark.parametrize("noted", [None, 1, SCHEMA_VERSION + 1])

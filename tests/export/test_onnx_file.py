@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -265,6 +267,46 @@ def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path):
     assert parity.proved(ours, ours, crops, "itself").landmarks_px == 0
     with pytest.raises(ValueError, match=r"place landmarks 0.02 pixels apart; 0.01 is allowed"):
         parity.proved(ours, moved, crops, "ONNX")
+
+
+@pytest.mark.parametrize(
+    ("contract", "said"),
+    [
+        ("{no JSON", "that cannot be read"),
+        ("[]", "that cannot be read"),
+        ("{}", "that cannot be read"),
+        ({"crop": {"size": "x"}}, "that cannot be used: size is 'x'; a whole number is needed"),
+        ({"crop": None}, "that cannot be used: "),
+        ({"detector_fit": 3}, "that cannot be used: "),
+        ({"version": 9}, None),
+        (None, None),
+    ],
+)
+def test_a_contract_that_is_none_is_one_sentence_that_names_the_file(tmp_path, contract, said):
+    import onnx
+
+    path, model = tmp_path / "a.onnx", onnx.load(STUDENT_FILE)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == CONTRACT_KEY]
+    if contract is None:
+        model.metadata_props.remove(entry)
+    else:
+        entry.value = contract if isinstance(contract, str) else json.dumps(json.loads(entry.value) | contract)
+    onnx.save(model, path)
+    with pytest.raises(SpecError) as caught:
+        HeadPosePredictor.load(path)
+    expected = f"{path} carries a crop contract {said}" if said else f"{path} (has contract version 9|carries no crop)"
+    assert re.match(re.escape(expected) if said else expected, str(caught.value)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b"<html>", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_that_is_no_onnx_is_one_sentence(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(SpecError, match=r"a.onnx cannot be loaded as an ONNX file: [^\[\n]*$"):
+        HeadPosePredictor.load(tmp_path / "a.onnx")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for name in ("pipe.onnx", "gone.onnx", "."):
+        with pytest.raises(SpecError):
+            HeadPosePredictor.load(tmp_path / name)
 
 
 def test_wrong_input_is_named(exported_net, tmp_path):

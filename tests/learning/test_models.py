@@ -1,19 +1,20 @@
 """Networks: any timm backbone under pose heads, ours beside the paper's architecture, and weights from a file."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import nn
 
 from hpe_core.errors import SpecError
 from hpe_core.learning.backbones import BOTNET101
-from hpe_core.learning.checkpoint import save_net, start_from
+from hpe_core.learning.checkpoint import load_net, save_net, start_from
 from hpe_core.learning.models import PoseNet, check_backbone, create_backbone
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from tests.faces import CROP
 
 SIZES = (112, 224)
@@ -125,6 +126,39 @@ def saved(folder, crop=CROP, **spec):
 def logits(net):
     pixels = torch.randint(0, 256, (4, CROP.size, CROP.size, 3), generator=torch.Generator().manual_seed(1))
     return net.eval()(pixels.to(torch.uint8)).heads
+
+
+def test_a_saved_network_that_is_none_is_one_sentence_that_names_its_folder(tmp_path):
+    """Files that broke off, of other programs, of other networks, and pickles, which nobody opens."""
+    saved(tmp_path, bin_widths=(3.0,))
+    weights, meaning = (tmp_path / WEIGHTS).read_bytes(), json.loads((tmp_path / MEANING).read_text())
+    spoiled: list[tuple[str, bytes]] = [
+        *((WEIGHTS, data) for data in (b"", bytes(500), b"PK\3\4" + bytes(99), weights[:4000], b"\xff" * 300)),
+        (WEIGHTS, save({"a": torch.zeros(3)})),
+        (WEIGHTS, save({name: torch.zeros(3, 3) for name in load(weights)})),
+        *((MEANING, text.encode()) for text in ("", "[]", "{}", "3", "no JSON")),
+        (MEANING, b"\xff\xfe{"),
+        *(
+            (MEANING, json.dumps({**meaning, **change}).encode())
+            for change in (
+                {"net": None},
+                {"net": {"backbone": "nobody"}},
+                {"crop": []},
+                {"crop": {"size": "x"}},
+                {"notes": 3},
+                {"convention": 1},
+            )
+        ),
+    ]
+    for name, data in spoiled:
+        (tmp_path / WEIGHTS).write_bytes(weights)
+        (tmp_path / MEANING).write_text(json.dumps(meaning))
+        load_net(tmp_path)
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SpecError) as caught:
+            load_net(tmp_path)
+        assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value), data[:40]
+        assert len(str(caught.value)) < 330 + len(str(tmp_path))
 
 
 @torch.no_grad()

@@ -34,18 +34,23 @@ def write_clip(
     rate: int = 48_000,
     begin: int = 0,
     turned: int = 0,
+    mirrored: bool = False,
+    aspect: Fraction | None = None,
     gop: int = 12,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Frames at these milliseconds after `begin`; `sound` is a codec, heard from there to the last frame."""
+    """Frames at these milliseconds after `begin`; `sound` is a codec, heard from there to the last frame. `aspect`: how
+    many times as wide as high a pixel is to be seen."""
     with av.open(str(path), "w", format=FORMATS.get(path.suffix), options=options or {}) as file:
         video = file.add_stream(codec, rate=25, options={"g": str(gop), "bf": "0", "deadline": "realtime"})
         video.width, video.height = WIDTH, HEIGHT
         video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         exact = codec in ("libx264", "libvpx", "flv", "wmv2", "mpeg4")
         video.codec_context.time_base = TICK if exact and path.suffix not in (".avi", ".ogv") else Fraction(1, 25)
-        if turned:
-            video.set_display_rotation(turned)
+        if turned or mirrored:
+            video.set_display_rotation(turned, hflip=mirrored)
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
         heard = file.add_stream(sound, rate=rate, layout="mono") if sound else None
         for number, at in enumerate(ms):
             frame = av.VideoFrame.from_ndarray(grey(number), format="rgb24").reformat(format=video.pix_fmt)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from hpe_core.spec.network import NetSpec
 from tests.archives import picture
 from tests.prediction.clips import write_clip
 from workflows import predict
+from workflows.engine.config import guarded
 from workflows.prediction.faces import Face, landmarks_of, poses_of
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.output import TABLE
@@ -151,6 +154,56 @@ def test_a_box_at_the_edge_of_the_rule_is_told_and_is_no_crash(here):
     Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [70, 10, 130, 50]}, {"bbox": [10, 10, 50, 50]}]}))
     assert predict.main(["a.png", "boxes=b.json", "box_scale=0.3", "draw=false"]) == 2
     assert len(table()) == 1
+
+
+LONG = "x" * 300
+NAMES = [[LONG, "boxes=whole"], ["a.png", f"boxes={LONG}.json"], ["a.png", "boxes=whole", f"model={LONG}.onnx"]]
+NAMES += [["a.png", f"detector={LONG}"], ["a.png", "boxes=whole", f"out={LONG}"], ["~nobody9/a.png", "boxes=whole"]]
+NAMES += [
+    ["a.png", "boxes=whole", "model=~nobody9/a.onnx"],
+    ["a.png", "boxes=loop"],
+    ["a.png", "boxes=whole", "out=loop"],
+]
+NAMES += [["a.png", "boxes=pipe.json"], ["a.png", "detector=pipe.json"], ["a.png", "boxes=whole", "model=pipe.json"]]
+NAMES += [["a.png", "boxes=."], ["a.png", "detector=."], ["a.png/b.png", "boxes=whole"], ["loop", "boxes=whole"]]
+
+
+@pytest.mark.parametrize("words", NAMES, ids=lambda words: " ".join(words)[:30])
+def test_a_name_that_nothing_can_have_is_one_sentence(here, words, capsys):
+    cv2.imwrite("a.png", picture(0))
+    Path("loop").symlink_to("loop")
+    os.mkfifo("pipe.json")
+    assert guarded(lambda: predict.main(words)) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert any(name in said for name in (LONG, "nobody9", "loop", "pipe", "boxes=.", "file .", "a.png/b.png"))
+
+
+@pytest.fixture
+def nobody(here: Path) -> Iterator[None]:
+    """Who may not read everything, as the superuser may."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        for folder in (here, *here.parents[:3]):
+            folder.chmod(0o777)
+        os.seteuid(65_534)
+    yield
+    if superuser:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_named(here, nobody, capsys):
+    for name in ("in/a.png", "in/b.png", "shut/a.png"):
+        (here / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(name, picture(0))
+    (here / "in" / "b.png").chmod(0)
+    assert guarded(lambda: predict.main(["in", "boxes=whole", "draw=false"])) == 2
+    assert "b.png cannot be read: Permission denied" in capsys.readouterr().err and len(table()) == 1
+    (here / "shut").chmod(0)
+    for word in ("shut", "shut/a.png"):
+        assert guarded(lambda word=word: predict.main([word, "boxes=whole"])) == 2
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "shut" in said and "Permission denied" in said
+    (here / "shut").chmod(0o700)
 
 
 def test_the_detectors_boxes_are_fitted_also_if_it_is_not_named(here, real_data, yunet):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,16 +11,19 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pil
+from PIL import ImageOps
 
 from hpe_core.datasets import pictures as decoding
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
 from tests.archives import picture
+from workflows import predict
 from workflows.prediction.faces import face_finder, why_unusable
 from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.media import open_media
 from workflows.prediction.output import row_of
+from workflows.prediction.pictures import counted
 
 
 def looked_at(*words: Path, out: Path, **more: int) -> list[Frame | Unusable]:
@@ -56,6 +61,106 @@ def test_words_that_begin_as_a_picture_does_are_none(tmp_path):
     assert media.names == ["a"] and media.left_out == {".txt": 2, "none": 2}
     with pytest.raises(SpecError, match="c is no picture by its content or its ending"):
         open_media([str(tmp_path / "c")], tmp_path / "out", upright=True)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "AVIF", "JPEG"])
+@pytest.mark.parametrize("way", range(1, 9))
+def test_a_picture_is_turned_upright_once_whatever_its_format(tmp_path, kind, way):
+    image, exif = cv2.resize(picture(3, 6, 8), (64, 48), interpolation=cv2.INTER_CUBIC), Pil.Exif()
+    exif[0x0112] = way
+    path = save(tmp_path / "a.dat", image, kind, exif=exif, quality=95)
+    held = Pil.fromarray(image)
+    held.getexif()[0x0112] = way
+    expected = np.asarray(ImageOps.exif_transpose(held)).astype(int)
+    (frame,) = looked_at(path, out=tmp_path / "out")
+    assert isinstance(frame, Frame) and frame.image.shape == expected.shape
+    assert np.abs(frame.image - expected).mean() < 6
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
+    kinds = {
+        "a.nef": b"no raw file",
+        "b.cr3": b"\0\0\0\x18ftypcrx " + bytes(99),
+        "c.psd": b"8BPS" + bytes(99),
+        "d.jp2": b"",
+    }
+    for name, data in kinds.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SpecError, match=rf"{name} is (a camera's raw file|Photoshop|JPEG 2000), which is not read"):
+            open_media([str(tmp_path / name)], tmp_path / "out", upright=True)
+    said = "1 .cr3 (a camera's raw file), 1 .jp2 (JPEG 2000), 1 .nef (a camera's raw file), 1 .psd (Photoshop)"
+    with pytest.raises(SpecError, match=re.escape(f"it holds {said}")):
+        open_media([str(tmp_path)], tmp_path / "out", upright=True)
+    save(tmp_path / "e.tga", picture(0, 20, 30), "PNG")  # what it is says its content
+    save(tmp_path / "f.dng", picture(0, 20, 30), "JPEG")
+    media = open_media([str(tmp_path)], tmp_path / "out", upright=True)
+    assert media.names == ["e.tga", "f.dng"] and counted(media.left_out) == said
+
+
+def test_pages_that_are_not_looked_at_are_told(tmp_path, capsys):
+    images = [Pil.fromarray(picture(seed, 20, 30)) for seed in range(3)]
+    images[0].save(tmp_path / "a.tif", save_all=True, append_images=images[1:])
+    images[0].save(tmp_path / "b.tif")
+    for frame in looked_at(tmp_path, out=tmp_path / "out"):
+        assert isinstance(frame, Frame) and np.array_equal(frame.image, np.asarray(images[0]))
+    assert re.fullmatch(r"\S+a.tif has 3 pages; the first is looked at\n", capsys.readouterr().err)
+
+
+def test_bitmaps_of_one_bit_are_pictures(tmp_path):
+    (tmp_path / "a.pbm").write_bytes(b"P4\n8 8\n" + bytes(8))
+    (tmp_path / "b").write_bytes(b"P1\n# mine\n2 2\n0 1 1 0\n")
+    for path in sorted(tmp_path.iterdir()):
+        (frame,) = looked_at(path, out=tmp_path / "out")
+        assert isinstance(frame, Frame)
+
+
+def test_a_pipe_a_device_and_a_loop_of_links_are_one_sentence_each(tmp_path):
+    """Whoever opened the pipe would wait for ever, whatever its name."""
+    for name in ("a.mp4", "a.jpg", "a"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(SpecError, match=rf"{name} is neither a file nor a folder$"):
+            open_media([str(tmp_path / name)], tmp_path / "out", upright=True)
+    with pytest.raises(SpecError, match=r"/dev/null is neither .*; a camera is named by its number"):
+        open_media(["/dev/null"], tmp_path / "out", upright=True)
+    for name, said in (("loop", "symbolic links"), ("x" * 300 + ".jpg", "name too long")):
+        if name == "loop":
+            (tmp_path / name).symlink_to(name)
+        with pytest.raises(SpecError, match=f"{name} cannot be read: .*{said}"):
+            open_media([str(tmp_path / name)], tmp_path / "out", upright=True)
+
+
+def test_a_folder_of_such_things_gives_its_pictures_all_the_same(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    save(root / "a.png", picture(0, 20, 30), "PNG")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "round").symlink_to(root)
+    os.mkfifo(root / "pipe.jpg")
+    os.mkfifo(root / "pipe.mp4")
+    media = open_media([str(root)], root / "loop.png" / "out", upright=True)
+    assert media.names == ["a.png", "loop.png", "pipe.jpg"] and media.left_out == {".mp4": 1}
+    said = [one.said for one in media.frames() if isinstance(one, Unusable)]
+    assert len(said) == 2 and "symbolic links" in said[0] and said[1].endswith("pipe.jpg is not a file")
+
+
+def test_the_address_of_a_file_is_the_file(tmp_path, monkeypatch):
+    path = save(tmp_path / "a b=c.png", picture(0, 20, 30), "PNG")
+    words, _, _ = predict.command_line([path.as_uri(), f"file://localhost{tmp_path}/b.png", "boxes=whole"])
+    assert words == [str(path), str(tmp_path / "b.png")]
+    with pytest.raises(SpecError, match="lies on another machine, nas"):
+        predict.command_line(["file://nas/a.png"])
+    for word in ("s3://bucket/a.mp4", "ftp://me:secret@host/a.mp4?key=1"):
+        with pytest.raises(SpecError, match=r"(bucket|//host)/a.mp4 is no address that is read; .* rtsp") as caught:
+            open_media([word], tmp_path / "out", upright=True)
+        assert "secret" not in str(caught.value) and "key" not in str(caught.value)
+
+
+def test_boxes_of_other_pictures_are_told_and_not_counted_as_no_faces(tmp_path):
+    save(tmp_path / "a.png", picture(0, 20, 30), "PNG")
+    (tmp_path / "b.json").write_text(json.dumps({"other/b.png": [{"bbox": [1, 1, 20, 20]}]}))
+    media = open_media([str(tmp_path / "a.png")], tmp_path / "out", upright=False)
+    with pytest.raises(SpecError, match=r"none of its entries .*: its first entry is 'other/b.png', .* a.png"):
+        face_finder(PredictSpec(boxes=str(tmp_path / "b.json")), media, print)
 
 
 def test_heic_is_read_where_pillow_heif_is_and_else_one_sentence_names_the_extra(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ ONE_SIDED = 0.98  # share of an angle's signs; ours have both
 UNIT, RANGE = 0.5, 0.1  # what a changed key costs: of equal readings the simplest
 MUCH, NEAR = 2.2, 1.0  # by so much a reading has to beat the configured one, and the next one of another unit
 UNLIKE = 1.5  # a cost from which on nobody would take the numbers for heads
+PART, GAP, ALIKE = 0.05, 0.3, 0.6  # of two units: the smaller part, its share of faces between them, log of sizes
 OUTSIDE = 0.1  # share of faces beyond 180 degrees; AFLW2000 as published has one in a hundred
 
 
@@ -35,6 +36,9 @@ def number_findings(
         return []
     if not np.ptp(raw, axis=0).any():
         return [Finding("warning", name, f"all {len(raw)} faces have the same angles: are these labels?")]
+    if units and (few := max(_in_two_units(to_ours(raw, replace(configured, unit=unit))) for unit in choices("unit"))):
+        text = f"{few} of {len(raw)} faces have angles as small as radians, the others such as degrees have"
+        return [Finding("warning", name, f"{text}: are labels in two units? No key mends that, their table does")]
     poses = np.asarray(to_ours(raw, configured))
     outside = int((np.abs(poses) > 180).any(axis=1).sum())
     wrapped = replace(configured, range="wrapped")
@@ -45,6 +49,20 @@ def number_findings(
         )
         return [Finding("error", name, text)]
     return (_unit_findings(name, raw, configured, prefix) if units else []) or _wide(name, poses, limit_deg)
+
+
+def _in_two_units(poses_deg: Floats) -> int:
+    """How many faces seem to be labelled in radians where the others are in degrees; 0 if that is not how they look.
+
+    Those lie within a half turn's radians, hardly any lie in the octave above it, as honest frontal faces would, and in
+    degrees they look as the others do.
+    """
+    largest = np.abs(poses_deg).max(axis=1)
+    small, above = largest <= np.pi, (largest > np.pi) & (largest <= 2 * np.pi)
+    if min(small.sum(), (~small).sum()) < max(FEWEST / 2, PART * len(small)) or above.sum() > GAP * small.sum():
+        return 0
+    sizes = [np.median(np.abs(part), axis=0) + 1 for part in (np.degrees(poses_deg[small]), poses_deg[~small])]
+    return int(small.sum()) if np.abs(np.log(sizes[0] / sizes[1])).max() < ALIKE else 0
 
 
 def _unit_findings(name: str, raw: Floats, configured: ConventionSpec, prefix: str) -> list[Finding]:

@@ -7,16 +7,18 @@ heavy is imported here: --help answers at once. Keys are typed by the spec: of a
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from hpe_core.errors import SpecError, check
+from hpe_core.errors import SpecError, check, say
 from hpe_core.spec.serde import hint_at
 
 EXIT_STOPPED = 130
+KEY = re.compile(r"[\w.]+=")
 MISSING = "???"  # in OmegaConf a value that somebody still has to give; a merge passes over it
 
 
@@ -34,6 +36,16 @@ class CommandParser(argparse.ArgumentParser):
         )
         if self.prog.partition(" ")[0] == "hpe":
             self.description = re.sub(r"python workflows/\w+\.py", self.prog, doc.strip())
+
+    def parsed(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Options and words in any order. Says which key counts where one is given twice."""
+        args = self.parse_intermixed_args(argv)
+        words: list[str] = getattr(args, "words", [])
+        last = {word.partition("=")[0]: word for word in words if KEY.match(word) and not os.path.exists(word)}
+        for key, word in last.items():
+            if len({other for other in words if other.startswith(f"{key}=")}) > 1:
+                say(f"{key} is given more than once; the last one counts: {word}")
+        return args
 
     def error(self, message: str) -> NoReturn:
         """One sentence, which names the nearest option, or the key that was written like one."""

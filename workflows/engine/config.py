@@ -5,6 +5,7 @@ differently, what the stage store and Ray Tune do. Everything is checked here, b
 """
 
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_core.datasets.files import printable
 from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import check_datasets
 from hpe_core.errors import SpecError, UserError, check, nearest, say
@@ -34,6 +36,8 @@ CONF = _PACKED if _PACKED.is_dir() else REPO / "conf"
 DEFAULT_CONFIG = "conf/demo.yaml"
 
 CLOSING_S = 20.0  # how long Ray may take to stop
+# What the name of a file that somebody gave can be to blame for.
+OF_A_NAME = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
 EXIT_CODES = {
     0: "done",
@@ -71,7 +75,7 @@ def _layers(path: Path, seen: list[Path]) -> list[Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     seen.append(path)
     try:
         layer = OmegaConf.load(path)
@@ -84,7 +88,7 @@ def _layers(path: Path, seen: list[Path]) -> list[Any]:
     check(OmegaConf.is_list(names) or isinstance(names, list), f"{path}: include names files, as [one.yaml, two.yaml]")
     below = []
     for name in names:
-        other = (path.parent / str(name)).resolve()
+        other = Path(os.path.realpath(path.parent / str(name)))
         check(other.is_file(), f"{path} includes {name}, which is not there")
         below += [] if other in seen else _layers(other, seen)
     return [*below, layer]
@@ -173,7 +177,7 @@ def absolute(path: str, base: Path) -> str:
     """A path with `~` and `$VARIABLES` expanded; an address or nothing stays as it is."""
     if not path or "://" in path:
         return path
-    return str((base / Path(os.path.expandvars(path)).expanduser()).resolve())
+    return os.path.realpath(base / os.path.expanduser(os.path.expandvars(path)))  # pathlib raises of a loop of links
 
 
 def lasting_folder(here: Path) -> Path:
@@ -202,7 +206,7 @@ def arguments(
     parser.add_argument("-c", "--config", action="append", metavar="FILE", help=files)
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     options(parser)
-    args = parser.parse_intermixed_args(argv)  # overrides may stand before and after -c
+    args = parser.parsed(argv)  # overrides may stand before and after -c
     args.verb = verbs[0]
     words = list(args.words)
     if words and "=" not in words[0]:
@@ -233,9 +237,12 @@ def guarded(main: Callable[[], int]) -> int:
     except (UserError, StageFailed) as error:
         code, told = EXIT_FAILED if isinstance(error, StageFailed) else EXIT_BAD_INPUT, f"{error}"
     except OSError as error:  # a stage says it better; this one came before or between them
-        if not disk_is_full(error):
+        if disk_is_full(error):
+            code, told = EXIT_FAILED, f"{error}: make room and the same command continues"
+        elif error.errno in OF_A_NAME and error.filename is not None:
+            code, told = EXIT_BAD_INPUT, f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
+        else:
             raise
-        code, told = EXIT_FAILED, f"{error}: make room and the same command continues"
     say(f"error: {told}")
     return code
 

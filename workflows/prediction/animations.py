@@ -16,6 +16,7 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
 from workflows.prediction.copies import DrawnVideo
 from workflows.prediction.frames import Frame, Unusable
+from workflows.prediction.pictures import orientation, turned
 
 TICK = Fraction(1, 1000)
 SHORTEST_MS, USUAL_MS = 11, 100  # a shorter frame stays 100 ms, as browsers show it
@@ -35,11 +36,12 @@ class Animation:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._opened = Pil.open(io.BytesIO(read_bytes(path)))
+                self._opened = Pil.open(io.BytesIO(data := read_bytes(path)))
         except Rejected as rejected:
             raise SpecError(rejected.detail) from None
         except BROKEN_DATA as error:
             raise SpecError(f"{path.name} cannot be read: {error}") from None
+        self._way = orientation(data)
         width, height = self._opened.size
         if width * height > max_pixels:
             raise SpecError(f"{path.name} declares {width} x {height} pixels; at most {max_pixels} are decoded")
@@ -51,7 +53,7 @@ class Animation:
             try:
                 self._opened.seek(number)
                 self._opened.load()
-                image = np.array(self._opened.convert("RGB"), dtype=np.uint8)
+                image = turned(np.array(self._opened.convert("RGB"), dtype=np.uint8), self._way)
             except BROKEN_DATA:
                 yield Unusable(f"{self.name} ends after {number} of {self.total} frames")
                 return

@@ -3,9 +3,10 @@
 PyAV is imported when a video is opened, not before: its FFmpeg has 100 MB (docs/prediction.md: what it brings).
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpe_core.errors import SpecError, UserError
+from hpe_core.errors import SpecError, UserError, say
 from hpe_core.geometry.crop import Image
 
 VIDEO_SUFFIX, CODEC = ".mp4", "libx264"
@@ -77,7 +78,7 @@ class DrawnVideo:
                 self._file.mux(packet)
             self._pass_sound(None if whole else self._end)
             for sound in self._sound.values():
-                self._file.mux(sound.rest())
+                sound.end()
             self._file.close()
         self._file = None
 
@@ -99,8 +100,7 @@ class DrawnVideo:
             packet = self._heard[0]
             if until is not None and packet.dts is not None and packet.dts * packet.time_base - self._start > until:
                 break
-            for written in self._sound[packet.stream.index].of(self._heard.popleft()):
-                self._file.mux(written)
+            self._sound[packet.stream.index].write(self._heard.popleft())
 
     @contextmanager
     def _written(self) -> Iterator[Any]:
@@ -113,34 +113,80 @@ class DrawnVideo:
 
 
 class _Sound:
-    """Packets of one stream as the copy holds them: as they are if MP4 knows their kind, else as AAC."""
+    """Writes packets of one stream: as they are if MP4 takes them, else as AAC. Damaged ones are left out and counted,
+    and the pictures go on."""
 
     def __init__(self, file: Any, source: Any, start: Fraction) -> None:
         context = source.codec_context
-        self._start, self._last = start, None
-        self.copied = context.name in file.supported_codecs
-        if self.copied:
+        self._file, self._start, self._last, self._lost = file, start, None, 0
+        self._given: tuple[Any, ...] = ()  # how the source's samples lie; a broadcast changes it in its midst
+        self._resampler: Any = None
+        self._trial = _trial(source)
+        if self._trial is not None:
             self._stream = file.add_stream_from_template(source)
         else:
             rate = context.sample_rate if context.sample_rate in AAC_RATES else 48_000
             layout = LAYOUTS.get(context.channels, "stereo")
             self._stream = file.add_stream("aac", rate=rate, layout=layout)
 
-    def of(self, packet: Any) -> Iterator[Any]:
+    def write(self, packet: Any) -> None:
         if packet.dts is None:
             return
-        shift = round(self._start / packet.time_base)
-        if self.copied:
-            if self._last is not None and packet.dts <= self._last:
-                return  # MP4 holds rising times alone
-            self._last, packet.stream = packet.dts, self._stream
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            yield packet
+        try:
+            written = list(self._coded(packet) if self._trial is None else self._tried(packet))
+        except pyav().FFmpegError:
+            self._lost += 1
             return
+        self._file.mux(written)
+
+    def end(self) -> None:
+        if self._trial is None:
+            self._file.mux([*self._resampled(None), *self._stream.encode(None)])
+        else:
+            with suppress(pyav().FFmpegError):
+                self._trial.close()
+        if self._lost:
+            say(f"{self._lost} packet{'s' * (self._lost != 1)} of the sound left out as damaged")
+
+    def _tried(self, packet: Any) -> Iterator[Any]:
+        """The packet, if MP4 takes it: the copy itself would fail at a later one, of a picture, and have no index."""
+        if self._last is not None and packet.dts <= self._last:
+            return  # MP4 holds rising times alone
+        packet.duration = packet.duration or packet.dts - (self._last or packet.dts)  # a last one of 0 is not heard
+        self._last, shift = packet.dts, round(self._start / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = self._trial.streams[0]
+        self._trial.mux(packet)
+        packet.stream = self._stream
+        yield packet
+
+    def _coded(self, packet: Any) -> Iterator[Any]:
         for frame in packet.decode():
             if frame.pts is not None:
                 frame.pts -= round(self._start / frame.time_base)
-            yield from self._stream.encode(frame)
+            given = frame.format.name, frame.layout.name, frame.sample_rate
+            if given != self._given:
+                yield from self._resampled(None)
+                coded = self._stream.codec_context
+                self._resampler = pyav().AudioResampler(coded.format, coded.layout, coded.sample_rate)
+                self._given = given
+            yield from self._resampled(frame)
 
-    def rest(self) -> list[Any]:
-        return [] if self.copied else list(self._stream.encode(None))
+    def _resampled(self, frame: Any) -> Iterator[Any]:
+        """`frame`: None brings what the filter still holds."""
+        for part in self._resampler.resample(frame) if self._resampler is not None else ():
+            if part is not None:
+                yield from self._stream.encode(part)
+
+
+def _trial(source: Any) -> Any:
+    """An MP4 file of this sound alone, of which nothing is kept; None where MP4 does not take it as it is: it has some
+    kinds at some rates alone, or as an experiment."""
+    av = pyav()
+    trial = av.open(os.devnull, "w", format="mp4")
+    try:
+        trial.add_stream_from_template(source)
+        trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return None
+    return trial

@@ -1,5 +1,6 @@
 """Where the faces of a picture are: by a detector, by a file of boxes, or the whole picture."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,13 @@ def face_finder(spec: PredictSpec, media: Media, say: Say) -> FindFaces:
     if spec.boxes == WHOLE:
         return lambda frame: [Face(frame.in_image(Box(0.0, 0.0, *map(float, frame.file_size))))]
     check(media.noun == "picture", f"boxes={spec.boxes} is for pictures; {media.names[0]} needs a detector")
-    file = Path(spec.boxes).expanduser()
+    file = Path(os.path.expanduser(spec.boxes))
     try:
         boxes = open_boxes(file)
         boxes.check_names(file, media.names)
+        if not any(map(boxes.entry, media.names)):
+            first = f"its first entry is '{next(iter(boxes.boxes))}', the first picture {printable(media.names[0])}"
+            raise DatasetError(f"none of its entries is of a picture that was named: {first}")
     except DatasetError as error:
         raise SpecError(f"boxes={spec.boxes}: {error}") from None
     return lambda frame: [Face(frame.in_image(box)) for box in boxes.of(frame.name)]

@@ -1,5 +1,6 @@
 """What a frame is, and what each kind of media gives and takes: pictures, videos, animations, streams, cameras."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,6 +75,6 @@ class Media(Protocol):
 
 def apart(source: Path, target: Path) -> Path:
     """The target. Raises SpecError if it is the very file that is read."""
-    if target.exists() and target.samefile(source):
+    if os.path.exists(target) and target.samefile(source):
         raise SpecError(f"{target} would be written over itself; choose another folder with out=FOLDER")
     return target

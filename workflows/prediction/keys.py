@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ class PredictSpec:
     @property
     def tracking(self) -> str:
         """MLflow's address, found as the pipeline finds it."""
-        store = lasting_folder(Path.cwd()) / Path(self.store).expanduser()
+        store = lasting_folder(Path.cwd()) / os.path.expanduser(self.store)
         if is_remote(self.store):
             store = Remote(self.store).folder
         return self.mlflow.uri or f"sqlite:///{store / 'mlflow.db'}"

@@ -12,10 +12,24 @@ from PIL import Image as Pil
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, container_of, read_bytes
+from hpe_core.datasets.unread import ENDINGS, unread_kind
 
 Kind = Literal["picture", "animation", "video", ""]
 
-PICTURES = (*files.PICTURES, ".gif", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".apng")
+PICTURES = (
+    *files.PICTURES,
+    ".gif",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".apng",
+    ".jpe",
+    ".jfif",
+)
 VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".vob", ".m2v", ".wmv", ".asf"),
     *(".ts", ".mts", ".m2ts", ".m2t", ".3gp", ".3g2", ".flv", ".f4v", ".ogv", ".ogg", ".mjpeg", ".mjpg", ".mxf"),
@@ -36,6 +50,8 @@ def kind_of(path: Path) -> Kind:
     ending, head = path.suffix.lower(), _head(path)
     if ending in JPEG_STREAMS:
         return "video"
+    if unread_kind(head):
+        return ""
     if _is_picture(head, path):
         return "animation" if _moves(path, head) else "picture"
     if _is_video(head):
@@ -47,7 +63,13 @@ def kind_of(path: Path) -> Kind:
 
 def is_picture(path: Path) -> bool:
     """Whether a file of a folder is looked at: by its ending, else by its content."""
-    return path.suffix.lower() in PICTURES or _is_picture(_head(path), path)
+    return path.suffix.lower() in PICTURES or kind_of(path) in ("picture", "animation")
+
+
+def unread(path: Path) -> str:
+    """What the file is, if it is of a kind that is known and not read, else ""."""
+    kind = unread_kind(_head(path))
+    return kind or ("" if kind_of(path) else ENDINGS.get(path.suffix.lower(), ""))
 
 
 def _head(path: Path) -> bytes:
@@ -60,7 +82,7 @@ def _head(path: Path) -> bytes:
 def _is_picture(head: bytes, path: Path) -> bool:
     if head.startswith(PICTURE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or container_of(head):
         return True
-    if re.match(rb"P[56]\s+[#\d]", head):
+    if re.match(rb"P[1-6]\s+[#\d]", head):
         return True
     return head[:2] == b"BM" and int.from_bytes(head[2:6], "little") == path.stat().st_size
 

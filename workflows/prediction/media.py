@@ -1,8 +1,12 @@
 """The words of the command -> what is looked at: pictures and folders, one video or animation, a camera, a stream."""
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from hpe_core.datasets.files import printable
 from hpe_core.datasets.pictures import MAX_PIXELS
 from hpe_core.errors import SpecError
 from workflows.prediction.animations import Animation
@@ -11,37 +15,67 @@ from workflows.prediction.frames import Media, apart
 from workflows.prediction.kinds import kind_of
 from workflows.prediction.pictures import open_pictures
 from workflows.prediction.resolve import similar
-from workflows.prediction.streams import Camera, is_address, open_address
-from workflows.prediction.videos import FILES_ALONE, VideoFile, copy_name, opened
+from workflows.prediction.streams import SCHEMES, Camera, is_address, open_address, shown
+from workflows.prediction.videos import FILES_ALONE, VideoFile, copy_name, is_cut, opened
 
 
 def open_media(
     words: Sequence[str], out: Path, *, upright: bool, draw: bool = True, max_pixels: int = MAX_PIXELS
 ) -> Media:
     """Writes nothing yet. Raises SpecError, or UserError where a package is missing."""
-    if not words:
+    if not all(words) or not words:  # "" would be the folder where the command was given
         raise SpecError("name a picture, a folder of pictures, a video, a stream's address, or the number of a camera")
     addresses = [word for word in words if is_address(word)]
     if addresses and len(words) > 1:
         raise SpecError("a stream is looked at alone")
     if addresses:
         return open_address(addresses[0], out, sound=draw)
-    if len(words) == 1 and words[0].isdecimal() and not Path(words[0]).exists():
+    if len(words) == 1 and words[0].isdecimal() and not os.path.exists(words[0]):
         _check_writable(draw)
         return Camera(int(words[0]), out)
-    paths = [Path(word).expanduser() for word in words]
-    for path in paths:
-        if not path.exists():
-            raise SpecError(f"there is no {path}{similar(path)}")
+    paths = [Path(os.path.expanduser(word)) for word in words]
+    for word, path in zip(words, paths, strict=True):
+        _check_there(word, path)
     kind = kind_of(paths[0]) if len(paths) == 1 and not paths[0].is_dir() else ""
     if kind in ("animation", "video"):
         path, copy = paths[0], out / copy_name(paths[0].name)
         if kind == "animation":
             _check_writable(draw)
             return Animation(path, apart(path, copy), max_pixels)
-        container = opened(f"file:{path}", path.name, FILES_ALONE)
-        return VideoFile(container, path.name, apart(path, copy), sound=draw, file=path)
+        try:
+            container = opened(f"file:{path}", path.name, FILES_ALONE)
+            return VideoFile(container, path.name, apart(path, copy), sound=draw, file=path)
+        except SpecError as error:
+            raise SpecError(f"{error}{'; a part of it is missing: it was cut off' * is_cut(path)}") from None
     return open_pictures(paths, out, upright=upright, max_pixels=max_pixels)
+
+
+def local(word: str) -> str:
+    """A file's address, file:///..., as its path; any other word as it is. Raises SpecError for another machine's."""
+    if not word.lower().startswith("file://"):
+        return word
+    parts = urlsplit(word)
+    if parts.netloc not in ("", "localhost"):
+        raise SpecError(f"{word} lies on another machine, {parts.netloc}; on this one it begins with file:///")
+    return unquote(parts.path, errors="surrogateescape")
+
+
+def _check_there(word: str, path: Path) -> None:
+    """Raises SpecError where there is neither a folder nor a plain file: a pipe may never begin, a device never end."""
+    name = printable(str(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if "://" in word:
+            raise SpecError(
+                f"{shown(word)} is no address that is read; those begin with {', '.join(SCHEMES)}"
+            ) from None
+        raise SpecError(f"there is no {name}{similar(path)}") from None
+    except OSError as error:
+        raise SpecError(f"{name} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        camera = "; a camera is named by its number alone" if stat.S_ISCHR(mode) else ""
+        raise SpecError(f"{name} is neither a file nor a folder{camera}")
 
 
 def _check_writable(draw: bool) -> None:

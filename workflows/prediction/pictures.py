@@ -8,6 +8,7 @@ Datasets keep their pixels as stored, since annotations refer to those. Pictures
 upright by their EXIF orientation, or portraits from a telephone would lie on their side.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from PIL.ExifTags import Base
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, decode_within, read_bytes
-from hpe_core.errors import SpecError
+from hpe_core.datasets.unread import SAID
+from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image, encoded
 from workflows.prediction.frames import Frame, Unusable, apart
-from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header
+from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header, unread
 
 
 def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, max_pixels: int) -> "Pictures":
@@ -37,7 +39,8 @@ def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, max_pixels
             found[name] = drawn[copy] = file
             apart(file, out / copy)
     if not found:
-        raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}")
+        others = f"; it holds {counted(left_out)}" if left_out else ""
+        raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}{others}")
     return Pictures(found, out, left_out, upright=upright, max_pixels=max_pixels)
 
 
@@ -47,6 +50,8 @@ def _pictures(path: Path, out: Path, left_out: Counter[str]) -> Iterator[tuple[s
     Other files of a folder are counted by their endings, so that nobody takes a video in it for seen.
     """
     if not path.is_dir():
+        if kind := unread(path):
+            raise SpecError(f"{path} is {kind}, {SAID}")
         if kind_of(path) not in ("picture", "animation"):
             more = "; a video is looked at alone" if kind_of(path) == "video" else ""
             raise SpecError(f"{path} is no picture by its content or its ending{more}")
@@ -54,12 +59,18 @@ def _pictures(path: Path, out: Path, left_out: Counter[str]) -> Iterator[tuple[s
         return
     for name in sorted(files.listing(path, ("",))):
         file = path / name
-        if file.resolve().is_relative_to(out.resolve()):
+        if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(out)):  # pathlib raises of a loop of links
             continue
         if is_picture(file):
             yield name, file
         else:
-            left_out[file.suffix.lower() or "none"] += 1
+            kind = unread(file)
+            left_out[(file.suffix.lower() or "none") + (f" ({kind})" if kind else "")] += 1
+
+
+def counted(left_out: Counter[str]) -> str:
+    """Other files of a folder by their endings: '2 .mp4, 3 .nef (a camera's raw file ...)'."""
+    return ", ".join(f"{number} {ending}" for ending, number in sorted(left_out.items()))
 
 
 def drawn_name(name: str) -> str:
@@ -89,6 +100,8 @@ class Pictures:
                 image, scale, size = decode_within(data, shown, self.max_pixels)
                 if self.upright and (way := orientation(data)) != 1:
                     image, size = turned(image, way), size[::-1] if way in SIDEWAYS else size
+                if (pages := pages_of(data)) > 1:
+                    say(f"{shown} has {pages} pages; the first is looked at")
                 yield Frame(name, 0, image, scale=scale, size=size)
             except Rejected as rejected:
                 more = "; max_pixels=NUMBER allows more" if "are decoded" in rejected.detail else ""
@@ -118,6 +131,17 @@ def orientation(data: bytes) -> int:
         with opened_header(data) as opened:
             return int(opened.getexif().get(Base.Orientation, 1))
     except BROKEN_DATA:  # the pixels are sound, the camera's notes are not
+        return 1
+
+
+def pages_of(data: bytes) -> int:
+    """Of a TIFF, as a scanner writes them; 1 of anything else."""
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return 1
+    try:
+        with opened_header(data) as opened:
+            return int(getattr(opened, "n_frames", 1))
+    except BROKEN_DATA:
         return 1
 
 

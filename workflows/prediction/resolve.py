@@ -10,6 +10,7 @@
 MLflow is imported only if no file has this name.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +18,15 @@ from pathlib import Path
 
 from hpe_core.errors import SpecError, check, nearest
 from hpe_core.shipped import SHIPPED, STUDENT_FILE
-from hpe_core.spec.network import WEIGHTS
+from hpe_core.spec.network import MEANING, WEIGHTS
 from workflows.tracking.registry import SCHEME, downloaded
 
 
 @contextmanager
 def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
     """What `HeadPosePredictor.load` takes; a download is removed in the end. Raises SpecError that names the model."""
-    path = STUDENT_FILE if model == SHIPPED else Path(model).expanduser()
-    if path.exists():
+    path = STUDENT_FILE if model == SHIPPED else Path(os.path.expanduser(model))
+    if os.path.exists(path):  # which also answers of names that no disk takes
         yield loadable(path)
         return
     if path.suffix in (".onnx", ".safetensors") or ("/" in model and not model.startswith(SCHEME)):
@@ -36,7 +37,10 @@ def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
 
 def similar(path: Path) -> str:
     """A closing half-sentence that names the file or folder beside a missing one with the most similar name, or ''."""
-    close = nearest(path.name, [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else [])
+    try:
+        close = nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return ""
     return close if close.startswith("; did") else ""
 
 
@@ -44,6 +48,8 @@ def loadable(path: Path) -> Path:
     """A file as it is; of a folder the ONNX file, else the folder of a saved network. Raises SpecError."""
     if path.is_file():
         check(path.suffix in (".onnx", ".safetensors"), f"{path} is no model: .onnx or .safetensors is needed")
+        ours = path.suffix == ".onnx" or path.name == WEIGHTS  # else the one beside it would be taken
+        check(ours, f"{path} is no saved network: those lie in a folder each, as {WEIGHTS} beside {MEANING}")
         return path.parent if path.suffix == ".safetensors" else path
     found = sorted(path.glob("*.onnx"))
     named = [file for file in found if file.name == "student.onnx"] or found

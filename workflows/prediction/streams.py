@@ -11,8 +11,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -131,10 +133,11 @@ class Camera(Live):
     def __init__(self, number: int, out: Path) -> None:
         """Raises SpecError if the camera cannot be opened."""
         super().__init__(f"camera {number}", out / f"camera-{number}.mp4")
-        with silent_opencv():
+        with silent_opencv(), suppress(cv2.error, OverflowError):  # of a number that no machine has so many of
             self._capture: Any = cv2.VideoCapture(number)
-        if not self._capture.isOpened():
-            raise SpecError(f"{self.name} cannot be opened")
+            if self._capture.isOpened():
+                return
+        raise SpecError(f"{self.name} cannot be opened")
 
     def frames(self) -> Iterator[Frame | Unusable]:
         number, began, last = 0, time.monotonic(), Fraction(-1)
@@ -161,7 +164,7 @@ class Stream(Live):
         self._address, self._container = address, container
         pictures_of(container, name)
         self._news = threading.Condition()
-        self._newest: tuple[int, Fraction, Any] | None = None
+        self._newest: tuple[int, Fraction, Callable[[], Image]] | None = None
         self._number, self._taken, self._last = 0, 0, Fraction(-1)
         self._began, self._end, self._said = 0.0, threading.Event(), ""
         self._reader = threading.Thread(target=self._read, daemon=True, name=name)
@@ -177,8 +180,8 @@ class Stream(Live):
             if newest is None:
                 break
             self._taken += 1
-            number, at, frame = newest
-            yield Frame(self.name, number, upright(frame), at)
+            number, at, image = newest
+            yield Frame(self.name, number, image(), at)
         yield Unusable(self._said)
 
     def close(self) -> None:
@@ -260,7 +263,7 @@ class Stream(Live):
                 at = began + clock.at(frame.pts) if stamped and frame.pts is not None else since(self._began)
                 self._last = max(self._last + TICK, at)
                 with self._news:
-                    self._newest = self._number, self._last, frame
+                    self._newest = self._number, self._last, partial(upright, frame, stream.sample_aspect_ratio)
                     self._number += 1
                     self._news.notify()
         return began

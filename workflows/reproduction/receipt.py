@@ -58,7 +58,7 @@ def read_receipt(run: str, uri: str = "") -> Receipt:
     if RUN_ID.fullmatch(run):
         return from_mlflow(run, uri)
     check(not is_remote(run), f"{run}: name the run's id in MLflow, or a copy of the store on this machine")
-    place = Path(run).expanduser().resolve()
+    place = Path(os.path.realpath(os.path.expanduser(run)))
     check(place.is_dir(), f"{run} is neither a folder nor the id of a run in MLflow")
     runs = [place / RUN] if (place / RUN).is_file() else sorted(place.glob(f"pipeline/*/{RUN}"))
     done = [file.parent for file in runs if (known_json(file) or {}).get("status") == "FINISHED"]

@@ -23,6 +23,7 @@ is no count of the whole: the manifest is it.
 
 import difflib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -207,8 +208,9 @@ def _check_columns(columns: list[str], name: str, boxed: bool) -> tuple[tuple[st
 
 def _picture(folder: Path, path: str, links: Links, name: str) -> Path:
     """`files.within`, whose sentence then begins with the row that names the picture."""
-    if DRIVE.match(path) and not (folder / path).exists():
-        said = "begins with the letter of a Windows drive; write paths as they are seen from the table's folder"
+    foreign = "the letter of a Windows drive" if DRIVE.match(path) else "the scheme of an address"
+    if (DRIVE.match(path) or "://" in path) and not os.path.exists(folder / path):
+        said = f"begins with {foreign}; write paths as they are seen from the table's folder"
         raise Rejected("unreadable_file", f"{name}: {files.printable(path)} {said}")
     try:
         return files.within(folder, path, links)
@@ -231,7 +233,8 @@ def _numbers(row: dict[str, Any], columns: tuple[str, ...], name: str) -> list[f
                 raise ValueError
             found.append(float(value))
         except (TypeError, ValueError, OverflowError):
-            raise Rejected("bad_annotation", f"{name}: {column} is {_text(value)[:40] or 'empty'}, no number") from None
+            said = f"{_text(value)[:40] or 'empty'}, no number" + "; decimals have a point" * ("," in _text(value))
+            raise Rejected("bad_annotation", f"{name}: {column} is {said}") from None
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,9 @@ def test_manifests_that_cannot_be_read_are_one_sentence(tmp_path):
     path = write_manifest(tmp_path / "m", [ROW])
     good = path.read_bytes()
     contents = {
-        b"": "no column 'path'",
+        b"": "manifest.csv is empty",
+        b"\n \n": "manifest.csv is empty",
+        b"\n\n" + good + b'"never closed': "is no CSV, line 5",
         b"\xff\xfe\x00a": "not text in UTF-8",
         good + b'"never closed': "is no CSV, line",
         good.replace(b"pitch", b"yaw"): "two columns 'yaw'",
@@ -241,6 +244,8 @@ def test_manifests_that_cannot_be_read_are_one_sentence(tmp_path):
     assert "must end in .csv" in refusal(lambda: list(source("manifest", tmp_path / "m" / "manifest.txt").refs()))
     (tmp_path / "m" / "manifest.json").write_text(json.dumps([ROW]))
     assert "is a JSON list" in refusal(lambda: list(opened.refs()))
+    (tmp_path / "m" / "manifest.json").write_text(json.dumps(ROW, indent=1))
+    assert "holds no JSON object: one a line is read" in refusal(lambda: list(opened.refs()))
 
 
 def people(*said: tuple[str, str]) -> list[dict[str, Any]]:
@@ -301,6 +306,52 @@ def test_a_row_without_a_split_that_can_be_read_is_still_accounted_for(tmp_path)
     path = write_manifest(tmp_path, people(("anna", "train"), ("bert", "val"), ("cleo", "test")))
     path.write_text(path.read_text() + "short\n")
     assert len(splits(DatasetSpec("manifest", root=str(tmp_path)))) == 4
+
+
+TABLES = {  # what people's tools make of one table
+    "blank lines in front": lambda text: f"\n  \n{text}",
+    "blank rows": lambda text: text.replace("\n", "\n" + "," * 7 + "\n   \n", 1),
+    "Excel's separator": lambda text: "sep=;\n" + text.replace(",", ";"),
+    "bars": lambda text: text.replace(",", "|"),
+    "spaces after commas": lambda text: text.replace(",", ", ").replace("pictures/a.png", '"pictures/a.png"'),
+    "quotes after spaces": lambda text: "\n".join(
+        ", ".join(f'"{value}"' for value in line.split(",")) for line in text.splitlines()
+    ),
+    "capitals": lambda text: text.replace(text.splitlines()[0], text.splitlines()[0].upper()),
+    "titles; semicolons": lambda text: text.replace("path", "Path").replace("pitch", "Pitch").replace(",", ";"),
+}
+
+
+@pytest.mark.parametrize("made", TABLES)
+def test_a_table_is_read_however_a_tool_wrote_it(tmp_path, made):
+    path = write_manifest(tmp_path, [ROW, {**ROW, "path": "b.png", "yaw": 7.0}])
+    path.write_text(TABLES[made](path.read_text()))
+    opened = source("manifest", tmp_path)
+    loaded_ = [opened.load(ref)[0] for ref in opened.refs()]
+    assert [one.pose for one in loaded_] == [(10.0, -20.5, 3.0), (10.0, 7.0, 3.0)]
+    assert {corners(one.known_box()) for one in loaded_} == {(5, 6.5, 50, 60)}
+
+
+def test_a_comma_in_a_number_and_an_address_are_told_for_what_they_are(tmp_path):
+    rows = [{**ROW, "yaw": "1,5"}, {**ROW, "path": "https://host/a.png"}, {**ROW, "path": "b.png", "yaw": "left"}]
+    write_manifest(tmp_path, rows, pictures=False)
+    opened = source("manifest", tmp_path)
+    comma, address, other = (rejected(opened, ref)[1] for ref in opened.refs())
+    assert comma.endswith("row 1: yaw is 1,5, no number; decimals have a point")
+    assert "row 2: https://host/a.png begins with the scheme of an address" in address
+    assert other.endswith("yaw is left, no number")
+
+
+@pytest.mark.parametrize(("table", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_find_their_file_however_a_system_writes_them(tmp_path, table, disk):
+    """A Mac's archive has them as letters and marks apart, a table that was typed has them as one."""
+    names = [unicodedata.normalize(form, "Zoë/Jürgen.PNG") for form in (table, disk)]
+    write_manifest(tmp_path, [{**ROW, "path": names[0].replace("PNG", "png")}], pictures=False)
+    (tmp_path / names[1]).parent.mkdir()
+    (tmp_path / names[1]).write_bytes(cv2.imencode(".png", picture(1))[1].tobytes())
+    opened = source("manifest", tmp_path)
+    opened.load(only(opened))
+    assert "gone" not in opened.states(list(opened.refs()))[0]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
