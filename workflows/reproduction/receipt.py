@@ -1,6 +1,7 @@
 """A finished run's receipt: its configuration and the manifests of its stages, from its store or from MLflow."""
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
