@@ -8,10 +8,13 @@ import av
 import numpy as np
 
 from workflows.prediction.frames import Frame, Media, Unusable
+from workflows.prediction.media import open_media
 
 WIDTH, HEIGHT = 176, 144  # the one size that H.263 knows, too
 TICK = Fraction(1, 1000)
 FORMATS = {".ogv": "ogg", ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts", ".wmv": "asf", ".y4m": "yuv4mpegpipe"}
+UNEVEN = [0, 40, 120, 1000, 1040, 1080, 3480, 3520]
+EVEN = [40 * i for i in range(8)]
 
 
 def level(number: int) -> int:
@@ -94,3 +97,17 @@ def sound_of(path: Path) -> list[bytes]:
     """The packets of a file's sound."""
     with av.open(str(path)) as file:
         return [bytes(packet) for packet in file.demux(file.streams.audio[0]) if packet.size]
+
+
+def opened(path: Path, out: Path, **more: bool):
+    return open_media([str(path)], out, upright=True, **more)
+
+
+def seconds(frames: list[Frame]) -> list[float]:
+    return [float(frame.time or 0) for frame in frames]
+
+
+def cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path

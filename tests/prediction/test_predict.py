@@ -1,12 +1,10 @@
 """Laws of predict: the angles of evaluation, nothing lost to a bad picture, and one sentence for every mistake."""
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,62 +19,18 @@ from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.detector import Detection, cache_folder
 from hpe_core.errors import SpecError, UserError
 from hpe_core.geometry.crop import Box, window
-from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.network import MEANING, WEIGHTS
 from tests.archives import picture, write_aflw2000
 from tests.faces import FIT, NET_CROP, save_untrained
+from tests.prediction.asking import angles, refusal, save, table, write_video
 from workflows import predict
-from workflows.engine.commandline import EXIT_STOPPED
 from workflows.engine.config import REPO, load
-from workflows.prediction import media
-from workflows.prediction.faces import Face, FindFaces
-from workflows.prediction.frames import Frame
 from workflows.prediction.output import TABLE
 from workflows.prediction.pictures import turned
 from workflows.prediction.resolve import loadable, model_files
-
-
-@pytest.fixture
-def net(exported_net: Path) -> Path:
-    return exported_net
-
-
-@pytest.fixture
-def onnx(net: Path) -> str:
-    return f"model={net / 'student.onnx'}"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def save(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image[..., ::-1])
-    return path
-
-
-def table(out: Path = Path("poses")) -> list[dict[str, str]]:
-    with open(out / TABLE, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def angles(rows: list[dict[str, Any]]) -> np.ndarray:
-    return np.array([[float(row[name]) for name in ANGLE_NAMES] for row in rows])
-
-
-def refusal(*words: str) -> str:
-    """The one sentence of a command that is refused."""
-    with pytest.raises(UserError) as caught:
-        predict.main(words)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def evaluated(source: Source, folder: Path, net: Path) -> dict[str, np.ndarray]:
@@ -214,129 +168,6 @@ def test_a_picture_lies_upright_unless_boxes_refer_to_the_stored_pixels(here, on
     np.testing.assert_array_equal(up, turned)
     np.testing.assert_array_equal(phone, stored)
     assert np.abs(up - phone).max() > 0.1 and cv2.imread("up/phone.png").shape == (100, 60, 3)
-
-
-def write_video(path: Path, frames: int = 8, width: int = 64, height: int = 48, fps: float = 12.5) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    for i in range(frames):
-        writer.write(picture(i, height, width))
-    writer.release()
-    return path
-
-
-def frames_of(path: Path) -> tuple[list[np.ndarray], float]:
-    capture = cv2.VideoCapture(str(path))
-    found = []
-    while (read := capture.read())[0]:
-        found.append(read[1])
-    return found, capture.get(cv2.CAP_PROP_FPS)
-
-
-@pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 49)])
-def test_a_video_becomes_a_video_and_a_row_a_face(here, onnx, width, height, capsys):
-    write_video(here / "in.mp4", width=width, height=height)
-    assert predict.main(["in.mp4", onnx, "boxes=whole"]) == 0
-    before, after = frames_of(here / "in.mp4"), frames_of(Path("poses/in.mp4"))
-    assert len(before[0]) == len(after[0]) == 8 and before[1] == after[1] == 12.5
-    assert all(a.shape == b.shape and not np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
-    rows = table()
-    assert [(row["file"], row["frame"]) for row in rows] == [("in.mp4", str(i)) for i in range(8)]
-    np.testing.assert_allclose([float(row["seconds"]) for row in rows], np.arange(8) / 12.5, atol=1e-3)
-    assert "8 frames, 8 faces" in capsys.readouterr().out
-
-
-def without_length(path: Path) -> Path:
-    """The Matroska file as a recorded stream is: its Duration (11 bytes) becomes a Void of the same size."""
-    data = path.read_bytes()
-    assert data.count(b"\x44\x89\x88") == 1
-    start = data.index(b"\x44\x89\x88")
-    path.write_bytes(data[:start] + b"\xec\x89" + bytes(9) + data[start + 11 :])
-    return path
-
-
-@pytest.mark.parametrize("name", ["streamed.mkv", "last.mpg"])
-def test_seconds_are_the_file_s_own_whatever_it_knows(here, name):
-    """The one has no length, and of the other FFmpeg gives the last frame without its time."""
-    path = write_video(here / name, fps=25.0)
-    video = media.open_media([str(without_length(path) if path.suffix == ".mkv" else path)], here, upright=True)
-    assert (video.total == 0) == (path.suffix == ".mkv") and not video.live
-    frames = [frame for frame in video.frames() if isinstance(frame, Frame)]
-    video.close()
-    np.testing.assert_allclose([frame.seconds or 0.0 for frame in frames], np.arange(8) / 25, atol=1e-3)
-
-
-def test_a_limit_of_frames_and_no_drawing(here, onnx, capsys):
-    write_video(here / "in.mp4")
-    assert predict.main(["in.mp4", onnx, "boxes=whole", "frames=3", "draw=false", "--json"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["frame"] for row in rows] == [0, 1, 2] and not Path("poses").exists()
-
-
-@pytest.mark.parametrize("name", ["in.mp4", "streamed.mkv"])
-def test_an_interruption_keeps_what_was_seen(here, onnx, monkeypatch, name):
-    write_video(here / name)
-    if name == "streamed.mkv":
-        without_length(here / name)
-    whole = predict.face_finder
-
-    def finder(*words: Any) -> FindFaces:
-        find = whole(*words)
-
-        def until_the_third(frame: Frame) -> list[Face]:
-            if frame.number == 3:
-                raise KeyboardInterrupt
-            return find(frame)
-
-        return until_the_third
-
-    monkeypatch.setattr(predict, "face_finder", finder)
-    assert predict.main([name, onnx, "boxes=whole"]) == EXIT_STOPPED
-    assert len(table()) == 3 and len(frames_of(Path("poses", name).with_suffix(".mp4"))[0]) == 3
-
-
-def test_videos_that_are_none_or_cut_off_are_told(here, onnx, capsys):
-    Path("text.mp4").write_text("no video")
-    Path("empty.mp4").write_bytes(b"")
-    for name in ("text.mp4", "empty.mp4"):
-        assert refusal(name, onnx, "boxes=whole").startswith(f"{name} cannot be opened as a video: Invalid data")
-    writer = cv2.VideoWriter("cut.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for i in range(20):
-        writer.write(picture(i, 48, 64))
-    writer.release()
-    data = Path("cut.avi").read_bytes()
-    Path("cut.avi").write_bytes(data[: len(data) // 2])
-    assert predict.main(["cut.avi", onnx, "boxes=whole"]) == 2
-    assert 0 < len(table()) < 18 and "cut.avi ends after" in capsys.readouterr().err
-
-
-class Camera:
-    """Stands in for OpenCV's: knows no rate and no end, until somebody presses Ctrl-C."""
-
-    def __init__(self, source: int) -> None:
-        self.asked, self.frames = source, 0
-
-    def isOpened(self) -> bool:
-        return self.asked == 2
-
-    def get(self, key: int) -> float:
-        return -1.0
-
-    def read(self) -> tuple[bool, np.ndarray]:
-        self.frames += 1
-        if self.frames > 4:
-            raise KeyboardInterrupt
-        return True, picture(self.frames, 48, 64)
-
-    def release(self) -> None:
-        self.asked = -1
-
-
-def test_a_camera_ends_with_ctrl_c_and_that_is_success(here, onnx, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    assert predict.main(["2", onnx, "boxes=whole"]) == 0
-    monkeypatch.undo()
-    frames, _ = frames_of(here / "poses" / "camera-2.mp4")
-    assert len(frames) == len(table(here / "poses")) == 4
 
 
 def test_a_folder_s_other_files_are_counted_by_their_endings(here, onnx, capsys):
