@@ -22,7 +22,7 @@ CONFIG = "tests/tiny.yaml"
 Moment = Callable[[Path], bool]
 PLANTED = "planted-4f1c9e7a"  # as a password, in names that libraries read
 PASSWORDS = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_API_KEY", "HF_TOKEN", "GITHUB_TOKEN", "MLFLOW_TRACKING_PASSWORD")
-PATIENCE_S = 600  # for one command on a machine that is busy with other things
+PATIENCE_S = 1800  # for one command on a slow machine that is busy with other things
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Installed:
     def __call__(self, program: str, *words: str, code: int) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
         command = [str(self.bin / program), *words]
-        done = subprocess.run(command, env=env, cwd=self.elsewhere, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=env, cwd=self.elsewhere, capture_output=True, text=True, timeout=900)
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr[-3000:]
         return done
 

@@ -151,7 +151,7 @@ def test_signals_end_a_run_with_one_sentence(calm, tmp_path, finished_before, mo
         for number in sent:
             process.send_signal(number)
             time.sleep(0.3)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and err.splitlines()[-1] == "stopped; the same command continues from here", err
     wait_gone(processes, 20)
     assert "Traceback" not in err and not list(store.glob("search/*/manifest.json"))

@@ -58,7 +58,7 @@ def seen(folder: Path, code: str, *words: str, **variables: str) -> Seen:
     script = folder / "script.py"
     script.write_text(code)
     command = watched([sys.executable, str(script), *words], trace)
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return read(home, trace)
 

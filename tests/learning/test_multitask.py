@@ -159,8 +159,11 @@ def test_it_is_saved_read_back_and_begun_with(learnt, tmp_path):
     save_net(tmp_path / "mnn", net, CROP, {})
     saved, faces = load_net(tmp_path / "mnn").net, torch.from_numpy(windows(4))
     with torch.inference_mode():
+        for name, values in net.state_dict().items():
+            assert torch.equal(values, saved.state_dict()[name]), name
         for ours, theirs in zip(net.eval().landmarks(faces), saved.landmarks(faces), strict=True):
-            assert torch.equal(ours, theirs)
+            # The trained one's weights lie in another order in memory, and not every processor sums alike in both.
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         pose_alone = net_of(dataclasses.replace(NET, landmarks=False))
         start_from(pose_alone, CROP, tmp_path / "mnn")
         assert torch.equal(pose_alone.angles(faces), saved.angles(faces)), "a network for poses takes its encoder"

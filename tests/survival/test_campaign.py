@@ -227,7 +227,7 @@ def test_drills_of_listings_for_real(tmp_path):
     """Bad files through the real command on three nodes, and the receipt of it."""
     words = [sys.executable, "workflows/survive.py", f"store={tmp_path}", "only=listing,advice"]
     env = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(words, cwd=REPO, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=REPO, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     tree = json.loads((tmp_path / "survive" / JSON).read_text())
     assert [fault["state"] for fault in tree["faults"]] == ["passed"] * 6, tree["faults"]
