@@ -37,7 +37,7 @@ QUIET = {
 
 ANSWER_S = 60  # for a node's word about itself
 # Ray gives a node 30 s to come up and has no key for it; a busy machine needs longer.
-SLOW, TRIES = "timed out during startup", 3
+SLOW, TRIES = "timed out during startup", 6
 
 
 def quiet_ray(*, and_all_else: bool = False) -> None:
