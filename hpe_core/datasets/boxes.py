@@ -11,6 +11,7 @@ every mirror, so a bare name would put a box onto other faces. Such a file is re
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -118,11 +119,11 @@ def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
     name = files.printable(str(file))
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
-        if twice is not None:  # JSON itself keeps the last
+        found = dict(pairs)
+        if len(found) < len(pairs):  # JSON itself keeps the last
+            ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
             raise DatasetError(f"its file of boxes {name} has two entries for '{twice}'")
-        return dict(pairs)
+        return found
 
     try:
         content = json.loads(file.read_bytes(), object_pairs_hook=once)

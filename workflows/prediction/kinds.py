@@ -18,17 +18,7 @@ Kind = Literal["picture", "animation", "video", ""]
 
 PICTURES = (
     *files.PICTURES,
-    ".gif",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".apng",
-    ".jpe",
-    ".jfif",
+    *(".gif", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".apng", ".jpe", ".jfif"),
 )
 VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".vob", ".m2v", ".wmv", ".asf"),

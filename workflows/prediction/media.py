@@ -23,7 +23,7 @@ def open_media(
     words: Sequence[str], out: Path, *, upright: bool, draw: bool = True, max_pixels: int = MAX_PIXELS
 ) -> Media:
     """Writes nothing yet. Raises SpecError, or UserError where a package is missing."""
-    if not all(words) or not words:  # "" would be the folder where the command was given
+    if not words or "" in words:  # "" would be the folder where the command was given
         raise SpecError("name a picture, a folder of pictures, a video, a stream's address, or the number of a camera")
     addresses = [word for word in words if is_address(word)]
     if addresses and len(words) > 1:
