@@ -29,7 +29,7 @@ from hpe_core.system.files import file_sha256, read_json, write_json
 from tests import road
 from tests.servers import answering
 from tests.traced import Seen, needs_strace, seen
-from workflows.engine.cluster import capacity, machinery
+from workflows.engine.cluster import TRIES, capacity, machinery
 from workflows.engine.config import REPO
 
 
@@ -261,7 +261,8 @@ def test_a_machine_counts_by_its_cores_and_a_cluster_by_its_cpus(monkeypatch, al
 
 
 @pytest.mark.parametrize(
-    ("failures", "error", "said"), [(2, "", None), (3, "", "did not start, 3 times"), (1, "no", "no")]
+    ("failures", "error", "said"),
+    [(TRIES - 1, "", None), (TRIES, "", f"did not start, {TRIES} times"), (1, "no", "no")],
 )
 def test_a_machine_that_is_too_busy_for_ray_gets_more_time(monkeypatch, failures, error, said):
     """Ray's own 30 seconds cannot be changed; another fault is no reason to try again."""
@@ -285,4 +286,4 @@ def test_a_machine_that_is_too_busy_for_ray_gets_more_time(monkeypatch, failures
         with pytest.raises(Exception, match=said) as caught:
             start_local(num_cpus=4)
         assert isinstance(caught.value, StageFailed) == (not error)
-    assert len(tried) == (1 if error else 3) and all(options["num_cpus"] == 4 for options in tried)
+    assert len(tried) == (1 if error else TRIES) and all(options["num_cpus"] == 4 for options in tried)
