@@ -184,7 +184,8 @@ class PipelineSpec:
         distill = student.distill
         assert distill is not None
         for name in distill.teachers:
-            check(name in self.teachers, f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
+            if name not in self.teachers:
+                raise SpecError(f"distill.teachers: '{name}' is no teacher{nearest(name, [*self.teachers])}")
         chosen = tuple(name for name in self.teachers if name in distill.teachers or not distill.teachers)
         offsets = canonical_offsets(distill.offset_radius, distill.offset_step)
         return LabelSet(chosen, *offsets, distill.mirrored, student.net.form)
@@ -237,8 +238,9 @@ def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: 
         place, parts = tree, key.split(".")
         for depth, part in enumerate(parts, start=1):
             known = list(place) if isinstance(place, dict) else []
-            where = f"search.space: student.{'.'.join(parts[:depth])}"
-            check(part in known, f"{where} does not exist{nearest(part, known)}")
+            if part not in known:
+                where = f"search.space: student.{'.'.join(parts[:depth])}"
+                raise SpecError(f"{where} does not exist{nearest(part, known)}")
             if depth < len(parts):
                 place = place[part]
         place[parts[-1]] = value

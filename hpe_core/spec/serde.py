@@ -5,6 +5,7 @@ no spec by name. Why pydantic does not do this: docs/libraries.md.
 """
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, at_least(0), at_most(1)]
 Text = Annotated[str, ("has no value", bool)]
+hints_of: Callable[[Any], Mapping[str, Any]] = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -87,10 +89,6 @@ def build(kind: type[T], values: Any, key: str = "") -> T:
         raise SpecError(said if not key or said.startswith(key) else f"{key}: {said}") from None
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
 def hint_at(kind: Any, path: Sequence[str]) -> Any:
     """The type of the value at a path of keys, without limits and None; None where there is no such key."""
     for name in path:
@@ -134,7 +132,8 @@ def _read(hint: Any, value: Any, key: str) -> Any:
     if origin in (Union, UnionType):
         return _read_any([kind for kind in args if kind is not NoneType], value, key)
     if origin is Literal:
-        check(value in args, f"{key} is {one_of(value, args)}")
+        if value not in args:
+            raise SpecError(f"{key} is {one_of(value, args)}")
         return value
     if origin is tuple:
         several = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
@@ -149,7 +148,8 @@ def _read(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(cast(type[Any], hint), value, key)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        check(value in [*hint], f"{key} is {one_of(value, [*hint])}")
+        if value not in [*hint]:
+            raise SpecError(f"{key} is {one_of(value, [*hint])}")
         return hint(value)
     is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool:
