@@ -30,6 +30,7 @@ def environment(**changes: str) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     fixed = {"PYTHONPATH": str(REPO), "PATH": tools, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    fixed["RAY_worker_niceness"] = "0"  # as much of the machine as the tests beside it get
     return {**ours, **fixed, **dict.fromkeys(PASSWORDS, PLANTED), **changes}
 
 
