@@ -1,6 +1,7 @@
 """Laws of training: it learns poses from pixels, it resumes exactly, distillation reads its soft labels."""
 
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 
@@ -266,9 +267,13 @@ def test_a_folder_without_a_network_is_named(tmp_path):
         load_net(tmp_path)
 
 
-@pytest.mark.longer
-def test_compiled_training_is_the_eager_one(shards):
-    """On a CPU, where it needs a C++ compiler; a first step of half a minute."""
+@pytest.mark.parametrize(
+    "backend", [pytest.param("aot_eager", marks=pytest.mark.longer), pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compiled_training_is_the_eager_one(shards, monkeypatch, backend):
+    """`inductor` is what users get; on a CPU it calls a C++ compiler for minutes. The other one makes the same graphs
+    of the same code, forward and backward, and runs them by torch's own operators."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     losses: dict[bool, list[float]] = {}
     for compiled in (False, True):
         spec = dataclasses.replace(

@@ -323,8 +323,10 @@ def test_an_older_schema_is_brought_up(store, monkeypatch):
 
 
 @pytest.fixture
-def start_server(store: Path) -> Iterator[Callable[[int], None]]:
+def start_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # two more processes that import all of MLflow
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # the machine may be busy; who is dead refuses at once
 
     def start(port: int) -> None:
         words = f"server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri {places.uri_of(store)}"
