@@ -13,7 +13,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
-from workflows.engine.pipeline import check_backbones, run, run_alone, unknown_backbones
+from workflows.engine.pipeline import check_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
@@ -100,24 +100,31 @@ def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path, monkeyp
     assert driven.ran == ["first", "second"]
 
 
-def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(monkeypatch):
-    spec = load(["tests/tiny.yaml"], ["student.net.backbone=a", "search.space.net.backbone.choice=[b,c]"])
+def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(tmp_path, monkeypatch):
+    words = [f"store={tmp_path}", "student.net.backbone=a"]
+    spec = load(["tests/tiny.yaml"], [*words, "search.space.net.backbone.choice=[b,c]"])
     answer = SimpleNamespace(returncode=0, stdout="", stderr="")
     asked: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda words, **_: asked.append(words[3:]) or answer)
     check_backbones(spec)
     assert asked == [["a", "b", "c", "test_byobnet", "test_resnet"]]
+    check_backbones(load(["tests/tiny.yaml"], words))
+    assert len(asked) == 1, "the store knows them"
+    spec = load(["tests/tiny.yaml"], [*words, "search.space.net.backbone.choice=[b,d]"])
     for said in ({"stdout": "no backbone b\n"}, {"returncode": 1, "stderr": "trace\nno module timm"}):
         answer.__dict__.update({"returncode": 0, "stdout": "", "stderr": ""} | said)
         with pytest.raises(SpecError, match="no backbone b|timm cannot be imported: no module timm"):
             check_backbones(spec)
+    assert asked[1:] == [["d"]] * 2, "what was refused is asked again"
+    monkeypatch.setattr(pipeline, "version", lambda package: f"another {package}")
+    answer.__dict__.update({"returncode": 0, "stdout": ""})
+    check_backbones(spec)
+    assert asked[3] == ["a", "b", "d", "test_byobnet", "test_resnet"], "another timm may know others"
 
 
-def test_backbones_that_timm_does_not_know_are_all_named(monkeypatch):
-    spec = load(["tests/tiny.yaml"], ["student.net.backbone=resnet81", "teachers.resnet.net.backbone=vitt"])
-    unknown = unknown_backbones(spec)
-    assert len(unknown) == 2 and "resnet81" in unknown[0] and "vitt" in unknown[1]
-    monkeypatch.setattr(pipeline, "unknown_backbones", lambda spec: unknown)  # to ask again takes seconds
+def test_backbones_that_timm_does_not_know_are_all_named(tmp_path):
+    words = ["student.net.backbone=resnet81", "teachers.resnet.net.backbone=vitt"]
+    spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", *words])
     with pytest.raises(SpecError, match="resnet81.*; .*vitt"):
         check_backbones(spec)
 

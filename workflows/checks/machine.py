@@ -20,7 +20,7 @@ from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
 from workflows.engine.cluster import running_address
-from workflows.engine.pipeline import unknown_backbones
+from workflows.engine.pipeline import backbones_of, unknown_backbones
 from workflows.training.jobs import missing_weights
 
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
@@ -79,7 +79,7 @@ def look_at_networks(spec: PipelineSpec) -> Look:
     """What a run would refuse: each backbone that timm does not know, weights and networks that are not there."""
     trained = [*spec.teachers.values(), spec.student]
     said = ", ".join(dict.fromkeys(train.net.backbone for train in trained))
-    wrong = [*unknown_backbones(spec), *missing_weights(trained)]
+    wrong = [*unknown_backbones(backbones_of(spec)), *missing_weights(trained)]
     return Look("networks", said, tuple(Finding("error", "networks", text) for text in wrong))
 
 

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 
 from hpe_core.errors import SpecError, UserError, check, say
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
+from hpe_core.system.files import known_json, write_json
 from hpe_core.system.packages import check_extra
 from workflows.engine.results import Results
 from workflows.engine.runner import Runner
@@ -18,6 +21,8 @@ from workflows.storage.lock import StoreHeld
 from workflows.tracking.projection import facts_of
 from workflows.tracking.server import public
 from workflows.tracking.sync import cause, sync
+
+KNOWN_BACKBONES = "backbones.json"
 
 
 def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
@@ -125,22 +130,32 @@ def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
 
 
 def check_backbones(spec: PipelineSpec) -> None:
-    """Raises SpecError for backbones that timm does not know."""
-    unknown = unknown_backbones(spec)
+    """Raises SpecError for backbones that timm does not know. To ask takes seconds, so the store notes what it knew."""
+    file, timm, names = spec.folder / KNOWN_BACKBONES, version("timm"), backbones_of(spec)
+    known = set((known_json(file) or {}).get(timm, ()))
+    if names <= known:
+        return
+    unknown = unknown_backbones(names - known)
     check(not unknown, "; ".join(unknown))
+    with suppress(OSError):  # whoever holds the store says what is wrong with it
+        write_json(file, {timm: sorted(known | names)})
 
 
-def unknown_backbones(spec: PipelineSpec) -> list[str]:
-    """A sentence for each backbone that timm does not know. In a process of its own, which takes torch along."""
-    named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
+def backbones_of(spec: PipelineSpec) -> set[str]:
+    """Of the teachers, the student and every student that the search may try."""
     searched = spec.search.space.get("net.backbone")
-    names = sorted(named | {str(value) for value in (searched.choice if searched else ())})
+    named = {train.net.backbone for train in [*spec.teachers.values(), spec.student]}
+    return named | {str(value) for value in (searched.choice if searched else ())}
+
+
+def unknown_backbones(names: Iterable[str]) -> list[str]:
+    """A sentence for each backbone that timm does not know. In a process of its own, which takes torch along."""
     code = (
         "import sys\nfrom hpe_core.learning.models import check_backbone\nfrom hpe_core.errors import SpecError\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n        check_backbone(name)\n    except SpecError as error:\n        print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code, *sorted(names)], capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         return [f"timm cannot be imported: {done.stderr.strip().splitlines()[-1]}"]
     return done.stdout.splitlines()
