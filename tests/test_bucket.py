@@ -9,7 +9,7 @@ from workflows.full_pipeline import STAGES
 
 @pytest.mark.ray
 @pytest.mark.longer
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("bucket", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
 def test_the_pipeline_runs_into_a_bucket_and_is_finished_everywhere(bucket, tmp_path):
     """The command that a user types, with its store in a bucket; then the same command on another machine."""

@@ -156,7 +156,7 @@ def joined(done: road.Done, head: Head) -> None:
     assert head.joined.search(road.sound(done).err), road.tail(done)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, tmp_path):
     done = road.run("shards", tmp_path / "store", env=head.strangers)
     last = done.err.splitlines()[-1]
@@ -175,7 +175,7 @@ def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
     write_json(folder / "manifest.json", manifest)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_stages_are_verbs_and_the_rest_is_a_job(head, tmp_path):
     """Two stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 

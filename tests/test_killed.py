@@ -35,7 +35,7 @@ from tests.test_commands import hears_ctrl_c
 from tests.traced import STRACE, Seen, bare, needs_strace, read, watched
 from workflows.survival.ground import expect_untouched, kept
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
 class WorkerKiller:

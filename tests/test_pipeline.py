@@ -38,7 +38,7 @@ from workflows.engine.plan import plan
 from workflows.full_pipeline import STAGES
 from workflows.survival.ground import expect_untouched, kept
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
 @dataclass(frozen=True)

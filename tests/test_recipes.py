@@ -25,7 +25,7 @@ def test_the_small_ehpnet_trains_the_recipes_own_networks(monkeypatch, tmp_path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_ehpnet_runs_with_its_own_teachers_and_student(tmp_path):
     command = [sys.executable, "workflows/full_pipeline.py", "--json", "-c", "conf/scale/ehpnet.yaml"]
     words = [f"store={tmp_path}", "cluster.address=local", "mlflow.uri=none"]

@@ -137,7 +137,7 @@ def is_reader(process: psutil.Process) -> bool:
 
 @pytest.mark.ray
 @pytest.mark.longer
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_killed_workers_and_readers_change_no_weight(tmp_path):
     """Two workers; in the second run one of them and a reading task are killed after a checkpoint."""
     calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
