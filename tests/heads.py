@@ -200,25 +200,35 @@ def compare_landmarks(lab: Laboratory, seeds: Sequence[int]) -> None:
             lab.trained(f"student-of-{name}-{seed}", student, labels)
 
 
-def table(out: Path) -> str:
-    """Rows of Markdown: each network's mean and sd over its seeds; parameters, and latency on one core."""
+def tables(out: Path) -> str:
+    """Two tables of Markdown, mean and sd of each network over its seeds: MAE with the geodesic error in brackets; MAE
+    by yaw range, parameters, and latency on one core."""
     found: dict[str, list[dict[str, Any]]] = {}
     for line in (out / "results.jsonl").read_text().splitlines():
         row = json.loads(line)
         found.setdefault(re.sub(r"-\d+$", "", row["name"]), []).append(row)
-    columns: dict[str, tuple[str, str]] = {
-        f"{faces}{how}": (f"{faces}{how}", "mae") for faces in ("heads", "photographs") for how in ("", ", windows")
-    }
-    columns |= {f"{faces}, geodesic": (faces, "geodesic") for faces in ("heads", "photographs")}
-    columns |= {f"{faces}, {name}": (faces, name) for faces in ("heads", "photographs") for name in RANGE_NAMES[:3]}
-    head = ["network", "seeds", *columns, "parameters", "ms"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    sets = [faces for faces in ("heads", "photographs") if all(faces in row for rows in found.values() for row in rows)]
+    parts = [f"{faces}{how}" for faces in sets for how in ("", ", windows")]
+    ranges = [(faces, name) for faces in sets for name in RANGE_NAMES[:3]]
+    errors = [["network", "seeds", *parts]]
+    details = [["network", *(f"{faces}, {name}" for faces, name in ranges), "parameters", "ms"]]
     for name, rows in found.items():
         cost = cpu_cost(load_net(out / rows[0]["name"]).net)
-        said = [np.array([row[part][value] for row in rows]) for part, value in columns.values()]
-        errors = [f"{x.mean():.2f} ± {x.std(ddof=1):.2f}" if len(x) > 1 else f"{x[0]:.2f}" for x in said]
-        lines.append([name, f"{len(rows)}", *errors, f"{cost['parameters']:,.0f}", f"{cost['latency_ms']:.2f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        both = [f"{over_seeds(rows, part, 'mae')} ({over_seeds(rows, part, 'geodesic')})" for part in parts]
+        errors.append([name, f"{len(rows)}", *both])
+        details.append([name, *(over_seeds(rows, faces, name) for faces, name in ranges)])
+        details[-1] += [f"{cost['parameters']:,.0f}", f"{cost['latency_ms']:.2f}"]
+    return "\n\n".join(markdown(lines) for lines in (errors, details))
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], part: str, value: str) -> str:
+    values = np.array([row[part][value] for row in rows])
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    ruled = [lines[0], ["---", *["--:"] * (len(lines[0]) - 1)], *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
 
 
 TRIALS: dict[str, Callable[[Laboratory, Sequence[int]], None]] = {
@@ -230,7 +240,7 @@ TRIALS: dict[str, Callable[[Laboratory, Sequence[int]], None]] = {
 if __name__ == "__main__":
     verb, folder, *words = sys.argv[1:]
     if verb == "table":
-        print(table(Path(folder)))
+        print(tables(Path(folder)))
     else:
         numbers, paths = [int(word) for word in words if word.isdecimal()], [w for w in words if not w.isdecimal()]
         TRIALS[verb](Laboratory(Path(folder), photographs(paths)), numbers)
