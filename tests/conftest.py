@@ -19,8 +19,7 @@ settings.load_profile("laws")
 # No token file in the home folder that would switch on authentication for whoever runs `ray start` there next.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-# Ray's workers are nice to all else on the machine, and the tests beside them took all there was: a run that takes four
-# minutes alone took seventeen.
+# Ray makes its workers nice, so the tests beside them would take all there is of the machine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # On a busy machine the threads of one sum wait for each other, a hundred times longer than the sum takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
