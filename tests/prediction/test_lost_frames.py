@@ -1,10 +1,13 @@
 """Laws of damaged videos: what is whole is seen, and that some is lost is said, once."""
 
+import re
+
 import numpy as np
 import pytest
 
 from hpe_core.errors import SpecError
 from tests.prediction.clips import EVEN, cut, greys, level, opened, seconds, seen, write_clip
+from workflows.prediction.videos import is_cut
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,18 @@ def test_wherever_such_a_file_is_cut_it_is_told_that_frames_are_lost(tmp_path, n
         frames, said = seen(opened(tmp_path / name, tmp_path / "out"))
         lost = f"ends after {len(frames)} frames, before its end" if frames else "holds no frame"
         assert said == ([f"{name} {lost}"] if len(frames) < 20 else []), share
+
+
+def test_an_ogg_file_is_cut_at_each_end_of_a_page_and_inside_the_next_ones_mark(tmp_path):
+    """There the part that is left looks whole: only the mark of the last page tells."""
+    path = write_clip(tmp_path / "a.ogv", "libvpx", [40 * i for i in range(20)], gop=5)
+    data = path.read_bytes()
+    assert not is_cut(path)
+    pages = [found.start() for found in re.finditer(b"OggS\x00", data)]
+    assert len(pages) > 2
+    for end in (start + some for start in pages[1:] for some in range(6)):
+        path.write_bytes(data[:end])
+        assert is_cut(path), end
 
 
 def boxes_of(data: bytes) -> list[tuple[bytes, int, int]]:

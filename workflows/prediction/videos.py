@@ -25,6 +25,7 @@ from workflows.prediction.kinds import QUICKTIME
 
 FILES_ALONE = {"protocol_whitelist": "file"}  # a playlist must not lead a local file into the network
 LONGEST_PAGE, LONGEST_LIST = 1 << 16, 1 << 24  # bytes of a page of Ogg, and of an MP4's list of fragments
+LAST_PAGE = 4  # the bit of an Ogg page that ends a stream of it (RFC 3533, section 6)
 WIDEST = 10  # times as wide as high, or as high as wide; a pixel of another shape is a mistake of the file
 JUMP_S = 1  # times that go back by more begin anew; by less, they are a slip of one frame
 
@@ -238,7 +239,8 @@ def is_cut(path: Path) -> bool:
             stream.seek(max(0, size - LONGEST_PAGE))
             last = stream.read()
             page = last[last.rfind(b"OggS") :]
-            return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+            length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 27 else len(page) + 1
+            return len(page) != length or not page[5] & LAST_PAGE
         if head[:4] == b"\x1aE\xdf\xa3" and (found := re.compile(b"\x18S\x80g", re.DOTALL).search(head)):
             length, width = _vint(head[found.end() :])
             unknown = (1 << 7 * width) - 1
