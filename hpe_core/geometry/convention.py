@@ -2,7 +2,8 @@
 
 The steps are taken in the order of its keys. What comes out is (pitch, yaw, roll) in degrees of `rotation.py`, or the
 rotation itself. Angles that only change unit, range, order or sign stay numbers and keep their branch (a yaw beyond 90
-stays one); another product of rotations, or a transposed one, is composed and decoded, so yaw then lies in [-90, 90].
+stays one). Another product of rotations, or a transposed one, is composed and decoded to the triple of a head that does
+not stand on its crown.
 """
 
 from functools import reduce
@@ -10,7 +11,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, matrix_to_euler
+from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, matrix_to_euler, upright
 from hpe_core.spec.data import ConventionSpec
 
 FACTOR = {"as_read": 1.0, "radians_as_degrees": 180.0 / np.pi, "degrees_as_radians": np.pi / 180.0}
@@ -21,7 +22,7 @@ def to_ours(angles_deg: ArrayLike, convention: ConventionSpec) -> Floats:
     """(..., 3) angles as a reader gives them -> (..., 3) degrees (pitch, yaw, roll) of our convention."""
     if convention.rotation == AXES and not convention.transposed:
         return _named(angles_deg, convention)
-    return matrix_to_euler(to_matrix(angles_deg, convention))
+    return upright(matrix_to_euler(to_matrix(angles_deg, convention)))
 
 
 def to_matrix(angles_deg: ArrayLike, convention: ConventionSpec) -> Floats:

@@ -80,6 +80,12 @@ def angle_error(first_deg: ArrayLike, second_deg: ArrayLike) -> Floats:
     return np.minimum(d, 360.0 - d)
 
 
+def euler_error(answer_deg: ArrayLike, label_deg: ArrayLike) -> Floats:
+    """(..., 3) `angle_error` of whichever of the answer's two triples lies nearer to the label: the same rotation has
+    no error, whatever branch it is written in."""
+    return np.asarray(angle_error(nearer_branch(answer_deg, label_deg), label_deg))
+
+
 def mirror(angles_deg: ArrayLike) -> Floats:
     """Labels of the horizontally flipped picture: (p, y, r) -> (p, -y, -r), exactly."""
     return np.asarray(angles_deg, dtype=np.float64) * np.array([1.0, -1.0, -1.0])
@@ -102,6 +108,21 @@ def same_branch(decoded_deg: ArrayLike, as_deg: ArrayLike) -> Floats:
     """Decoded triples, but the other one of the same rotation where `as_deg` has |yaw| > 90."""
     behind = np.abs(np.asarray(as_deg, np.float64)[..., YAW : YAW + 1]) > 90.0
     return np.where(behind, other_branch(decoded_deg), decoded_deg)
+
+
+def nearer_branch(angles_deg: ArrayLike, to_deg: ArrayLike) -> Floats:
+    """Of the two triples of a rotation the one whose angles lie nearer to another triple's."""
+    angles, other = np.asarray(angles_deg, np.float64), other_branch(angles_deg)
+    nearer = angle_error(other, to_deg).sum(-1, keepdims=True) < angle_error(angles, to_deg).sum(-1, keepdims=True)
+    return np.where(nearer, other, angles)
+
+
+def upright(angles_deg: ArrayLike) -> Floats:
+    """Of the two triples the one with the smaller |pitch| + |roll|: a head seen from behind has a yaw beyond 90, and
+    does not stand on its crown."""
+    angles = np.asarray(angles_deg, np.float64)
+    on_its_crown = np.abs(angles[..., PITCH]) + np.abs(angles[..., ROLL]) > 180.0
+    return np.where(on_its_crown[..., None], other_branch(angles), angles)
 
 
 def other_branch(angles_deg: ArrayLike) -> Floats:

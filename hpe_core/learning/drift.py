@@ -13,7 +13,7 @@ import numpy as np
 
 from hpe_core.augment.moves import move
 from hpe_core.data.batch import PoseBatch
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import euler_error
 from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs
 from hpe_core.learning.losses import soft_label_kl
 from hpe_core.learning.models import PoseNet
@@ -49,7 +49,7 @@ def label_drift(
         form.decode(form.answers(each)).cpu().numpy() for each in (said, moved.soft_B3N, stored)
     )
     found = {
-        "moved_deg": float(angle_error(carried, angles).mean()),
-        "unmoved_deg": float(angle_error(unmoved, angles).mean()),
+        "moved_deg": float(euler_error(carried, angles).mean()),
+        "unmoved_deg": float(euler_error(unmoved, angles).mean()),
     }
     return found | ({"kl": float(soft_label_kl(moved.soft_B3N.float(), said))} if form.name == "bins" else {})

@@ -1,10 +1,10 @@
 """Pose errors as mergeable sums: exact for any batch size and any number of workers.
 
-Angle errors are circular (min(d, 360 - d)); the geodesic error is the angle between the rotations; MAEV is the mean
-angle between the three axes of the two heads (Cao et al., WACV 2021). Yaw ranges are those of the field. Euler angles
-are compared up to 99 degrees of yaw, rotations all round. Median and 90th percentile come from a histogram of the
-geodesic error and are exact to half a cell. The area under the error distribution up to 20 degrees is the mean of
-max(0, 1 - e / 20), e being a face's mean angle error.
+Angle errors are circular (min(d, 360 - d)), of the answer's Euler triple that lies nearer to the label. The geodesic
+error is the angle between the rotations; MAEV is the mean angle between the three axes of the two heads (Cao et al.,
+WACV 2021). Yaw ranges are those of the field. Euler angles are compared up to 99 degrees of yaw, rotations all round.
+Median and 90th percentile come from a histogram of the geodesic error and are exact to half a cell. The area under the
+error distribution up to 20 degrees is the mean of max(0, 1 - e / 20), e being a face's mean angle error.
 
 Datasets disagree about where a head's own axes point, by a few constant degrees. `head_offset` finds that rotation for
 a dataset (or a sequence), `realigned` applies it: errors after it stand beside the raw ones and never replace them.
@@ -20,7 +20,7 @@ from hpe_core.geometry.rotation import (
     ANGLE_NAMES,
     YAW,
     Floats,
-    angle_error,
+    euler_error,
     euler_to_matrix,
     geodesic_deg,
     matrix_to_euler,
@@ -51,7 +51,7 @@ class PoseSums:
     def of(cls, predicted_deg: ArrayLike, true_deg: ArrayLike, landmark_errors_M: ArrayLike = ()) -> "PoseSums":
         """(M, 3) predictions and labels in degrees; errors of landmarks where they were predicted, NaN: unknown."""
         predicted, true = np.asarray(predicted_deg, np.float64), np.asarray(true_deg, np.float64)
-        errors = angle_error(predicted, true)
+        errors = euler_error(predicted, true)
         first, second = euler_to_matrix(predicted), euler_to_matrix(true)
         geodesic = geodesic_deg(first, second)
         under = np.maximum(0.0, 1.0 - errors.mean(axis=1) / AUC_DEG)

@@ -1,11 +1,12 @@
 """Laws of the angle convention, against SciPy."""
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from hpe_core.geometry import rotation
+from hpe_core.geometry import rotation, rotations
 
 wide = st.floats(-179, 179, allow_nan=False)
 inside = st.floats(-89, 89, allow_nan=False)
@@ -67,6 +68,28 @@ def test_geodesic_is_the_angle_between(angles, size, axis):
     first = rotation.euler_to_matrix(angles)
     second = Rotation.from_euler(axis, size, degrees=True).as_matrix() @ first
     assert abs(rotation.geodesic_deg(first, second) - size) < 1e-5
+
+
+anywhere = st.tuples(wide, wide, wide)
+
+
+@given(anywhere, anywhere)
+def test_both_triples_of_a_rotation_are_as_far_from_a_label(angles, label):
+    twin, rotated = rotation.other_branch(angles), rotation.euler_to_matrix(angles)
+    assert np.allclose(rotation.euler_to_matrix(twin), rotated, atol=1e-9)
+    assert np.allclose(rotation.euler_error(twin, angles), 0, atol=1e-9)
+    errors = rotation.euler_error(angles, label)
+    sums = [rotation.angle_error(each, label).sum() for each in (angles, twin)]
+    assert abs(errors.sum() - min(sums)) < 1e-9 and np.allclose(errors.sum(), rotation.euler_error(twin, label).sum())
+    assert np.allclose(rotation.euler_to_matrix(rotation.nearer_branch(angles, label)), rotated, atol=1e-9)
+
+
+@given(anywhere)
+def test_an_upright_triple_is_that_of_the_same_head_and_stays(angles):
+    found = rotation.upright(angles)
+    assert np.allclose(rotation.euler_to_matrix(found), rotation.euler_to_matrix(angles), atol=1e-9)
+    assert abs(found[0]) + abs(found[2]) <= 180 + 1e-9 and np.array_equal(rotation.upright(found), found)
+    assert np.allclose(found, rotations.upright(torch.tensor(angles, dtype=torch.float64)).numpy(), atol=1e-9)
 
 
 def test_errors_are_circular_but_never_folded():

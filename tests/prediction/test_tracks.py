@@ -32,6 +32,12 @@ def test_a_head_that_looks_away_keeps_its_way_of_saying_so():
     np.testing.assert_allclose(smoothed([(5, 95, 3)] * 3, [0, 0.1, 0.2]), [(5, 95, 3)] * 3, atol=1e-6)
 
 
+def test_a_head_that_passes_its_profile_does_not_jump():
+    times = np.arange(60) / 30
+    found = smoothed([(5.0, 84 + 0.2 * i, 3.0) for i in range(60)], times)
+    assert np.abs(np.diff(found, axis=0)).max() < 2 and 90 < found[-1, 1] < 96
+
+
 def test_a_head_that_rolls_over_180_degrees_does_not_jump():
     times = np.arange(120) / 30
     rolls = 150 + 40 * times  # through 180, in degrees that wrap

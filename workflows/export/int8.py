@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import euler_error
 from hpe_core.learning.interval import half_interval
 from hpe_core.predictor import INPUT, HeadPosePredictor
 from workflows.engine.exported import Int8Score
@@ -81,7 +81,7 @@ def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[
     of its 95 % interval (paired over faces), and by how much an angle moves on average."""
     files = (onnx_file, int8_file)
     plain, small = (HeadPosePredictor.load(file, threads=1).predict_windows(windows).angles for file in files)
-    before, after = angle_error(plain, truth).mean(1), angle_error(small, truth).mean(1)
+    before, after = euler_error(plain, truth).mean(1), euler_error(small, truth).mean(1)
     gains = after - before
     return Int8Score(
         faces=len(windows),
@@ -89,5 +89,5 @@ def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[
         mae=float(after.mean()),
         cost_deg=float(gains.mean()),
         margin_deg=half_interval(gains),
-        moved_deg=float(angle_error(small, plain).mean()),
+        moved_deg=float(euler_error(small, plain).mean()),
     )

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, angle_error, euler_to_matrix, geodesic_deg
+from hpe_core.geometry.rotation import ANGLE_NAMES, YAW, euler_error, euler_to_matrix, geodesic_deg
 from workflows.engine.exported import Parity
 from workflows.export.runtimes import Call
 
@@ -26,7 +26,7 @@ def proved(network: Call, exported: Call, crops: Image, what: str) -> Parity:
         with exact_float32():
             answers = zip(network(batch), exported(batch), strict=True)
         (ours, theirs), spreads, *landmarks = answers
-        away = angle_error(ours, theirs)
+        away = euler_error(theirs, ours)
         locked = np.cos(np.radians(np.asarray(ours, np.float64)[:, YAW])) < LOCK  # pitch and roll are not told apart
         away[locked] = geodesic_deg(euler_to_matrix(ours[locked]), euler_to_matrix(theirs[locked]))[:, None]
         doubt = np.abs(np.subtract(*spreads, dtype=np.float64)) * ~locked[:, None]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpe_core.geometry.crop import Image
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import euler_error
 from hpe_core.learning.calibration import LEAST_DEG, Calibration
 from hpe_core.predictor import INPUT, open_session
 
@@ -115,4 +115,4 @@ def has_openvino() -> bool:
 def openvino_gap(file: Path, windows: Image) -> float:
     """Mean difference of the angles, degrees, between OpenVINO and ONNX Runtime on (M, size, size, 3) windows."""
     ours, theirs = (np.asarray(call(file)(windows)[0]) for call in (onnx_call, openvino_call))
-    return float(angle_error(theirs, ours).mean())
+    return float(euler_error(theirs, ours).mean())

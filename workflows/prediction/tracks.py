@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hpe_core.geometry.crop import Box, overlap
-from hpe_core.geometry.rotation import Floats, euler_to_matrix, matrix_to_euler, same_branch
+from hpe_core.geometry.rotation import Floats, euler_to_matrix, matrix_to_euler, nearer_branch
 
 MIN_OVERLAP = 0.2  # with its last box, or a face is somebody else
 MEMORY_S = 1.0  # a person who was away for longer comes back as another
@@ -44,7 +44,7 @@ class OneEuro:
             cutoff = self._cutoff + BETA * float(np.linalg.norm(self._speed))
             self._smooth = self._smooth @ _exp_deg(_share(cutoff, passed) * _log_deg(self._smooth.T @ raw))
         self._raw, self._time = raw, time
-        return same_branch(matrix_to_euler(self._smooth), angles_deg)
+        return nearer_branch(matrix_to_euler(self._smooth), angles_deg)
 
 
 def _share(cutoff_hz: float, passed: float) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.draw import contact_sheet, draw_axes, draw_landmarks, enlarged
-from hpe_core.geometry.rotation import ANGLE_NAMES, angle_error
+from hpe_core.geometry.rotation import ANGLE_NAMES, euler_error
 from workflows.engine.results import Cell, Epoch, Role, Row, Trial
 
 Floats = NDArray[np.floating]
@@ -64,7 +64,7 @@ class Predicted:
     @property
     def errors(self) -> NDArray[np.float64]:
         """(M,) mean of the three circular angle errors of each face."""
-        return angle_error(self.angles, self.truth).mean(1)
+        return np.asarray(euler_error(self.angles, self.truth).mean(1))
 
 
 def style_of(name: str, others: Sequence[str] = ()) -> tuple[str, Any, str]:

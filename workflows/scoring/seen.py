@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpe_core.data.marks import Marks
 from hpe_core.data.rows import Shard, read_shard
 from hpe_core.geometry.crop import window
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import euler_error
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from workflows.engine.cluster import worker_device
@@ -123,7 +123,7 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
             shifted.append(ensemble_probs({"": net}, crops, size, [asked])[asked])
         if radius:
             for pair, angles in offset_table(window_answers(net, crops, size, radius), form).items():
-                kd[pair] = kd.get(pair, 0.0) + float(angle_error(angles, shard.angles[rows]).mean(axis=1).sum())
+                kd[pair] = kd.get(pair, 0.0) + float(euler_error(angles, shard.angles[rows]).mean(axis=1).sum())
     answers = torch.cat(plain)
     offset_answers = torch.cat(shifted) if shifted else answers
     spreads = form.spread(answers).cpu().double().numpy()

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.geometry.rotation import YAW, angle_error
+from hpe_core.geometry.rotation import YAW, euler_error
 from hpe_core.learning.calibration import LEVELS, NORMAL, calibrate, confidence, coverage, risk_coverage, triple
 from hpe_core.learning.metrics import FRONT_DEG
 from workflows.engine.results import Intervals, Sureness
@@ -20,11 +20,11 @@ def sureness(validated: Predictions, tested: Predictions) -> Sureness:
     """The same network's answers on validation faces (one set of them) and on test sets."""
     ((name, truth),) = validated.truth.items()
     ahead = in_front(truth)
-    calibration = calibrate(angle_error(validated.angles[name], truth)[ahead], validated.spreads[name][ahead])
+    calibration = calibrate(euler_error(validated.angles[name], truth)[ahead], validated.spreads[name][ahead])
     intervals, risk = list[Intervals](), dict[str, tuple[float, ...]]()
     for test, labels in tested.truth.items():
         ahead = in_front(labels)
-        errors, spreads = angle_error(tested.angles[test], labels)[ahead], tested.spreads[test][ahead]
+        errors, spreads = euler_error(tested.angles[test], labels)[ahead], tested.spreads[test][ahead]
         raw = coverage(errors, np.array(NORMAL)[:, None, None] * spreads)
         held = coverage(errors, calibration.half_widths(spreads))
         intervals += [Intervals(test, *row) for row in zip(LEVELS, map(triple, raw), map(triple, held), strict=True)]

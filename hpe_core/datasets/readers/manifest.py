@@ -42,7 +42,7 @@ from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
 from hpe_core.geometry.crop import Box, Image
-from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, quaternion_to_matrix
+from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, quaternion_to_matrix, upright
 from hpe_core.spec.data import DatasetSpec, Links
 
 EULER = ("pitch", "yaw", "roll")
@@ -248,7 +248,7 @@ def _pose(values: list[float], columns: tuple[str, ...], name: str) -> Pose:
         raise Rejected("nan_pose", f"{name}: its quaternion is not finite")
     if abs(length - 1) > 0.01:  # of the digits that files keep; a farther one has other columns than it says
         raise Rejected("bad_annotation", f"{name}: qw, qx, qy, qz have the length {length:.3g}, not 1")
-    return pose_of(matrix_to_euler(quaternion_to_matrix(np.array(values) / length)))
+    return pose_of(upright(matrix_to_euler(quaternion_to_matrix(np.array(values) / length))))
 
 
 def _pose_of_matrix(values: list[float], name: str) -> Pose:
@@ -257,7 +257,7 @@ def _pose_of_matrix(values: list[float], name: str) -> Pose:
         raise Rejected("nan_pose", f"{name}: its matrix is not finite")
     if not is_rotation(matrix):
         raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
-    return pose_of(matrix_to_euler(matrix))
+    return pose_of(upright(matrix_to_euler(matrix)))
 
 
 def _landmarks(value: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[None, None]:

@@ -18,7 +18,7 @@ from hpe_core.datasets.base import FaceRef
 from hpe_core.datasets.registry import open_source
 from hpe_core.detection.detector import read_model
 from hpe_core.errors import SpecError
-from hpe_core.geometry.rotation import euler_to_matrix
+from hpe_core.geometry.rotation import euler_error, euler_to_matrix
 from hpe_core.spec.data import DatasetSpec
 from tests.archives import picture, write_boxes, write_manifest
 from tests.datasets.reading import ROW, corners, one, only, refusal, rejected, source, splits
@@ -47,18 +47,27 @@ def test_manifests_of_all_kinds_say_the_same(tmp_path, kind):
         assert first.visible == pytest.approx(known[:, 2], nan_ok=True) and second.visible is None
 
 
+SIDES = st.one_of(st.floats(-89, 89), st.floats(91, 179), st.floats(-179, -91))
+ANYWHERE = st.tuples(st.floats(-170, 170), SIDES, st.floats(-170, 170))
+
+
+def assert_same_head(found: tuple[float, float, float], pose: tuple[float, float, float]) -> None:
+    """A yaw beyond 90 stays one: no head stands on its crown instead."""
+    assert euler_error(found, pose).max() < 1e-4 and abs(found[0]) + abs(found[2]) < 180 + 1e-6
+
+
 @settings(max_examples=15, deadline=None)
-@given(pose=st.tuples(st.floats(-170, 170), st.floats(-89, 89), st.floats(-170, 170)))
+@given(pose=ANYWHERE)
 def test_a_matrix_in_a_manifest_is_the_pose(tmp_path_factory, pose):
     matrix = euler_to_matrix(pose)
     row = {key: value for key, value in ROW.items() if key not in ("pitch", "yaw", "roll")}
     row |= {f"r{i}{j}": float(matrix[i, j]) for i in range(3) for j in range(3)}
     opened = source("manifest", write_manifest(tmp_path_factory.mktemp("m"), [row], "jsonl"))
-    assert opened.load(only(opened))[0].pose == pytest.approx(pose, abs=1e-5)
+    assert_same_head(opened.load(only(opened))[0].pose, pose)
 
 
 @settings(max_examples=15, deadline=None)
-@given(pose=st.tuples(st.floats(-170, 170), st.floats(-89, 89), st.floats(-170, 170)), sign=st.sampled_from([1, -1]))
+@given(pose=ANYWHERE, sign=st.sampled_from([1, -1]))
 def test_a_quaternion_in_a_manifest_is_the_pose(tmp_path_factory, pose, sign):
     """q and -q are one rotation; the names say which number is which."""
     quaternion = sign * Rotation.from_matrix(euler_to_matrix(pose)).as_quat()
@@ -67,7 +76,7 @@ def test_a_quaternion_in_a_manifest_is_the_pose(tmp_path_factory, pose, sign):
     folder = tmp_path_factory.mktemp("m")
     opened = source("manifest", write_manifest(folder, [row, {**row, "path": "b.png", "qw": 3.0}], "jsonl"))
     good, bad = opened.refs()
-    assert opened.load(good)[0].pose == pytest.approx(pose, abs=1e-5)
+    assert_same_head(opened.load(good)[0].pose, pose)
     reason, said = rejected(opened, bad)
     assert reason == "bad_annotation" and "row 2: qw, qx, qy, qz have the length 3" in said
 
