@@ -31,8 +31,13 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
+def only_near(word: str, known: list[str]) -> str:
+    """The same, but '' where none is near."""
+    close = nearest(word, known)
+    return close if close.startswith("; did") else ""
+
+
 def one_of(value: object, allowed: Iterable[object]) -> str:
     """The half-sentence for a value that is none of the allowed ones: "'x'; allowed: ...", and the nearest of them."""
     words = [str(word) for word in allowed]
-    close = nearest(str(value), words)
-    return f"{value!r}; allowed: {', '.join(words)}{close if close.startswith('; did') else ''}"
+    return f"{value!r}; allowed: {', '.join(words)}{only_near(str(value), words)}"

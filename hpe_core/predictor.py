@@ -24,7 +24,7 @@ from hpe_core.geometry.crop import Box, FaceCrop, Image, canonical_crop, fault_o
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import CONVENTION
 from hpe_core.learning.calibration import Calibration
-from hpe_core.shipped import STUDENT_FILE
+from hpe_core.shipped import STUDENT_FILE, model_path
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.packages import missing
@@ -59,13 +59,13 @@ class HeadPosePredictor:
 
     @classmethod
     def load(cls, path: str | Path = STUDENT_FILE, *, threads: int = 0) -> "HeadPosePredictor":
-        """A folder written by `checkpoint.save_net`, or a `.onnx` file written by `workflows.export.onnx_file`; without
-        a path, the student that this package ships.
+        """A folder written by `checkpoint.save_net`, a `.onnx` file written by `workflows.export.onnx_file`, or one of
+        the networks that this package ships (`shipped`, `shipped/teacher`); without a path, the student of these.
 
         `threads` limits the CPU threads of ONNX Runtime (0: its own choice); torch keeps its own setting.
         Raises SpecError that names the path.
         """
-        path = Path(path)
+        path = model_path(path)
         return cls(_OnnxRunner(path, threads) if path.suffix == ".onnx" else _TorchRunner(path))
 
     def predict(self, image: Image, boxes: Sequence[Box] | ArrayLike, *, detected: bool = False) -> Poses:

@@ -23,6 +23,7 @@ from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.detection.detector import FaceDetector
 from hpe_core.detection.fit import DetectorFit
+from hpe_core.errors import check, one_of
 from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.geometry.rotation import angle_error
@@ -55,6 +56,7 @@ def ruler(root: Path, reader: str = "aflw2000") -> tuple[Source, DataSpec]:
 
 def faces_of(root: Path, yunet: Path, part: str, reader: str = "aflw2000") -> Faces:
     """Of a part, or of `all` three; archives of other readers have been no part of any choice."""
+    check(part in (*PARTS, "all"), f"there is no part {one_of(part, [*PARTS, 'all'])}")
     source, data = ruler(root, reader)
     jobs = [job for job in plan_dataset("faces", source, data).jobs if part == "all" or job.split == PARTS[part]]
     detect, files, pictures, angles, missed = FaceDetector(DetectorSpec(str(yunet))), [], [], [], 0
@@ -147,6 +149,8 @@ def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     verb, folder, detector, *rest = sys.argv[1:]
     if verb == "table":
         write_table(Path(folder), Path(detector), Path(rest[0]), int(rest[1]))

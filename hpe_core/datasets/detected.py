@@ -15,6 +15,7 @@ from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, 
 from hpe_core.datasets.boxes import best_match
 from hpe_core.datasets.files import printable
 from hpe_core.detection.detector import detector_of, model_sha256
+from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
 
@@ -39,7 +40,7 @@ class Detected(Wrapped):
         if share < MIN_OVERLAP:
             said = f"largest overlap {share:.2f}; {MIN_OVERLAP:g} is needed"
             raise Rejected("no_box", f"{who}: no face that the detector finds is the annotated one ({said})")
-        return replace(annotation, box=best), image
+        return replace(annotation, box=TO_LANDMARKS.of(best) if self.detector.fit else best), image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """The reader's, with the detector's file and settings, which decide every face."""

@@ -11,7 +11,7 @@ from hpe_core.datasets.boxes import Boxed
 from hpe_core.datasets.converted import Converted
 from hpe_core.datasets.detected import Detected
 from hpe_core.detection.detector import drawn_by
-from hpe_core.detection.fit import DetectorFit
+from hpe_core.detection.fit import TO_LANDMARKS, DetectorFit
 from hpe_core.errors import SpecError, check, one_of
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 
@@ -72,5 +72,5 @@ def boxes_of(spec: DatasetSpec) -> str | None:
 def fit_to(spec: DatasetSpec) -> DetectorFit | None:
     """What makes YuNet's boxes like those of a dataset; None if nobody has measured it."""
     if spec.detector is not None:
-        return DetectorFit()
+        return TO_LANDMARKS if spec.detector.fit else DetectorFit()
     return None if spec.boxes else reader_of(spec).detector_fit

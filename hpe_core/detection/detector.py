@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, only_near
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.spec.data import FETCH, DetectorSpec
 from hpe_core.system.files import write_atomic
@@ -97,8 +97,9 @@ def detector_of(spec: DetectorSpec) -> FaceDetector:
 
 
 def drawn_by(spec: DetectorSpec) -> str:
-    """Who draws the boxes, as a protocol names it: `yunet` and the start of its file's SHA-256."""
-    return f"yunet {model_sha256(spec)[:12]}"
+    """Who draws the boxes, as a protocol names it: `yunet`, the start of its file's SHA-256, and whether they are
+    fitted."""
+    return f"yunet {model_sha256(spec)[:12]}" + " fitted" * spec.fit
 
 
 def model_sha256(spec: DetectorSpec) -> str:
@@ -119,7 +120,8 @@ def read_model(path: Path) -> bytes:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise SpecError(f"the detector's file {path} cannot be read: {error.strerror}") from None
+        near = only_near(str(path), [FETCH])
+        raise SpecError(f"the detector's file {path} cannot be read: {error.strerror}{near}") from None
     if len(content) > MAX_BYTES:
         raise SpecError(f"the detector's file {path} is no YuNet face detector: it has more than {MAX_BYTES} bytes")
     return content

@@ -22,9 +22,8 @@ from hpe_core.learning.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import no_start
 from hpe_core.system.files import replacing, write_json
-
-SEEN = ("size", "shape", "box_scale")  # keys of the crop that decide what a network sees of a face
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +73,11 @@ def start_from(net: PoseNet, crop: CropSpec, folder: Path) -> None:
     """Give a network the weights of a saved one, for fine-tuning. A head of other bins is remapped, one of
     another kind begins anew, and so does a decoder of another width or stride.
 
-    Raises SpecError that names the folder where backbone or crop differ: the features would mean something else.
+    Raises SpecError that names the folder where backbone or crop differ (`no_start`).
     """
     saved = load_net(folder)
-    ours = {"backbone": net.spec.backbone} | {key: getattr(crop, key) for key in SEEN}
-    theirs = {"backbone": saved.net.spec.backbone} | {key: getattr(saved.crop, key) for key in SEEN}
-    differ = [f"its {key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
-    check(not differ, f"start: {folder} cannot be begun with: {'; '.join(differ)}")
+    why_not = no_start(net.spec, crop, saved.net.spec, saved.crop)
+    check(not why_not, f"start: {folder} cannot be begun with: {why_not}")
     net.backbone.load_state_dict(saved.net.backbone.state_dict())
     if net.bins and saved.net.bins:
         widths = np.array([bins.width for bins in saved.net.bins])

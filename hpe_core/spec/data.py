@@ -27,6 +27,11 @@ class CropSpec:
     def stored_size(self) -> int:
         return self.size + 2 * self.margin_px
 
+    @property
+    def seen(self) -> dict[str, object]:
+        """The keys that decide what a network sees of a face."""
+        return {"size": self.size, "shape": self.shape, "box_scale": self.box_scale}
+
 
 FETCH = "fetch"
 
@@ -38,6 +43,7 @@ class DetectorSpec:
     model: Text  # its ONNX file, or `fetch`: downloaded once from where it is published, and checked
     min_score: Annotated[Positive, below(1)] = 0.6  # faces that the detector is less sure of are no faces
     side_px: Annotated[int, at_least(64)] = 640  # faces are looked for in a copy whose longer side is at most this
+    fit: bool = False  # boxes become such as those of landmarks, which the shipped networks know
 
 
 Sign = Literal[1, -1]

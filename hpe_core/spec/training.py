@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 from hpe_core.errors import check
+from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import FormName, NetSpec
 from hpe_core.spec.serde import Count, Natural, NotNegative, Positive, Share, at_least, at_most, below, checked
 
@@ -110,6 +111,13 @@ class TrainSpec:
         softened = self.distill is not None and self.distill.temperature != 1
         said = f"distill.temperature softens bins; net.head {self.net.head} takes 1"
         check(self.net.form == "bins" or not softened, said)
+
+
+def no_start(net: NetSpec, crop: CropSpec, saved_net: NetSpec, saved_crop: CropSpec) -> str:
+    """Why a network cannot begin with the weights of a saved one, or '': features of another backbone or of faces cut
+    otherwise mean something else."""
+    ours, saved = {"backbone": net.backbone} | crop.seen, {"backbone": saved_net.backbone} | saved_crop.seen
+    return "; ".join(f"its {key} is {saved[key]}, not {ours[key]}" for key in ours if ours[key] != saved[key])
 
 
 class LabelSet(NamedTuple):

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.network import MEANING, WEIGHTS
 from tests.faces import write_onnx
 from workflows import doctor
 from workflows.checks import machine, models
@@ -25,6 +27,7 @@ from workflows.checks.machine import (
 from workflows.checks.models import published_in
 from workflows.engine.config import load
 from workflows.export import runtimes
+from workflows.stages import search, teachers
 from workflows.training import jobs
 
 
@@ -97,11 +100,24 @@ def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
     for files in (machine, jobs):  # a look reads no weights
         monkeypatch.setattr(files, "file_sha256", None, raising=False)
     words = [f"student.net.pretrained={tmp_path / 'no.safetensors'}", f"teachers.resnet.start={tmp_path / 'nobody'}"]
+    words += ["teachers.regnet.start=shipped/teacher", f"teachers.efficientnet.start={tmp_path}"]
+    for name, content in ((WEIGHTS, "none"), (MEANING, '{"net": {"backbone": "test_efficientnet"}}')):
+        (tmp_path / name).write_text(content)
     wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
     found = look_at_networks(wrong).findings
-    assert [one.level for one in found] == ["error"] * 3, "all of them, and each once"
-    for one, said in zip(found, ("resnet81", "nobody", "no.safetensors"), strict=True):
-        assert said in one.text
+    assert [one.level for one in found] == ["error"] * 5, "all of them, and each once"
+    places = [
+        "net.backbone 'resnet81' is no",
+        f"teachers.resnet.start: {tmp_path}/nobody does not hold a saved network",
+        f"teachers.efficientnet.start: {tmp_path} does not hold a saved network (model.json: 'crop')",
+        "teachers.regnet.start: shipped/teacher cannot be begun with: its backbone is test_resnet, not regnetx_002",
+        f"student.net.pretrained: there is no weights file {tmp_path}/no.safetensors",
+    ]
+    assert {place for one in found for place in places if one.text.startswith(place)} == set(places)
+    for stage, count in ((teachers, 3), (search, 1)):  # what a run asks before anything is made says the same
+        with pytest.raises(SpecError) as caught:
+            stage.depends(wrong)
+        assert sum(place in str(caught.value) for place in places[1:]) == count
     assert look_at_networks(demo(tmp_path)).findings == ()
 
 

@@ -19,6 +19,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import Sandbox, load_directly
 from hpe_core.detection import detector as module
 from hpe_core.detection.detector import Detection, FaceDetector, cache_folder, detector_of, drawn_by, fetched
+from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, overlap
 from hpe_core.spec.data import CropSpec, DatasetSpec, DetectorSpec
@@ -161,6 +162,8 @@ def test_a_face_takes_the_detection_that_is_its_own(tmp_path, monkeypatch):
         monkeypatch.setattr(detected, "detector_of", lambda spec: lambda image: faces)
 
     finds(far, near)
+    fitted = open_source(dataclasses.replace(spec, detector=DetectorSpec("unused.onnx", fit=True)))
+    assert fitted.load(ref)[0].box == TO_LANDMARKS.of(near)
     annotation, same = source.load(ref)
     assert annotation.box == near and annotation.pose == own.pose and np.array_equal(same, image)
     assert np.array_equal(annotation.landmarks, own.landmarks)
@@ -205,6 +208,7 @@ def test_shards_follow_the_detectors_bytes_and_settings_not_its_place(tmp_path):
     first, copy, other = (DetectorSpec(str(file)) for file in files.values())
     assert leaves(first) == leaves(copy)
     changes = [None, other, dataclasses.replace(first, side_px=320), dataclasses.replace(first, min_score=0.7)]
+    changes.append(dataclasses.replace(first, fit=True))
     assert all(leaves(first) != leaves(changed) for changed in changes)
     files["first"].unlink()
     with pytest.raises(DatasetError, match=r"dataset 'it': the detector's file .*first.onnx cannot be read"):
@@ -223,6 +227,7 @@ def test_a_protocol_names_the_detector_by_its_bytes(tmp_path, monkeypatch):
     assert said == f"who draws the boxes of data.datasets.{name} is {drawn}, in pointing04-people it is archive"
     same = dataclasses.replace(protocol, boxes=dataclasses.replace(protocol.boxes, source=drawn))
     assert matches(same, dataclasses.replace(data, datasets=data.datasets | {name: dataset})) == []
+    assert drawn_by(dataclasses.replace(dataset.detector, fit=True)) == f"{drawn} fitted"
 
 
 def test_the_key_is_absolute_checked_and_excludes_a_file_of_boxes(tmp_path, monkeypatch):

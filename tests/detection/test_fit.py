@@ -26,6 +26,7 @@ def test_nothing_known_moves_nothing_and_a_fit_is_undone_by_its_inverse():
 def test_a_detector_s_own_boxes_need_none_and_a_user_s_have_none_known():
     aflw = DatasetSpec("aflw2000", root="somewhere")
     assert fit_to(dataclasses.replace(aflw, detector=DetectorSpec("y.onnx"))) == DetectorFit()
+    assert fit_to(dataclasses.replace(aflw, detector=DetectorSpec("y.onnx", fit=True))) == fit_to(aflw)
     assert fit_to(dataclasses.replace(aflw, boxes="boxes.json")) is None
     assert fit_to(DatasetSpec("manifest", root="faces.csv")) is None
 

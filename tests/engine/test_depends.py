@@ -82,7 +82,8 @@ DISTILL |= {"teachers": (["second"], LABELS), "labels": ("online", LABELS)}
 # Keys of a dataset, by the kind of dataset (see `House`) that has them, and other values.
 DATASET: dict[str, dict[str, Any]] = {
     "boxed": {"reader": "pointing04", "boxes": "OTHER", "links": "anywhere"},
-    "found": {"root": "LARGER", "detector.model": "OTHER", "detector.min_score": 0.7, "detector.side_px": 320},
+    "found": {"root": "LARGER"}
+    | {"detector.model": "OTHER", "detector.min_score": 0.7, "detector.side_px": 320, "detector.fit": True},
     "drawn": {
         "count": 41,
         "seed": 90,

@@ -21,7 +21,7 @@ from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
 from workflows.engine.cluster import running_address
 from workflows.engine.pipeline import backbones_of, unknown_backbones
-from workflows.training.jobs import missing_weights
+from workflows.training.jobs import wrong_weights
 
 SHOWN = ("ray", "torch", "timm", "mlflow", "albumentations")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -77,9 +77,9 @@ def compare_packages(python: str, python_needed: str, wanted: Sequence[str], hav
 
 def look_at_networks(spec: PipelineSpec) -> Look:
     """What a run would refuse: each backbone that timm does not know, weights and networks that are not there."""
-    trained = [*spec.teachers.values(), spec.student]
-    said = ", ".join(dict.fromkeys(train.net.backbone for train in trained))
-    wrong = [*unknown_backbones(backbones_of(spec)), *missing_weights(trained)]
+    trained = {f"teachers.{name}": teacher for name, teacher in spec.teachers.items()} | {"student": spec.student}
+    said = ", ".join(dict.fromkeys(train.net.backbone for train in trained.values()))
+    wrong = [*unknown_backbones(backbones_of(spec)), *wrong_weights(trained, spec.data.crop)]
     return Look("networks", said, tuple(Finding("error", "networks", text) for text in wrong))
 
 

@@ -58,7 +58,7 @@ class PredictSpec:
         check(bool(self.out), "out names no folder")
         check(not (self.detector and self.boxes), "detector and boxes both say where the faces are; drop one of them")
         check(0.2 <= self.box_scale <= 5, f"box_scale must lie in 0.2 ... 5, got {self.box_scale}")
-        check(0 <= self.min_confidence < 1, f"min_confidence must lie in 0 ... 1, got {self.min_confidence}")
+        check(0 <= self.min_confidence < 1, f"min_confidence must be at least 0 and below 1, got {self.min_confidence}")
         check(self.turns in (1, 4), f"turns must be 1 or 4, got {self.turns}")
         check(1 <= self.max_pixels <= MOST_PIXELS, f"max_pixels must lie in 1 ... {MOST_PIXELS}, got {self.max_pixels}")
         check(0 <= self.smooth <= 10, f"smooth must lie in 0 ... 10 seconds, got {self.smooth}")

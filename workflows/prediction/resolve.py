@@ -1,6 +1,6 @@
 """What a user calls a model -> its files on this machine.
 
-    shipped                                                          the student that comes with the package
+    shipped, shipped/teacher                                         the networks that come with the package
     student.onnx, a folder with an ONNX file or a saved network      as it lies there
     champion, candidate                                              an alias of the registered model
     3                                                                its version
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpe_core.errors import SpecError, check, nearest
-from hpe_core.shipped import SHIPPED, STUDENT_FILE
+from hpe_core.errors import SpecError, check, only_near
+from hpe_core.shipped import SHIPPED, model_path
 from hpe_core.spec.network import MEANING, WEIGHTS
 from workflows.tracking.registry import SCHEME, downloaded
 
@@ -25,23 +25,26 @@ from workflows.tracking.registry import SCHEME, downloaded
 @contextmanager
 def model_files(model: str, uri: str, registered: str) -> Iterator[Path]:
     """What `HeadPosePredictor.load` takes; a download is removed in the end. Raises SpecError that names the model."""
-    path = STUDENT_FILE if model == SHIPPED else Path(os.path.expanduser(model))
+    path = model_path(model)
     if os.path.exists(path):  # which also answers of names that no disk takes
         yield loadable(path)
         return
     if path.suffix in (".onnx", ".safetensors") or ("/" in model and not model.startswith(SCHEME)):
         raise SpecError(f"model={model}: there is no such file{similar(path)}")
     with tempfile.TemporaryDirectory(prefix="hpe-model-") as folder:
-        yield loadable(downloaded(model, uri, registered, Path(folder)))
+        try:
+            found = downloaded(model, uri, registered, Path(folder))
+        except SpecError as error:
+            raise SpecError(f"{error}{only_near(model, [SHIPPED])}") from None
+        yield loadable(found)
 
 
 def similar(path: Path) -> str:
     """A closing half-sentence that names the file or folder beside a missing one with the most similar name, or ''."""
     try:
-        close = nearest(path.name, os.listdir(path.parent))
+        return only_near(path.name, os.listdir(path.parent))
     except OSError:
         return ""
-    return close if close.startswith("; did") else ""
 
 
 def loadable(path: Path) -> Path:

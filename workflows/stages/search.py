@@ -40,7 +40,7 @@ def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The student's keys, the weights that it starts from, the search's own keys, and what decides batches."""
     return {
         "student": to_dict(spec.student),
-        "weights": weights([spec.student]),
+        "weights": weights({"student": spec.student}, spec.data.crop),
         "search": leaves_of(spec.search, "finalists") if spec.search.trials else "none",
         **spec.data.batching,
     }
@@ -205,7 +205,7 @@ def trial(
     from hpe_core.training.place import Place
 
     pipeline = build(PipelineSpec, spec)
-    place = Place(worker_device(threads))
+    place = Place(worker_device(threads), rows_bytes=1e9 * pipeline.data.resident_gb)
     number = int(config[NUMBER])
     changes = decode_changes({key: value for key, value in config.items() if key != NUMBER})
     student = trial_student(pipeline, changes)

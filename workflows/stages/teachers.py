@@ -12,7 +12,7 @@ from workflows.training.networks import train_all
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The teachers' keys, the weights that they start from, and what decides their batches."""
-    files = weights(list(spec.teachers.values()))
+    files = weights({f"teachers.{name}": teacher for name, teacher in spec.teachers.items()}, spec.data.crop)
     return {"teachers": to_dict(spec.teachers), "weights": files, **batching(spec, "teachers")}
 
 

@@ -1,7 +1,7 @@
 """One network to train as a job: its labels, its rows, and the hash under which the store keeps it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from hpe_core.data.rows import check_form, shard_files
 from hpe_core.errors import check
 from hpe_core.shipped import network_folder
-from hpe_core.spec.data import DataSpec
-from hpe_core.spec.network import MEANING, WEIGHTS
+from hpe_core.spec.data import CropSpec, DataSpec
+from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
-from hpe_core.spec.serde import to_dict
-from hpe_core.spec.training import LabelSet, TrainSpec
+from hpe_core.spec.serde import build, to_dict
+from hpe_core.spec.training import LabelSet, TrainSpec, no_start
 from hpe_core.system.files import file_sha256, json_sha256
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
@@ -49,7 +49,7 @@ def job_for(stage: StageRun, name: str, spec: TrainSpec) -> Job:
     depends = [stage.hashes["shards"], *code_hashes(TRAINER).values()]
     depends += batching(stage.spec, stage.name).values()
     depends += [stage.hashes[source]] if source else []
-    depends += weights([spec]).values()
+    depends += weights({name: spec}, stage.spec.data.crop).values()
     return Job(
         f"{stage.key}/{name}", name, spec, stage.spec.data, stage.inputs["shards"], labels, online, json.dumps(depends)
     )
@@ -67,15 +67,15 @@ def soft_labels(
     return inputs["labels"] / labels.name, None, "labels"
 
 
-def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
+def weights(trained: Mapping[str, TrainSpec], crop: CropSpec) -> dict[str, str]:
     """What lies in the files of weights that networks start from: a file may change under its name.
 
-    Raises SpecError for missing ones.
+    Raises SpecError as `wrong_weights` has it.
     """
-    missing = missing_weights(specs)
-    check(not missing, "; ".join(missing))
+    wrong = wrong_weights(trained, crop)
+    check(not wrong, "; ".join(wrong))
     found = {}
-    for spec in specs:
+    for spec in trained.values():
         if spec.net.pretrained not in ("none", "hub"):
             found[spec.net.pretrained] = file_sha256(Path(spec.net.pretrained))
         if spec.start:
@@ -84,17 +84,34 @@ def weights(specs: Sequence[TrainSpec]) -> dict[str, str]:
     return found
 
 
-def missing_weights(specs: Sequence[TrainSpec]) -> list[str]:
-    """A sentence for each file of weights and each saved network that is not there. Reads none of them."""
+def wrong_weights(trained: Mapping[str, TrainSpec], crop: CropSpec) -> list[str]:
+    """A sentence for each file of weights that is not there, and each saved network that is none or is no start.
+
+    `trained`: by the key that a sentence begins with. Reads no weights.
+    """
     said = []
-    for spec in specs:
+    for key, spec in trained.items():
         if spec.net.pretrained not in ("none", "hub") and not Path(spec.net.pretrained).is_file():
-            said.append(f"net.pretrained: there is no weights file {spec.net.pretrained}")
-        if spec.start:
-            lacking = [name for name in (WEIGHTS, MEANING) if not (network_folder(spec.start) / name).is_file()]
-            if lacking:
-                said.append(f"start: {spec.start} does not hold a saved network ({' and '.join(lacking)})")
-    return list(dict.fromkeys(said))
+            said.append(f"{key}.net.pretrained: there is no weights file {spec.net.pretrained}")
+        why_not = unfit_start(spec, crop) if spec.start else ""
+        if why_not:
+            said.append(f"{key}.start: {why_not}")
+    return said
+
+
+def unfit_start(spec: TrainSpec, crop: CropSpec) -> str:
+    """Why the network's `start` is none, or ''."""
+    folder = network_folder(spec.start)
+    lacking = [name for name in (WEIGHTS, MEANING) if not (folder / name).is_file()]
+    if lacking:
+        return f"{spec.start} does not hold a saved network ({' and '.join(lacking)})"
+    try:
+        meaning = json.loads((folder / MEANING).read_text())
+        net = build(NetSpec, {**meaning["net"], "pretrained": "none"})
+        why_not = no_start(spec.net, crop, net, build(CropSpec, meaning["crop"]))
+    except (ValueError, LookupError, TypeError) as error:
+        return f"{spec.start} does not hold a saved network ({MEANING}: {error})"
+    return f"{spec.start} cannot be begun with: {why_not}" if why_not else ""
 
 
 def batching(spec: PipelineSpec, stage: str) -> dict[str, Any]:
