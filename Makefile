@@ -21,10 +21,10 @@ demo: setup
 	$(BIN)/hpe run -c $(CONFIG) $(ARGS)
 
 test: setup lint types
-	$(BESIDE) -m "not longer and not slow and not gpu" $(ARGS)
+	$(BESIDE) -m "not longer and not slow" $(ARGS)
 
 test-all: setup
-	$(BESIDE) -m "longer and not slow and not gpu" $(ARGS)
+	$(BESIDE) -m "longer and not slow" $(ARGS)
 
 setup: $(VENV)/.ready
 

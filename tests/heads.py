@@ -5,9 +5,9 @@
     python -m tests.heads mnn OUT SEED... [FOLDER_OF_AFLW2000 YUNET.onnx]      MNN, and the same without landmarks
     python -m tests.heads table OUT                                            mean and sd of what is there
 
-It renders its heads once into OUT, trains on one core what is not there yet, and adds a line of JSON a network to
-OUT/results.jsonl. With the two paths it also scores on the ruler's part to look at, in YuNet's boxes. `table` measures
-latencies, so let it have the machine for itself.
+It renders its heads once into OUT, trains on one core what is not there yet, and adds a line of JSON to
+OUT/results.jsonl for each network that has none there. With the two paths it also scores on the ruler's part to look
+at, in YuNet's boxes. `table` measures latencies, so let it have the machine for itself.
 """
 
 import json
@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from hpe_core.data.batch import FaceData
+from hpe_core.data.marks import Marks
 from hpe_core.data.rows import read_shard, write_shard, write_soft_labels
 from hpe_core.datasets.base import FaceRow
-from hpe_core.datasets.readers.landmarks import LandmarkArchive
 from hpe_core.datasets.registry import fit_to, open_source
 from hpe_core.datasets.sandbox import load_directly
-from hpe_core.detection.fit import DetectorFit
-from hpe_core.geometry.crop import Image, canonical_crop
+from hpe_core.detection.fit import TO_LANDMARKS, DetectorFit
+from hpe_core.geometry.crop import Image, canonical_crop, window
 from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import ensemble_probs, form_of
 from hpe_core.learning.metrics import RANGE_NAMES, PoseSums
@@ -41,7 +41,7 @@ from hpe_core.spec.network import FormName, HeadName, NetSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.latency import cpu_cost
-from hpe_core.training.loop import fit, validate
+from hpe_core.training.loop import fit
 from tests.ruler import faces_of, ruler
 
 CROP = CropSpec(size=64, margin_px=8)
@@ -53,6 +53,7 @@ AUGMENT = AugmentSpec(turn_deg=15, turn_gain=0, jitter_px=4, photometric="light"
 STUDENTS = AugmentSpec(turn_deg=10, turn_gain=2, jitter_px=4, photometric="light")
 DISTRUST = 30.0  # a face whose labels scatter by ten degrees counts half
 LOSS: dict[HeadName, Any] = {"bins": "dldl", "fisher": "fisher", "sixd": "geodesic"}
+SECONDS = "core_seconds"  # that a training took
 Photographs = tuple[Image, NDArray[np.float64]]  # canonical crops, angles
 
 
@@ -88,18 +89,19 @@ class Laboratory:
     def trained(self, name: str, spec: TrainSpec, labels: list[Path] | None = None) -> PoseNet:
         """The network of this name, read back if it is there."""
         folder, marks = self.out / name, spec.net.landmarks
-        if (folder / "model.json").exists():
-            return load_net(folder).net
-        began = time.process_time()
-        train = FaceData(self.files["train"], labels, landmarks=marks)
-        net = fit(spec, CROP, train, FaceData(self.files["val"], landmarks=marks), on_epoch=lambda end: None).eval()
-        seconds = time.process_time() - began
-        save_net(folder, net, CROP, {FIT_NOTE: to_dict(LandmarkArchive.detector_fit)})
-        row = {"name": name, "core_seconds": round(seconds), **self.scores(net)}
-        with open(self.out / "results.jsonl", "a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-        return net
+        if not (folder / "model.json").exists():
+            began = time.process_time()
+            train = FaceData(self.files["train"], labels, landmarks=marks)
+            net = fit(spec, CROP, train, FaceData(self.files["val"], landmarks=marks), on_epoch=lambda end: None)
+            notes = {FIT_NOTE: to_dict(TO_LANDMARKS), SECONDS: round(time.process_time() - began)}
+            save_net(folder, net, CROP, notes)
+        saved = load_net(folder)
+        if name not in {row["name"] for row in rows_of(self.out)}:
+            row = {"name": name, SECONDS: saved.notes.get(SECONDS), **self.scores(saved.net)}
+            with open(self.out / "results.jsonl", "a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+        return saved.net
 
     def scores(self, net: PoseNet) -> dict[str, Any]:
         """On test heads and photographs, by the middle window and over nine windows and their mirror images."""
@@ -113,9 +115,16 @@ class Laboratory:
                 answers = self.answers({"": net}, images, asked)
                 found[name + how] = PoseSums.of(net.form.decode(answers).numpy(), truth).summary()
         if net.spec.landmarks:
-            test_faces = FaceData(self.files["test"], landmarks=True)
-            found["nme"] = validate(net, test_faces, CROP, BATCH).summary()["nme"]
+            marks = [Marks(self.marks(net, shard.images), shard.landmarks, shard.scales) for shard in test]
+            found["landmarks"] = Marks.joined(marks).scores()
         return found
+
+    @staticmethod
+    def marks(net: PoseNet, images: Image) -> NDArray[np.float32]:
+        windows = torch.from_numpy(np.asarray(window(images, CROP.size)).copy()).split(BATCH)
+        with torch.inference_mode():
+            said = [net.answered(part)[1] for part in windows]
+        return torch.cat([one.marks_BL3 for one in said if one is not None]).numpy()
 
     @staticmethod
     def answers(nets: Mapping[str, PoseNet], images: Image, asked: LabelSet) -> torch.Tensor:
@@ -204,8 +213,7 @@ def tables(out: Path) -> str:
     """Two tables of Markdown, mean and sd of each network over its seeds: MAE with the geodesic error in brackets; MAE
     by yaw range, parameters, and latency on one core."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in (out / "results.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in rows_of(out):
         found.setdefault(re.sub(r"-\d+$", "", row["name"]), []).append(row)
     sets = [faces for faces in ("heads", "photographs") if all(faces in row for rows in found.values() for row in rows)]
     parts = [f"{faces}{how}" for faces in sets for how in ("", ", windows")]
@@ -219,6 +227,11 @@ def tables(out: Path) -> str:
         details.append([name, *(over_seeds(rows, faces, name) for faces, name in ranges)])
         details[-1] += [f"{cost['parameters']:,.0f}", f"{cost['latency_ms']:.2f}"]
     return "\n\n".join(markdown(lines) for lines in (errors, details))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    file = out / "results.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], part: str, value: str) -> str:

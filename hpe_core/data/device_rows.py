@@ -94,7 +94,8 @@ class _Slot(NamedTuple):
         self.copied.synchronize()  # this thread alone waits until the batch before has left these pages
 
         def sent(values: NDArray, pages: Tensor) -> Tensor:
-            np.take(values, index, axis=0, out=pages[: len(index)].numpy())
+            # With the mode `raise` NumPy gathers into a buffer of its own first: three to five times the time.
+            np.take(values, index, axis=0, out=pages[: len(index)].numpy(), mode="clip")
             return pages[: len(index)].to(device, non_blocking=True)
 
         with torch.cuda.stream(stream):

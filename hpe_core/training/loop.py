@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hpe_core.augment.augment import Augment
 from hpe_core.augment.moves import center_window
@@ -109,7 +110,7 @@ def validate(
     """Errors over every row of `data` once, merged over all workers. `rows` are its rows on the device already."""
     rows = rows or DeviceRows(data.rows(), place.device, place.rows_bytes)
     net.eval()
-    predicted, true, marks = [], [], []
+    predicted, true, marks = [], [], list[tuple[Tensor, Tensor, Tensor]]()
     with torch.inference_mode():
         for batch in rows.batches(data.in_order(batch_size, rank=place.rank, world=place.world)):
             answers, said = net.answered(center_window(batch, crop.size).images_BHWC)
@@ -117,12 +118,17 @@ def validate(
             true.append(batch.angles_B3.numpy())
             if batch.landmarks_BL3 is not None and said is not None:
                 assert batch.scales_B2 is not None
-                points, known = said.points_BL2, batch.landmarks_BL3[..., :2]
-                by = batch.scales_B2[:, None].numpy()  # in the picture, where a stretched crop is not square
-                marks.append(landmark_errors(points.cpu().numpy() * by, known.cpu().numpy() * by, "box"))
+                assert batch.scales_B2 is not None
+                marks.append((said.points_BL2, batch.landmarks_BL3[..., :2], batch.scales_B2[:, None]))
     sums = PoseSums.empty()
     if predicted:  # a worker may have no batch
-        sums = PoseSums.of(torch.cat(predicted).cpu().numpy(), np.concatenate(true), np.concatenate([*marks, []]))
+        angles = torch.cat(predicted).cpu().numpy()
+        # In pixels of the picture, where a stretched crop is not square.
+        errors = [
+            landmark_errors(points.cpu().numpy() * scale.numpy(), known.cpu().numpy() * scale.numpy(), "box")
+            for points, known, scale in marks
+        ]
+        sums = PoseSums.of(angles, np.concatenate(true), np.concatenate([*errors, []]))
     if place.world > 1:
         vector = torch.from_numpy(sums.as_vector()).to(place.device)
         dist.all_reduce(vector)

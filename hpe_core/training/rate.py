@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import count
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from hpe_core.training.step import begin
 from hpe_core.training.views import Views
 
 DISTINCT = 48  # pictures that are made; the others are copies
+ENDLESS = 1_000_000_000  # epochs
 
 
 class HeldFaces(FaceData):
@@ -65,17 +66,17 @@ def flops(net: NetSpec, size: int, *, backward: bool) -> int:
     return int(counter.get_total_flops()) // len(faces)
 
 
-def views_of(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place) -> Iterator[PoseBatch]:
-    """Augmented views of an epoch of these rows."""
-    augment = Augment(spec.augment, crop.size, PoseNet(spec.net, crop.size).form)
-    return next(Views(HeldFaces(rows), augment, spec.optim.batch_size, spec.seed, place).epochs(0, 1))
+def views_of(spec: TrainSpec, net: PoseNet, rows: FaceArrays, place: Place, epochs: int = 1) -> Iterator[PoseBatch]:
+    """Augmented views for the network of so many epochs of these rows."""
+    views = Views(HeldFaces(rows), Augment(spec.augment, net.size, net.form), spec.optim.batch_size, spec.seed, place)
+    return chain.from_iterable(views.epochs(0, epochs))
 
 
 def step_rate(spec: TrainSpec, crop: CropSpec, rows: FaceArrays, place: Place, seconds: float) -> float:
     """Faces a second of training steps, augmentation in."""
     step = begin(spec, crop, place)
     step.model.train()
-    batches = (batch for _ in count() for batch in views_of(spec, crop, rows, place))
+    batches = views_of(spec, step.state.net, rows, place, ENDLESS)
 
     def one() -> int:
         batch = next(batches)

@@ -1,6 +1,8 @@
 """Everything that a checkpoint of a training holds: weights, optimiser, averaged weights, best weights, counts."""
 
 import math
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,7 @@ class TrainState:
         self.optimizer = kind(net.parameters(), lr=lr, weight_decay=spec.weight_decay, fused=True, **extra)
         self.ema: PoseNet | None = None
         if spec.ema_decay:
-            self.ema = PoseNet(net.spec, net.size).to(device)
-            if spec.channels_last:
-                self.ema = self.ema.to(memory_format=torch.channels_last)
-            self.ema.load_state_dict(net.state_dict())
+            self.ema = deepcopy(net)
         self.best_error, self.best_epoch = math.inf, 0
         self.best: dict[str, Tensor] = {}
 
@@ -61,12 +60,18 @@ class TrainState:
             return
         # Warm-up of the average (as in TensorFlow's): early on it follows the weights closely.
         decay = min(self.spec.ema_decay, (1 + self.steps) / (10 + self.steps))
-        pairs = list(zip(self.ema.state_dict().values(), self.net.state_dict().values(), strict=True))
-        means, values = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+        (means, values), (counts, counted) = self._followed
         torch._foreach_lerp_(means, values, 1 - decay)
-        for count, value in pairs:
-            if not count.is_floating_point():
-                count.copy_(value)
+        if counts:
+            torch._foreach_copy_(counts, counted)
+
+    @cached_property
+    def _followed(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """(averaged, of the network): what has fractions, and the counts. They stay where they are in memory."""
+        assert self.ema is not None
+        pairs = list(zip(self.ema.state_dict().values(), self.net.state_dict().values(), strict=True))
+        kinds = [[pair for pair in pairs if pair[0].is_floating_point() == floating] for floating in (True, False)]
+        return [([mean for mean, _ in kind], [value for _, value in kind]) for kind in kinds]
 
     def averaged(self) -> PoseNet:
         return self.net if self.ema is None else self.ema

@@ -58,7 +58,11 @@ def wrapped(net: PoseNet, optim: OptimSpec, place: Place) -> nn.Module:
         # Heads that a loss leaves out (hard_loss ce, hard_weight 0) have no gradient.
         spare = len(net.heads) + (net.regression is not None) + (net.decoder is not None) > 1
         model = nn.parallel.DistributedDataParallel(
-            model, device_ids=device_ids, find_unused_parameters=spare, gradient_as_bucket_view=True
+            model,
+            device_ids=device_ids,
+            find_unused_parameters=spare,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # `fit` does it once an epoch
         )
     return model
 

@@ -17,12 +17,12 @@ from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.device_rows import DeviceRows
 from hpe_core.geometry.crop import offset_grid, window
-from hpe_core.learning.ensemble import ensemble_probs
+from hpe_core.learning.ensemble import ensemble_probs, folded
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
-from hpe_core.spec.training import AugmentSpec, LabelSet, OptimSpec, TrainSpec
+from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit
 from hpe_core.training.place import Place
 from hpe_core.training.rate import HeldFaces, flops, noise, rate, views_of, wait
@@ -134,7 +134,16 @@ def bench_on(place: Place, small: bool) -> Bench:
 
 def views(bench: Bench, setup: Setup, steps: int) -> Iterator[PoseBatch]:
     """So many batches of augmented views."""
-    return views_of(setup.spec, setup.crop, noise(setup.crop, steps * setup.spec.optim.batch_size), bench.place)
+    net = PoseNet(setup.spec.net, setup.crop.size)
+    bins = net.bins[0].count if setup.spec.distill else 0
+    return views_of(setup.spec, net, noise(setup.crop, steps * setup.spec.optim.batch_size, bins), bench.place)
+
+
+def with_all(setup: Setup) -> Setup:
+    """The same with whatever else a step may do: soft labels, averaged weights, clipped gradients."""
+    optim = replace(setup.spec.optim, ema_decay=0.99, clip_norm=1.0)
+    distill = DistillSpec(temperature=2.0, distrust=10.0)
+    return replace(setup, name=f"{setup.name}, distilled", spec=replace(setup.spec, optim=optim, distill=distill))
 
 
 def as_kind(spec: TrainSpec, kind: str) -> TrainSpec:
@@ -157,7 +166,7 @@ def sync(bench: Bench) -> list[Line]:
     if not bench.is_gpu:
         bench.left_out.append("sync: only CUDA says when the host waits; the steps ran")
     lines = []
-    for setup, kind in itertools.product(bench.setups[:2], ("eager", "graph")):
+    for setup, kind in itertools.product([*bench.setups[:2], with_all(bench.setups[0])], ("eager", "graph")):
         with tempfile.TemporaryDirectory() as folder:
             for resumed in (False, True):
                 spec = as_kind(setup.spec, kind)
@@ -314,12 +323,14 @@ def labels(bench: Bench) -> list[Line]:
     windows, size = len(offset_grid(*asked.offsets)), setup.crop.size
     for faces in (8, 16) if bench.small else (64, 512):
         crops = torch.from_numpy(noise(setup.crop, faces).images).to(bench.device)
-        whole = window(crops, size).contiguous()
+        fold = folded(crops)  # as many rows a pass as `ours` has, and as many passes before the host waits
+        whole, passes = window(crops, size).repeat(fold, 1, 1, 1).contiguous(), -(-windows // fold)
 
-        def bare(whole: torch.Tensor = whole) -> int:
+        def bare(whole: torch.Tensor = whole, passes: int = passes) -> int:
             with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.is_gpu):
-                net.predict(whole)
-            return len(whole)
+                for _ in range(passes):
+                    net.predict(whole)
+            return len(whole) * passes
 
         def ours(crops: torch.Tensor = crops) -> int:
             with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.is_gpu):
