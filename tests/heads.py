@@ -113,7 +113,10 @@ class Laboratory:
             for how, windows in (("", (0, 1)), (", windows", (4, 4))):
                 asked = LabelSet(("",), *windows, mirrored=bool(how), form=net.form.name)
                 answers = self.answers({"": net}, images, asked)
-                found[name + how] = PoseSums.of(net.form.decode(answers).numpy(), truth).summary()
+                sums = PoseSums.of(net.form.decode(answers).numpy(), truth)
+                geodesic = sums.table[:, 4] / np.maximum(1, sums.table[:, 0])
+                ranges = zip(RANGE_NAMES, geodesic.tolist(), strict=False)
+                found[name + how] = sums.summary() | {f"geodesic, {name}": value for name, value in ranges}
         if net.spec.landmarks:
             marks = [Marks(self.marks(net, shard.images), shard.landmarks, shard.scales) for shard in test]
             found["landmarks"] = Marks.joined(marks).scores()
@@ -210,7 +213,7 @@ def compare_landmarks(lab: Laboratory, seeds: Sequence[int]) -> None:
 
 
 def tables(out: Path) -> str:
-    """Two tables of Markdown, mean and sd of each network over its seeds: MAE with the geodesic error in brackets; MAE
+    """Two tables of Markdown, mean and sd of each network over its seeds: MAE with the geodesic error in brackets; both
     by yaw range, parameters, and latency on one core."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows_of(out):
@@ -224,7 +227,10 @@ def tables(out: Path) -> str:
         cost = cpu_cost(load_net(out / rows[0]["name"]).net)
         both = [f"{over_seeds(rows, part, 'mae')} ({over_seeds(rows, part, 'geodesic')})" for part in parts]
         errors.append([name, f"{len(rows)}", *both])
-        details.append([name, *(over_seeds(rows, faces, name) for faces, name in ranges)])
+        details.append([name])
+        for faces, part in ranges:
+            geodesic = over_seeds(rows, faces, f"geodesic, {part}").split()[0]
+            details[-1].append(f"{over_seeds(rows, faces, part)} ({geodesic})")
         details[-1] += [f"{cost['parameters']:,.0f}", f"{cost['latency_ms']:.2f}"]
     return "\n\n".join(markdown(lines) for lines in (errors, details))
 

@@ -3,8 +3,8 @@
 A head gives each angle a standard deviation, by its own lights. Divided by it, the errors of validation faces are
 scores, and their quantiles say how wide an interval has to be: the answer plus or minus so many spreads. For faces like
 those of validation it then holds about as often as it says, whatever the errors' distribution is (split conformal
-prediction; Lei et al., JASA 2018): at least as often, were there one face more than 1 / (1 - level), and had validation
-faces not chosen the epoch as well. For others nobody promises anything: hence the tables by test set.
+prediction; Lei et al., JASA 2018). The promise is exact only for faces that chose nothing, and validation faces chose
+the epoch. For other faces nobody promises anything: hence the tables by test set.
 """
 
 import math
@@ -59,7 +59,7 @@ def calibrate(errors_M3: ArrayLike, spreads_M3: ArrayLike) -> Calibration:
     ranked = np.sort(scores, axis=0)
 
     def quantile(level: float) -> Triple:
-        """Of one face more than there are: the next one."""
+        """Counted with the face that is to be answered: ceil((M + 1) level) of M (Lei et al., section 2.2)."""
         return triple(ranked[min(len(scores), math.ceil((len(scores) + 1) * level)) - 1])
 
     return Calibration(quantile(ONE_SD), tuple(quantile(level) for level in LEVELS), len(scores))

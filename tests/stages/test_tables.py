@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from hpe_core.data.rows import read_shard, read_table
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.landmarks import landmark_errors
-from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg
+from hpe_core.geometry.rotation import euler_error, euler_to_matrix, geodesic_deg
 from hpe_core.learning import ensemble
 from hpe_core.learning.calibration import LEVELS
 from hpe_core.learning.checkpoint import save_net
@@ -276,9 +276,9 @@ def test_spreads_hold_on_validation_faces_and_are_tried_on_test_faces(asked, tmp
     found = sureness(validated, said)
     assert {(row.test, row.level) for row in found.intervals} == {(name, level) for name in TESTS for level in LEVELS}
     for row in found.intervals:
-        errors = angle_error(said.angles[row.test], said.truth[row.test])
+        errors = euler_error(said.angles[row.test], said.truth[row.test])
         widths = found.calibration.half_widths(said.spreads[row.test])[LEVELS.index(row.level)]
         np.testing.assert_allclose(row.calibrated, (errors <= widths).mean(0))
         assert row.test != test or (np.array(row.calibrated) >= row.level - 1e-9).all()
-    errors = angle_error(said.angles[test], said.truth[test])
+    errors = euler_error(said.angles[test], said.truth[test])
     assert found.risk[test][-1] == pytest.approx(errors.mean())
