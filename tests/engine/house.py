@@ -16,6 +16,7 @@ ALL, TAUGHT, LABELS, SEARCH, STUDENT, EVALUATE, PUBLISH = (NAMES[start:] for sta
 TESTED = ("shards", "evaluate", "publish")  # another test set makes new shards and retrains nobody
 NOTHING: tuple[str, ...] = ()
 
+BACKBONE = "test_byobnet"
 # The entry that stands for `*`.
 PICKED = {"teachers": "first", "search.space.*.choice": "net.backbone"}
 PICKED |= {f"search.space.*.{key}": "optim.lr" for key in ("low", "high", "log")}
@@ -42,8 +43,9 @@ class House:
         for name in ("teacher", "student", "weights OTHER"):
             (root / name).write_bytes(name.encode())
         (root / "start OTHER").mkdir()
-        for name in (WEIGHTS, MEANING):
-            (root / "start OTHER" / name).write_bytes(b"saved")
+        (root / "start OTHER" / WEIGHTS).write_bytes(b"saved")
+        meaning = {"net": {"backbone": BACKBONE}, "crop": {}}
+        (root / "start OTHER" / MEANING).write_text(json.dumps(meaning))
 
     def dataset(self, role: str, kind: str) -> dict[str, Any]:
         folder = self.root / role
@@ -57,7 +59,7 @@ class House:
     def tree(self) -> dict[str, Any]:
         """The configuration, as YAML gives it."""
         kinds = ("drawn", "frames", "boxed", "found")
-        net = {"backbone": "test_byobnet", "bin_widths": [3, 9]}
+        net = {"backbone": BACKBONE, "bin_widths": [3, 9]}
         train = {"optim": {"batch_size": 32}, "augment": {"jitter_px": 2}}
         student = net | {"pretrained": str(self.root / "student")}
         space = {"optim.lr": {"low": 0.001, "high": 0.1}, "net.backbone": {"choice": ["test_byobnet", "test_resnet"]}}
