@@ -18,6 +18,7 @@ LEVELS = (0.5, 0.8, 0.95)
 ONE_SD = math.erf(math.sqrt(0.5))  # the share of a normal distribution within one standard deviation
 NORMAL = (0.6745, 1.2816, 1.96)  # standard deviations that hold LEVELS of a normal distribution
 WITHIN_DEG = 10.0  # confidence is the chance that no angle is off by more
+ROUNDING = 1e-12
 LEAST_DEG = 1e-3  # of a raw spread: a head that says one answer and no doubt gets the quantiles of its errors
 POINTS = 20  # of a risk-coverage curve
 Triple = tuple[float, float, float]
@@ -66,8 +67,9 @@ def calibrate(errors_M3: ArrayLike, spreads_M3: ArrayLike) -> Calibration:
 
 
 def coverage(errors_M3: ArrayLike, half_widths_LM3: ArrayLike) -> Floats:
-    """(LEVELS, 3): the share of faces whose error an interval holds."""
-    return np.asarray((np.asarray(errors_M3) <= np.asarray(half_widths_LM3)).mean(axis=1), np.float64)
+    """(LEVELS, 3): the share of faces whose error an interval holds, the face that a width comes from among them."""
+    reach = np.asarray(half_widths_LM3) * (1 + ROUNDING)
+    return np.asarray((np.asarray(errors_M3) <= reach).mean(axis=1), np.float64)
 
 
 def confidence(spreads_M3: ArrayLike) -> Floats:

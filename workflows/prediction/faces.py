@@ -1,7 +1,7 @@
 """Where the faces of a picture are: by a detector, by a file of boxes, or the whole picture."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,15 +109,22 @@ def _at_hand() -> str:
     return str(found)
 
 
+def _by_quarters(
+    image: Image, faces: list[Face], box_scale: float
+) -> Iterator[tuple[int, list[int], Image, list[Box]]]:
+    """The faces that stand upright after so many quarters: their numbers, the picture turned so, their boxes there."""
+    height, width = image.shape[:2]
+    for quarters in sorted({face.quarters for face in faces}):
+        which = [number for number, face in enumerate(faces) if face.quarters == quarters]
+        boxes = [faces[number].box.turned(quarters, width, height).scaled(box_scale) for number in which]
+        yield quarters, which, turned_image(image, quarters) if quarters else image, boxes
+
+
 def poses_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], spec: PredictSpec) -> Poses:
     """The faces' poses in the picture as it is. A face that was found in the turned picture is seen there, then its
     pose is turned back; the spreads of pitch and yaw change places with a quarter turn, as the axes do."""
     angles, spread = np.zeros((len(faces), 3), np.float32), np.zeros((len(faces), 3), np.float32)
-    height, width = image.shape[:2]
-    for quarters in sorted({face.quarters for face in faces}):
-        which = [number for number, face in enumerate(faces) if face.quarters == quarters]
-        boxes = [faces[number].box.turned(quarters, width, height).scaled(spec.box_scale) for number in which]
-        turned = turned_image(image, quarters) if quarters else image
+    for quarters, which, turned, boxes in _by_quarters(image, faces, spec.box_scale):
         found = predictor.predict(turned, boxes, detected=not spec.boxes and spec.fit)
         angles[which] = turn(found.angles, -90.0 * quarters) if quarters else found.angles
         spread[which] = found.spread[:, [1, 0, 2]] if quarters % 2 else found.spread
@@ -129,11 +136,7 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
     if not predictor.has_landmarks:
         return None
     marks = np.zeros((len(faces), LANDMARKS, 3), np.float32)
-    height, width = image.shape[:2]
-    for quarters in sorted({face.quarters for face in faces}):
-        which = [number for number, face in enumerate(faces) if face.quarters == quarters]
-        boxes = [faces[number].box.turned(quarters, width, height).scaled(spec.box_scale) for number in which]
-        turned = turned_image(image, quarters) if quarters else image
+    for quarters, which, turned, boxes in _by_quarters(image, faces, spec.box_scale):
         found = predictor.landmarks(turned, boxes, detected=not spec.boxes and spec.fit)
         rows, columns = turned.shape[:2]
         for _ in range(-quarters % 4):  # a quarter clockwise
