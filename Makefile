@@ -14,6 +14,8 @@ ARGS ?=
 BESIDE = $(BIN)/python -m pytest -n 2 --max-worker-restart=0 --no-loadscope-reorder
 
 export RAY_AUTH_MODE ?= disabled
+# Compiled modules are kept. Else each process would compile torch and timm anew: 10 s of processor time, not 4.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: sbom audit demo test setup lint types seeds benchmark doctor test-all slow mutants clean
 
