@@ -12,7 +12,9 @@ from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
+from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import LabelSet, TrainSpec
+from hpe_core.system.files import write_json
 from tests.faces import CROP
 from tests.training.pipelines import LABELS, NET, pipeline
 from workflows.stages.student import hard_twin
@@ -80,14 +82,16 @@ def test_elastic_workers_are_known_by_how_few_and_how_many_they_may_be(folders):
 
 def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeypatch):
     file, found = tmp_path / "weights", set()
-    (tmp_path / MEANING).write_text("")
+    meaning = {"net": NET, "crop": to_dict(CROP)}
+    write_json(tmp_path / MEANING, meaning)
     student = {"net": NET | {"pretrained": str(file)}}
     for text in ("one", "two"):
         file.write_text(text)
         found.add(network(folders, student=student))
-        for name in (WEIGHTS, MEANING):  # bins and crop are read from the second
-            (tmp_path / name).write_text(text)
-            found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
+        (tmp_path / WEIGHTS).write_text(text)
+        found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
+        write_json(tmp_path / MEANING, meaning | {"notes": text})  # bins and crop are read from it
+        found.add(network(folders, student={"net": NET, "start": str(tmp_path)}))
     monkeypatch.setattr(jobs, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
     assert len(found) == 7
