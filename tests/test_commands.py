@@ -72,6 +72,19 @@ def test_what_a_signal_cuts_in_its_making_complains_of_nothing():
     assert (done.returncode, done.stderr) == (130, "stopped; the same command continues from here\n")
 
 
+def test_a_stop_that_falls_into_a_finalizer_is_not_lost():
+    """What is raised while an object is freed goes no further."""
+    code = (
+        "import os, signal, time\nfrom workflows.engine.config import guarded\n"
+        "class Freed:\n"
+        "    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.01)\n"
+        "def main():\n    Freed()\n    time.sleep(60)\n    return 7\n"
+        "raise SystemExit(guarded(main))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert (done.returncode, done.stderr) == (130, "stopped; the same command continues from here\n")
+
+
 STOPPED = """
 import os, signal, time
 from workflows.engine import config

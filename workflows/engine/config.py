@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ CONF = _PACKED if _PACKED.is_dir() else REPO / "conf"
 DEFAULT_CONFIG = "conf/demo.yaml"
 
 CLOSING_S = 20.0  # how long Ray may take to stop
+AGAIN_S = 0.1  # after which a stop that was lost is sent once more
 # What the name of a file that somebody gave can be to blame for.
 OF_A_NAME = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STORE_HELD = 1, 2, 3
@@ -262,7 +264,7 @@ def _stop_once() -> None:
     or crashes; after `CLOSING_S` it ends the process. Where SIGINT is ignored from the start it stays so: a shell does
     that to what a script puts into the background, so that Ctrl-C is for the script alone.
     """
-    stopped: list[float] = []
+    stopped, before = list[float](), sys.unraisablehook
 
     def stop(number: int, frame: Any) -> None:
         if not stopped:
@@ -271,6 +273,15 @@ def _stop_once() -> None:
         if time.monotonic() - stopped[0] > CLOSING_S:
             os._exit(EXIT_STOPPED)
 
+    def unraisable(lost: Any) -> None:
+        """Raised while an object was freed, a stop goes no further. So it is sent once more."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            before(lost)
+            return
+        stopped.clear()
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    sys.unraisablehook = unraisable
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, stop)
