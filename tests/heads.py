@@ -27,9 +27,9 @@ from hpe_core.data.batch import FaceData
 from hpe_core.data.marks import Marks
 from hpe_core.data.rows import read_shard, write_shard, write_soft_labels
 from hpe_core.datasets.base import FaceRow
-from hpe_core.datasets.registry import fit_to, open_source
+from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
-from hpe_core.detection.fit import TO_LANDMARKS, DetectorFit
+from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.geometry.crop import Image, canonical_crop, window
 from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import ensemble_probs, form_of
@@ -42,7 +42,7 @@ from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
 from hpe_core.training.latency import cpu_cost
 from hpe_core.training.loop import fit
-from tests.ruler import faces_of, ruler
+from tests.ruler import faces_of
 
 CROP = CropSpec(size=64, margin_px=8)
 HEADS = DatasetSpec("synthetic", seed=21, count=5900, image_px=128, heads_per_person=3)
@@ -74,8 +74,8 @@ def photographs(paths: Sequence[str]) -> Photographs | None:
     if not paths:
         return None
     root, yunet = map(Path, paths)
-    faces, boxes = faces_of(root, yunet, "look"), fit_to(ruler(root)[0].spec) or DetectorFit()
-    crops = [canonical_crop(image, boxes.of(box), CROP).pixels for image, box in faces.pictures]
+    faces = faces_of(root, yunet, "look")
+    crops = [canonical_crop(image, TO_LANDMARKS.of(box), CROP).pixels for image, box in faces.pictures]
     return np.stack(crops), faces.angles
 
 

@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_core.datasets.base import Pose, Source, pose_of
 from hpe_core.datasets.plan import plan_dataset
-from hpe_core.datasets.registry import fit_to, open_source
+from hpe_core.datasets.registry import open_source
 from hpe_core.detection.detector import FaceDetector
-from hpe_core.detection.fit import DetectorFit
+from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.errors import check, one_of
 from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.geometry.landmarks import landmark_errors
@@ -134,13 +134,13 @@ def auroc(ordinary: ArrayLike, strange: ArrayLike) -> float:
 
 def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:
     """`out/manifest.csv` with the pictures beside it; boxes are YuNet's, made like those of rendered heads."""
-    fit, lines = fit_to(ruler(root)[0].spec) or DetectorFit(), ["path,pitch,yaw,roll,x1,y1,x2,y2,split"]
+    lines = ["path,pitch,yaw,roll,x1,y1,x2,y2,split"]
     out.mkdir(parents=True)
     for part, split in (("look", "train"), ("judge", "test")):
         faces = faces_of(root, yunet, part)
         chosen = np.random.default_rng(0).permutation(len(faces.files))[: count if part == "look" else None]
         for place, face in enumerate(chosen):
-            box, name = fit.of(faces.pictures[face][1]), Path(faces.files[face]).name
+            box, name = TO_LANDMARKS.of(faces.pictures[face][1]), Path(faces.files[face]).name
             shutil.copyfile(root / faces.files[face], out / name)
             numbers = [*faces.angles[face], box.x1, box.y1, box.x2, box.y2]
             own = "val" if split == "train" and place % 6 == 0 else split
