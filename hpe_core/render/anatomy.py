@@ -25,7 +25,7 @@ Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 
 # Of anatomy.npz: whoever hashes the code hashes the data.
-SHA256 = "a18eece56933818d3db29ed6405ee8cfe1e033425eb0b05276fe5699fab239ac"
+SHA256 = "e437e79ca8da3329858ca594dfe7284c2ceb36fc693158bb6f84b008cfd27ec0"
 SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
 # Of the 68 landmarks those that AFLW has, too: corners of brows, eyes and mouth, nose and chin stay on their spot.
@@ -33,7 +33,7 @@ SIXTEEN = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 5
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 # MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
 # pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
-ZERO_PITCH = 3.2
+ZERO_PITCH = 3.9
 
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
 CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice
@@ -119,7 +119,7 @@ SHARES = (0.25, 0.27, 0.48)  # of the ancestries
 
 
 def average_adult() -> dict[str, float]:
-    """Shapes of an adult between the sexes and ancestries, a fifth of the way to old age: the mean of who is drawn."""
+    """Shapes of an adult between the sexes and ancestries, a fifth of the way to old age: the head of the chart."""
     return {
         f"macrodetails/{ancestry}-{sex}-{age}": share / 2 * part
         for ancestry, share in zip(ANCESTRIES, SHARES, strict=True)
