@@ -37,7 +37,7 @@ def draw_background(rng: np.random.Generator, side: int) -> Float:
         part = part[:, ::-1]
     out = cv2.resize(np.ascontiguousarray(part), (side, side), interpolation=cv2.INTER_LINEAR)
     np.clip(out, 0.002, 3.0, out=out)
-    out *= np.float32(np.exp(rng.normal(0, 0.35)))
+    out *= np.float32(np.exp(rng.normal(-0.4, 0.6)))
     return out
 
 

@@ -31,7 +31,7 @@ from hpe_core.render.anatomy import (
     unit,
 )
 from hpe_core.render.figure import Figure, build_figure, eye_rows
-from hpe_core.render.light import Light, Shadow, directions, open_share, open_to
+from hpe_core.render.light import Light, Shadow, directions, nostrils, open_share, open_to
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.raster import FAR, Camera, Frame, color_map, fronts
 from hpe_core.render.wear import Solid
@@ -96,10 +96,11 @@ class Drawing:
 
 def _aim(points_head: Float, scene: Scene, size: int) -> Camera:
     """A camera whose picture of the landmarks has the wanted size and place: the focal length sets the size
-    and the principal point the place, as in a crop of a larger photograph, so the head stays on the optical
-    axis."""
+    and the principal point the place, as in a crop of a larger photograph, so the face stays on the optical
+    axis. The face, not the skull: at half a metre a nose points 6 degrees further aside for a camera that aims at the
+    middle of the skull, and who sees a crop alone can tell no more than what the face shows to the camera."""
     rotation = euler_to_matrix(scene.pose)
-    t = np.array([scene.offset[0], scene.offset[1], scene.distance])
+    t = np.array([scene.offset[0], scene.offset[1], scene.distance]) - rotation @ points_head.mean(axis=0)
     unit = Camera(1.0, (0.0, 0.0), rotation, t)
     box = Box.of_face(unit.project(points_head))
     focal = scene.fill * size / max(box.width, box.height)
@@ -192,7 +193,8 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     normals = normals_of(points)
     light = scene.light
     shadow = Shadow(points, _drawn_triangles(False), np.asarray(light.lamp), soft=light.soft)
-    diffuse, gleam = _light_skin(points, normals, shadow.lit(points), light, posed)
+    reached = shadow.lit(points) * (1 - nostrils())
+    diffuse, gleam = _light_skin(points, normals, reached, light, posed)
 
     side = size * SUPERSAMPLE
     xy, _ = posed.project(points)
@@ -218,8 +220,7 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         solid = figure.solid
         at, out = posed(solid.points, solid.normals)
         frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, shadow), "both")
-    if figure.strands is not None:
-        strands = figure.strands
+    for strands in figure.strands:
         at, out = posed(strands.points.reshape(-1, 3), strands.out.reshape(-1, 3))
         xy, scale = posed.project(at)
         reached = shadow.lit(at + 6 * out)
@@ -250,7 +251,7 @@ def _light_skin(points: Float, normals: Float, shadow: Float, light: Light, pose
     reach = normals @ around.T
     np.clip(reach, 0, 2, out=reach)  # cosines; with one limit it takes three times as long
     reach *= open_to()
-    sky = reach @ np.ascontiguousarray(light.radiance(around))
+    sky = reach @ light.radiance(around)
     lamp = np.asarray(light.lamp, np.float32)
     lambert = normals @ lamp
     key = np.asarray(light.tint, np.float32) * np.float32(light.power)

@@ -42,7 +42,7 @@ class Figure:
     coat: Float
     normals: Float
     atlas: Float
-    strands: Strands | None
+    strands: list[Strands]
     solid: Solid | None
     lenses: Lenses | None
 

@@ -100,7 +100,7 @@ class Strands:
         half[:, ::2] *= -1
         along *= half[..., None]
         edges = np.stack([line[..., 0] - along[..., 1], line[..., 1] + along[..., 0]], -1).reshape(-1, 2)
-        lit = lit * np.where(np.arange(k) % 2, np.float32(1.1), np.float32(0.86))[:, None]
+        lit = lit * np.where(np.arange(k) % 2, np.float32(1.08), np.float32(0.9))[:, None]
         first = (np.arange(n)[:, None] * k + np.arange(k - 2))[shown].astype(np.int32)
         return edges, z.ravel(), lit.reshape(-1, 3), first[:, None] + np.arange(3, dtype=np.int32)
 
@@ -117,7 +117,7 @@ class Strands:
         key = np.asarray(light.tint, np.float32) * np.float32(light.power)
         sky = light.radiance(out, 1.5)
         color = self.color.reshape(-1, 3)
-        gleam *= ((color[:, 0] + color[:, 1] + color[:, 2]) / np.float32(3)) ** 0.5 * 0.22
+        gleam *= ((color[:, 0] + color[:, 1] + color[:, 2]) / np.float32(3)) ** 0.5 * 0.4
         facing *= 0.35 + 0.65 * across
         lit = np.empty_like(color)
         for k in range(3):
@@ -146,19 +146,10 @@ def _between(line: Float) -> Float:
     return out
 
 
-def grow(style: HeadStyle, surface: Surface) -> Strands | None:
+def grow(style: HeadStyle, surface: Surface) -> list[Strands]:
     """This person's hair and beard."""
     rng = np.random.default_rng(np.random.SeedSequence([style.noise_seed, 1]))
-    parts = [part for part in (_head_hair(style, surface, rng), _beard(style, surface, rng)) if part is not None]
-    if not parts:
-        return None
-    k = max(part.width.shape[1] for part in parts)
-
-    def joined(name: str) -> Float:
-        fields = [getattr(part, name) for part in parts]
-        return np.concatenate([np.concatenate([f, np.repeat(f[:, -1:], k - f.shape[1], 1)], 1) for f in fields])
-
-    return Strands(joined("points"), joined("out"), joined("width"), joined("color"))
+    return [part for part in (_head_hair(style, surface, rng), _beard(style, surface, rng)) if part is not None]
 
 
 def _roots(
@@ -184,9 +175,9 @@ def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.i
 PLANS = {  # strands, points, width in mm, clump in texels, lift from the skin, gravity, stiffness
     "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (900, 5, 2.5, 9, 0.55, 0.10, 0.7),
     "side": (800, 6, 2.8, 12, 0.6, 0.10, 0.6), "back": (800, 6, 2.8, 12, 0.6, 0.05, 0.6),
-    "wavy": (500, 13, 7.2, 15, 0.5, 0.5, 0.5), "curly": (700, 12, 5.4, 9, 0.9, 0.4, 0.5),
-    "afro": (1100, 4, 4.6, 6, 1.2, 0.0, 1.0), "bob": (500, 10, 7.6, 18, 0.4, 0.7, 0.4),
-    "long": (480, 13, 8.2, 18, 0.4, 0.7, 0.4), "bun": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
+    "wavy": (850, 13, 4.6, 12, 0.5, 0.5, 0.5), "curly": (1000, 12, 3.8, 7, 0.9, 0.5, 0.5),
+    "afro": (1300, 4, 4.0, 6, 1.2, 0.0, 1.0), "bob": (850, 10, 4.8, 12, 0.4, 0.7, 0.4),
+    "long": (850, 13, 5.0, 12, 0.4, 0.7, 0.4), "bun": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
     "ponytail": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
 }  # fmt: skip
 
@@ -241,8 +232,8 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
         length = np.linalg.norm(knot - root, axis=1) * 1.18
     step = (length / (steps - 1)).astype(np.float32)[:, None]
     heading = normal * lift
-    jitter = single[2:5].T * np.float32(0.10) + np.clip(lots[1:4].T, -1.6, 1.6) * np.float32(0.16)
-    jitter *= {"bun": 0.35, "ponytail": 0.35, "curly": 1.6, "wavy": 1.2}.get(style.cut, 1.0)
+    jitter = single[2:5].T * np.float32(0.10) + np.clip(lots[1:4].T, -1.6, 1.6) * np.float32(0.12)
+    jitter *= {"bun": 0.3, "ponytail": 0.3, "curly": 1.3, "long": 0.6, "bob": 0.6}.get(style.cut, 1.0)
     jitter[:, 0] *= np.where(style.symmetric, side, 1)
     hangs = style.cut in ("long", "wavy", "bob", "curly")
     for k in range(1, steps):
@@ -361,14 +352,14 @@ def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single:
     out[..., 1] *= 0.75
     out /= np.sqrt((out**2).sum(-1, keepdims=True)) + np.float32(1e-6)
     base = linear(style.hair_color)
-    shade = (0.58 + 0.52 * layer) * np.exp(0.20 * clump + 0.14 * single)
+    shade = (0.58 + 0.52 * layer) * np.exp(0.13 * clump + 0.16 * single)
     streak = np.clip(single * 0.5 + clump * 0.5, -1, 1.5)[:, None] * np.array([0.04, 0.02, 0.0], np.float32)
     color = base * (1 + streak) * shade[:, None]
     if style.grey:
         white = single > 1.2 - 2 * style.grey
         color = np.where(white[:, None], color * 0.5 + 0.25 * style.grey, color)
     tip = 0.72 + 0.36 * np.sqrt(s)
-    widths = 1.3 * width * (1.35 - 0.75 * layer)[:, None] * (1 - 0.75 * s**3)
+    widths = 1.3 * width * (1.35 - 0.75 * layer)[:, None] * (1 - 0.85 * s**3) * (0.45 + 0.55 * np.minimum(5 * s, 1))
     return Strands(points, out, widths.astype(np.float32), (color[:, None] * tip[..., None]).astype(np.float32))
 
 
@@ -381,7 +372,7 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     )
     if style.symmetric:
         weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
-    rows, cols = _roots(rng, weight.astype(np.float32), 650, style.symmetric)
+    rows, cols = _roots(rng, weight.astype(np.float32), 1100, style.symmetric)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
     n = len(rows)
     single = rng.standard_normal((6, n), dtype=np.float32)
@@ -397,4 +388,4 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     s = np.linspace(0, 1, 3, dtype=np.float32)
     points = root[:, None] + heading[:, None] * (length[:, None] * s)[..., None] + normal[:, None] * 0.5
     layer = np.clip(0.5 + 0.25 * single[0], 0.1, 1).astype(np.float32)
-    return _finish(style, points.astype(np.float32), layer, single[5] * 0.3, 0.6 * single[5], 1.3)
+    return _finish(style, points.astype(np.float32), layer, single[5] * 0.3, 0.6 * single[5], 0.95)

@@ -44,9 +44,9 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
     """Light (2 * size square) -> (size, size, 3) uint8 as some camera and some website leave it."""
     scale = size / 192
     image = cv2.resize(light, (size, size), interpolation=cv2.INTER_AREA)
-    if rng.random() < 0.2:  # out of focus, or a soft lens
+    if rng.random() < 0.08:  # out of focus, or a soft lens
         image = cv2.GaussianBlur(image, (0, 0), float(rng.gamma(1.6, 0.4) + 0.3) * scale)
-    if rng.random() < 0.10:  # moved
+    if rng.random() < 0.05:  # moved
         image = _moved(rng, image, max(3, int(rng.uniform(3, 10) * scale) | 1))
     if rng.random() < 0.25:  # light that strays in the lens
         glow = cv2.resize(
@@ -54,9 +54,7 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
         )
         image += np.float32(rng.uniform(0.02, 0.2)) * (glow - image)
     image = expose(image, box, float(0.25 * np.exp(rng.normal(0, 0.42))), float(rng.uniform(0.6, 0.95)))
-    image *= np.exp((rng.normal(0, 0.08, 3) + [0.03, 0.0, -0.03]) * [1.0, 0.35, 1.2]).astype(
-        np.float32
-    )  # white balance
+    image *= np.exp((rng.normal(0, 0.08, 3) + [0.01, 0.0, 0.01]) * [1.0, 0.35, 1.2]).astype(np.float32)  # white balance
     if rng.random() < 0.65:  # photons, then the sensor
         gain = np.float32(min(rng.exponential(0.010), 0.06))
         coarse = rng.random() < 0.3
@@ -70,22 +68,23 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
             noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR)
         noise *= gain
         image += noise * np.sqrt(np.maximum(image, 0.004) * 1.8)
-    image = tone(image, float(rng.uniform(0.1, 2.0)))
+    image -= np.float32(min(rng.exponential(0.012), 0.04))  # blacks that a camera or its owner let go
+    image = tone(image, float(rng.uniform(0.4, 2.4)))
     if rng.random() < 0.6:  # colour
         grey = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
-        image = grey + (image - grey) * np.float32(np.exp(rng.normal(0.10, 0.22)))
+        image = grey + (image - grey) * np.float32(np.exp(rng.normal(-0.15, 0.25)))
     old = rng.random()
     if old < 0.15:  # black and white, now and then toned
         image = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, 2)
         if old < 0.02:
             image = image ** np.array([0.85, 1.0, 1.2], np.float32)
-    if rng.random() < 0.18:  # it was smaller once
+    if rng.random() < 0.07:  # it was smaller once
         small = max(20, int(size * rng.uniform(0.3, 0.8)))
         image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
         how = cv2.INTER_CUBIC if rng.random() < 0.6 else cv2.INTER_LINEAR
         image = cv2.resize(image, (size, size), interpolation=how)
-    if rng.random() < 0.35:  # sharpened
-        image = image + np.float32(rng.uniform(0.2, 0.9)) * (
+    if rng.random() < 0.85:  # sharpened
+        image = image + np.float32(rng.uniform(0.3, 1.5)) * (
             image - cv2.GaussianBlur(image, (0, 0), float(max(0.6, 1.2 * scale)))
         )
     if rng.random() < 0.08:

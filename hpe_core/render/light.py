@@ -1,15 +1,17 @@
-"""Light: surroundings as a few soft lobes, what of them reaches each point of the head, and one lamp with shadows.
+"""Light: a map of the surroundings, what of it reaches each point of the head, and one lamp with shadows.
 
-The surroundings are a sum of spherical Gaussians (a window, a lamp, the sky's brighter half) over a sky and a ground.
-They are sampled at DIRECTIONS, once a picture; which of these a point of the average head sees is worked out once a
-process, so an irradiance with all self-shadowing is one product of matrices.
+The map is painted for each picture: a sky and a ground or the walls of a room, the darker side of a street or a room,
+windows, soft boxes and bulbs, and behind the head what the picture shows behind it. It is sampled at DIRECTIONS; which
+of these a point of the average head sees is worked out once a process, so an irradiance with all self-shadowing is one
+product of matrices. A mirror with some gloss sees the map blurred by that gloss.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,148 +22,219 @@ from hpe_core.render.anatomy import (
     anatomy,
     average_adult,
     normals_of,
+    smoothstep,
     spread,
 )
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]
 RGB = tuple[float, float, float]
+Direction = tuple[float, float, float]
 
 RINGS = 64  # directions
+ROWS, COLS = 16, 32  # cells of a map, all of the same solid angle
 
 
-@dataclass(frozen=True)
-class Lobe:
-    """radiance * exp(sharpness * (cos - 1)) round a direction of the camera frame."""
+@lru_cache(maxsize=1)
+def cells() -> Float:
+    """(ROWS, COLS, 3) where the cells of a map lie: the first row above, the middle columns toward the camera."""
+    down = (np.arange(ROWS)[:, None] + 0.5) / ROWS * 2 - 1
+    around = ((np.arange(COLS) + 0.5) / COLS * 2 - 1) * np.pi
+    level = np.sqrt(1 - down * down)
+    out = np.stack([level * np.sin(around), down + 0 * around, -level * np.cos(around)], -1)
+    return out.astype(np.float32)
 
-    direction: tuple[float, float, float]
-    radiance: RGB
-    sharpness: float
+
+@lru_cache(maxsize=8)
+def _seen_with(gloss: float) -> Float:
+    """(cells, cells) what share of each cell a mirror sees round each."""
+    at = cells().reshape(-1, 3)
+    share = np.exp(np.float32(gloss) * (at @ at.T - 1))
+    return np.asarray(share / share.sum(1, keepdims=True), np.float32)
 
 
-@dataclass(frozen=True)
+def horizon(above: RGB = (0.9, 0.9, 0.9), level: RGB = (0.7, 0.7, 0.7), below: RGB = (0.4, 0.4, 0.4)) -> Float:
+    """(ROWS, COLS, 3) a sky that changes toward the horizon, over a ground."""
+    up = -cells()[..., 1:2]
+    sky, ground, line = (np.asarray(c, np.float32) for c in (above, below, level))
+    return line + np.maximum(up, 0) * (sky - line) + np.clip(up * 3, -1, 0) * (line - ground)
+
+
+@dataclass(frozen=True, eq=False)
 class Light:
     """Everything that lights a scene; directions point to the light, in the camera frame (x right, y down, z away).
 
-    above, level, below: radiance of sky, horizon and ground. lamp: direction of the light that casts shadows; its
-    irradiance is `power` times `tint`. soft: blur of its shadows' edge, pixels of the shadow map.
+    around: (ROWS, COLS, 3) radiance of the surroundings. lamp: direction of the light that casts shadows; its
+    irradiance is `power` times `tint`. soft: blur of its shadows' edge, pixels of the shadow map. behind: how bright
+    the picture's background is to what it usually is.
     """
 
-    above: RGB = (0.9, 0.9, 0.9)
-    level: RGB = (0.7, 0.7, 0.7)
-    below: RGB = (0.4, 0.4, 0.4)
-    lobes: tuple[Lobe, ...] = ()
-    lamp: tuple[float, float, float] = (-0.3, -0.6, -0.75)
+    around: Float = field(default_factory=horizon)
+    lamp: Direction = (-0.3, -0.6, -0.75)
     tint: RGB = (1.0, 1.0, 1.0)
     power: float = 1.0
     soft: float = 1.5
+    behind: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lamp", unit(*self.lamp))
 
     def mirrored(self) -> Light:
         """As a mirror shows it."""
-        lobes = tuple(replace(x, direction=(-x.direction[0], *x.direction[1:])) for x in self.lobes)
-        return replace(self, lobes=lobes, lamp=(-self.lamp[0], *self.lamp[1:]))
+        return replace(self, around=self.around[:, ::-1], lamp=(-self.lamp[0], *self.lamp[1:]))
 
-    def radiance(self, directions: Float, gloss: float = 1e9) -> Float:
-        """(N, 3), a column after the other, from unit directions (N, 3); `gloss` is the sharpness of the mirror that
-        looks at it."""
-        up = -directions[:, 1]
-        sky, ground = np.maximum(up, 0), np.clip(up * 3, -1, 0)
-        above, level, below = (np.asarray(c, np.float32) for c in (self.above, self.level, self.below))
-        out = np.empty((3, len(directions)), np.float32)
-        for plane, high, middle, low in zip(out, above, level, below, strict=True):
-            np.multiply(sky, high - middle, out=plane)
-            plane += middle
-            plane += ground * (middle - low)
-        for lobe in self.lobes:
-            k = lobe.sharpness * gloss / (lobe.sharpness + gloss)
-            shape = np.exp(np.float32(k) * (directions @ np.asarray(lobe.direction, np.float32) - 1))
-            for plane, part in zip(out, np.asarray(lobe.radiance, np.float32), strict=True):
-                plane += shape * part * np.float32(k / lobe.sharpness)
-        return out.T
+    def before(self, background: Float) -> Light:
+        """With the picture's background (H, H, 3) behind the head."""
+        small = cv2.resize(background, (8, 8), interpolation=cv2.INTER_AREA)
+        x, y, z = (cells()[..., k] for k in range(3))
+        seen = cv2.remap(small, 3.5 + 5 * x, 3.5 + 5 * y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        share = smoothstep(0.3, 0.8, z)[..., None]
+        return replace(self, around=self.around + share * (seen - self.around))
+
+    def radiance(self, directions: Float, gloss: float = 16.0) -> Float:
+        """(N, 3) from unit directions (N, 3); `gloss` is the sharpness of the mirror that looks at it."""
+        seen = (_seen_with(gloss) @ self.around.reshape(-1, 3)).reshape(ROWS, COLS, 3)
+        seen = np.concatenate([seen[:, -1:], seen, seen[:, :1]], 1)
+        column = np.arctan2(directions[:, 0], -directions[:, 2])
+        column *= np.float32(COLS / (2 * np.pi))
+        column += np.float32(COLS / 2 + 0.5)
+        row = directions[:, 1] * np.float32(ROWS / 2)
+        row += np.float32(ROWS / 2 - 0.5)
+        count = len(directions)
+        whole = -(-count // COLS), COLS  # OpenCV takes no long column
+        found = cv2.remap(
+            seen, np.resize(column, whole), np.resize(row, whole), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        return found.reshape(-1, 3)[:count]
 
 
-def unit(x: float, y: float, z: float) -> tuple[float, float, float]:
+def unit(x: float, y: float, z: float) -> Direction:
     n = float(np.sqrt(x * x + y * y + z * z)) or 1.0
     return (x / n, y / n, z / n)
 
 
-def draw_light(rng: np.random.Generator) -> Light:
-    """Outdoors in sun or shade, rooms with windows or lamps, a studio, a stage, a street at night, a flash."""
-    kind = str(rng.choice(["sun", "shade", "window", "room", "studio", "stage", "night", "flash"],
-                          p=[0.15, 0.16, 0.18, 0.16, 0.12, 0.09, 0.06, 0.08]))  # fmt: skip
-    warm = rng.normal(0, 0.06)
+def aimed(around: float, height: float) -> Direction:
+    """Radians to the right of the camera and above it."""
+    return unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
 
-    def tone(level: float, warmth: float) -> RGB:
-        c = level * np.array([1 + warmth, 1.0, 1 - warmth]) * np.exp(rng.normal(0, 0.02, 3))
+
+class _Painter:
+    """Paints a map. Lengths are radians, colours linear."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.map = horizon()
+
+    def tone(self, level: float, warmth: float) -> RGB:
+        c = level * np.array([1 + warmth, 1.0, 1 - warmth]) * np.exp(self.rng.normal(0, 0.02, 3))
         return (float(c[0]), float(c[1]), float(c[2]))
 
-    def aimed(around: float, height: float) -> tuple[float, float, float]:
-        return unit(np.sin(around) * np.cos(height), -np.sin(height), -np.cos(around) * np.cos(height))
+    def mix(self, color: RGB, share: NDArray[np.floating]) -> None:
+        self.map += share[..., None].astype(np.float32) * (np.asarray(color, np.float32) - self.map)
 
-    def toward(low: float, high: float, spread: float = 2.6) -> tuple[float, float, float]:
+    def panel(self, at: Direction, wide: float, high: float, color: RGB) -> None:
+        """A window or a soft box: as wide and as high as seen from the head."""
+        x, y, z = (cells()[..., k] for k in range(3))
+        away = np.arctan2(x, -z) - np.arctan2(at[0], -at[2])
+        away = np.abs((away + np.pi) % (2 * np.pi) - np.pi) * np.sqrt(1 - y * y)
+        height = np.abs(np.arcsin(np.clip(y, -1, 1)) - np.arcsin(np.clip(at[1], -1, 1)))
+        edge = 1.2 / ROWS
+        share = smoothstep(edge, -edge, away - wide / 2) * smoothstep(edge, -edge, height - high / 2)
+        self.mix(color, share)
+
+    def glow(self, at: Direction, sharpness: float, color: RGB) -> None:
+        """A bulb, or the haze round the sun."""
+        shape = np.exp(np.float32(sharpness) * (cells() @ np.asarray(at, np.float32) - 1))
+        self.map += shape[..., None] * np.asarray(color, np.float32)
+
+    def side(self, around: float, color: RGB, tall: float) -> None:
+        """Walls or trees over one side of the horizon, up to `tall`."""
+        x, y, z = (cells()[..., k] for k in range(3))
+        toward = x * np.sin(around) - z * np.cos(around)
+        self.mix(color, smoothstep(-0.2, 0.4, toward) * smoothstep(tall + 0.1, tall - 0.1, -y))
+
+    def uneven(self, amount: float) -> None:
+        """Things of all sizes stand around."""
+        field = self.rng.standard_normal((6, 8, 3), dtype=np.float32)
+        field = cv2.resize(0.85 * field[..., :1] + 0.15 * field, (COLS, ROWS), interpolation=cv2.INTER_CUBIC)
+        self.map *= np.exp(np.float32(amount) * field)
+
+
+KINDS = {"sun": 0.14, "shade": 0.17, "window": 0.19, "room": 0.13, "studio": 0.14, "dark": 0.12, "night": 0.05,
+         "flash": 0.06}  # fmt: skip
+
+
+def draw_light(rng: np.random.Generator) -> Light:
+    """Outdoors in sun or shade, rooms with windows or lamps, a studio, one lamp in the dark, a street at night, a
+    flash."""
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    paint = _Painter(rng)
+    warm, tone = rng.normal(0, 0.06), paint.tone
+
+    def toward(low: float, high: float, spread: float) -> Direction:
         """A direction at an elevation between two, not often from behind."""
         return aimed(rng.normal(0, spread / 2.2), rng.uniform(low, high))
 
-    def lobes(
-        count: int, level: float, sharp: tuple[float, float], low: float, high: float, warmth: float
-    ) -> list[Lobe]:
-        out = []
-        for _ in range(count):
-            k = float(np.exp(rng.uniform(np.log(sharp[0]), np.log(sharp[1]))))
-            w = warmth + rng.normal(0, 0.08)
-            d = aimed(rng.uniform(-np.pi, np.pi), rng.uniform(low, high))
-            out.append(Lobe(d, tone(level * rng.uniform(0.4, 1.6), w), k))
-        return out
+    def anywhere(low: float, high: float) -> Direction:
+        return aimed(rng.uniform(-np.pi, np.pi), rng.uniform(low, high))
 
-    lamp, power, soft, tint = toward(0.0, 0.9), 0.5, 2.0, warm
+    lamp, power, soft, tint, behind = toward(0.0, 0.9, 2.6), 0.5, 2.0, warm, 1.0
     if kind == "sun":
-        sky, ground = rng.uniform(0.5, 0.9), rng.uniform(0.2, 0.7)
-        light = Light(tone(sky, -0.16), tone(sky * 0.9, -0.06), tone(ground, 0.06))
-        lamp, power, soft, tint = toward(0.35, 1.2), rng.uniform(0.9, 2.4), rng.uniform(0.6, 1.4), 0.05
+        sky = rng.uniform(0.25, 0.8)
+        paint.map = horizon(tone(sky * 0.8, -0.2), tone(sky, -0.06), tone(sky * rng.uniform(0.3, 0.9), 0.06))
+        lamp, power, soft, tint = toward(0.3, 1.2, 2.8), rng.uniform(0.9, 2.4), rng.uniform(0.6, 1.4), 0.05
+        paint.glow(lamp, 8.0, tone(0.6 * sky, 0.05))
     elif kind == "shade":
         sky = rng.uniform(0.7, 1.2)
-        light = Light(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.15, 0.5), 0.05))
+        paint.map = horizon(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.1, 0.5), 0.05))
+        paint.side(rng.uniform(-np.pi, np.pi), tone(sky * rng.uniform(0.02, 0.3), 0.05), rng.uniform(0.2, 1.1))
         power, soft = rng.uniform(0, 0.4), 3.0
     elif kind == "window":
-        light = Light(tone(0.25, 0.08), tone(rng.uniform(0.15, 0.45), 0.08), tone(0.2, 0.1))
-        light = replace(light, lobes=tuple(lobes(int(rng.integers(1, 3)), 4.0, (4, 12), -0.1, 0.5, -0.08)))
-        lamp, power, soft = toward(0.0, 0.5, 3.4), rng.uniform(0.5, 1.5), rng.uniform(2.0, 4.0)
+        level = rng.uniform(0.04, 0.35)
+        paint.map = horizon(tone(level, 0.08), tone(level * rng.uniform(0.6, 1.2), 0.08), tone(level * 0.7, 0.1))
+        lamp, power, soft = toward(0.0, 0.45, 3.2), rng.uniform(0.6, 1.5), rng.uniform(2.0, 4.0)
+        paint.panel(lamp, rng.uniform(0.4, 1.4), rng.uniform(0.6, 1.4), tone(rng.uniform(1.5, 4), -0.08))
+        if rng.random() < 0.4:
+            paint.panel(anywhere(0, 0.4), rng.uniform(0.3, 1), rng.uniform(0.5, 1.2), tone(rng.uniform(1, 3), -0.08))
     elif kind == "room":
-        light = Light(tone(rng.uniform(0.5, 1.0), 0.12), tone(rng.uniform(0.3, 0.6), 0.1), tone(0.3, 0.14))
-        light = replace(light, lobes=tuple(lobes(int(rng.integers(2, 5)), 2.5, (10, 40), 0.5, 1.3, 0.15)))
-        lamp, power, soft, tint = toward(0.5, 1.3), rng.uniform(0.2, 0.9), rng.uniform(1.5, 3.0), 0.14
+        level = rng.uniform(0.25, 0.8)
+        paint.map = horizon(tone(level, 0.12), tone(level * rng.uniform(0.4, 0.9), 0.1), tone(level * 0.5, 0.14))
+        for _ in range(int(rng.integers(2, 5))):
+            paint.glow(anywhere(0.5, 1.3), rng.uniform(10, 40), tone(rng.uniform(1, 4), 0.15))
+        lamp, power, soft, tint = toward(0.5, 1.3, 2.6), rng.uniform(0.2, 0.9), rng.uniform(1.5, 3.0), 0.14
     elif kind == "studio":
-        light = Light(tone(0.3, 0), tone(rng.uniform(0.2, 0.5), 0), tone(rng.uniform(0.2, 0.6), 0))
-        light = replace(light, lobes=tuple(lobes(2, 3.0, (5, 15), 0.1, 0.8, 0.0)))
-        lamp, power, soft = toward(0.2, 0.8, 1.8), rng.uniform(0.7, 1.5), rng.uniform(1.5, 3.0)
-    elif kind == "stage":
-        light = Light(tone(0.08, 0), tone(0.08, 0), tone(0.05, 0))
-        light = replace(light, lobes=tuple(lobes(int(rng.integers(1, 4)), 2.5, (8, 40), 0.2, 1.2, rng.normal(0, 0.3))))
-        lamp, power, soft, tint = (
-            toward(0.2, 1.1, 2.8),
-            rng.uniform(1.0, 2.2),
-            rng.uniform(0.8, 1.6),
-            rng.normal(0.1, 0.15),
-        )
+        level = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5))))
+        paint.map = horizon(tone(level, 0), tone(level, 0), tone(level, 0))
+        lamp, power, soft = toward(0.1, 0.8, 2.2), rng.uniform(0.7, 1.5), rng.uniform(1.5, 3.0)
+        paint.panel(lamp, rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0), tone(rng.uniform(1.5, 5), 0))
+        paint.panel(anywhere(0, 0.8), rng.uniform(0.3, 1.0), rng.uniform(0.4, 1.2), tone(rng.uniform(0.5, 3), 0))
+        behind = float(rng.choice([0.15, 1.0, 2.0], p=[0.35, 0.4, 0.25]))
+    elif kind == "dark":
+        level = float(np.exp(rng.uniform(np.log(0.01), np.log(0.1))))
+        tint = rng.normal(0.06, 0.12)
+        paint.map = horizon(tone(level, 0), tone(level, tint), tone(0.6 * level, tint))
+        lamp, power, soft = toward(-0.1, 1.1, 3.2), rng.uniform(0.8, 1.8), rng.uniform(0.8, 3.0)
+        paint.glow(lamp, 12.0, tone(1.0, tint))
+        if rng.random() < 0.4:
+            paint.glow(anywhere(0, 1), rng.uniform(8, 40), tone(rng.uniform(0.5, 2.5), rng.normal(0, 0.3)))
+        behind = float(np.exp(rng.uniform(np.log(0.02), np.log(0.6))))
     elif kind == "night":
-        light = Light(tone(0.12, -0.1), tone(0.2, 0.1), tone(0.1, 0.1))
-        light = replace(
-            light, lobes=tuple(lobes(int(rng.integers(2, 6)), 3.0, (15, 80), -0.1, 0.8, rng.normal(0.15, 0.25)))
-        )
+        paint.map = horizon(tone(0.06, -0.1), tone(0.15, 0.1), tone(0.06, 0.1))
+        for _ in range(int(rng.integers(2, 6))):
+            paint.glow(anywhere(-0.1, 0.8), rng.uniform(15, 60), tone(rng.uniform(1, 4), rng.normal(0.15, 0.25)))
         lamp, power, soft, tint = toward(0.0, 0.9, 3.2), rng.uniform(0.3, 1.2), 1.5, rng.normal(0.2, 0.2)
+        behind = float(rng.uniform(0.1, 0.7))
     else:
-        light = Light(tone(0.2, 0.1), tone(0.2, 0.1), tone(0.15, 0.1))
+        level = rng.uniform(0.05, 0.3)
+        paint.map = horizon(tone(level, 0.1), tone(level, 0.1), tone(level, 0.1))
         lamp, power, soft, tint = unit(rng.normal(0, 0.06), -0.12, -1), rng.uniform(1.0, 1.6), 0.8, 0.0
-    dark = float(np.exp(rng.normal(-0.25, 0.3)))
-    above, level, below = ((r * dark, g * dark, b * dark) for r, g, b in (light.above, light.level, light.below))
-    light = replace(light, above=above, level=level, below=below)
-    rim = lobes(1, 4.0, (10, 30), 0.0, 0.8, warm) if rng.random() < 0.25 else []
-    rim = [replace(x, direction=(x.direction[0], x.direction[1], abs(x.direction[2]))) for x in rim]
-    return replace(light, lobes=light.lobes + tuple(rim), lamp=lamp, power=float(power), soft=float(soft),
-                   tint=tone(1.0, tint))  # fmt: skip
+        behind = float(rng.uniform(0.1, 0.8))
+    paint.uneven(0.25)
+    paint.map *= np.float32(np.exp(rng.normal(-0.25, 0.3)))
+    if rng.random() < 0.25:  # a rim of light
+        x, y, z = anywhere(0.0, 0.8)
+        paint.glow((x, y, abs(z)), rng.uniform(10, 30), tone(rng.uniform(1.5, 6), warm))
+    return Light(paint.map, lamp, tone(1.0, tint), float(power), float(soft), behind)
 
 
 @lru_cache(maxsize=1)
@@ -190,7 +263,15 @@ def open_to() -> Float:
     ahead = np.clip(-1.6 * directions()[:, 2], 0, 1)  # a mouth that opens
     for part, share in ((TEETH, 0.75), (TONGUE, 0.5), (MOUTH, 0.16)):
         out[shared.part == part] = share * ahead
-    return np.ascontiguousarray(spread(out) * np.float32(4 / RINGS))
+    return np.ascontiguousarray(spread(out) * (1 - nostrils()[:, None]) * np.float32(4 / RINGS))
+
+
+@lru_cache(maxsize=1)
+def nostrils() -> Float:
+    """(V,) how deep in a nostril the points lie, 0..1: too small a hole for the maps of what is seen from where."""
+    points = anatomy().shaped(average_adult())
+    away = (np.abs(points[:, 0]) - 8.5) / 5, (points[:, 1] - 37.5) / 3.5, (points[:, 2] + 99.0) / 5.5
+    return np.asarray(0.85 * smoothstep(1.1, 0.5, np.sqrt(sum(a * a for a in away))), np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ the same pixels in any process, order or thread count, and the pose does not dep
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -211,7 +211,11 @@ def render_head(
     used: Pose = drawn if pose is None else (float(pose[0]), float(pose[1]), float(pose[2]))
     scene = draw_scene(stream(1), used)
     side = size * SUPERSAMPLE
-    behind = np.full((side, side, 3), 0.25, np.float32) if plain else draw_background(stream(2), side)
+    if plain:
+        behind = np.full((side, side, 3), 0.25, np.float32)
+    else:
+        behind = draw_background(stream(2), side) * np.float32(scene.light.behind)
+        scene = replace(scene, light=scene.light.before(behind))
     drawing = render_scene(style, scene, size, behind)
     landmarks = drawing.camera.project(drawing.points_head)
     box = Box.of_face(landmarks)
@@ -221,7 +225,7 @@ def render_head(
         image = np.clip(tone(expose(small, box)) * 255 + 0.5, 0, 255).astype(np.uint8)
     else:
         front = stream(3)
-        if front.random() < 0.15:
+        if front.random() < 0.2:
             k = SUPERSAMPLE
             hidden = occlude(front, light, Box(box.x1 * k, box.y1 * k, box.x2 * k, box.y2 * k), style)
             at = np.clip((landmarks * k).astype(int), 0, side - 1)

@@ -98,7 +98,7 @@ def canvas() -> Canvas:
     ear = _rasterised(ears)
     jaw_low = np.interp(turn, turn_of(marks[8::-1, 0]), marks[8::-1, 1] + 9).astype(np.float32)
     jaw_line = np.interp(turn, [0, 24, 40, 60, 74, 84, 95], [150, 202, 206, 200, 168, 160, 170]).astype(np.float32)
-    beard = smoothstep(0, 12, rows - jaw_line) * smoothstep(92, 80, turn) * smoothstep(5, -7, rows - jaw_low)
+    beard = smoothstep(-4, 18, rows - jaw_line) * smoothstep(92, 80, turn) * smoothstep(5, -7, rows - jaw_low)
     beard *= smoothstep(0.5, 4.0, lips) * smoothstep(196, 206, rows)  # below the nose
     beard = np.maximum(beard, smoothstep(3, 0, np.abs(turn - 76)) * smoothstep(160, 166, rows) * (rows < 215) * 0.9)
     lip_hair = smoothstep(5, 1, np.abs(rows - 209 - 0.06 * turn)) * smoothstep(24, 17, turn) * smoothstep(0.5, 3, lips)
@@ -208,7 +208,7 @@ def paint(style: HeadStyle) -> Float:
     _beard(style, skin, fine, finest)
     _scalp(style, skin, fine, finest)
     _brows_lips_lids(style, skin, fine, finest)
-    _clothes(style, skin, fine)
+    _clothes(style, skin, middle, fine)
     if style.hat in ("scarf", "hood"):
         _blend(skin[:3], linear(style.hat_color) * 0.8, _covered())
     np.clip(planes, 0.002, 3.0, out=planes)
@@ -270,8 +270,8 @@ def _beard(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
     _blend(skin[:3], under, np.clip(0.55 * style.stubble * beard * speckle, 0, 0.8))
     _blend(skin[:3], grey, np.clip(0.35 * style.stubble * lip * speckle, 0, 0.8))
     if style.beard:
-        where = beard if style.beard_area > 0.9 else beard * smoothstep(30, 18, turn)
-        _blend(skin[:3], grey * 0.8, np.clip(1.25 * where * (0.85 + 0.2 * fine + 0.25 * finest), 0, 0.95))
+        where = beard if style.beard_area > 0.9 else beard * smoothstep(34, 14, turn)
+        _blend(skin[:3], grey * 0.8, np.clip(where * (1 + 0.15 * fine + 0.2 * finest), 0, 0.95))
     if style.moustache:
         _blend(skin[:3], grey * 0.8, np.clip(style.moustache * lip * (1.0 + 0.3 * finest), 0, 0.92))
 
@@ -347,11 +347,11 @@ def neckline(style: HeadStyle, turn: NDArray[np.floating]) -> NDArray[np.floatin
     return back + (side - back) * smoothstep(150, 75, turn) + (front - side) * smoothstep(72, 8, turn)
 
 
-def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
+def _clothes(style: HeadStyle, skin: Float, middle: Float, fine: Float) -> None:
     if style.cloth == "bare":
         return
     low = slice(240, CHART_ROWS)
-    skin, fine, turn, y = skin[:, low], fine[low], canvas().turn[low], canvas().y[low]
+    skin, middle, fine, turn, y = skin[:, low], middle[low], fine[low], canvas().turn[low], canvas().y[low]
     rows = np.arange(low.start, low.stop, dtype=np.float32)[:, None]
     below = rows - neckline(style, turn[:1]).astype(np.float32)
     share = smoothstep(-0.8, 0.8, below)
@@ -360,11 +360,11 @@ def _clothes(style: HeadStyle, skin: Float, fine: Float) -> None:
     if style.stripes:
         _blend(cloth, second, 0.9 * (np.sin(y / (3 + 9 * style.stripes)) > 0.2))
     if style.cloth == "suit":  # shirt and tie in the opening
-        _blend(cloth, second, smoothstep(46, 44, turn + 0.35 * below))
-        _blend(cloth, linear(style.hat_color), ((turn < 7.0) & (below > 1)).astype(np.float32))
+        _blend(cloth, second, smoothstep(48, 42, turn + 0.35 * below))
+        _blend(cloth, linear(style.hat_color), smoothstep(8, 6, turn) * smoothstep(0, 3, below))
     if style.cloth in ("tee", "vneck", "hoodie"):
         _dim(cloth, 0.16 * smoothstep(4.5, 3.5, np.abs(below - 2)) * smoothstep(2.0, 5.5, below))
-    cloth *= 1 + 0.03 * fine
+    cloth *= np.clip(1 + 0.16 * middle + 0.05 * fine, 0.5, 1.4)  # folds
     _dim(skin[:3], 0.35 * smoothstep(-7, 0, below))
     _blend(skin[:3], cloth, share)
     skin[3] *= 1 - share

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from hpe_core.geometry.rotation import matrix_to_euler
 from hpe_core.render import anatomy as anatomy_module
 from hpe_core.render.anatomy import anatomy, average_adult
-from hpe_core.render.light import Light, Lobe
+from hpe_core.render.light import Light, cells, horizon
 from hpe_core.render.raster import FAR
 from hpe_core.render.scene import HeadStyle, Scene, render_head, render_scene
 from hpe_core.render.zero import archive_head, fit, our_head
@@ -111,7 +111,8 @@ def test_pnp_recovers_the_rotation(pose: tuple[float, float, float], index: int)
 def test_landmarks_are_in_ibug_order() -> None:
     points = render_head(2, 0, pose=(0.0, 0.0, 0.0), plain=True).landmarks
     x, y = points[:, 0], points[:, 1]
-    assert (np.diff(x[:17]) > 0).all()  # the jaw runs from image left to image right
+    # The jaw runs from image left to image right; beside the ears it goes straight down.
+    assert (np.diff(x[1:16]) > 0).all() and (x[2:17:14] > x[0:15:14]).all()
     assert y[8] == y.max()  # by way of the chin
     assert (np.diff(x[17:27]) > 0).all() and y[17:27].max() < y[36:48].min()
     assert (np.diff(y[27:31]) > 0).all() and (np.diff(x[31:36]) > 0).all()
@@ -154,6 +155,15 @@ def test_sunglasses_hide_the_eyes_and_clear_ones_do_not() -> None:
     assert not dark[36:48].any() and clear[36:48].all()
 
 
+@settings(max_examples=20, deadline=None)
+@given(poses, st.floats(350, 3000))
+def test_the_camera_looks_at_the_face(pose: tuple[float, float, float], distance: float) -> None:
+    """So that a face shows what its label says, from near and from far."""
+    drawing = render_scene(BALD, replace(WHITE, pose=pose, distance=distance), SIZE, GREY)
+    middle = drawing.camera.to_camera(drawing.points_head.mean(axis=0, keepdims=True))[0]
+    np.testing.assert_allclose(middle, [0, 0, distance], atol=1e-3)
+
+
 # ---- mirror law
 
 
@@ -171,7 +181,7 @@ def test_mirrored_scene_is_the_mirrored_picture(
     scene = Scene(
         pose=pose,
         body_pose=(pose[0] * 0.4, pose[1] * 0.5, pose[2] * 0.5),
-        light=Light(lamp=(side, -0.5, -0.6), lobes=(Lobe((0.8, -0.6, 0.0), (1.0, 0.9, 0.8), 6.0),)),
+        light=Light(horizon() * (1 + 0.8 * cells()[..., :1]), lamp=(side, -0.5, -0.6)),
         offset=(8.0, 3.0),
         shift=(0.03, 0.02),
         gaze=(8.0, 3.0),
