@@ -128,7 +128,8 @@ class _Stencil:
     """What stands in front: its mask (H, W), and how bright each pixel of it is. Lengths are pixels."""
 
     def __init__(self, height: int, width: int, side: float) -> None:
-        self.mask, self.shade = np.zeros((height, width), np.uint8), np.ones((height, width), np.float32)
+        self.mask, self.sleeve = np.zeros((2, height, width), np.uint8)
+        self.shade = np.ones((height, width), np.float32)
         self.side = side
 
     def polygon(self, corners: Float) -> None:
@@ -139,26 +140,32 @@ class _Stencil:
         cv2.ellipse(self.mask, _pixel(*at), axes, turn, 0, 360, 255, -1, cv2.LINE_AA)
 
     def capsule(self, a: Iterable[float], b: Iterable[float], wide: float) -> None:
-        cv2.line(self.mask, _pixel(*a), _pixel(*b), 255, max(2, int(wide)), cv2.LINE_AA)
+        """Round: its rims are darker than its middle."""
+        a, b = _pixel(*a), _pixel(*b)
+        cv2.line(self.mask, a, b, 255, max(2, int(wide)), cv2.LINE_AA)
+        for share, shade in ((1.0, 0.5), (0.85, 0.72), (0.68, 0.88), (0.45, 1.0), (0.2, 1.06)):
+            cv2.line(self.shade, a, b, shade, max(1, int(share * wide)), cv2.LINE_AA)
 
     def hand(self, rng: np.random.Generator, palm: Float, lean: float) -> None:
-        """Four fingers with a crease beside each, a thumb and an arm."""
+        """An arm in a sleeve or a bare one, a palm, four fingers and a thumb."""
         across, up = np.array([np.cos(lean), np.sin(lean)]), np.array([np.sin(lean), -np.cos(lean)])
         wide = 0.14 * self.side
         outline = ((-1, 1.0), (1, 1.1), (1.05, -0.6), (0.6, -1.5), (-0.6, -1.5), (-1.1, -0.4))
+        self.capsule(palm - 0.8 * wide * up, palm - up * self.side * 1.4, 1.35 * wide)
         self.polygon(np.array([palm + wide * (a * across + b * up) for a, b in outline]))
+        if rng.random() < 0.6:
+            cuff = palm - wide * rng.uniform(1.6, 4.0) * up
+            cv2.line(self.sleeve, _pixel(*cuff), _pixel(*(palm - up * self.side * 1.4)), 255, max(2, int(2 * wide)))
         bent = rng.uniform(0.45, 1.0)
         for f, long in enumerate((0.85, 1.0, 0.95, 0.75)):
             root = palm + wide * ((f - 1.5) * 0.52 * across + 0.9 * up)
             way = up + (f - 1.5) * rng.uniform(0.02, 0.16) * across
-            self.capsule(root, root + way * wide * 1.9 * long * bent, 0.46 * wide)
-            edge = root - 0.26 * wide * across
-            end = edge + way * wide * 1.7 * long * bent
-            cv2.line(self.shade, _pixel(*edge), _pixel(*end), 0.6, max(1, int(0.06 * wide)), cv2.LINE_AA)
+            self.capsule(root - 0.7 * wide * way, root + way * wide * 1.9 * long * bent, 0.5 * wide)
         thumb = palm + wide * (np.sign(rng.normal()) * np.array([1.0, 1.0]) * across)
         bend = 0.5 * np.sign((thumb - palm) @ across) * across
-        self.capsule(thumb, thumb + wide * (1.0 * up + bend), 0.5 * wide)
-        self.capsule(palm - wide * up, palm - up * self.side * 1.2, 1.2 * wide)
+        self.capsule(thumb - 0.5 * wide * (up + bend), thumb + wide * (1.0 * up + bend), 0.5 * wide)
+        flat = np.array([palm + 0.9 * wide * (a * across + b * up) for a, b in outline])
+        cv2.fillPoly(self.shade, [np.round(flat).astype(np.int32)], 0.97, cv2.LINE_AA)
 
 
 def _pixel(x: float, y: float) -> tuple[int, int]:
@@ -216,7 +223,9 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
     grain = cv2.resize(rng.standard_normal((12, 12), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
     strength = np.float32(face / 0.25)
-    paint = color * (strength * stencil.shade * (0.35 + 0.65 * inner) * (1 + 0.10 * grain))[..., None]
+    shade = cv2.GaussianBlur(stencil.shade, (0, 0), max(0.5, 0.012 * side))
+    color = np.where((stencil.sleeve > 0)[..., None], linear(style.cloth_color) * np.float32(0.8), color)
+    paint = color * (strength * shade * (0.55 + 0.45 * inner) * (1 + 0.10 * grain))[..., None]
     alpha = mask.astype(np.float32)[..., None] / 255
     light += (np.maximum(paint, 0) - light) * alpha
     return mask > 127

@@ -226,7 +226,7 @@ def draw_style(seed: int, person: int) -> HeadStyle:
         cloth=cloth,
         cloth_color=color() if cloth != "suit" else _rgb(np.full(3, rng.uniform(0.05, 0.35)) + rng.normal(0, 0.02, 3)),
         cloth_second=color(0.25) if chance(0.5) else (0.88, 0.88, 0.9),
-        stripes=float(rng.uniform(0.3, 1) if chance(0.2) else 0),
+        stripes=float(rng.uniform(0.3, 1) if chance(0.12) else 0),
         earrings=woman and chance(0.3),
     )
 

@@ -358,7 +358,7 @@ def _clothes(style: HeadStyle, skin: Float, middle: Float, fine: Float) -> None:
     cloth = np.repeat(0.8 * linear(style.cloth_color), below.size).reshape(3, *below.shape)
     second = linear(style.cloth_second)
     if style.stripes:
-        _blend(cloth, second, 0.9 * (np.sin(y / (3 + 9 * style.stripes)) > 0.2))
+        _blend(cloth, second, 0.9 * smoothstep(0.0, 0.5, np.sin(y / (3 + 9 * style.stripes))))
     if style.cloth == "suit":  # shirt and tie in the opening
         _blend(cloth, second, smoothstep(48, 42, turn + 0.35 * below))
         _blend(cloth, linear(style.hat_color), smoothstep(8, 6, turn) * smoothstep(0, 3, below))
