@@ -56,6 +56,21 @@ def write_average_heads(root: Path, poses: np.ndarray, labels: np.ndarray) -> No
         write_aflw2000(root, f"image{i:05d}", tuple(label), seed=i, pt3d_68=points)
 
 
+def pts_text(points: np.ndarray, count: int = 68) -> str:
+    """A .pts of 300W; points (N, 2) as it writes them, the first pixel's centre at 1."""
+    lines = "\n".join(f"{x} {y}" for x, y in points.tolist())
+    return f"version: 1\nn_points:  {count}\n{{\n{lines}\n}}\n"
+
+
+def write_300w(root: Path, name: str, points: np.ndarray) -> Path:
+    """One image with its .pts; points (68, 2), pixels from the first one's corner. Returns the image's path."""
+    path = root / f"{name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture(len(name)))
+    path.with_suffix(".pts").write_text(pts_text(points + 0.5))
+    return path
+
+
 def write_pointing04(root: Path, person: int, number: int, tilt: int, pan: int, text: str = "") -> Path:
     """One image with its text; returns the image's path."""
     name = f"person{person:02d}1{number:02d}{tilt:+d}{pan:+d}"

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from hpe_core.geometry.rotation import euler_to_matrix
@@ -30,6 +30,8 @@ SKIN, MOUTH, EYES, TEETH, TONGUE, LASHES = range(6)
 NECK_PIVOT = np.array([0.0, 112.0, 28.0])  # where the head turns on the body
 # Of the 68 landmarks those that AFLW has, too: corners of brows, eyes and mouth, nose and chin stay on their spot.
 SIXTEEN = np.array([8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 54])
+FEWEST_POINTS = 8  # of the sixteen; fewer fix no depth
+MAX_RESIDUAL = 0.15  # of the head's size in the picture; more is no fit
 EYES_AT = np.array([0.0, 0.0, -67.5])  # the middle between the eyes, mm
 # MakeHuman's head, un-tilted, looks lower than a head of pose 0 in AFLW2000 and 300W-LP: this many degrees of
 # pitch turn it to their zero. Measured by `python -m hpe_core.render.zero FOLDER`, whose docstring says how.
@@ -211,6 +213,29 @@ def landmark_targets() -> NDArray[np.float64]:
     """(68, 3) mm in the head frame: the iBUG landmarks of the average adult."""
     shared = anatomy()
     return shared.landmarks_of(shared.shaped(average_adult())).astype(np.float64)
+
+
+def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> NDArray[np.float64] | None:
+    """(68, 2) landmarks -> (3, 3) R_cam: a scaled orthographic fit of the average adult; None where that does not fit.
+
+    Sixteen points are used, those that AFLW's 21 landmarks have, too: corners of brows, eyes and mouth, nose and chin
+    stay on their spot of the head, as jaw and lids do not. Hidden ones and NaN count not.
+    """
+    points = np.asarray(landmarks_L2, dtype=np.float64)[SIXTEEN]
+    seen = np.isfinite(points).all(axis=1)
+    if visible_L is not None:
+        seen &= np.asarray(visible_L)[SIXTEEN] != 0  # NaN: nobody knows
+    if seen.sum() < FEWEST_POINTS:
+        return None
+    head = landmark_targets()[SIXTEEN][seen]
+    head, points = head - head.mean(axis=0), points[seen] - points[seen].mean(axis=0)
+    affine = np.linalg.lstsq(head, points, rcond=None)[0].T
+    u, stretch, vt = np.linalg.svd(affine, full_matrices=False)
+    rows = u @ vt
+    left = points - stretch.mean() * head @ rows.T
+    if stretch.mean() <= 0 or np.sqrt((left**2).sum(1).mean()) > MAX_RESIDUAL * stretch.mean() * np.ptp(head):
+        return None
+    return np.vstack([rows, np.cross(rows[0], rows[1])])
 
 
 # ---- what every figure's points go through

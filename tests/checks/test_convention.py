@@ -11,7 +11,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.convention import to_matrix, to_ours
 from hpe_core.geometry.landmarks import MIRROR_68
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.anatomy import FEWEST_POINTS, SIXTEEN, landmark_targets, solve_pose
 from hpe_core.spec.data import ConventionSpec, DatasetSpec
 from tests.archives import as_stored, write_average_heads
 from workflows.checks import convention as check
@@ -83,29 +83,29 @@ def test_a_dataset_with_its_convention_gives_our_poses(tmp_path, convention):
 @given(st.tuples(inside, inside, inside), st.floats(0.05, 50), wide, wide)
 def test_the_pose_of_the_average_head_is_found_exactly(pose, scale, x, y):
     points = scale * (HEAD @ euler_to_matrix(pose).T)[:, :2] + [x, y]
-    solved = check.solve_pose(points)
+    solved = solve_pose(points)
     assert solved is not None and geodesic_deg(solved, euler_to_matrix(pose)) < 1e-4
 
 
 @given(
     st.tuples(inside, inside, inside),
-    st.sets(st.sampled_from(sorted(check.SIXTEEN)), max_size=16 - check.FEWEST_POINTS - 2),
+    st.sets(st.sampled_from(sorted(SIXTEEN)), max_size=16 - FEWEST_POINTS - 2),
 )
 def test_hidden_points_do_not_count(pose, hidden):
     points = (HEAD @ euler_to_matrix(pose).T)[:, :2]
     points[sorted(hidden)] = 1e4
-    solved = check.solve_pose(points, ~np.isin(np.arange(68), sorted(hidden)))
+    solved = solve_pose(points, ~np.isin(np.arange(68), sorted(hidden)))
     assert solved is not None and geodesic_deg(solved, euler_to_matrix(pose)) < 1e-3
 
 
 def test_what_is_no_head_has_no_pose():
     rng = np.random.default_rng(1)
-    assert check.solve_pose(rng.uniform(0, 100, (68, 2))) is None
-    assert check.solve_pose(np.full((68, 2), 7.0)) is None
-    assert check.solve_pose(np.full((68, 2), np.nan)) is None
+    assert solve_pose(rng.uniform(0, 100, (68, 2))) is None
+    assert solve_pose(np.full((68, 2), 7.0)) is None
+    assert solve_pose(np.full((68, 2), np.nan)) is None
     visible = np.zeros(68)
-    visible[check.SIXTEEN[: check.FEWEST_POINTS - 1]] = 1
-    assert check.solve_pose(HEAD[:, :2], visible) is None
+    visible[SIXTEEN[: FEWEST_POINTS - 1]] = 1
+    assert solve_pose(HEAD[:, :2], visible) is None
 
 
 def crowd(count: int, *, spread=(15.0, 35.0, 12.0), noise: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ def crowd(count: int, *, spread=(15.0, 35.0, 12.0), noise: float = 3.0, seed: in
     poses = np.clip(rng.normal(0, 1, (count, 3)) * spread, -80, 80)
     people = HEAD * rng.normal(1, 0.06, (count, 1, 3))
     points = np.einsum("nij,nkj->nki", euler_to_matrix(poses), people)[..., :2] + rng.normal(0, noise, (count, 68, 2))
-    solved = [check.solve_pose(face) for face in points]
+    solved = [solve_pose(face) for face in points]
     kept = [i for i, one in enumerate(solved) if one is not None]
     return poses[kept], np.array([solved[i] for i in kept])
 
@@ -135,7 +135,7 @@ def faces_of(root, count=1000):
     opened = open_source(DatasetSpec(reader="aflw2000", root=str(root)))
     faces = [opened.load(ref)[0] for ref in sorted(opened.refs())[:count]]
     faces = [face for face in faces if max(map(abs, face.pose)) <= 99]
-    solved = [check.solve_pose(face.landmarks) for face in faces]
+    solved = [solve_pose(face.landmarks) for face in faces]
     kept = [(face.pose, one) for face, one in zip(faces, solved, strict=True) if one is not None]
     return np.array([pose for pose, _ in kept]), np.array([one for _, one in kept])
 
@@ -218,7 +218,7 @@ def test_labels_of_other_faces_are_explained_by_nothing(people):
 def test_landmarks_numbered_from_the_other_side_are_not_blamed_on_the_labels():
     poses, _ = crowd(30)
     points = np.einsum("nij,kj->nki", euler_to_matrix(poses), HEAD)[:, MIRROR_68, :2]
-    solved = np.array([check.solve_pose(face) for face in points])
+    solved = np.array([solve_pose(face) for face in points])
     assert check.check_labels(poses, solved, OURS).kind == "landmarks_mirrored"
 
 

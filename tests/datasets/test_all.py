@@ -17,6 +17,7 @@ from hpe_core.datasets import files
 from hpe_core.datasets.base import UNKNOWN, Annotation, DatasetError, FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
+from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests import archives as archive
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source
@@ -90,13 +91,21 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch
 def archives(root: Path) -> dict[str, tuple[Source, list[Path]]]:
     """An archive of one face for every reader: the reader, and the files that its face is read from."""
     archive.write_300w_lp(root / "lp", "AFW", "AFW_1_1_0", marks=MARKS)
+    archive.write_300w(root / "w300", "a", 0.5 * landmark_targets()[:, :2] + [60, 50])
     archive.write_aflw(root / "aflw", FACES[:1])
     archive.write_biwi(root / "biwi", 1, 3)
     archive.write_aflw2000(root / "aflw2000", "image00002")
     archive.write_pointing04(root / "pointing", 3, 7, 0, 30)
     archive.write_manifest(root / "mine", [ROW])
     boxes = archive.write_boxes(root / "boxes.json", {"image00002.jpg": one((20, 20, 100, 100))})
-    kinds = {"lp": "300w_lp", "aflw": "aflw", "biwi": "biwi", "pointing": "pointing04", "mine": "manifest"}
+    kinds = {
+        "lp": "300w_lp",
+        "w300": "300w",
+        "aflw": "aflw",
+        "biwi": "biwi",
+        "pointing": "pointing04",
+        "mine": "manifest",
+    }
     opened = {name: source(reader, root / name) for name, reader in kinds.items()}
     opened["aflw2000"] = source("aflw2000", root / "aflw2000", boxes=boxes)
     tables = ("aflw.sqlite", "manifest.csv")  # the dataset itself: it may lie where its owner likes

@@ -134,7 +134,7 @@ def test_a_format_is_added_by_one_file(tmp_path):
 
 
 def test_every_reader_says_who_it_is():
-    known = ["300w_lp", "aflw", "aflw2000", "biwi", "manifest", "pointing04", "synthetic"]
+    known = ["300w", "300w_lp", "aflw", "aflw2000", "biwi", "manifest", "pointing04", "synthetic"]
     assert sorted(readers()) == known and len({*reader_modules(known)}) == len(known)
 
 

@@ -1,13 +1,11 @@
 """Are an archive's labels in our convention? Asked of its landmarks, which know nothing of Euler angles.
 
-A pose is solved from the landmarks of every face: a scaled orthographic fit of the project's own average head
-(`render/anatomy.py`). Then
-every way in which labels go wrong (each angle negated or not, every order of the three angles, every order of the
-rotations, R transposed, radians taken for degrees) is asked how far its labels lie from the solved poses.
+A pose is solved from the landmarks of every face (`render/anatomy.solve_pose`). Then every way in which labels go wrong
+(each angle negated or not, every order of the three angles, every order of the rotations, R transposed, radians taken
+for degrees) is asked how far its labels lie from the solved poses.
 
 What it means to look straight ahead differs between archives, so one tilt, the same for all faces, is fitted with every
-hypothesis, and told. Sixteen of the 68 points are used, those that AFLW's 21 landmarks have, too: corners of brows,
-eyes and mouth, nose and chin stay on their spot of the head, as jaw and lids do not (docs/doctor.md has figures).
+hypothesis, and told (docs/doctor.md has figures).
 """
 
 import itertools
@@ -21,39 +19,17 @@ from numpy.typing import ArrayLike
 
 from hpe_core.geometry.convention import AXES, to_matrix
 from hpe_core.geometry.rotation import ANGLE_NAMES, Floats, euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import SIXTEEN, landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
 SIGNS = tuple(f"{name}_sign" for name in ANGLE_NAMES)
 UNITS = {"radians_as_degrees": "radians were taken for degrees", "degrees_as_radians": "degrees were taken for radians"}
-FEWEST_POINTS = 8  # of the sixteen; fewer fix no depth
 FEWEST_FACES = 8
 MAX_TILT = 20.0  # degrees; archives differ by less in what they call level
-MAX_RESIDUAL = 0.15  # of the head's size in the picture; more is no fit
 CLEARLY = 0.85  # another convention counts if its mean error is smaller than this share of ours ...
 P_VALUE = 0.01  # ... and the faces agree on it
 PER_CHANGE = 0.2  # degrees that each change has to gain: of equal explanations the simplest
 APART, MIXED, TOGETHER = 10.0, 0.05, 0.6  # degrees, share of the faces, share of the error: labels of two conventions
 MAX_ERROR = 20.0  # degrees; labels that lie farther off in every convention are explained by none
-
-
-def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> Floats | None:
-    """(68, 2) landmarks -> (3, 3) R_cam by an affine camera, or None where they do not fit. Hidden ones count not."""
-    points = np.asarray(landmarks_L2, dtype=np.float64)[SIXTEEN]
-    seen = np.isfinite(points).all(axis=1)
-    if visible_L is not None:
-        seen &= np.asarray(visible_L)[SIXTEEN] != 0  # NaN: nobody knows
-    if seen.sum() < FEWEST_POINTS:
-        return None
-    head = landmark_targets()[SIXTEEN][seen]
-    head, points = head - head.mean(axis=0), points[seen] - points[seen].mean(axis=0)
-    affine = np.linalg.lstsq(head, points, rcond=None)[0].T
-    u, stretch, vt = np.linalg.svd(affine, full_matrices=False)
-    rows = u @ vt
-    left = points - stretch.mean() * head @ rows.T
-    if stretch.mean() <= 0 or np.sqrt((left**2).sum(1).mean()) > MAX_RESIDUAL * stretch.mean() * np.ptp(head):
-        return None
-    return np.vstack([rows, np.cross(rows[0], rows[1])])
 
 
 Kind = Literal["agrees", "wrong", "mixed", "unexplained", "landmarks_mirrored", "too_few_faces"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hpe_core.datasets.readers import aflw
+from hpe_core.render.anatomy import SIXTEEN
 from tests.archives import write_aflw
 from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, source
-from workflows.checks.convention import SIXTEEN
 
 
 def test_aflw_reads_every_face_of_a_picture(tmp_path):
