@@ -167,6 +167,7 @@ class Reader(Source):
     terms: ClassVar[Terms] = UNKNOWN
     risky: ClassVar[bool] = True  # its files are other people's, so the sandbox decodes them
     photographs: ClassVar[bool] = True  # its pictures show real people
+    labels_from_landmarks: ClassVar[bool] = False  # its poses are solved from its landmarks, which cannot check them
     has_sequences: ClassVar[bool] = False  # takes group_by=sequence: one person may be several groups, see `person_of`
     whole: int | None = None  # faces of the whole archive, where that is known
     own_boxes: str | None = None  # who draws the boxes, as a protocol names it; None: anybody

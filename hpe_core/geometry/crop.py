@@ -70,7 +70,7 @@ class Box:
     def of_face(cls, landmarks_L2: NDArray[np.floating]) -> "Box":
         """THE box of a face whose landmarks are known, hidden ones too: theirs, grown about its centre.
 
-        Rendered heads, 300W-LP and AFLW2000 are boxed by it; boxes of detectors are fitted to it.
+        Rendered heads, 300W, 300W-LP and AFLW2000 are boxed by it; boxes of detectors are fitted to it.
         """
         return cls.enclosing(landmarks_L2).scaled(LANDMARKS_GROWN)
 

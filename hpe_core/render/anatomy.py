@@ -2,14 +2,14 @@
 
 `anatomy.npz` is made by `make_anatomy.py`; anatomy.LICENSE.md says whose it is (CC0 1.0).
 
-Head frame, millimetres: x image right (the subject's left), y down, z into the head; the origin lies between
-the eyes' height and the middle of the skull. A head at pose (0, 0, 0) looks straight ahead as 300W-LP and
+Head frame, millimetres: x image right (the subject's left), y down, z into the head; the origin lies at the
+eyes' height, 67.5 mm behind them. A head at pose (0, 0, 0) looks straight ahead as 300W-LP and
 AFLW2000 mean it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -118,16 +118,31 @@ class Anatomy:
 ANCESTRIES = ("african", "asian", "caucasian")
 SEXES = ("female", "male")
 SHARES = (0.25, 0.27, 0.48)  # of the ancestries
+# What MakeHuman's mean lacks beside photographs: noses and chins stand out further, lips lie further back and lower
+# (docs/champion.md).
+MEANS = {
+    "nose/nose-scale-depth-incr": 0.2,
+    "mouth/mouth-trans-backward": 0.2,
+    "mouth/mouth-trans-down": 0.35,
+    "chin/chin-prominent-incr": 0.2,
+}
 
 
-def average_adult() -> dict[str, float]:
+def average_adult(shares: Sequence[float] = SHARES) -> dict[str, float]:
     """Shapes of an adult between the sexes and ancestries, a fifth of the way to old age: the head of the chart."""
     return {
         f"macrodetails/{ancestry}-{sex}-{age}": share / 2 * part
-        for ancestry, share in zip(ANCESTRIES, SHARES, strict=True)
+        for ancestry, share in zip(ANCESTRIES, shares, strict=True)
         for sex in SEXES
         for age, part in (("young", 0.8), ("old", 0.2))
     }
+
+
+def milder(shares: Sequence[float]) -> list[float]:
+    """Ancestries as they move the shape: MakeHuman's corners are caricatures, the tips of their noses lie 6 to 9 mm
+    apart."""
+    african, asian, caucasian = shares
+    return [african / 2, asian / 2, caucasian / 2 + 0.5]
 
 
 @lru_cache(maxsize=1)
@@ -210,13 +225,13 @@ def _chart_of(points: NDArray[np.float64], angle: NDArray[np.float64], part: NDA
 
 
 def landmark_targets() -> NDArray[np.float64]:
-    """(68, 3) mm in the head frame: the iBUG landmarks of the average adult."""
+    """(68, 3) mm in the head frame: the iBUG landmarks of the mean of who is drawn."""
     shared = anatomy()
-    return shared.landmarks_of(shared.shaped(average_adult())).astype(np.float64)
+    return shared.landmarks_of(shared.shaped(average_adult(milder(SHARES)) | MEANS)).astype(np.float64)
 
 
 def solve_pose(landmarks_L2: ArrayLike, visible_L: ArrayLike | None = None) -> NDArray[np.float64] | None:
-    """(68, 2) landmarks -> (3, 3) R_cam: a scaled orthographic fit of the average adult; None where that does not fit.
+    """(68, 2) landmarks -> (3, 3) R_cam: a scaled orthographic fit of a mean head; None where that does not fit.
 
     Sixteen points are used, those that AFLW's 21 landmarks have, too: corners of brows, eyes and mouth, nose and chin
     stay on their spot of the head, as jaw and lids do not. Hidden ones and NaN count not.

@@ -23,7 +23,7 @@ from hpe_core.render.anatomy import (
 )
 from hpe_core.render.light import Light
 from hpe_core.render.person import HeadStyle
-from hpe_core.render.skin import canvas, hair_depth, linear
+from hpe_core.render.skin import beard_of, canvas, hair_depth, linear
 
 Float = NDArray[np.float32]
 DOWN = np.array([0.0, 1.0, 0.0], np.float32)
@@ -367,9 +367,7 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
     if style.beard < 3 or style.mask:
         return None
     c = canvas()
-    weight = (
-        c.beard * (1 if style.beard_area > 0.9 else smoothstep(30, 18, c.turn)) + 0.8 * style.moustache * c.lip_hair
-    )
+    weight = beard_of(style) + 0.8 * style.moustache * c.lip_hair
     if style.symmetric:
         weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
     rows, cols = _roots(rng, weight.astype(np.float32), 1100, style.symmetric)

@@ -154,8 +154,9 @@ class _Stencil:
         self.capsule(palm - 0.8 * wide * up, palm - up * self.side * 1.4, 1.35 * wide)
         self.polygon(np.array([palm + wide * (a * across + b * up) for a, b in outline]))
         if rng.random() < 0.6:
-            cuff = palm - wide * rng.uniform(1.6, 4.0) * up
-            cv2.line(self.sleeve, _pixel(*cuff), _pixel(*(palm - up * self.side * 1.4)), 255, max(2, int(2 * wide)))
+            cuff, elbow = palm - wide * rng.uniform(2.6, 4.5) * up, palm - up * self.side * 1.4
+            self.capsule(cuff, elbow, 1.8 * wide)
+            cv2.line(self.sleeve, _pixel(*cuff), _pixel(*elbow), 255, max(2, int(1.8 * wide)), cv2.LINE_AA)
         bent = rng.uniform(0.45, 1.0)
         for f, long in enumerate((0.85, 1.0, 0.95, 0.75)):
             root = palm + wide * ((f - 1.5) * 0.52 * across + 0.9 * up)
@@ -224,8 +225,10 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
     face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
     strength = np.float32(face / 0.25)
     shade = cv2.GaussianBlur(stencil.shade, (0, 0), max(0.5, 0.012 * side))
-    color = np.where((stencil.sleeve > 0)[..., None], linear(style.cloth_color) * np.float32(0.8), color)
-    paint = color * (strength * shade * (0.55 + 0.45 * inner) * (1 + 0.10 * grain))[..., None]
+    sleeve = (stencil.sleeve / np.float32(255))[..., None]
+    cloth = linear(style.cloth_color) * np.float32(0.8)
+    bright = strength * shade * (0.55 + 0.45 * inner) * (1 + 0.10 * grain)
+    paint = (color + (cloth - color) * sleeve) * bright[..., None]
     alpha = mask.astype(np.float32)[..., None] / 255
     light += (np.maximum(paint, 0) - light) * alpha
     return mask > 127

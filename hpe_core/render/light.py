@@ -1,9 +1,9 @@
 """Light: a map of the surroundings, what of it reaches each point of the head, and one lamp with shadows.
 
 The map is painted for each picture: a sky and a ground or the walls of a room, the darker side of a street or a room,
-windows, soft boxes and bulbs, and behind the head what the picture shows behind it. It is sampled at DIRECTIONS; which
-of these a point of the average head sees is worked out once a process, so an irradiance with all self-shadowing is one
-product of matrices. A mirror with some gloss sees the map blurred by that gloss.
+windows, soft boxes and bulbs, and behind the head what the picture shows behind it. It is sampled in RINGS directions;
+which of these a point of the average head sees is worked out once a process, so an irradiance with all self-shadowing
+is one product of matrices. A mirror with some gloss sees the map blurred by that gloss.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Light:
     """Everything that lights a scene; directions point to the light, in the camera frame (x right, y down, z away).
 
     around: (ROWS, COLS, 3) radiance of the surroundings. lamp: direction of the light that casts shadows; its
-    irradiance is `power` times `tint`. soft: blur of its shadows' edge, pixels of the shadow map. behind: how bright
-    the picture's background is to what it usually is.
+    irradiance is `power` times `tint`. soft: blur of its shadows' edge, pixels of the shadow map. behind: a factor on
+    the brightness of the picture's background.
     """
 
     around: Float = field(default_factory=horizon)
@@ -84,12 +84,12 @@ class Light:
         return replace(self, around=self.around[:, ::-1], lamp=(-self.lamp[0], *self.lamp[1:]))
 
     def before(self, background: Float) -> Light:
-        """With the picture's background (H, H, 3) behind the head."""
+        """With the picture's background (H, H, 3) behind the head, where it is brighter than what was painted there."""
         small = cv2.resize(background, (8, 8), interpolation=cv2.INTER_AREA)
         x, y, z = (cells()[..., k] for k in range(3))
         seen = cv2.remap(small, 3.5 + 5 * x, 3.5 + 5 * y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         share = smoothstep(0.3, 0.8, z)[..., None]
-        return replace(self, around=self.around + share * (seen - self.around))
+        return replace(self, around=self.around + share * np.maximum(seen - self.around, 0))
 
     def radiance(self, directions: Float, gloss: float = 16.0) -> Float:
         """(N, 3) from unit directions (N, 3); `gloss` is the sharpness of the mirror that looks at it."""
@@ -119,11 +119,16 @@ def aimed(around: float, height: float) -> Direction:
 
 
 class _Painter:
-    """Paints a map. Lengths are radians, colours linear."""
+    """Paints a map. Angles are radians, colours linear."""
+
+    map: Float
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.map = horizon()
+
+    def room(self, above: RGB, level: RGB, below: RGB) -> None:
+        """What everything else is painted over."""
+        self.map = horizon(above, level, below)
 
     def tone(self, level: float, warmth: float) -> RGB:
         c = level * np.array([1 + warmth, 1.0, 1 - warmth]) * np.exp(self.rng.normal(0, 0.02, 3))
@@ -148,63 +153,63 @@ class _Painter:
         self.map += shape[..., None] * np.asarray(color, np.float32)
 
     def side(self, around: float, color: RGB, tall: float) -> None:
-        """Walls or trees over one side of the horizon, up to `tall`."""
+        """Walls or trees over one side of the horizon, up to an elevation whose sine is `tall`."""
         x, y, z = (cells()[..., k] for k in range(3))
         toward = x * np.sin(around) - z * np.cos(around)
         self.mix(color, smoothstep(-0.2, 0.4, toward) * smoothstep(tall + 0.1, tall - 0.1, -y))
 
     def uneven(self, amount: float) -> None:
         """Things of all sizes stand around."""
-        field = self.rng.standard_normal((6, 8, 3), dtype=np.float32)
-        field = cv2.resize(0.85 * field[..., :1] + 0.15 * field, (COLS, ROWS), interpolation=cv2.INTER_CUBIC)
-        self.map *= np.exp(np.float32(amount) * field)
+        lots = self.rng.standard_normal((6, 8, 3), dtype=np.float32)
+        lots = cv2.resize(0.85 * lots[..., :1] + 0.15 * lots, (COLS, ROWS), interpolation=cv2.INTER_CUBIC)
+        self.map *= np.exp(np.float32(amount) * lots)
 
 
 KINDS = {"sun": 0.14, "shade": 0.17, "window": 0.19, "room": 0.13, "studio": 0.14, "dark": 0.12, "night": 0.05,
          "flash": 0.06}  # fmt: skip
 
 
-def draw_light(rng: np.random.Generator) -> Light:
+def draw_light(rng: np.random.Generator, kind: str = "") -> Light:
     """Outdoors in sun or shade, rooms with windows or lamps, a studio, one lamp in the dark, a street at night, a
-    flash."""
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    flash: one of KINDS, drawn unless it is named."""
+    kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
     paint = _Painter(rng)
     warm, tone = rng.normal(0, 0.06), paint.tone
 
-    def toward(low: float, high: float, spread: float) -> Direction:
+    def toward(low: float, high: float, wide: float) -> Direction:
         """A direction at an elevation between two, not often from behind."""
-        return aimed(rng.normal(0, spread / 2.2), rng.uniform(low, high))
+        return aimed(rng.normal(0, wide / 2.2), rng.uniform(low, high))
 
     def anywhere(low: float, high: float) -> Direction:
         return aimed(rng.uniform(-np.pi, np.pi), rng.uniform(low, high))
 
-    lamp, power, soft, tint, behind = toward(0.0, 0.9, 2.6), 0.5, 2.0, warm, 1.0
+    lamp, tint, behind = toward(0.0, 0.9, 2.6), warm, 1.0
     if kind == "sun":
         sky = rng.uniform(0.25, 0.8)
-        paint.map = horizon(tone(sky * 0.8, -0.2), tone(sky, -0.06), tone(sky * rng.uniform(0.3, 0.9), 0.06))
+        paint.room(tone(sky * 0.8, -0.2), tone(sky, -0.06), tone(sky * rng.uniform(0.3, 0.9), 0.06))
         lamp, power, soft, tint = toward(0.3, 1.2, 2.8), rng.uniform(0.9, 2.4), rng.uniform(0.6, 1.4), 0.05
         paint.glow(lamp, 8.0, tone(0.6 * sky, 0.05))
     elif kind == "shade":
         sky = rng.uniform(0.7, 1.2)
-        paint.map = horizon(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.1, 0.5), 0.05))
+        paint.room(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.1, 0.5), 0.05))
         paint.side(rng.uniform(-np.pi, np.pi), tone(sky * rng.uniform(0.02, 0.3), 0.05), rng.uniform(0.2, 1.1))
         power, soft = rng.uniform(0, 0.4), 3.0
     elif kind == "window":
         level = rng.uniform(0.04, 0.35)
-        paint.map = horizon(tone(level, 0.08), tone(level * rng.uniform(0.6, 1.2), 0.08), tone(level * 0.7, 0.1))
+        paint.room(tone(level, 0.08), tone(level * rng.uniform(0.6, 1.2), 0.08), tone(level * 0.7, 0.1))
         lamp, power, soft = toward(0.0, 0.45, 3.2), rng.uniform(0.6, 1.5), rng.uniform(2.0, 4.0)
         paint.panel(lamp, rng.uniform(0.4, 1.4), rng.uniform(0.6, 1.4), tone(rng.uniform(1.5, 4), -0.08))
         if rng.random() < 0.4:
             paint.panel(anywhere(0, 0.4), rng.uniform(0.3, 1), rng.uniform(0.5, 1.2), tone(rng.uniform(1, 3), -0.08))
     elif kind == "room":
         level = rng.uniform(0.25, 0.8)
-        paint.map = horizon(tone(level, 0.12), tone(level * rng.uniform(0.4, 0.9), 0.1), tone(level * 0.5, 0.14))
+        paint.room(tone(level, 0.12), tone(level * rng.uniform(0.4, 0.9), 0.1), tone(level * 0.5, 0.14))
         for _ in range(int(rng.integers(2, 5))):
             paint.glow(anywhere(0.5, 1.3), rng.uniform(10, 40), tone(rng.uniform(1, 4), 0.15))
         lamp, power, soft, tint = toward(0.5, 1.3, 2.6), rng.uniform(0.2, 0.9), rng.uniform(1.5, 3.0), 0.14
     elif kind == "studio":
         level = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5))))
-        paint.map = horizon(tone(level, 0), tone(level, 0), tone(level, 0))
+        paint.room(tone(level, 0), tone(level, 0), tone(level, 0))
         lamp, power, soft = toward(0.1, 0.8, 2.2), rng.uniform(0.7, 1.5), rng.uniform(1.5, 3.0)
         paint.panel(lamp, rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0), tone(rng.uniform(1.5, 5), 0))
         paint.panel(anywhere(0, 0.8), rng.uniform(0.3, 1.0), rng.uniform(0.4, 1.2), tone(rng.uniform(0.5, 3), 0))
@@ -212,21 +217,21 @@ def draw_light(rng: np.random.Generator) -> Light:
     elif kind == "dark":
         level = float(np.exp(rng.uniform(np.log(0.01), np.log(0.1))))
         tint = rng.normal(0.06, 0.12)
-        paint.map = horizon(tone(level, 0), tone(level, tint), tone(0.6 * level, tint))
+        paint.room(tone(level, 0), tone(level, tint), tone(0.6 * level, tint))
         lamp, power, soft = toward(-0.1, 1.1, 3.2), rng.uniform(0.8, 1.8), rng.uniform(0.8, 3.0)
         paint.glow(lamp, 12.0, tone(1.0, tint))
         if rng.random() < 0.4:
             paint.glow(anywhere(0, 1), rng.uniform(8, 40), tone(rng.uniform(0.5, 2.5), rng.normal(0, 0.3)))
         behind = float(np.exp(rng.uniform(np.log(0.02), np.log(0.6))))
     elif kind == "night":
-        paint.map = horizon(tone(0.06, -0.1), tone(0.15, 0.1), tone(0.06, 0.1))
+        paint.room(tone(0.06, -0.1), tone(0.15, 0.1), tone(0.06, 0.1))
         for _ in range(int(rng.integers(2, 6))):
             paint.glow(anywhere(-0.1, 0.8), rng.uniform(15, 60), tone(rng.uniform(1, 4), rng.normal(0.15, 0.25)))
         lamp, power, soft, tint = toward(0.0, 0.9, 3.2), rng.uniform(0.3, 1.2), 1.5, rng.normal(0.2, 0.2)
         behind = float(rng.uniform(0.1, 0.7))
-    else:
+    else:  # flash
         level = rng.uniform(0.05, 0.3)
-        paint.map = horizon(tone(level, 0.1), tone(level, 0.1), tone(level, 0.1))
+        paint.room(tone(level, 0.1), tone(level, 0.1), tone(level, 0.1))
         lamp, power, soft, tint = unit(rng.normal(0, 0.06), -0.12, -1), rng.uniform(1.0, 1.6), 0.8, 0.0
         behind = float(rng.uniform(0.1, 0.8))
     paint.uneven(0.25)
@@ -268,7 +273,7 @@ def open_to() -> Float:
 
 @lru_cache(maxsize=1)
 def nostrils() -> Float:
-    """(V,) how deep in a nostril the points lie, 0..1: too small a hole for the maps of what is seen from where."""
+    """(V,) how deep in a nostril the points lie, 0..1. The shadow maps are too coarse for them."""
     points = anatomy().shaped(average_adult())
     away = (np.abs(points[:, 0]) - 8.5) / 5, (points[:, 1] - 37.5) / 3.5, (points[:, 2] + 99.0) / 5.5
     return np.asarray(0.85 * smoothstep(1.1, 0.5, np.sqrt(sum(a * a for a in away))), np.float32)

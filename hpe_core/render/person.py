@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpe_core.render.anatomy import ANCESTRIES, SEXES, SHARES, anatomy, average_adult
+from hpe_core.render.anatomy import ANCESTRIES, MEANS, SEXES, SHARES, anatomy, average_adult, milder
 
 RGB = tuple[float, float, float]
 Cut = Literal[
@@ -54,14 +54,6 @@ SPREAD = {
     "asym": 0.22, "cheek": 0.35, "chin": 0.32, "ears": 0.30, "eyebrows": 0.30, "eyes": 0.28, "forehead": 0.28,
     "head": 0.16, "mouth": 0.28, "neck": 0.22, "nose": 0.26,
 }  # fmt: skip
-# What MakeHuman's mean lacks beside photographs: noses stand out further, lips lie further back, upper lips are longer
-# (docs/champion.md).
-MEANS = {
-    "nose/nose-scale-depth-decr": 0.2,
-    "mouth/mouth-trans-backward": -0.2,
-    "mouth/mouth-trans-down": -0.35,
-    "chin/chin-prominent-decr": 0.2,
-}
 NARROW = {"mouth/mouth-trans-in": 0.2, "nose/nose-trans-in": 0.2}  # to one side
 ENDS = (("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),
         ("compress", "uncompress"), ("l", "r"))  # fmt: skip
@@ -258,19 +250,18 @@ def _draw_shapes(rng: np.random.Generator, female: float, ancestry: np.ndarray, 
     child = float(np.clip((25 - years) / 13, 0, 1))
     ages = {"child": child, "old": old, "young": 1 - child - old}
     weight = float(np.clip(rng.normal(0.05, 0.45), -1, 1))
-    # MakeHuman's corners are caricatures: the tips of their noses differ by 6 to 9 mm.
-    ancestry = 0.5 * ancestry + [0, 0, 0.5]
     out = {}
     for sex, s in sexes.items():
         for age, a in ages.items():
-            for name, share in zip(ANCESTRIES, ancestry, strict=True):
+            for name, share in zip(ANCESTRIES, milder(ancestry.tolist()), strict=True):
                 out[f"macrodetails/{name}-{sex}-{age}"] = s * a * float(share)
             end = "max" if weight > 0 else "min"
             out[f"macrodetails/universal-{sex}-{age}-averagemuscle-{end}weight"] = s * a * abs(weight)
     left: dict[str, float] = {}
     for stem, ends in _stems():
         room = stem.split("/")[0]
-        draw = min(max(rng.normal(MEANS.get(stem, 0.0), SPREAD[room] * NARROW.get(stem, 1.0)), -0.75), 0.75)
+        mean = MEANS.get(ends[-1], 0.0) - MEANS.get(ends[0], 0.0)
+        draw = min(max(rng.normal(mean, SPREAD[room] * NARROW.get(stem, 1.0)), -0.75), 0.75)
         if stem.startswith("head/head-fat"):
             draw = min(max(0.6 * weight + draw, -0.8), 0.8)
         twin = stem.replace("/r-", "/l-")

@@ -161,7 +161,6 @@ def draw_scene(rng: np.random.Generator, pose: Pose) -> Scene:
         pose=pose,
         body_pose=body,
         distance=float(np.exp(rng.uniform(np.log(380), np.log(2800)))),
-        offset=(float(rng.normal(0, 12)), float(rng.normal(0, 12))),
         fill=float(size),
         shift=(float(rng.uniform(-slack, slack)), float(rng.uniform(-slack, slack))),
         light=draw_light(rng),

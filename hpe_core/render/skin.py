@@ -258,20 +258,25 @@ def _complexion(style: HeadStyle, skin: Float, middle: Float, fine: Float, fines
     _dim(skin[:, 100:220], c.ear[100:220] * np.float32(0.04 + 0.16 * style.redness), (0.1, 1.0, 0.9))
 
 
+def beard_of(style: HeadStyle) -> Float:
+    """(CHART_ROWS, CHART_COLS) where this person's beard grows: all over, or on the chin."""
+    c = canvas()
+    return c.beard if style.beard_area > 0.9 else np.asarray(c.beard * smoothstep(34, 14, c.turn), np.float32)
+
+
 def _beard(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
     if not (style.stubble or style.beard or style.moustache):
         return
     w = slice(140, 290)
     skin, fine, finest = skin[:, w], fine[w], finest[w]
-    beard, lip, turn = canvas().beard[w], canvas().lip_hair[w], canvas().turn[w]
+    beard, lip = canvas().beard[w], canvas().lip_hair[w]
     grey = linear(style.hair_color) * 0.9 + 0.01
     speckle = 0.75 + 0.35 * finest + 0.15 * fine
     under = grey * 0.6 + 0.25 * linear(style.skin) * np.array([0.7, 0.85, 1.0], np.float32)
     _blend(skin[:3], under, np.clip(0.55 * style.stubble * beard * speckle, 0, 0.8))
     _blend(skin[:3], grey, np.clip(0.35 * style.stubble * lip * speckle, 0, 0.8))
     if style.beard:
-        where = beard if style.beard_area > 0.9 else beard * smoothstep(34, 14, turn)
-        _blend(skin[:3], grey * 0.8, np.clip(where * (1 + 0.15 * fine + 0.2 * finest), 0, 0.95))
+        _blend(skin[:3], grey * 0.8, np.clip(beard_of(style)[w] * (1 + 0.15 * fine + 0.2 * finest), 0, 0.95))
     if style.moustache:
         _blend(skin[:3], grey * 0.8, np.clip(style.moustache * lip * (1.0 + 0.3 * finest), 0, 0.92))
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpe_core.render.light import KINDS, Light, aimed, cells, draw_light, horizon
-from hpe_core.render.person import draw_style
+from hpe_core.render import draw, scene
+from hpe_core.render.anatomy import anatomy, average_adult
+from hpe_core.render.light import KINDS, Light, aimed, cells, draw_light, horizon, nostrils
 from tests.render.scenes import BALD, WHITE, picture
 
 directions = st.tuples(st.floats(-np.pi, np.pi), st.floats(-1.3, 1.3)).map(lambda at: aimed(*at))
@@ -46,11 +47,17 @@ def test_what_is_behind_the_head_lights_it_from_behind() -> None:
     white = Light(horizon() * 0).before(np.ones((64, 64, 3), np.float32))
     behind, ahead = np.array([[0, 0, 1.0]], np.float32), np.array([[0, 0, -1.0]], np.float32)
     assert white.radiance(behind).min() > 0.9 and white.radiance(ahead).max() < 0.01
-    left = np.zeros((64, 64, 3), np.float32)
-    left[:, :32] = 1
-    light = Light(horizon() * 0).before(left)
-    sides = light.radiance(np.array([[-0.6, 0, 0.8], [0.6, 0, 0.8]], np.float32))[:, 0]
-    assert sides[0] > 4 * sides[1]
+    half = np.zeros((64, 64, 3), np.float32)
+    half[:, :32] = 1
+    for picture_of, way in ((half, [-0.6, 0, 0.8]), (half.transpose(1, 0, 2), [0, -0.6, 0.8])):
+        light, there = Light(horizon() * 0).before(picture_of), np.array([way], np.float32)
+        assert light.radiance(there).min() > 4 * light.radiance(there * np.float32([-1, -1, 1])).max()
+
+
+def test_a_glow_behind_the_head_outlives_a_dark_background() -> None:
+    glow = Light(lamp_like((0.0, 0.0, 1.0)))
+    dark = glow.before(np.full((64, 64, 3), 0.05, np.float32))
+    np.testing.assert_array_equal(dark.around, glow.around)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -62,16 +69,54 @@ def test_the_side_of_the_face_that_the_glow_is_on_is_the_bright_one(side: int) -
     assert (right > 1.3 * left) if side > 0 else (left > 1.3 * right)
 
 
-def test_every_kind_of_light_is_drawn_and_none_is_negative() -> None:
-    assert sum(KINDS.values()) == pytest.approx(1)
-    lights = [draw_light(np.random.default_rng(k)) for k in range(200)]
-    assert all(light.around.min() >= 0 and light.power >= 0 and light.behind > 0 for light in lights)
-    levels = [light.around.mean() + light.power for light in lights]
-    assert np.percentile(levels, 90) > 2 * np.percentile(levels, 10)  # some are dark
+def test_every_kind_of_light_is_what_it_is_called() -> None:
+    def drawn(kind: str) -> list[Light]:
+        return [draw_light(np.random.default_rng(k), kind) for k in range(60)]
+
+    lights = {kind: drawn(kind) for kind in KINDS}
+    assert all(x.around.min() >= 0 and x.power >= 0 and x.behind > 0 for many in lights.values() for x in many)
+
+    def level(kind: str) -> float:
+        return float(np.mean([x.around.mean() for x in lights[kind]]))
+
+    assert all(x.lamp[2] < -0.95 for x in lights["flash"]) and all(x.power <= 0.4 for x in lights["shade"])
+    assert all(x.power >= 0.9 and x.lamp[1] < -0.2 for x in lights["sun"])
+    assert level("dark") < level("night") < 0.6 * level("sun") and level("window") < level("shade")
+    assert all(x.behind < 0.75 for kind in ("night", "dark") for x in lights[kind])
+    assert all(x.behind == 1 for kind in ("sun", "shade", "window", "room") for x in lights[kind])
+    sharp = {kind: np.mean([x.around.max() / x.around.mean() for x in lights[kind]]) for kind in ("night", "shade")}
+    assert sharp["night"] > 3 * sharp["shade"]
+    one, two = (draw_light(np.random.default_rng(8)) for _ in range(2))
+    assert one.lamp == two.lamp and (one.around == two.around).all()
 
 
-def test_noses_and_mouths_move_in_every_direction() -> None:
-    """Every pair of opposite shapes is drawn, both ways; three pairs share one stem."""
-    seen = {name for k in range(60) for name, _ in draw_style(3, k).shapes}
-    for part in ("nose/nose-trans", "mouth/mouth-trans"):
-        assert {f"{part}-{way}" for way in ("up", "down", "in", "out", "forward", "backward")} <= seen
+def test_nostrils_are_dark_and_lips_and_the_tip_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = anatomy()
+    deep, points = nostrils(), shared.shaped(average_adult())
+    marks = shared.landmarks_of(points)
+    np.testing.assert_allclose(deep[shared.mirror], deep, atol=0.1)
+
+    def deepest(mark: int, within: float) -> float:
+        return float(deep[np.linalg.norm(points - marks[mark], axis=1) < within].max(initial=0))
+
+    assert deepest(32, 7.0) > 0.5 and deepest(34, 7.0) > 0.5
+    lamp = replace(WHITE, pose=(50.0, 0.0, 0.0), light=Light(horizon() * 0, lamp=(0.0, 0.0, -1.0)))
+    dark = picture(BALD, lamp).min(2)
+    monkeypatch.setattr(draw, "nostrils", lambda: 0 * deep)
+    assert (picture(BALD, lamp).min(2) - dark).max() > 0.1  # in the lamp's light, too
+    assert max(deepest(mark, 4.0) for mark in (30, 48, 51, 54, 57, 62)) < 0.1
+
+
+def test_a_picture_s_background_lights_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is as bright as its light says."""
+    seen = []
+    white = np.ones((128, 128, 3), np.float32)
+    monkeypatch.setattr(scene, "draw_background", lambda rng, side: white)
+    drawn = scene.render_scene
+    monkeypatch.setattr(scene, "render_scene", lambda *words: seen.append(words[1:]) or drawn(*words))
+    for index in range(12):
+        scene.render_head(4, index, size=64)
+    for said, _, background in seen:
+        assert background == pytest.approx(said.light.behind)
+        assert said.light.radiance(np.array([[0, 0, 1.0]], np.float32)).min() > 0.9 * said.light.behind
+    assert len({said.light.behind for said, _, _ in seen}) > 1

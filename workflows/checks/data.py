@@ -109,7 +109,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     kept, rejected = _load(source, chosen, data)
     raw = np.array([face.pose for face in kept]).reshape(-1, 3)
     verdict = None
-    if any(face.landmarks is not None for face in kept):
+    if any(face.landmarks is not None for face in kept) and not source.reader.labels_from_landmarks:
         solved = [_solved(face) for face in kept]
         fits = [i for i, pose in enumerate(solved) if pose is not None]
         verdict = check_labels(raw[fits], np.array([solved[i] for i in fits]).reshape(-1, 3, 3), spec.convention)
@@ -259,7 +259,7 @@ def histogram(values: NDArray[np.float64]) -> str:
 
 def _verdict_line(verdict: Verdict | None) -> str:
     if verdict is None:
-        return "unchecked: no landmarks"
+        return "unchecked: no landmarks, or poses that come from them"
     if verdict.kind == "too_few_faces":
         return f"unchecked: too few faces ({verdict.faces}) with landmarks that fit a head"
     if verdict.kind != "agrees":

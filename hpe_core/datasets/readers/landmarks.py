@@ -1,4 +1,4 @@
-"""What AFLW2000 and 300W-LP share, which one paper published: pose and 68 landmarks in MATLAB files, and no boxes."""
+"""What AFLW2000, 300W-LP and 300W share: 68 landmarks and no boxes. One paper published the first two."""
 
 from hpe_core.datasets.files import Archive
 from hpe_core.detection.fit import TO_LANDMARKS
