@@ -23,7 +23,7 @@ class RenderedHeads(Reader):
     risky = False
     photographs = False
     own_boxes = BOX_RULE
-    detector_fit = DetectorFit(1.41, 1.11, 0.12)
+    detector_fit = DetectorFit(1.43, 1.10, 0.12)
 
     def check(self) -> None:
         super().check()
