@@ -352,7 +352,7 @@ def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single:
     out[..., 1] *= 0.75
     out /= np.sqrt((out**2).sum(-1, keepdims=True)) + np.float32(1e-6)
     base = linear(style.hair_color)
-    shade = (0.58 + 0.52 * layer) * np.exp(0.13 * clump + 0.16 * single)
+    shade = (0.58 + 0.52 * layer) * np.exp(0.13 * clump.astype(np.float64) + 0.16 * single).astype(np.float32)
     streak = np.clip(single * 0.5 + clump * 0.5, -1, 1.5)[:, None] * np.array([0.04, 0.02, 0.0], np.float32)
     color = base * (1 + streak) * shade[:, None]
     if style.grey:

@@ -31,7 +31,8 @@ def tone(light: Float, contrast: float = 0.8) -> Float:
     light *= 1 + light * np.float32(0.11)
     light /= shoulder
     light *= np.float32(1.28)
-    out = np.asarray(cv2.pow(np.minimum(light, 1, out=light), 1 / 2.2), np.float32)
+    # Of float64: of float32 OpenCV gives other bits with AVX-512 than without.
+    out = np.asarray(cv2.pow(np.minimum(light, 1, out=light).astype(np.float64), 1 / 2.2), np.float32)
     curve = out * out
     curve *= 3 - 2 * out  # film's S
     curve -= out
@@ -221,7 +222,7 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
     blur = float(rng.uniform(0.6, 2.5)) * side / 220
     mask = np.asarray(cv2.GaussianBlur(stencil.mask, (0, 0), max(blur, 0.5)), np.uint8)
     inner = cv2.GaussianBlur(mask, (0, 0), 0.04 * side).astype(np.float32) / 255
-    grain = cv2.resize(rng.standard_normal((12, 12), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.resize(rng.standard_normal((12, 12)), (width, height), interpolation=cv2.INTER_CUBIC)
     face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
     strength = np.float32(face / 0.25)
     shade = cv2.GaussianBlur(stencil.shade, (0, 0), max(0.5, 0.012 * side))

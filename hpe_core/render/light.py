@@ -3,7 +3,8 @@
 The map is painted for each picture: a sky and a ground or the walls of a room, the darker side of a street or a room,
 windows, soft boxes and bulbs, and behind the head what the picture shows behind it. It is sampled in RINGS directions;
 which of these a point of the average head sees is worked out once a process, so an irradiance with all self-shadowing
-is one product of matrices. A mirror with some gloss sees the map blurred by that gloss.
+is one product of matrices. A mirror with some gloss sees the map blurred by that gloss. Functions are
+taken of float64: NumPy's of float32 give other bits with AVX-512 than without.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def cells() -> Float:
 def _seen_with(gloss: float) -> Float:
     """(cells, cells) what share of each cell a mirror sees round each."""
     at = cells().reshape(-1, 3)
-    share = np.exp(np.float32(gloss) * (at @ at.T - 1))
+    share = np.exp((np.float32(gloss) * (at @ at.T - 1)).astype(np.float64))
     return np.asarray(share / share.sum(1, keepdims=True), np.float32)
 
 
@@ -95,9 +96,8 @@ class Light:
         """(N, 3) from unit directions (N, 3); `gloss` is the sharpness of the mirror that looks at it."""
         seen = (_seen_with(gloss) @ self.around.reshape(-1, 3)).reshape(ROWS, COLS, 3)
         seen = np.concatenate([seen[:, -1:], seen, seen[:, :1]], 1)
-        column = np.arctan2(directions[:, 0], -directions[:, 2])
-        column *= np.float32(COLS / (2 * np.pi))
-        column += np.float32(COLS / 2 + 0.5)
+        around = np.arctan2(directions[:, 0].astype(np.float64), -directions[:, 2])
+        column = (around * (COLS / (2 * np.pi)) + (COLS / 2 + 0.5)).astype(np.float32)
         row = directions[:, 1] * np.float32(ROWS / 2)
         row += np.float32(ROWS / 2 - 0.5)
         count = len(directions)
@@ -139,7 +139,7 @@ class _Painter:
 
     def panel(self, at: Direction, wide: float, high: float, color: RGB) -> None:
         """A window or a soft box: as wide and as high as seen from the head."""
-        x, y, z = (cells()[..., k] for k in range(3))
+        x, y, z = np.moveaxis(cells().astype(np.float64), 2, 0)
         away = np.arctan2(x, -z) - np.arctan2(at[0], -at[2])
         away = np.abs((away + np.pi) % (2 * np.pi) - np.pi) * np.sqrt(1 - y * y)
         height = np.abs(np.arcsin(np.clip(y, -1, 1)) - np.arcsin(np.clip(at[1], -1, 1)))
@@ -149,8 +149,8 @@ class _Painter:
 
     def glow(self, at: Direction, sharpness: float, color: RGB) -> None:
         """A bulb, or the haze round the sun."""
-        shape = np.exp(np.float32(sharpness) * (cells() @ np.asarray(at, np.float32) - 1))
-        self.map += shape[..., None] * np.asarray(color, np.float32)
+        shape = np.exp(sharpness * (cells().astype(np.float64) @ np.asarray(at) - 1))
+        self.map += shape[..., None].astype(np.float32) * np.asarray(color, np.float32)
 
     def side(self, around: float, color: RGB, tall: float) -> None:
         """Walls or trees over one side of the horizon, up to an elevation whose sine is `tall`."""
@@ -160,9 +160,9 @@ class _Painter:
 
     def uneven(self, amount: float) -> None:
         """Things of all sizes stand around."""
-        lots = self.rng.standard_normal((6, 8, 3), dtype=np.float32)
+        lots = self.rng.standard_normal((6, 8, 3))
         lots = cv2.resize(0.85 * lots[..., :1] + 0.15 * lots, (COLS, ROWS), interpolation=cv2.INTER_CUBIC)
-        self.map *= np.exp(np.float32(amount) * lots)
+        self.map *= np.exp(amount * lots).astype(np.float32)
 
 
 KINDS = {"sun": 0.14, "shade": 0.17, "window": 0.19, "room": 0.13, "studio": 0.14, "dark": 0.12, "night": 0.05,

@@ -39,7 +39,7 @@ FACE = (slice(96, 268), slice(146, 366))  # the rows and columns of the chart th
 
 def linear(color: RGB) -> Float:
     """sRGB in 0..1 -> linear light."""
-    return np.asarray(color, np.float32) ** np.float32(2.2)
+    return np.asarray(np.asarray(color, np.float64) ** 2.2, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,8 @@ def canvas() -> Canvas:
         at, by = shared.shapes[f"ears/{side}-ear-scale-incr"]
         ears[at] = smoothstep(0.25, 0.5, np.abs(by).max(1) / np.abs(by).max())
     ear = _rasterised(ears)
-    jaw_low = np.interp(turn, turn_of(marks[8::-1, 0]), marks[8::-1, 1] + 9).astype(np.float32)
+    jaw_turn = np.abs((marks[8::-1, 0] - CHART_COLS / 2) * 360 / TURN_COLS)
+    jaw_low = np.interp(turn, jaw_turn, marks[8::-1, 1] + 9).astype(np.float32)
     jaw_line = np.interp(turn, [0, 24, 40, 60, 74, 84, 95], [150, 202, 206, 200, 168, 160, 170]).astype(np.float32)
     beard = smoothstep(-4, 18, rows - jaw_line) * smoothstep(92, 80, turn) * smoothstep(5, -7, rows - jaw_low)
     beard *= smoothstep(0.5, 4.0, lips) * smoothstep(196, 206, rows)  # below the nose
@@ -108,11 +109,6 @@ def canvas() -> Canvas:
                   np.abs(rows - seam[None]).astype(np.float32), ear, (beard * (1 - ear)).astype(np.float32),
                   lip_hair.astype(np.float32), tuple(_noise(rng, cells) for cells in (10, 32, 90, 260)),
                   forward, _places(x, y, z, eyes, rows - middle_row))  # fmt: skip
-
-
-def turn_of(column: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Degrees round from the nose, either way."""
-    return np.abs((column - CHART_COLS / 2) * 360 / TURN_COLS)
 
 
 def fill(chart: Float, known: NDArray[np.bool_]) -> Float:
@@ -174,7 +170,7 @@ def _along_brow(rows: Float, cols: Float, marks: Float) -> tuple[Float, Float]:
 
 
 def _noise(rng: np.random.Generator, cells: int) -> Float:
-    field = rng.standard_normal((cells * CHART_ROWS // CHART_COLS + 2, cells), dtype=np.float32)
+    field = rng.standard_normal((cells * CHART_ROWS // CHART_COLS + 2, cells), dtype=np.float32).astype(np.float64)
     field = cv2.resize(field, (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_CUBIC)
     return np.asarray(field / field.std(), np.float32)
 
@@ -260,8 +256,7 @@ def _complexion(style: HeadStyle, skin: Float, middle: Float, fine: Float, fines
 
 def beard_of(style: HeadStyle) -> Float:
     """(CHART_ROWS, CHART_COLS) where this person's beard grows: all over, or on the chin."""
-    c = canvas()
-    return c.beard if style.beard_area > 0.9 else np.asarray(c.beard * smoothstep(34, 14, c.turn), np.float32)
+    return canvas().beard * np.float32(1 if style.beard_area > 0.9 else smoothstep(34, 14, canvas().turn))
 
 
 def _beard(style: HeadStyle, skin: Float, fine: Float, finest: Float) -> None:
@@ -385,7 +380,7 @@ def _covered() -> Float:
 
 def _patches(style: HeadStyle, strip: Float) -> None:
     """The eye, then what is flat: mouth, teeth, tongue and lashes."""
-    v, u = np.mgrid[:PATCH, :PATCH].astype(np.float32) + 0.5 - PATCH / 2
+    v, u = np.mgrid[:PATCH, :PATCH] + 0.5 - PATCH / 2
     r = np.hypot(u, v) / (PATCH / 2 - 1) * 90  # degrees off the axis of the eye
     rng = np.random.default_rng(style.noise_seed)
     veins = cv2.GaussianBlur(rng.standard_normal((PATCH, PATCH), dtype=np.float32), (0, 0), 1.5)

@@ -150,7 +150,7 @@ def test_it_learns_where_landmarks_are(learnt):
     marks = batch.landmarks_BL3[..., :2]
     sides = marks.amax(1) - marks.amin(1)
     guess = (marks - marks.mean(0)).norm(dim=-1).mean(1) * 100 / sides.prod(1).sqrt()
-    assert told[-1]["val/nme"] < 0.95 * float(guess.mean()) and told[-1]["val/nme"] < 0.75 * told[0]["val/nme"]
+    assert told[-1]["val/nme"] < 0.95 * float(guess.mean()) and told[-1]["val/nme"] < 0.85 * told[0]["val/nme"]
     assert told[-1]["train/seen"] < told[0]["train/seen"]
 
 
