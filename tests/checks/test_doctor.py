@@ -16,7 +16,7 @@ from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
-from tests.archives import as_stored, picture, write_aflw, write_aflw2000, write_average_heads
+from tests.archives import as_stored, picture, write_300w, write_aflw, write_aflw2000, write_average_heads
 from workflows import doctor
 from workflows.checks.data import examine, histogram, in_lines, sample
 from workflows.engine.config import REPO
@@ -38,6 +38,15 @@ def looked_at(root: Path, capsys: pytest.CaptureFixture[str], *words: str, reade
 
 def errors(tree: dict[str, Any]) -> list[str]:
     return [finding["text"] for finding in tree["findings"] if finding["level"] == "error"]
+
+
+def test_poses_that_were_solved_from_landmarks_are_not_checked_by_them(tmp_path, capsys):
+    for number, pose in enumerate(POSES):
+        write_300w(tmp_path, f"face{number}", 0.5 * (HEAD @ euler_to_matrix(pose).T)[:, :2] + [60, 50])
+    (told,) = looked_at(tmp_path, capsys, reader="300w")["datasets"].values()
+    assert told["looked_at"] == len(POSES) and told["convention"] is None
+    assert doctor.main(["reader=300w", f"root={tmp_path}"]) == 0
+    assert "unchecked: no landmarks, or poses that come from them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

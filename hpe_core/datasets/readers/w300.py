@@ -27,7 +27,7 @@ from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import matrix_to_euler
 from hpe_core.render.anatomy import solve_pose
 
-POINTS = re.compile(r"n_points:\s*68\s*\{(?P<numbers>[-+.0-9eE\s]*)\}\s*$")
+POINTS = re.compile(rf"n_points:\s*{LANDMARKS}\s*\{{(?P<numbers>[-+.0-9eE\s]*)\}}\s*$")
 MIRROR = re.compile(r"_mirror$", re.IGNORECASE)
 MAX_TEXT = 1 << 16
 FARTHEST = 1e6  # pixels
