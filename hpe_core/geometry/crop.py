@@ -163,6 +163,12 @@ def canonical_crop(image: Image, box: Box, spec: CropSpec) -> FaceCrop:
     return FaceCrop(pixels, scale_x, scale_y, target)
 
 
+def averaged(scale: float) -> int:
+    """How many pixels of the image, whole ones, a pixel of the crop is the mean of along one side; what a mirror's
+    rounding takes off a whole number does not count."""
+    return max(1, int(scale + 1e-6))
+
+
 def _resampled(image: Image, x: float, y: float, scale_x: float, scale_y: float, side: int) -> Image:
     """side^2 pixels of scale_x x scale_y image pixels each, from the corner (x, y) on.
 
@@ -172,7 +178,7 @@ def _resampled(image: Image, x: float, y: float, scale_x: float, scale_y: float,
     fourth channel it warps twice as fast.
     """
     height, width = image.shape[:2]
-    fx, fy = min(max(1, int(scale_x)), width), min(max(1, int(scale_y)), height)
+    fx, fy = min(averaged(scale_x), width), min(averaged(scale_y), height)
     left, top = max(0, math.floor(x) - 2 * fx), max(0, math.floor(y) - 2 * fy)
     right = min(width, math.ceil(x + side * scale_x) + 2 * fx)
     bottom = min(height, math.ceil(y + side * scale_y) + 2 * fy)
