@@ -118,7 +118,6 @@ def validate(
             true.append(batch.angles_B3.numpy())
             if batch.landmarks_BL3 is not None and said is not None:
                 assert batch.scales_B2 is not None
-                assert batch.scales_B2 is not None
                 marks.append((said.points_BL2, batch.landmarks_BL3[..., :2], batch.scales_B2[:, None]))
     sums = PoseSums.empty()
     if predicted:  # a worker may have no batch

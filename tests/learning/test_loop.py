@@ -161,16 +161,16 @@ def test_a_validation_that_finds_no_number_stops_the_training(shards, monkeypatc
 )
 def test_loss_falls_and_the_right_sign_is_learnt(shards, head, hard_loss):
     """Trained on one half of the labels' meaning, the network must beat its own mirror image by far."""
-    optim = dataclasses.replace(SPEC.optim, epochs=30, ema_decay=0.0)
+    optim = dataclasses.replace(SPEC.optim, epochs=45, ema_decay=0.0)
     spec = dataclasses.replace(SPEC, optim=optim, net=dataclasses.replace(SPEC.net, head=head), hard_loss=hard_loss)
     losses = []
     net = fit(spec, CROP, *data(shards), on_epoch=lambda end: losses.append(end.metrics["train/loss"]))
-    assert losses[-1] < (0.7 * losses[0] if losses[0] > 0 else losses[0] - 1)  # a log-density may be below nothing
+    assert losses[-1] < (0.8 * losses[0] if losses[0] > 0 else losses[0] - 1)  # a log-density may be below nothing
     shard = read_shard(shards[0][0])
     margin = CROP.margin_px
     with torch.inference_mode():
         yaw = net.eval().angles(torch.from_numpy(shard.images[:, margin:-margin, margin:-margin].copy()))[:, 1].numpy()
-    assert np.corrcoef(yaw, shard.angles[:, 1])[0, 1] > 0.6
+    assert np.corrcoef(yaw, shard.angles[:, 1])[0, 1] > 0.8
 
 
 def test_distillation_pulls_towards_the_soft_labels_not_the_hard_ones(shards, tmp_path):
