@@ -96,7 +96,12 @@ class PoseNet(nn.Module):
         return tuple(kind.form for kind in self.kinds if isinstance(kind.form, AngleBins))
 
     def predict(self, images_BHWC: Tensor) -> Tensor:
-        """(B, 3, N) answers of the predicting head; the other heads are not computed."""
+        """(B, 3, N) answers of the predicting head; the other heads are not computed. With `spec.mirrored` a mirrored
+        face has a mirrored pose, exactly."""
+        answers = self._predict(images_BHWC)
+        return self._mean(answers, self._predict(images_BHWC.flip(2))) if self.spec.mirrored else answers
+
+    def _predict(self, images_BHWC: Tensor) -> Tensor:
         features, kind = self.features(images_BHWC).float(), self.kinds[self.predicting]
         with torch.autocast(features.device.type, enabled=False):
             return kind.answer(self.heads[self.predicting](features).unflatten(1, (3, kind.columns)))
@@ -109,14 +114,25 @@ class PoseNet(nn.Module):
         """`predict`, and the landmarks of a network that has them: the encoder is asked once."""
         if self.decoder is None:
             return self.predict(images_BHWC), None
+        answers, landmarks = self._answered(images_BHWC)
+        if not self.spec.mirrored:
+            return answers, landmarks
+        flipped, landmarks_of_flipped = self._answered(images_BHWC.flip(2))
+        return self._mean(answers, flipped), landmarks.mean_with(landmarks_of_flipped)
+
+    def _answered(self, images_BHWC: Tensor) -> tuple[Tensor, LandmarkAnswer]:
         said = self(images_BHWC)
+        assert said.landmarks is not None
         return self.kinds[self.predicting].answer(said.heads[self.predicting]), said.landmarks
+
+    def _mean(self, answers: Tensor, flipped: Tensor) -> Tensor:
+        return (answers + self.form.mirror(flipped)) / 2
 
     def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
         """68 landmarks and their visibility, of a network with `spec.landmarks`."""
-        answer = self(images_BHWC).landmarks
-        assert answer is not None, "a network without a decoder"
-        return answer
+        _, landmarks = self.answered(images_BHWC)
+        assert landmarks is not None, "a network without a decoder"
+        return landmarks
 
     def parameter_count(self) -> int:
         """Parameters that prediction uses: backbone and predicting head."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpe_core.errors import SpecError
-from hpe_core.geometry.landmarks import LANDMARKS
+from hpe_core.geometry.landmarks import LANDMARKS, MIRROR_68
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import TrainSpec
 
@@ -38,6 +38,17 @@ class LandmarkAnswer(NamedTuple):
     def marks_BL3(self) -> Tensor:
         """The points, and the probability that each is seen."""
         return torch.cat([self.points_BL2, self.seen_BL.sigmoid()[..., None]], -1)
+
+    def mean_with(self, flipped: "LandmarkAnswer") -> "LandmarkAnswer":
+        """The mean with the answer to the mirror images, mirrored back: a flip exchanges the sides."""
+        other = torch.as_tensor(MIRROR_68, device=self.seen_BL.device)
+        sides = torch.tensor([-1.0, 1.0], device=self.seen_BL.device)
+        return LandmarkAnswer(
+            (self.heat_BLHW + flipped.heat_BLHW[:, other].flip(-1)) / 2,
+            (self.rough_BL2 + flipped.rough_BL2[:, other] * sides) / 2,
+            (self.points_BL2 + flipped.points_BL2[:, other] * sides) / 2,
+            (self.seen_BL + flipped.seen_BL[:, other]) / 2,
+        )
 
 
 class LandmarkDecoder(nn.Module):

@@ -23,6 +23,7 @@ class NetSpec:
     bin_widths: tuple[float, ...] = (3.0,)
     limit_deg: Degrees = 99.0
     regression_head: bool = False
+    mirrored: bool = False  # answers are means with those to the mirror image; a face costs twice as much
     landmarks: bool = False  # MNN: a decoder gives 68 landmarks and their visibility, too
     decoder_width: Count = 64
     decoder_stride: Count = 2  # a cell of its heat maps is at least so many pixels wide

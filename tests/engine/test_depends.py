@@ -39,6 +39,7 @@ NETWORK: dict[str, Any] = {
     "net.pretrained": "OTHER",
     "net.bin_widths": [3, 11],
     "net.regression_head": True,
+    "net.mirrored": True,
     "net.landmarks": True,
     "net.decoder_width": 8,
     "net.decoder_stride": 4,

@@ -237,11 +237,12 @@ def test_spreads_are_multiplied_by_what_validation_faces_said(exported_net, tmp_
     np.testing.assert_allclose(bare.predict_windows(faces).spread, raw, rtol=1e-6)
 
 
-def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path, mirrored):
     import onnx
 
     torch.manual_seed(0)
-    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8), 32).eval()
+    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8, mirrored=mirrored), 32).eval()
     assert net.decoder is not None
     torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
     save_net(tmp_path, net, CropSpec(32, 4), {})
@@ -256,8 +257,11 @@ def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path):
     assert found.onnx.parity.landmarks_px is not None and found.program.parity.landmarks_px is not None
     graph = onnx.load(file).graph
     kept = set(head_and_decoder(graph))
-    last = [[node.name for node in graph.node if node.op_type == kind][-1] for kind in ("Gemm", "Softmax")]
-    assert kept.issuperset(last), "with integers inside, the pose's head stays float"
+    product = [node for node in graph.node if node.op_type == "Gemm"][-1]
+    heads = [node.name for node in graph.node if product.input[1] in node.input]
+    last = [node.name for node in graph.node if node.op_type == "Softmax"][-1]
+    assert len(heads) == 1 + mirrored and kept.issuperset([*heads, last]), "with integers inside, the head stays float"
+    assert not kept.intersection(node.name for node in graph.node if node.op_type == "Conv")
     ours, crops = torch_call(deployed(net)), noise(3, 32)
 
     def moved(images: Image) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from hpe_core.learning.backbones import BOTNET101
 from hpe_core.learning.checkpoint import load_net, save_net, start_from
 from hpe_core.learning.models import PoseNet, check_backbone, create_backbone
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
-from tests.faces import CROP
+from tests.faces import CROP, windows
 
 SIZES = (112, 224)
 
@@ -82,6 +82,30 @@ def test_the_narrowest_head_predicts_from_pixels_as_the_backbone_knows_them(back
         centers = torch.arange(186) - 92.5
         torch.testing.assert_close(angles, (probs * centers).sum(-1), rtol=1e-4, atol=1e-4)
         assert net.form.width == 1 and net.parameter_count() == count(net.backbone) + count(net.heads[1])
+
+
+@pytest.mark.parametrize("head", ["bins", "sixd", "fisher"])
+def test_a_mirrored_network_says_of_a_mirrored_face_the_mirrored_pose(head):
+    """Yaw and roll change their signs; and what it answers is the mean over both pictures."""
+    faces, nets = torch.from_numpy(windows(5)), list[PoseNet]()
+    for mirrored in (False, True):
+        torch.manual_seed(0)
+        net = PoseNet(NetSpec("test_byobnet", head=head, mirrored=mirrored), CROP.size).eval()
+        nn.init.normal_(net.heads[0].weight, std=1.0, generator=torch.manual_seed(1))
+        nets.append(net)
+    plain, net = nets
+    with torch.inference_mode():
+        said, flipped, alone = net.angles(faces), net.angles(faces.flip(2)), plain.angles(faces)
+        torch.testing.assert_close(flipped, said * torch.tensor([1.0, -1.0, -1.0]), atol=1e-3, rtol=1e-4)
+        both = [plain.form.rotations(plain.predict(each)) for each in (faces, faces.flip(2))]
+        torch.testing.assert_close(net(faces).heads[0], plain(faces).heads[0])
+        if head == "bins":
+            mean = (alone + plain.angles(faces.flip(2)) * torch.tensor([1.0, -1.0, -1.0])) / 2
+            torch.testing.assert_close(said, mean, atol=1e-4, rtol=1e-4)
+        else:
+            signs = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
+            torch.testing.assert_close(net.predict(faces), (both[0] + both[1] * signs) / 2)
+    assert (said - alone).abs().max() > 1
 
 
 def test_weights_come_from_a_file(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from hpe_core.data.batch import FaceData
 from hpe_core.errors import SpecError
+from hpe_core.geometry.landmarks import MIRROR_68, mirror_landmarks
 from hpe_core.learning.checkpoint import load_net, save_net, start_from
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.multitask import HEAT_SD, LandmarkAnswer, landmark_parts
@@ -44,6 +45,24 @@ def test_the_pose_is_the_pose_of_the_network_without_landmarks(backbone):
     assert plain.landmarks is None and with_them.parameter_count() == without.parameter_count()
     assert answer.landmarks.points_BL2.shape == (3, 68, 2) and answer.landmarks.heat_BLHW.shape[1] == 68
     assert answer.landmarks.heat_BLHW.shape[-1] == CROP.size // 2, "the last layer is as fine as the encoder's first"
+
+
+def test_a_mirrored_network_says_of_a_mirrored_face_the_mirrored_landmarks():
+    """By hand: x changes its sign, left points are right ones; and what it says is the mean over both pictures."""
+    faces, nets = torch.from_numpy(windows(3)), [net_of(), net_of(dataclasses.replace(NET, mirrored=True))]
+    for net in nets:
+        torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        one, said = (net.answered(faces)[1] for net in nets)
+        other, flipped = (net.answered(faces.flip(2))[1] for net in nets)
+        assert torch.equal(nets[1].answered(faces)[0], nets[1].predict(faces))
+    assert (one.points_BL2 - said.points_BL2).abs().max() > 0.1
+    for name in ("rough_BL2", "points_BL2"):
+        a, b, mean, back = (getattr(answer, name).numpy() for answer in (one, other, said, flipped))
+        np.testing.assert_allclose(mean, (a + mirror_landmarks(b, 0)) / 2, atol=1e-4)
+        np.testing.assert_allclose(back, mirror_landmarks(mean, 0), atol=1e-4)
+    torch.testing.assert_close(said.seen_BL, (one.seen_BL + other.seen_BL[:, MIRROR_68]) / 2)
+    torch.testing.assert_close(said.heat_BLHW, (one.heat_BLHW + other.heat_BLHW[:, MIRROR_68].flip(-1)) / 2)
 
 
 def test_a_backbone_without_levels_is_refused_by_name():

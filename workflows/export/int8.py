@@ -59,14 +59,20 @@ def quantize_onnx(onnx_file: Path, out: Path, crops: Image) -> None:
 
 
 def head_and_decoder(graph: Any) -> list[str]:
-    """Names of the nodes from the head's matrix product on: the graph is in traced order, and the decoder begins with
-    the first change to float64 (rotations) or the last softmax (bins)."""
+    """Names of the head's matrix products and of all that follows from them: the graph is in traced order, and the
+    decoder begins with the first change to float64 (rotations) or the last softmax (bins). A mirrored network has the
+    head twice, with the same weights."""
     doubled = [i for i, node in enumerate(graph.node) if node.op_type == "Cast" and to_double(node)]
     begins = min(doubled, default=-1)
     if not doubled:
         begins = max(i for i, node in enumerate(graph.node) if node.op_type == "Softmax")
-    head = max(i for i, node in enumerate(graph.node[:begins]) if node.op_type in ("Gemm", "MatMul"))
-    return [node.name for node in graph.node[head:]]
+    head = [node for node in graph.node[:begins] if node.op_type in ("Gemm", "MatMul")][-1]
+    kept, reached = list[str](), set[str]()
+    for node in graph.node:
+        if (node.op_type == head.op_type and head.input[1] in node.input) or not reached.isdisjoint(node.input):
+            kept.append(node.name)
+            reached.update(node.output)
+    return kept
 
 
 def to_double(node: Any) -> bool:

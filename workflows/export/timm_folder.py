@@ -110,5 +110,6 @@ def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) ->
         found=found,
         ours=timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core"),
         others=len(net.heads) - 1 + (net.regression is not None),
+        mirrored=net.spec.mirrored,
         terms=terms,
     )
