@@ -105,6 +105,12 @@ class PoseSums:
         return out
 
 
+def in_front(true_deg: ArrayLike) -> NDArray[np.bool_]:
+    """(M,) of labels (M, 3): whose Euler angles are compared; everybody's where nobody looks ahead."""
+    ahead = np.abs(np.asarray(true_deg)[:, YAW]) <= FRONT_DEG
+    return np.asarray(ahead if ahead.any() else ~ahead)
+
+
 def deciding(scores: Mapping[str, float], prefix: str = "") -> str:
     """The key of a `summary` by which epochs, trials and networks are chosen: MAE, or the geodesic error where some
     faces are seen from behind, which no Euler angle compares."""

@@ -1,15 +1,19 @@
 """Laws of the int8 file: same contract, float head and decoder, a cost that is the difference of two scores."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import canonical_crop, window
-from hpe_core.learning.checkpoint import save_net
+from hpe_core.learning.checkpoint import load_net, save_net
+from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
@@ -63,8 +67,31 @@ def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(
     assert found.cost_deg == pytest.approx(found.mae - found.float_mae) and found.faces == 9
     turned = score_int8(*files, faces, truth + 360)
     assert turned.float_mae == pytest.approx(found.float_mae, abs=1e-4), "errors are circular"
+    truth[:4, 1] = 150
+    ahead, some = score_int8(*files, faces[4:], truth[4:]), score_int8(*files, faces, truth)
+    assert some == ahead and some.faces == 5, "no Euler angle of a head from behind is compared"
     same = score_int8(files[0], files[0], faces, truth)
     assert same.cost_deg == same.moved_deg == same.margin_deg == 0
+
+
+def test_a_mirrored_network_is_quantized_as_its_plain_form_is(exported_net, tmp_path):
+    """Two passes of the same weights: they are stored once, and the integers cost what they cost the plain file."""
+    saved = load_net(exported_net)
+    net = PoseNet(replace(saved.net.spec, mirrored=True), saved.crop.size).eval()
+    net.load_state_dict(saved.net.state_dict())
+    save_net(tmp_path, net, saved.crop, {})
+    file, small, faces = tmp_path / "student.onnx", tmp_path / "int8.onnx", windows(24)
+    export_network(tmp_path, file, tmp_path / "student.pt2")
+    quantize_onnx(file, small, faces)
+    assert file.stat().st_size < 1.2 * (exported_net / "student.onnx").stat().st_size
+    with torch.inference_mode():
+        expected = net.angles(torch.from_numpy(faces)).numpy()
+    plain, moved = (HeadPosePredictor.load(each).predict_windows(faces).angles for each in (file, small))
+    np.testing.assert_allclose(plain, expected, atol=1e-3)
+    flipped = HeadPosePredictor.load(small).predict_windows(np.ascontiguousarray(faces[:, :, ::-1])).angles
+    assert np.abs(flipped * (1, -1, -1) - moved).mean() < 0.2, "each pass has ranges of its own"
+    assert 0 < np.abs(moved - plain).mean() < 0.5
+    assert {node.op_type for node in onnx.load(file).graph.node}.isdisjoint({"Shape", "Range", "Gather"})
 
 
 @pytest.mark.parametrize(("apart", "warned"), [(None, False), (0.2, False), (3.0, True), (float("nan"), True)])

@@ -6,15 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
 from hpe_core.datasets.protocols import matches, protocol_named
+from hpe_core.learning.metrics import PoseSums
 from hpe_core.spec.data import DatasetSpec
 from tests.report.fakes import EXPORTED, NETS, TESTS, finished_run
 from workflows.engine.results import Finalist, Results, Role, Trial, UnderProtocol
 from workflows.engine.stage import StageRun
 from workflows.report.build import SECTIONS, build_report, rendered, whole_page
+from workflows.report.figures import Predicted
 from workflows.report.material import Material, Section, read_predictions
 from workflows.report.page import TEMPLATES, Book, Entry, Line, Picture, environment, file_name, line, render
 from workflows.report.sections.accounts import accounts
@@ -138,6 +141,18 @@ def test_the_paired_gain_is_the_difference_of_the_table(stage):
         hard, distilled = (stage.results.evaluate.row(role, test) for role in (Role.HARD, Role.DISTILLED))
         gain, margin = paired_gain(predictions[test][Role.DISTILLED], predictions[test][Role.HARD])
         assert gain == pytest.approx(hard.mae - distilled.mae, abs=1e-4) and margin > 0
+
+
+def test_heads_from_behind_have_no_say_in_the_paired_gain():
+    """As in the table's MAE: their Euler angles are compared nowhere."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-40, 40, (9, 3))
+    truth[:3, 1] = 150
+    off = np.where(np.arange(9) < 3, 40.0, -2.0)[:, None]
+    student = truth + rng.normal(0, 3, truth.shape)
+    networks = [Predicted([str(i) for i in range(9)], angles, truth) for angles in (student, student + off)]
+    tables = [PoseSums.of(each.angles, truth).summary()["mae"] for each in networks]
+    assert paired_gain(*networks)[0] == pytest.approx(tables[1] - tables[0])
 
 
 def test_the_headline_says_what_the_interval_allows(stage):

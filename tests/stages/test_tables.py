@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from hpe_core.data.rows import read_shard, read_table
-from hpe_core.geometry.crop import offset_grid, window
+from hpe_core.data.rows import read_shard, read_table, write_shard
+from hpe_core.datasets.base import FaceRow
+from hpe_core.geometry.crop import Box, FaceCrop, offset_grid, window
 from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.geometry.rotation import euler_error, euler_to_matrix, geodesic_deg
 from hpe_core.learning import ensemble
@@ -143,6 +144,25 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PoseNet, dict
     for first, (test, count) in enumerate(TESTS.items()):
         files[test] = [str(f) for f in write_heads(folder / test, count, split="test", first=20 * first, per_shard=4)]
     return folder / "net", net, files
+
+
+def test_the_map_of_offsets_counts_the_faces_of_the_table(asked, tmp_path):
+    """Euler angles of heads from behind say nothing; where all are such, all count, as in the table."""
+    folder, _, files = asked
+    shard = read_shard(Path(files[min(TESTS)][0]))
+    for behind in (1, len(shard)):
+        truth = shard.angles.copy()
+        truth[:behind, 1] = 150
+        rows = [
+            FaceRow(*row, FaceCrop(image, 1.0, 1.0, Box(0, 0, 9, 9)))
+            for row, image in zip(
+                ((f"{i}", "", "", tuple(map(float, pose))) for i, pose in enumerate(truth)), shard.images, strict=True
+            )
+        ]
+        write_shard(tmp_path / "turned.parquet", rows, CROP, "raw")
+        found = predictions(folder, {"turned": [str(tmp_path / "turned.parquet")]}, (0, 1), 1)
+        middle = {(cell.K, cell.d): cell.mae for cell in found.kd["turned"]}[0, 1]
+        assert middle == pytest.approx(PoseSums.of(found.angles["turned"], truth).summary()["mae"], abs=1e-3)
 
 
 def predictions(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hpe_core.data.marks import Marks
 from hpe_core.data.rows import Shard, read_shard
 from hpe_core.geometry.crop import window
-from hpe_core.geometry.rotation import euler_error
+from hpe_core.geometry.rotation import YAW, euler_error
+from hpe_core.learning.metrics import FRONT_DEG
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from workflows.engine.cluster import worker_device
@@ -46,8 +47,10 @@ class Predictions:
             return {test: np.concatenate([of(one) for one in seen]) for test, seen in tests.items()}
 
         def cells(seen: Sequence[Seen]) -> tuple[Cell, ...]:
-            faces = sum(len(one.ids) for one in seen)
-            return tuple(Cell(*pair, sum(one.kd[pair] for one in seen) / faces) for pair in sorted(seen[0].kd))
+            yaws = np.abs(np.concatenate([one.truth for one in seen])[:, YAW])
+            ahead = int((yaws <= FRONT_DEG).sum())
+            of, faces = (0, ahead) if ahead else (1, len(yaws))
+            return tuple(Cell(*pair, sum(one.kd[pair][of] for one in seen) / faces) for pair in sorted(seen[0].kd))
 
         return cls(
             {test: [name for one in seen for name in one.ids] for test, seen in tests.items()},
@@ -69,7 +72,8 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one network says about the faces of one file; `kd` holds each (K, d)'s mean angle errors, summed."""
+    """What one network says about the faces of one file; `kd` holds each (K, d)'s mean angle errors, summed
+    over the faces whose Euler angles are compared, and over all."""
 
     ids: list[str]
     groups: list[str]
@@ -78,7 +82,7 @@ class Seen:
     offset_angles: Angles
     rotations: Angles
     offset_rotations: Angles
-    kd: dict[tuple[int, int], float]
+    kd: dict[tuple[int, int], tuple[float, float]]
     spreads: Angles
     marks: Marks | None = None
 
@@ -110,7 +114,7 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
     net, form = saved.net, saved.net.form
     device, size, asked = net.mean_C11.device, saved.crop.size, LabelSet(("",), *offsets, form=form.name)
     plain, shifted, marks = [], [], []
-    kd: dict[tuple[int, int], float] = {}
+    kd: dict[tuple[int, int], tuple[float, float]] = {}
     for start in range(0, len(shard), forward_rows(device)):
         rows = slice(start, start + forward_rows(device))
         crops = on_device(shard.images[rows], device)
@@ -122,8 +126,10 @@ def predict(saved: "SavedNet", shard: Shard, offsets: tuple[int, int], radius: i
         if offsets != (0, 1):
             shifted.append(ensemble_probs({"": net}, crops, size, [asked])[asked])
         if radius:
+            ahead = np.abs(shard.angles[rows, YAW]) <= FRONT_DEG
             for pair, angles in offset_table(window_answers(net, crops, size, radius), form).items():
-                kd[pair] = kd.get(pair, 0.0) + float(euler_error(angles, shard.angles[rows]).mean(axis=1).sum())
+                errors, (front, every) = euler_error(angles, shard.angles[rows]).mean(axis=1), kd.get(pair, (0.0, 0.0))
+                kd[pair] = front + float(errors[ahead].sum()), every + float(errors.sum())
     answers = torch.cat(plain)
     offset_answers = torch.cat(shifted) if shifted else answers
     spreads = form.spread(answers).cpu().double().numpy()

@@ -1,19 +1,12 @@
 """What a network's spreads are worth: `hpe_core.learning.calibration` on validation faces, tried on the test sets."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hpe_core.geometry.rotation import YAW, euler_error
+from hpe_core.geometry.rotation import euler_error
 from hpe_core.learning.calibration import LEVELS, NORMAL, calibrate, confidence, coverage, risk_coverage, triple
-from hpe_core.learning.metrics import FRONT_DEG
+from hpe_core.learning.metrics import in_front
 from workflows.engine.results import Intervals, Sureness
-from workflows.scoring.seen import Angles, Predictions
-
-
-def in_front(truth_M3: Angles) -> NDArray[np.bool_]:
-    """Whose Euler angles are compared; everybody's where nobody looks ahead."""
-    ahead = np.abs(truth_M3[:, YAW]) <= FRONT_DEG
-    return ahead if ahead.any() else ~ahead
+from workflows.scoring.seen import Predictions
 
 
 def sureness(validated: Predictions, tested: Predictions) -> Sureness:
