@@ -53,6 +53,11 @@ class SearchSpec:
         """How many settings are trained to the end: no more than were tried, and without a search the student's own."""
         return min(self.finalists, max(self.trials, 1))
 
+    @property
+    def learning(self) -> int:
+        """Networks that the student stage trains at most: one for each of these settings, and its hard-label twin."""
+        return 2 * self.ending
+
 
 @checked
 class EvaluateSpec:

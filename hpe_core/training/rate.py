@@ -56,13 +56,15 @@ def noise(crop: CropSpec, count: int, bins: int = 0) -> FaceArrays:
 
 @cache
 def flops(net: NetSpec, size: int, *, backward: bool) -> int:
-    """Floating-point operations of one face, a multiply-add as two; with `backward`, of a whole training step."""
+    """Floating-point operations of a face's pose, a multiply-add as two; with `backward`, of a whole training step."""
     model = PoseNet(replace(net, pretrained="none"), size).train(backward)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one alone has no batch statistics
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
-        out = model(faces)
         if backward:
+            out = model(faces)
             sum(part.sum() for part in (*out.heads, *(out.landmarks or ()))).backward()
+        else:
+            model.predict(faces)
     return int(counter.get_total_flops()) // len(faces)
 
 

@@ -79,7 +79,8 @@ def test_rows_are_compared_with_memory_and_with_temporary_files(tmp_path, monkey
         return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said.split("; ")[1]
 
     assert said() == said("cluster.workers=2") == said("search.trials=8"), "they share the rows"
-    for finalists, networks in ((2, 3), (5, 5), (99, 8)):  # of the widest stage: three teachers, or the finalists
+    # Of the widest stage: three teachers, or finalists and their twins.
+    for finalists, networks in [(1, 3), (2, 4), (5, 10), (99, 16)]:
         streamed = said("data.ingest=ray_data", f"search.finalists={finalists}", "search.trials=8")
         assert f"streams of {networks} networks" in streamed
 

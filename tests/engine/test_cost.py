@@ -92,12 +92,13 @@ def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():
 
 
 @pytest.mark.parametrize(("finalists", "trials", "ended"), [(1, 4, 1), (3, 4, 3), (9, 4, 4), (9, 0, 1)])
-def test_finalists_and_a_twin_are_trained_at_once(finalists, trials, ended):
-    """As the student stage does; no more end than were tried."""
+def test_finalists_and_their_twins_are_trained_at_once(finalists, trials, ended):
+    """As the student stage does: where there is no room beside finalists, the best one's twin alone. No more end than
+    were tried."""
     spec = spec_of(f"search.finalists={finalists}", f"search.trials={trials}")
     lonely = dataclasses.replace(TOLD, gpus=1)
     gpu, wall = (seconds / 3600 for seconds in budget.training(spec, TOLD, spec.student, spec.student.optim.epochs, 1))
-    assert gpu_hours(spec, TOLD)["student"] == pytest.approx((ended + 1) * gpu)
+    assert gpu_hours(spec, TOLD)["student"] == pytest.approx(2 * ended * gpu)
     assert hours(spec, TOLD)["student"] == pytest.approx(wall), "eight GPUs: all at once"
     assert hours(spec, lonely)["student"] == pytest.approx((ended + 1) * wall)
 
@@ -139,6 +140,14 @@ def test_operations_are_those_that_the_literature_counts():
     forward = flops(NetSpec(backbone="resnet18"), 224, backward=False)
     assert forward == pytest.approx(2 * 1.82e9, rel=0.02)
     assert 2.8 < flops(NetSpec(backbone="resnet18"), 224, backward=True) / forward < 3.1
+
+
+def test_a_mirrored_face_costs_two_passes_and_landmarks_that_nobody_asks_for_none():
+    plain, mirrored, marked = (
+        flops(NetSpec("test_byobnet", **changes), 32, backward=False)
+        for changes in (dict[str, bool](), {"mirrored": True}, {"landmarks": True})
+    )
+    assert mirrored == 2 * plain and marked == plain
 
 
 def test_bytes_of_labels_are_those_of_the_file(tmp_path):

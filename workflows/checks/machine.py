@@ -153,7 +153,7 @@ def look_at_memory(spec: PipelineSpec, seen: Sequence[Examined]) -> Look:
         free = min(free, float(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
     rows, streamed = spec.data.machine_bytes(_trained(spec, seen), spec.cluster), spec.data.ingest == "ray_data"
     trials = spec.search.concurrent if spec.search.trials else 0
-    at_once = max(len(spec.teachers), trials, spec.search.ending, 2) if streamed else 1  # 2: a student and its twin
+    at_once = max(len(spec.teachers), trials, spec.search.learning) if streamed else 1
     held, whose = at_once * rows, f"streams of {at_once} networks" if streamed else "rows, shared by all networks,"
     said = f"{gigabytes(free)} free; {whose} take {gigabytes(held)}"
     temporary = Path(tempfile.gettempdir())

@@ -164,8 +164,10 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
         at_once = min(spec.search.concurrent, told.lanes)  # trials that share a GPU do not make it faster
         stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
     student = training(spec, told, spec.student, spec.student.optim.epochs, learning.workers[1])
-    who = "distilled and hard" if spec.search.ending == 1 else f"{spec.search.ending} finalists and a hard twin"
-    stage("student", who, learning.at_once, [student] * (spec.search.ending + 1))
+    ending = spec.search.ending
+    twins = max(1, min(ending, learning.at_once - ending))  # beside the finalists where there is room, else the best's
+    who = "distilled and hard" if ending == 1 else f"{ending} finalists and {twins} hard twin{'s' * (twins > 1)}"
+    stage("student", who, learning.at_once, [student] * (ending + twins))
     return found
 
 

@@ -117,7 +117,7 @@ def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:
     if stage == "teachers":
         return "network", len(spec.teachers)
     if stage == "student":
-        return "network", 2 * spec.search.ending  # each with its twin
+        return "network", spec.search.learning
     if stage == "search":
         return "trial", max(1, min(spec.search.concurrent, spec.search.trials))
     return POOLED[stage], most
