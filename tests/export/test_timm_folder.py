@@ -49,12 +49,15 @@ def decoded(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         return scope["angles"], load_net(folder).net.angles(crops)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit"])  # a transformer has a grid of its own size
-def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, backbone):
-    found = hub.write_timm_folder(saved(tmp_path, backbone), tmp_path / "timm", "free for all")
+def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, backbone, mirrored):
+    network = saved(tmp_path, backbone, **BINS, mirrored=mirrored)
+    found = hub.write_timm_folder(network, tmp_path / "timm", "free for all")
     assert found.head and found.gap < 1e-3
     readme = (tmp_path / "timm" / "README.md").read_text()
     assert "free for all" in readme and "2 head(s) that only regularised" in readme
+    assert "mirror" not in readme.partition("What is lost")[2] and "landmarks" not in readme
     torch.testing.assert_close(*decoded(tmp_path), atol=1e-3, rtol=0)
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     assert config["architecture"] == backbone and config["num_classes"] == 198
@@ -67,6 +70,13 @@ def test_without_a_linear_classifier_the_backbone_alone_is_saved_and_said(tmp_pa
     found = hub.write_timm_folder(saved(tmp_path, "test_byobnet"), tmp_path / "timm", "terms")
     assert not found.head and "the backbone alone" in (tmp_path / "timm" / "README.md").read_text()
     assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).num_classes == 0
+
+
+def test_what_that_form_cannot_say_is_said(tmp_path):
+    network = saved(tmp_path, "test_byobnet", head="sixd", mirrored=True, landmarks=True, decoder_width=8)
+    hub.write_timm_folder(network, tmp_path / "timm", "terms")
+    lost = (tmp_path / "timm" / "README.md").read_text().partition("What is lost")[2]
+    assert "the decoder of landmarks is left out" in lost and "a mean with that to the mirror image" in lost
 
 
 def test_a_folder_that_loads_as_another_network_is_an_error(tmp_path, monkeypatch):

@@ -111,5 +111,6 @@ def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) ->
         ours=timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core"),
         others=len(net.heads) - 1 + (net.regression is not None),
         mirrored=net.spec.mirrored,
+        landmarks=net.spec.landmarks,
         terms=terms,
     )
