@@ -44,15 +44,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(value.tobytes()).hexdigest()[:16]
 
 
-def noted(told: str, seen: list[tuple[str, str]]) -> Any:
-    """A hook of a layer that notes what it gives."""
-
-    def hook(layer: Any, given: Any, answer: Any) -> None:
-        seen.append((told, digest(answer)))
-
-    return hook
-
-
 def walk() -> Iterator[tuple[str, str]]:
     """(operation, hash of what it gave), in order."""
     import numpy as np
@@ -65,7 +56,7 @@ def walk() -> Iterator[tuple[str, str]]:
     from hpe_core.training.place import Place
     from hpe_core.training.step import begin
     from hpe_core.training.views import Views
-    from tests.faces import CROP, NET_CROP, head, windows, write_heads
+    from tests.faces import CROP, head, windows, write_heads
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     yield "drawing a head (NumPy)", digest(np.concatenate([head(i).image.ravel() for i in range(24)]))
@@ -91,7 +82,6 @@ def walk() -> Iterator[tuple[str, str]]:
                     seen.append((told, digest(outside))) if isinstance(outside, torch.Tensor) else None
                 )
             )
-    del NET_CROP
     losses = step(batch)
     yield from seen
     yield "loss", digest(losses["loss"])

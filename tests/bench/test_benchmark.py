@@ -16,7 +16,6 @@ import pytest
 
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, shard_files
-from hpe_core.geometry.crop import offset_grid
 from hpe_core.spec.data import CropSpec
 from workflows import benchmark
 from workflows.bench import children, common, crops, reading, training, writing
@@ -61,20 +60,6 @@ def test_sides_that_did_different_work_fail():
     common.must_agree(True, "nothing")
     with pytest.raises(StageFailed, match="the same work: pixels"):
         common.must_agree(False, "pixels")
-
-
-@pytest.mark.parametrize("size", [64, 112, 224])
-def test_windows_are_the_warps_of_every_offset(lab, size):
-    by_window, by_warp = crops.batches_of(lab.heads[:3], size, 6)
-    batches = []
-    for dx, dy in offset_grid(6, 3):
-        window, warp = by_window(dx, dy), by_warp(dx, dy)
-        assert window.flags.c_contiguous and warp.flags.c_contiguous
-        assert window.shape == warp.shape == (3, size, size, 3)
-        assert crops.grey_levels(window, warp) <= 1
-        batches.append(window.copy())
-    assert crops.grey_levels(by_window(3, 0), by_warp(0, 3)) > 10, "a warp of another offset would be noticed"
-    assert len({batch.tobytes() for batch in batches}) == 25, "an offset that moves nothing is not measured"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

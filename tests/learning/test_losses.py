@@ -16,7 +16,6 @@ from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 
-WIDE = AngleBins.covering(99, 3)
 GRIDS = tuple(AngleBins.covering(99, width) for width in (1, 2, 3, 4))
 seeds = st.integers(0, 10_000)
 

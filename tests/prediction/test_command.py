@@ -36,13 +36,6 @@ def predictor() -> HeadPosePredictor:
     return HeadPosePredictor.load(threads=1)
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
 def table(out: str = "poses") -> list[dict[str, str]]:
     with open(Path(out) / TABLE, newline="") as stream:
         return list(csv.DictReader(stream))

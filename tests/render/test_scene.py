@@ -215,9 +215,10 @@ def test_the_data_file_is_the_one_that_the_code_names() -> None:
 
 
 def test_zero_is_that_of_aflw2000(real_data: Path) -> None:
-    """Un-turned, the faces of the archive look where our head looks, to what landmarks can tell."""
+    """Un-turned, the faces of the archive look where our head looks, to what landmarks can tell. And ours are shaped
+    like them, noses, lips and chins: 0.091 with the means negated, 0.077 without, 0.069 with them."""
     rotation, left = fit(our_head(60), archive_head(real_data / "aflw2000"))
-    assert np.abs(matrix_to_euler(rotation)).max() < 1.5 and left < 0.11
+    assert np.abs(matrix_to_euler(rotation)).max() < 1.5 and left < 0.073
 
 
 def test_the_shared_head_is_its_own_mirror_image() -> None:

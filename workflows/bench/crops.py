@@ -1,9 +1,5 @@
 """Benchmarks of pictures in memory: rendered heads, offset windows, and the ensemble over them."""
 
-from collections.abc import Callable, Sequence
-
-import cv2
-import numpy as np
 import torch
 
 from hpe_core.geometry.crop import FaceCrop, Image, canonical_crop, offset_grid, window
@@ -14,8 +10,8 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
 from workflows.bench.children import read_rgb
-from workflows.bench.common import Row, Work, compared, must_agree
-from workflows.bench.lab import CROP, DISTINCT, PICTURE_PX, Lab, jpeg
+from workflows.bench.common import Row, compared, must_agree
+from workflows.bench.lab import CROP, PICTURE_PX, Lab, jpeg
 
 SIZES, RENDERED = (64, 112, 192), 12  # two persons of six pictures
 GRIDS = [(size, radius, step) for radius, step in ((15, 5), (8, 1)) for size in (224, 112)]
@@ -48,13 +44,12 @@ def rendered(lab: Lab, size: int) -> Row:
 
 
 def windows(lab: Lab) -> list[Row]:
-    """Windows of the canonical crop, against one warp of the 450 px picture for each offset, in two ways.
+    """Windows of the canonical crop, against one warp of the 450 px picture for each offset.
 
-    From the picture: we cut the canonical crop, and each offset is a view of it, which the network's first operation
-    reads as it lies (the row of the ensemble shows that this costs nothing). From the stored crop: each offset is
-    copied into a batch. Nothing here does that; it is what a program pays that wants its batches contiguous.
+    We cut the canonical crop, and each offset is a view of it, which the network's first operation reads as it lies
+    (the row of the ensemble shows that this costs nothing).
     """
-    return [row for grid in GRIDS for row in (from_picture(lab, *grid), copied(lab, *grid))]
+    return [from_picture(lab, *grid) for grid in GRIDS]
 
 
 def from_picture(lab: Lab, size: int, radius: int, step: int) -> Row:
@@ -80,51 +75,9 @@ def from_picture(lab: Lab, size: int, radius: int, step: int) -> Row:
     return compared(name, "windows/s", ours, lambda _: sum(map(len, map(warps, heads))), lab.repeat, WARPS, counted)
 
 
-def copied(lab: Lab, size: int, radius: int, step: int) -> Row:
-    offsets = offset_grid(radius, step)
-    heads = lab.heads[: DISTINCT if len(offsets) < 100 else 8]
-    by_window, by_warp = batches_of(heads, size, radius)
-    for dx, dy in offsets:
-        must_agree(grey_levels(by_window(dx, dy), by_warp(dx, dy)) <= 1, f"window ({dx}, {dy})")
-
-    def all_of(side: Callable[[int, int], Image], passes: int) -> Work:
-        """Windows made; the fast side goes round several times, for a time that a clock can tell."""
-        return lambda _: sum(len(side(dx, dy)) for _ in range(passes) for dx, dy in offsets)
-
-    counted = (
-        f"{len(heads)} faces x {len(offsets)} windows, each copied into one contiguous uint8 batch on both sides; "
-        f"decode ({size + 2 * radius} px crop, {PICTURE_PX} px picture in memory) left out; equal to one grey level"
-    )
-    name = f"windows copied K={radius}, d={step}, {size} px"
-    return compared(name, "windows/s", all_of(by_window, 10), all_of(by_warp, 1), lab.repeat, WARPS, counted)
-
-
-def batches_of(heads: Sequence[RenderedHead], size: int, radius: int) -> list[Callable[[int, int], Image]]:
-    """By window and by warp: (dx, dy) -> the (B, size, size, 3) batch of that offset."""
-    bare, crops = CropSpec(size, 0), [canonical_crop(head.image, head.box, CropSpec(size, radius)) for head in heads]
-    stored = np.stack([crop.pixels for crop in crops])
-    mine, theirs = (np.empty((len(heads), size, size, 3), np.uint8) for _ in range(2))
-
-    def by_window(dx: int, dy: int) -> Image:
-        np.copyto(mine, window(stored, size, dx, dy))
-        return mine
-
-    def by_warp(dx: int, dy: int) -> Image:
-        for i, (head, crop) in enumerate(zip(heads, crops, strict=True)):
-            theirs[i] = warp(head, crop, bare, dx, dy)
-        return theirs
-
-    return [by_window, by_warp]
-
-
 def warp(head: RenderedHead, crop: FaceCrop, bare: CropSpec, dx: int, dy: int) -> Image:
     """The head's window at an offset in pixels of the crop, cut from the picture itself."""
     return canonical_crop(head.image, head.box.moved(dx * crop.scale_x, dy * crop.scale_y), bare).pixels
-
-
-def grey_levels(a: Image, b: Image) -> int:
-    """The largest difference between two uint8 batches."""
-    return int(cv2.absdiff(a.reshape(-1, 3), b.reshape(-1, 3)).max())
 
 
 def ensemble(lab: Lab) -> list[Row]:
