@@ -40,14 +40,12 @@ class LandmarkAnswer(NamedTuple):
         return torch.cat([self.points_BL2, self.seen_BL.sigmoid()[..., None]], -1)
 
     def mean_with(self, flipped: "LandmarkAnswer") -> "LandmarkAnswer":
-        """The mean with the answer to the mirror images, mirrored back: a flip exchanges the sides."""
+        """Points and visibility averaged with those of the mirror images, whose sides change. Heat maps stay."""
         other = torch.as_tensor(MIRROR_68, device=self.seen_BL.device)
         sides = torch.tensor([-1.0, 1.0], device=self.seen_BL.device)
-        return LandmarkAnswer(
-            (self.heat_BLHW + flipped.heat_BLHW[:, other].flip(-1)) / 2,
-            (self.rough_BL2 + flipped.rough_BL2[:, other] * sides) / 2,
-            (self.points_BL2 + flipped.points_BL2[:, other] * sides) / 2,
-            (self.seen_BL + flipped.seen_BL[:, other]) / 2,
+        return self._replace(
+            points_BL2=(self.points_BL2 + flipped.points_BL2[:, other] * sides) / 2,
+            seen_BL=(self.seen_BL + flipped.seen_BL[:, other]) / 2,
         )
 
 
