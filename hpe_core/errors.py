@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 
 class UserError(Exception):
@@ -21,6 +22,13 @@ def check(condition: bool, message: str) -> None:
 def say(text: str) -> None:
     """A line on standard error, at once."""
     print(text, file=sys.stderr, flush=True)
+
+
+def shown(address: str) -> str:
+    """A web address without user, password and what follows `?`: these may be secrets."""
+    scheme, _, rest = address.partition("://")
+    parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may hold any sign, up to the last @
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -33,7 +33,7 @@ class BoxFile:
 
     def entry(self, path: str) -> str | None:
         """The entry for a picture's path below its root; None where none fits, or several do."""
-        path = _tidy(path)
+        path = tidy(path)
         if path in self.boxes:
             return path
         there = PurePosixPath(path)
@@ -49,7 +49,7 @@ class BoxFile:
     def check_names(self, file: Path, paths: Iterable[str]) -> None:
         """Raises DatasetError for an entry that fits two of these pictures."""
         used: dict[str, str] = {}
-        for path in paths:
+        for path in map(tidy, paths):
             entry = self.entry(path)
             if entry is not None and used.setdefault(entry, path) != path:
                 first, second = files.printable(used[entry]), files.printable(path)
@@ -136,7 +136,7 @@ def _read_boxes(file: Path, size: int, changed_ns: int) -> BoxFile:
     boxes: dict[str, tuple[Box, ...]] = {}
     paths_of: dict[str, tuple[str, ...]] = {}
     for path, entries in content.items():
-        path = _tidy(path)
+        path = tidy(path)
         if path in boxes:
             raise DatasetError(f"its file of boxes {name} has two entries for '{path}'")
         boxes[path] = _parse(entries, f"its file of boxes {name}: the entry '{path}'")
@@ -169,7 +169,8 @@ def _parse(entries: Any, where: str) -> tuple[Box, ...]:
     return tuple(found)
 
 
-def _tidy(path: str) -> str:
+def tidy(path: str) -> str:
+    """One spelling of a picture's path: 'im\\.\\a.jpg' and './im/a.jpg' are im/a.jpg."""
     return str(PurePosixPath(path.replace("\\", "/")))
 
 

@@ -22,6 +22,7 @@ from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit
 from tests.faces import NET_CROP, face_row, windows
 from workflows.engine.exported import Int8
+from workflows.export.faces import Faces
 from workflows.export.int8 import head_and_decoder, quantize_onnx, score_int8
 from workflows.export.onnx_file import export_network
 from workflows.report.text import int8_sentence
@@ -62,15 +63,18 @@ def test_head_and_decoder_stay_float(files):
 
 
 def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(files):
-    faces, truth = windows(9, first=24), np.array([face_row(24 + i).pose for i in range(9)], np.float32)
-    found = score_int8(*files, faces, truth)
+    truth = np.array([face_row(24 + i).pose for i in range(9)], np.float32)
+    faces = Faces(windows(9, first=24), truth, np.array([*"aabbccdde"]))
+    found = score_int8(*files, faces)
     assert found.cost_deg == pytest.approx(found.mae - found.float_mae) and found.faces == 9
-    turned = score_int8(*files, faces, truth + 360)
+    turned = score_int8(*files, faces._replace(angles=truth + 360))
     assert turned.float_mae == pytest.approx(found.float_mae, abs=1e-4), "errors are circular"
     truth[:4, 1] = 150
-    ahead, some = score_int8(*files, faces[4:], truth[4:]), score_int8(*files, faces, truth)
+    ahead, some = score_int8(*files, Faces(*(column[4:] for column in faces))), score_int8(*files, faces)
     assert some == ahead and some.faces == 5, "no Euler angle of a head from behind is compared"
-    same = score_int8(files[0], files[0], faces, truth)
+    alone = score_int8(*files, faces._replace(groups=np.arange(9).astype(str)))
+    assert alone.margin_deg != some.margin_deg and alone.cost_deg == some.cost_deg, "people count"
+    same = score_int8(files[0], files[0], faces)
     assert same.cost_deg == same.moved_deg == same.margin_deg == 0
 
 
@@ -118,8 +122,8 @@ def test_int8_costs_a_trained_resnet18_at_most_a_twentieth_of_a_degree(tmp_path)
     export_network(tmp_path, tmp_path / "student.onnx", tmp_path / "student.pt2")
     (val,), (test,) = ([read_shard(file) for file in files[name]] for name in ("val", "test"))
     quantize_onnx(tmp_path / "student.onnx", tmp_path / "int8.onnx", window(val.images, crop.size))
-    faces = np.ascontiguousarray(window(test.images, crop.size))
-    found = score_int8(tmp_path / "student.onnx", tmp_path / "int8.onnx", faces, test.angles)
+    faces = Faces(np.ascontiguousarray(window(test.images, crop.size)), test.angles, np.array(test.groups))
+    found = score_int8(tmp_path / "student.onnx", tmp_path / "int8.onnx", faces)
     print(found)
     assert found.float_mae < 12, "a network that has learnt nothing costs nothing"
     assert found.cost_deg <= 0.05

@@ -205,14 +205,16 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_boxes_are_told_in_its_ow
 
 def test_boxes_of_a_file_are_in_pixels_of_the_picture_however_it_is_decoded(tmp_path):
     save(tmp_path / "a.jpg", cv2.resize(picture(5, 20, 30), (240, 160)), "JPEG")
-    boxes = {"a.jpg": [{"bbox": [40, 20, 120, 100]}, {"bbox": [300, 20, 390, 100]}]}
+    boxes = {"a.jpg": [{"bbox": [40, 20, 120, 100]}, {"bbox": [300, 20, 390, 100]}, {"bbox": [50, 20, 51.5, 60]}]}
     (tmp_path / "b.json").write_text(json.dumps(boxes))
     media = open_media([str(tmp_path / "a.jpg")], tmp_path / "out", upright=False, max_pixels=10_000)
     (frame,) = media.frames()
     assert isinstance(frame, Frame) and frame.scale == 2
-    inside, outside = face_finder(PredictSpec(boxes=str(tmp_path / "b.json")), media, print)(frame)
+    inside, outside, thin = face_finder(PredictSpec(boxes=str(tmp_path / "b.json")), media, print)(frame)
     assert inside.box == Box(20, 10, 60, 50) and why_unusable(inside, frame, 1.0) == ""
     assert "box (300, 20, 390, 100) lies outside the 240 x 160 picture" in why_unusable(outside, frame, 1.0)
+    assert re.search(r"a\.jpg, decoded at 1/2 .*thinner than a pixel", why_unusable(thin, frame, 1.0))
+    assert why_unusable(thin, frame, 2.0) == "", "the network is shown the scaled box"
 
 
 def test_a_large_picture_of_another_format_names_the_key_that_allows_it(tmp_path):

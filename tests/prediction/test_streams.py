@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, shown
 from tests.prediction.broadcast import motion_jpeg, ranged, rtsp, serving, without_length
 from tests.prediction.clips import grey, greys, level, seen, sound_of, times_of, write_clip
 from tests.servers import answering
 from workflows.prediction import streams
 from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.media import open_media
-from workflows.prediction.streams import Stream, is_address, shown
+from workflows.prediction.streams import Stream, is_address
 from workflows.prediction.videos import VideoFile
 
 UNEVEN = [0, 40, 120, 4900, 9940]

@@ -98,6 +98,7 @@ def test_people_keep_their_numbers_while_they_move_cross_and_blink():
     assert tracks.follow([left.moved(32, 0)], pose[:1], 2.5)[0] == [0]  # of a slow series, the next frame
     assert tracks.follow([left.moved(32, 0), right.moved(-24, 0)], pose, 2.6)[0] == [0, 2]  # away for longer
     assert tracks.follow([], pose[:0], 2.7)[0] == []
+    assert tracks.follow([left.moved(32, 0)], pose[:1], 3.8)[0] == [3]  # nobody was seen, and then somebody else
 
 
 def test_each_person_is_smoothed_alone_and_nobody_without_the_key():

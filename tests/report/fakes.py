@@ -76,7 +76,8 @@ def fake_results(spec: PipelineSpec, inputs: dict[str, Path]) -> made.Results:
         net: {test: true + random.normal(0, 3 + i, true.shape) for test, true in truth.items()}
         for i, net in enumerate(reversed(NETS))
     }
-    write_predictions(inputs["evaluate"] / "predictions.parquet", ids, truth, predictions)
+    people = {test: [str(row // 2) for row in range(len(own))] for test, own in ids.items()}
+    write_predictions(inputs["evaluate"] / "predictions.parquet", ids, people, truth, predictions)
     marks = Marks(*(np.tile(np.float32([[5, -3, 0.7]]), (14, 68, 1)) for _ in range(2)), np.ones((14, 2), np.float32))
     write_marks(inputs["evaluate"] / MARKS_FILE, {("base", TESTS[0]): (ids[TESTS[0]], marks)})
     scores = {

@@ -150,7 +150,8 @@ def test_heads_from_behind_have_no_say_in_the_paired_gain():
     truth[:3, 1] = 150
     off = np.where(np.arange(9) < 3, 40.0, -2.0)[:, None]
     student = truth + rng.normal(0, 3, truth.shape)
-    networks = [Predicted([str(i) for i in range(9)], angles, truth) for angles in (student, student + off)]
+    names = [str(i) for i in range(9)]
+    networks = [Predicted(names, names, angles, truth) for angles in (student, student + off)]
     tables = [PoseSums.of(each.angles, truth).summary()["mae"] for each in networks]
     assert paired_gain(*networks)[0] == pytest.approx(tables[1] - tables[0])
 

@@ -210,8 +210,14 @@ def test_online_labels_leave_room_for_every_searched_jitter():
         ({"reader": "aflw", "root": "/a", "test_groups": ["image00002"]}, {"reader": "aflw2000", "root": "/b"}, False),
         ({"reader": "biwi", "root": "/x/biwi"}, {"reader": "biwi", "root": "/x/biwi/hpdb"}, True),
         ({"reader": "manifest", "root": "/m"}, {"reader": "manifest", "root": "/m/manifest.csv"}, True),
+        ({"reader": "manifest", "root": "/m.d"}, {"reader": "manifest", "root": "/m.d/manifest.csv"}, True),
+        ({"reader": "manifest", "root": "/d/v1.0"}, {"reader": "manifest", "root": "/d/v1.1"}, False),
+        ({"reader": "manifest", "root": "/m/train.csv"}, {"reader": "manifest", "root": "/m/test.csv"}, False),
+        ({"reader": "manifest", "root": "/m/test.csv"}, {"reader": "manifest", "root": "/m/test.csv"}, True),
         ({"reader": "synthetic", "seed": 1, "count": 9}, {"reader": "synthetic", "seed": 1, "count": 30}, True),
         ({"reader": "300w_lp", "root": "/w"}, {"reader": "aflw2000", "root": "/b"}, False),
+        ({"reader": "300w_lp", "root": "/w"}, {"reader": "300w", "root": "/b"}, True),
+        ({"reader": "300w_lp", "root": "/w"}, {"reader": "300w", "root": "/b", "test_groups": ["wflw/1"]}, False),
     ],
 )
 def test_archives_of_the_same_pictures_are_known(trained, tested, same):

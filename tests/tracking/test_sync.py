@@ -17,11 +17,13 @@ from unittest.mock import Mock
 
 import pytest
 
+from hpe_core.errors import SpecError
 from tests.tracking import places
 from workflows.tracking import server
 from workflows.tracking import sync as syncing
 from workflows.tracking.facts import Artifact, Point, RunFacts
 from workflows.tracking.live import Live
+from workflows.tracking.registry import version_of
 from workflows.tracking.server import connect, make_database, public, ui_command
 from workflows.tracking.sync import Session, Synced, clean, flatten, sync
 
@@ -76,7 +78,10 @@ def test_an_address_that_would_land_somewhere_else_is_an_error(uri, tmp_path):
 
 def test_addresses_are_shown_without_passwords():
     assert ui_command("sqlite:////a/m.db") == "mlflow ui --backend-store-uri sqlite:////a/m.db --port 5000"
-    assert ui_command("http://me:secret@host:1") == public("http://me:secret@host:1") == "http://host:1"
+    for secret in ("secret", "se@cret", "se/cret", "se?cret", "se#cret"):
+        assert ui_command(f"http://me:{secret}@host:1") == public(f"http://me:{secret}@host:1") == "http://host:1"
+    assert public("https://host/a?token=secret") == "https://host/a"
+    assert public("sqlite:////home/me@work/m.db") == "sqlite:////home/me@work/m.db"
     assert ui_command("none") == ""
 
 
@@ -375,3 +380,16 @@ def test_a_server_that_was_dead_gets_all_exactly_once(store, tmp_path, start_ser
     assert live.close(60) == "" and state(uri) == before, "the next run mends it, too"
     assert said[1:] == ["registered head-pose version 1, the champion"]
     assert not (mine / "mlartifacts").exists() and list((store / "served").rglob("student.onnx"))
+
+
+def test_a_model_is_found_behind_a_hundred_others(tmp_path, fresh_database):
+    shutil.copy(fresh_database, tmp_path / "mlflow.db")
+    client, _ = connect(places.uri_of(tmp_path), places.EXPERIMENT, tmp_path)
+    for number in range(101):
+        client.create_registered_model(f"a-{number:03d}")
+    client.create_registered_model("head-pose")
+    client.create_model_version("head-pose", str(tmp_path / "model"))
+    client.set_registered_model_alias("head-pose", "champion", "1")
+    assert version_of(client, "champion", "head-pose") == str(tmp_path / "model")
+    with pytest.raises(SpecError, match="no model 'head-posing'"):
+        version_of(client, "champion", "head-posing")

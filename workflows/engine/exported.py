@@ -69,7 +69,7 @@ class Int8Score:
     float_mae: float
     mae: float
     cost_deg: float  # mae - float_mae
-    margin_deg: float | None  # half the 95 % interval of the cost, paired over faces; None for a single face
+    margin_deg: float | None  # half the 95 % interval of the cost, paired over faces; None for a single person
     moved_deg: float  # mean difference of the two files' angles
 
 

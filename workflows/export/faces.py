@@ -12,10 +12,11 @@ from hpe_core.geometry.crop import Image, window
 
 
 class Faces(NamedTuple):
-    """Windows (M, size, size, 3) uint8 and their labels (M, 3) degrees."""
+    """Windows (M, size, size, 3) uint8, their labels (M, 3) degrees, and the dataset and group (M,) of each."""
 
     windows: Image
     angles: NDArray[np.float32]
+    groups: NDArray[np.str_]
 
 
 def spread_faces(shards: Path, datasets: Sequence[str], split: str, wanted: int, size: int) -> Faces | None:
@@ -33,7 +34,8 @@ def spread_faces(shards: Path, datasets: Sequence[str], split: str, wanted: int,
             start += count
             if len(rows):
                 shard = read_shard(file)
-                parts.append(Faces(window(shard.images[rows], size), shard.angles[rows]))
+                groups = np.array([f"{name}/{shard.groups[row]}" for row in rows])
+                parts.append(Faces(window(shard.images[rows], size), shard.angles[rows], groups))
     return together(parts)
 
 
@@ -47,8 +49,8 @@ def together(parts: Sequence[Faces | None]) -> Faces | None:
     known = [part for part in parts if part is not None]
     if not known:
         return None
-    windows, angles = (np.concatenate(columns) for columns in zip(*known, strict=True))
-    return Faces(np.ascontiguousarray(windows), angles)
+    windows, *others = (np.concatenate(columns) for columns in zip(*known, strict=True))
+    return Faces(np.ascontiguousarray(windows), *others)
 
 
 def fair_shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.rotation import euler_error
@@ -21,6 +20,7 @@ from hpe_core.learning.interval import half_interval
 from hpe_core.learning.metrics import in_front
 from hpe_core.predictor import INPUT, HeadPosePredictor
 from workflows.engine.exported import Int8Score
+from workflows.export.faces import Faces
 from workflows.export.quiet import quiet
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -83,12 +83,12 @@ def to_double(node: Any) -> bool:
     return any(entry.name == "to" and entry.i == onnx.TensorProto.DOUBLE for entry in node.attribute)
 
 
-def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[np.float32]) -> Int8Score:
-    """What int8 costs on labelled (M, size, size, 3) windows, degrees: both MAEs, their difference with the half width
-    of its 95 % interval (paired over faces), and by how much an angle moves on average. Faces seen from behind are
-    left out, as in every MAE."""
-    ahead = in_front(truth)
-    windows, truth = windows[ahead], truth[ahead]
+def score_int8(onnx_file: Path, int8_file: Path, faces: Faces) -> Int8Score:
+    """What int8 costs on labelled faces, degrees: both MAEs, their difference with the half width of its 95 % interval
+    (paired over faces; people count), and by how much an angle moves on average. Faces seen from behind are left out,
+    as in every MAE."""
+    ahead = in_front(faces.angles)
+    windows, truth, people = faces.windows[ahead], faces.angles[ahead], faces.groups[ahead]
     files = (onnx_file, int8_file)
     plain, small = (HeadPosePredictor.load(file, threads=1).predict_windows(windows).angles for file in files)
     before, after = euler_error(plain, truth).mean(1), euler_error(small, truth).mean(1)
@@ -98,6 +98,6 @@ def score_int8(onnx_file: Path, int8_file: Path, windows: Image, truth: NDArray[
         float_mae=float(before.mean()),
         mae=float(after.mean()),
         cost_deg=float(gains.mean()),
-        margin_deg=half_interval(gains),
+        margin_deg=half_interval(gains, people.tolist()),
         moved_deg=float(euler_error(small, plain).mean()),
     )

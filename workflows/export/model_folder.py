@@ -104,6 +104,6 @@ def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | No
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RuntimeError(f"int8: {reason}; publish.calibration_crops=0 leaves that file out") from error
-    score = score_int8(*files, scored.windows, scored.angles) if scored else None
+    score = score_int8(*files, scored) if scored else None
     apart = openvino_gap(files[1], calibration.windows) if has_openvino() else None
     return Int8(files[1].stat().st_size, len(calibration.windows), score, apart)

@@ -148,11 +148,14 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
 
 def why_unusable(face: Face, frame: Frame, box_scale: float) -> str:
     """Why the picture does not show this box, by the rule of the shards; '' for a box that it shows."""
-    width, height = frame.file_size
+    rows, columns = frame.image.shape[:2]
     box = frame.in_file(face.box)
     try:
         for seen in (box, box.scaled(box_scale)):
-            check_box(seen, width, height, printable(frame.name))
+            check_box(seen, *frame.file_size, printable(frame.name))
+        if frame.scale > 1:  # the network is shown a picture of fewer pixels
+            name = f"{printable(frame.name)}, decoded at 1/{frame.scale} (max_pixels)"
+            check_box(face.box.scaled(box_scale), columns, rows, name)
     except Rejected as rejected:
         return rejected.detail
     return ""

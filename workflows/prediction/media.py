@@ -8,14 +8,14 @@ from urllib.parse import unquote, urlsplit
 
 from hpe_core.datasets.files import printable
 from hpe_core.datasets.pictures import MAX_PIXELS
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, shown
 from workflows.prediction.animations import Animation
 from workflows.prediction.copies import pyav
 from workflows.prediction.frames import Media, apart
 from workflows.prediction.kinds import kind_of
 from workflows.prediction.pictures import open_pictures
 from workflows.prediction.resolve import similar
-from workflows.prediction.streams import SCHEMES, Camera, is_address, open_address, shown
+from workflows.prediction.streams import SCHEMES, Camera, is_address, open_address
 from workflows.prediction.videos import FILES_ALONE, VideoFile, copy_name, is_cut, opened
 
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from hpe_core.detection.detector import silent_opencv
-from hpe_core.errors import SpecError, say
+from hpe_core.errors import SpecError, say, shown
 from hpe_core.geometry.crop import Image
 from workflows.prediction.copies import DrawnVideo, pyav
 from workflows.prediction.frames import Frame, Media, Unusable
@@ -55,13 +55,6 @@ OPTIONS = {
 
 def is_address(word: str) -> bool:
     return word.partition("://")[0].lower() in SCHEMES and "://" in word
-
-
-def shown(address: str) -> str:
-    """The address without user, password and what follows `?`: these may be secrets."""
-    scheme, _, rest = address.partition("://")
-    parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may hold any sign, up to the last @
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def open_address(address: str, out: Path, *, sound: bool) -> Media:

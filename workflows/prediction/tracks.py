@@ -79,6 +79,7 @@ class Tracks:
 
     def __init__(self, smooth: float) -> None:
         self._smooth, self._tracks, self._begun = smooth, list[Track](), 0
+        self._last = -math.inf  # when faces were last looked for
 
     def follow(self, boxes: Sequence[Box], angles: Floats, time: float) -> tuple[list[int], Floats]:
         """The number of each face's track, and the (M, 3) poses in degrees, smoothed along it."""
@@ -90,6 +91,8 @@ class Tracks:
         return [track.number for track in matched], poses
 
     def _matched(self, boxes: Sequence[Box], time: float) -> list[Track]:
+        self._tracks = [one for one in self._tracks if one.seen == self._last or time - one.seen <= MEMORY_S]
+        self._last = time
         pairs = [
             (shared, face, track)
             for face, box in enumerate(boxes)
@@ -108,5 +111,4 @@ class Tracks:
                 self._tracks.append(of_face[face])
                 self._begun += 1
             of_face[face].box, of_face[face].seen = box, time
-        self._tracks = [track for track in self._tracks if time - track.seen <= MEMORY_S]
         return [of_face[face] for face in range(len(boxes))]

@@ -58,6 +58,7 @@ class Predicted:
     """One network's predictions on one test set, in the order of the sample ids; (M, 3) degrees."""
 
     sample_ids: list[str]
+    people: list[str]  # whom each face shows
     angles: Floats
     truth: Floats
 

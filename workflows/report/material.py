@@ -47,7 +47,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predicted]]:
     """predictions.parquet -> {test: {network: Predicted}}, in the file's order."""
     columns = read_table(path)
     test, network = (np.array(columns[name].to_pylist(), dtype=object) for name in ("test", "network"))
-    ids = np.array(columns["sample_id"].to_pylist(), dtype=object)
+    ids, people = (np.array(columns[name].to_pylist(), dtype=object) for name in ("sample_id", "person"))
     angles = np.stack([columns[name].to_numpy() for name in ANGLE_NAMES], 1).astype(np.float64)
     truth = np.stack([columns[f"true_{name}"].to_numpy() for name in ANGLE_NAMES], 1).astype(np.float64)
     out: dict[str, dict[str, Predicted]] = {}
@@ -55,5 +55,6 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predicted]]:
         for name in dict.fromkeys(network):
             rows = np.flatnonzero((test == one) & (network == name))
             if len(rows):
-                out.setdefault(one, {})[name] = Predicted(list(ids[rows]), angles[rows], truth[rows])
+                shown = ids[rows].tolist(), people[rows].tolist()
+                out.setdefault(one, {})[name] = Predicted(*shown, angles[rows], truth[rows])
     return out

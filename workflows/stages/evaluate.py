@@ -71,14 +71,15 @@ def run(stage: StageRun) -> EvaluateResult:
         stage.reporter.progress("networks scored", done, len(networks), "networks")
     faces = found[Role.DISTILLED]
     predictions = with_ensembles(spec, found)
-    write_predictions(stage.folder / "predictions.parquet", faces.ids, faces.truth, predictions)
+    sources = {name: open_source(spec.data.datasets[name]) for name in tests}
+    people = {test: [*map(source.reader.person_of, faces.groups[test])] for test, source in sources.items()}
+    write_predictions(stage.folder / "predictions.parquet", faces.ids, people, faces.truth, predictions)
     said = {(str(n), t): (one.ids[t], marks) for n, one in found.items() for t, marks in one.marks.items()}
     write_marks(stage.folder / MARKS_FILE, said)
     costs = {
         name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
         for name, folder in networks.items()
     }
-    sources = {name: open_source(spec.data.datasets[name]) for name in tests}
     recordings = {t: np.array([*map(source.reader.recording_of, faces.ids[t])]) for t, source in sources.items()}
     new = new_people(spec.data, stage.inputs["shards"], faces.groups)
     return EvaluateResult(
@@ -234,15 +235,20 @@ def table(
 
 
 def write_predictions(
-    path: Path, ids: dict[str, list[str]], truth: dict[str, Angles], predictions: dict[str, dict[str, Angles]]
+    path: Path,
+    ids: dict[str, list[str]],
+    people: dict[str, list[str]],
+    truth: dict[str, Angles],
+    predictions: dict[str, dict[str, Angles]],
 ) -> None:
-    """Every prediction beside its label: test, sample_id, network, three angles and three true ones."""
-    columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "network": []}
+    """Every prediction beside its label: test, sample_id, person, network, three angles and three true ones."""
+    columns: dict[str, list[Any]] = {"test": [], "sample_id": [], "person": [], "network": []}
     numbers: list[Angles] = []
     for name, by_test in predictions.items():
         for test, angles in by_test.items():
             columns["test"] += [test] * len(angles)
             columns["sample_id"] += ids[test]
+            columns["person"] += people[test]
             columns["network"] += [str(name)] * len(angles)
             numbers.append(np.concatenate([angles, truth[test]], axis=1))
     together = np.concatenate(numbers).astype(np.float32)

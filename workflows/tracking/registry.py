@@ -53,8 +53,9 @@ def version_of(client: Any, model: str, registered: str) -> str:
     check(spelt is not None or "/" not in model, f"model={model} is not models:/NAME@ALIAS or models:/NAME/VERSION")
     name = spelt["name"] if spelt else registered
     version = spelt["version"] if spelt else (model if VERSION.fullmatch(model) else None)
-    models = {entry.name: entry for entry in client.search_registered_models()}
-    check(name in models, f"model={model}: the registry has no model '{name}'{nearest(name, list(models))}")
+    if not client.search_registered_models(f"name = '{name}'"):
+        known = [entry.name for entry in client.search_registered_models()]  # the first hundred
+        raise SpecError(f"model={model}: the registry has no model '{name}'{nearest(name, known)}")
     if version is None:
         alias = spelt["alias"] if spelt else model
         aliases = client.get_registered_model(name).aliases

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, shown
 
 UI_PORT = 5000  # of the page that `ui_command` opens
 DEADLINE_S = 10  # of one request; MLflow's own tries take minutes
 
 
 def public(uri: str) -> str:
-    """The address without its password: for messages."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """The address of a server without user, password and query, for messages; a database as it is."""
+    return shown(uri) if re.match("https?://", uri) else uri
 
 
 def ui_command(uri: str) -> str:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected, pose_of
+from hpe_core.datasets.boxes import tidy
 from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
@@ -99,10 +100,10 @@ class Manifest(files.Archive):
         if not np.isfinite(pose).all():
             raise Rejected("nan_pose", f"{name}: its pose is not finite")
         box: Box | Rejected
-        if any(row.get(column) not in (None, "") for column in table.box):
+        if _boxed(row, table.box):
             x, y, *rest = _numbers(row, table.box, name)
             box = Box(x, y, *rest) if table.box == BOX else Box(x, y, x + rest[0], y + rest[1])
-        elif table.faces[ref.key] > 1:
+        elif table.faces[tidy(ref.key)] > 1:
             raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
         else:
             box = Rejected("no_box", f"{name} has no box")
@@ -127,14 +128,16 @@ class Manifest(files.Archive):
         """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
         self.fetch_tables()
         table = self._table(self._file())
-        rows = (table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs)
+        rows = [table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs]
         texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
-        return [f"{row} {picture}" for row, picture in zip(texts, super().states(refs), strict=True)]
+        alone = (_boxed(row, table.box) or table.faces[tidy(ref.key)] < 2 for row, ref in zip(rows, refs, strict=True))
+        pictures = zip(texts, super().states(refs), alone, strict=True)
+        return [f"{row} {picture}" + " among others" * (not own) for row, picture, own in pictures]
 
     def origin(self, spec: DatasetSpec) -> object:
-        """The table may be named by its folder."""
+        """The table may be named by its folder, which has one `manifest` alone; other tables stand for themselves."""
         root = PurePath(spec.root)
-        return root.parent if root.suffix else root
+        return root.parent if root.stem == "manifest" and root.suffix.lower() in FORMATS else root
 
     def _file(self) -> Path:
         """The table itself. Raises DatasetError where `root` is none and holds none, or several."""
@@ -166,7 +169,7 @@ def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
     used = frozenset(("path", *pose, *box, *OPTIONAL))
     rows = [row if isinstance(row, str) else {key: row[key] for key in row if key in used} for row in rows]
     refs: list[FaceRef] = []
-    seen: Counter[str] = Counter()
+    seen, faces = Counter[str](), Counter[str]()
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str) or not (path := _text(row.get("path"))) or "\0" in path:
             if not isinstance(row, str):
@@ -174,15 +177,21 @@ def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
             refs.append(FaceRef(f"row {number}", f"row {number}", ""))
             continue
         seen[path] += 1
+        faces[tidy(path)] += 1
         named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
         split = _text(row.get("split"))
         if "split" in columns and split not in SPLITS:
             raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
-        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or path, path, split))
+        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or tidy(path), path, split))
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
-    return Table(pose, box, rows, refs, row_of, seen)
+    return Table(pose, box, rows, refs, row_of, faces)
+
+
+def _boxed(row: Row, columns: tuple[str, ...]) -> bool:
+    """Whether a row says anything of its box."""
+    return not isinstance(row, str) and any(row.get(column) not in (None, "") for column in columns)
 
 
 def _check_columns(columns: list[str], name: str, boxed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -26,6 +26,7 @@ from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import matrix_to_euler
 from hpe_core.render.anatomy import solve_pose
+from hpe_core.spec.data import DatasetSpec
 
 POINTS = re.compile(rf"n_points:\s*{LANDMARKS}\s*\{{(?P<numbers>[-+.0-9eE\s]*)\}}\s*$")
 MIRROR = re.compile(r"_mirror$", re.IGNORECASE)
@@ -51,6 +52,10 @@ class W300(LandmarkArchive):
         for path in self.paired(".pts"):
             stem = str(Path(path).with_suffix(""))
             yield FaceRef(files.printable(stem), files.printable(MIRROR.sub("", stem)), path)
+
+    def shares_faces(self, other: DatasetSpec) -> bool:
+        """300W-LP is made of 300W's faces. Named test groups say that others are meant."""
+        return super().shares_faces(other) or (other.reader == "300w_lp" and not self.spec.test_groups)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         path, pts_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))

@@ -119,6 +119,31 @@ def test_manifest_defaults_keep_a_picture_together(tmp_path):
     assert [opened.load(ref)[0].box.x1 for ref in refs] == [5, 30, 5]
 
 
+def test_a_picture_is_one_however_its_path_is_written(tmp_path):
+    """Else it could lie in two splits, and another face's box be taken for its own."""
+    bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    write_manifest(tmp_path, [bare])
+    names = ["pictures/a.png", r"pictures\a.png", "./pictures//a.png"]
+    write_manifest(tmp_path, [{**bare, "path": name} for name in names], pictures=False)
+    file = write_boxes(tmp_path / "b.json", {"pictures/a.png": one((1, 2, 30, 40))})
+    opened = source("manifest", tmp_path, boxes=file)
+    refs = list(opened.refs())
+    assert {ref.group for ref in refs} == {"pictures/a.png"} and len({ref.sample_id for ref in refs}) == 3
+    assert all("other faces" in rejected(opened, ref)[1] for ref in refs)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_a_second_face_in_a_picture_changes_the_state_of_a_row_without_a_box(tmp_path, boxed):
+    """Its one box may be that of the other: a shard that holds it must be cut anew."""
+    row = ROW if boxed else {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    file, states = write_boxes(tmp_path / "b.json", {"pictures/a.png": one((1, 2, 30, 40))}), []
+    for others in ([], [{**row, "id": "y", "group": "you"}]):
+        write_manifest(tmp_path, [{**row, "id": "x", "group": "me"}, *others], pictures=not others)
+        opened = source("manifest", tmp_path, boxes=file)
+        states.append(opened.states([ref for ref in opened.refs() if ref.sample_id == "x"])[0])
+    assert (states[0] == states[1]) == boxed
+
+
 def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
     """The plan keeps the first of a repeated id in its own order: that face must load as its own row."""
     write_manifest(

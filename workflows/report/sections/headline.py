@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hpe_core.learning.interval import half_interval
 from hpe_core.learning.metrics import in_front
 from workflows.engine.results import Role, Row
@@ -13,14 +15,15 @@ from workflows.report.material import Material, Section
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much the student's error is smaller than its twin's on one test set: `mean` +- `margin`, degrees."""
+    """By how much the student's error is smaller than its twin's on one test set: `mean` +- `margin`, degrees; a single
+    person has no margin."""
 
     test: str
     student: Row
     twin: Row
     ensemble: Row
     mean: float
-    margin: float
+    margin: float | None
 
 
 def headline(material: Material) -> Section:
@@ -41,10 +44,10 @@ def headline(material: Material) -> Section:
     return Section("", "headline", values)
 
 
-def paired_gain(student: Predicted, twin: Predicted) -> tuple[float, float]:
-    """By how many degrees the student's error is smaller than its twin's on the same faces, and half the interval;
-    over the faces of which the table has the MAE."""
+def paired_gain(student: Predicted, twin: Predicted) -> tuple[float, float | None]:
+    """By how many degrees the student's error is smaller than its twin's on the same faces, and half the interval,
+    for which people count; over the faces of which the table has the MAE."""
     assert student.sample_ids == twin.sample_ids, "predictions of one test set share their order"
-    gains = (twin.errors - student.errors)[in_front(student.truth)]
-    margin = half_interval(gains)
-    return float(gains.mean()), float("inf") if margin is None else margin
+    ahead = in_front(student.truth)
+    gains = (twin.errors - student.errors)[ahead]
+    return float(gains.mean()), half_interval(gains, np.array(student.people)[ahead].tolist())
