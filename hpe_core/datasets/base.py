@@ -71,7 +71,6 @@ class Annotation:
     that rejects the face itself.
     """
 
-    ref: FaceRef
     box: Box | Rejected
     pose: Pose
     landmarks: NDArray[np.float32] | None = None

@@ -95,13 +95,6 @@ class Archive(Reader):
             if path.startswith(start) and below.lower().endswith(suffixes) and "/." not in f"/{below}":
                 yield below
 
-    def paired(self, suffix: str, folder: str = "") -> list[str]:
-        """Every picture, and every file with `suffix` that lacks its picture: nothing half there is missed."""
-        pictures = list(self.listing(PICTURES, folder))
-        complete = {str(Path(path).with_suffix("")) for path in pictures}
-        others = self.listing((suffix,), folder)
-        return pictures + [path for path in others if str(Path(path).with_suffix("")) not in complete]
-
     def has_folder(self, name: str) -> bool:
         """Whether a folder in the root is there. Raises DatasetError."""
         if self.remote is None:

@@ -48,17 +48,6 @@ def matrix_to_euler(rotation: ArrayLike) -> Floats:
     return np.degrees(np.stack([-a, yaw, roll], axis=-1))
 
 
-def quaternion_to_matrix(quaternion: ArrayLike) -> Floats:
-    """(..., 4) unit quaternions w, x, y, z (Hamilton's; q and -q are one) -> (..., 3, 3) rotation of that sense."""
-    w, x, y, z = np.moveaxis(np.asarray(quaternion, dtype=np.float64), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
 def is_rotation(matrix: ArrayLike, tolerance: float = 0.01) -> bool:
     """Whether one (3, 3) matrix is a rotation and no mirror, to the few digits that annotation files keep."""
     r = np.asarray(matrix, dtype=np.float64)

@@ -34,12 +34,6 @@ class Camera:
     rotation: NDArray[np.float64]
     translation: NDArray[np.float64]
 
-    @property
-    def matrix(self) -> NDArray[np.float64]:
-        """Intrinsics K (3, 3), as `cv2.solvePnP` takes them."""
-        cx, cy = self.center_px
-        return np.array([[self.focal_px, 0.0, cx], [0.0, self.focal_px, cy], [0.0, 0.0, 1.0]])
-
     def to_camera(self, points_head: NDArray[np.floating]) -> NDArray[np.float64]:
         """Head-frame points (N, 3) mm -> camera-frame points R X + t, (N, 3) mm."""
         return np.asarray(points_head, np.float64) @ self.rotation.T + self.translation

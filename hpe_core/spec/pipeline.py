@@ -67,7 +67,6 @@ class EvaluateSpec:
     protocol: str = ""  # a name of datasets/protocols.py: published figures stand beside ours, deviations are said
     offset_radius: Natural = 4
     offset_step: Count = 2
-    latency_threads: Count = 1
     heatmap_radius: Natural = 0  # K and d of the heat map run to this; 0 leaves the picture out
 
 

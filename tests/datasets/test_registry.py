@@ -40,7 +40,7 @@ class Toys(Archive):
     def load(self, ref):
         image = read_picture(within(self.root, ref.key, self.spec.links))
         pitch, yaw, roll = map(float, ref.sample_id.split("_")[1:])
-        return Annotation(ref, Box(0, 0, image.shape[1], image.shape[0]), (pitch, yaw, roll)), image
+        return Annotation(Box(0, 0, image.shape[1], image.shape[0]), (pitch, yaw, roll)), image
 
     def files_of(self, ref):
         return (ref.key,)

@@ -58,9 +58,9 @@ class Trouble(Reader):
                 marker.touch()
                 os._exit(1)
         elif ref.key == "flat":  # no picture: the crop raises
-            return Annotation(ref, Box(5, 5, 25, 25), pose), np.zeros((40, 40, 3))
+            return Annotation(Box(5, 5, 25, 25), pose), np.zeros((40, 40, 3))
         colour = int(ref.sample_id.removeprefix("face")) % 251 if ref.key == "paint" else 77
-        return Annotation(ref, Box(5, 5, 25, 25), pose), np.full((40, 40, 3), colour, np.uint8)
+        return Annotation(Box(5, 5, 25, 25), pose), np.full((40, 40, 3), colour, np.uint8)
 
 
 def refs(*keys: str) -> list[FaceRef]:
@@ -211,7 +211,7 @@ def test_landmarks_are_stored_in_window_pixels(tmp_path):
         def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
             annotation, image = super().load(ref)
             points = np.tile(np.array([[5.0, 25.0]], np.float32), (68, 1))
-            return Annotation(ref, annotation.box, annotation.pose, points, np.arange(68) < 10), image
+            return Annotation(annotation.box, annotation.pose, points, np.arange(68) < 10), image
 
     row = load_face(Marked(tmp_path), refs("ok")[0], CROP)
     assert row.landmarks is not None and row.landmarks.shape == (68, 3)

@@ -129,7 +129,6 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "evaluate.protocol": ("rendered-heads", EVALUATE),
     "evaluate.offset_radius": (2, EVALUATE),
     "evaluate.offset_step": (1, EVALUATE),
-    "evaluate.latency_threads": (2, EVALUATE),
     "evaluate.heatmap_radius": (1, EVALUATE),
     "publish.model_name": ("other", PUBLISH),
     "publish.alias": ("best", PUBLISH),

@@ -95,10 +95,11 @@ def test_rotation_is_scipys(pose: tuple[float, float, float]) -> None:
 @given(poses, st.integers(0, 300))
 def test_pnp_recovers_the_rotation(pose: tuple[float, float, float], index: int) -> None:
     head = render_head(1, index, size=48, pose=pose, plain=True)
+    focal, (cx, cy) = head.camera.focal_px, head.camera.center_px
     ok, rvec, tvec = cv2.solvePnP(
         head.points_head.astype(np.float64),
         head.landmarks.astype(np.float64),
-        head.camera.matrix,
+        np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]]),
         None,
         flags=cv2.SOLVEPNP_SQPNP,
     )

@@ -1,33 +1,16 @@
 """Published figures: every entry loads, means are those of the angles, protocols are marked, errors name the entry."""
 
 import dataclasses
-from dataclasses import dataclass
 
 import pytest
 import yaml
 
 from hpe_core.datasets.protocols import listed, protocol_named, protocols
 from hpe_core.errors import SpecError
-from hpe_core.spec.training import canonical_offsets
 from workflows.engine.results import Role, Row
-from workflows.report.published import FILE, ROUNDING, PublishedRow, TableRow, beside, entries, published
+from workflows.report.published import FILE, ROUNDING, TableRow, beside, published
 
-
-@dataclass(frozen=True)
-class Stated:
-    """A published figure that is no head-pose error: faces of a protocol, or a result of another task."""
-
-    source: str
-    table: str
-    dataset: str
-    what: str
-    value: float | None = None
-    protocol: str | None = None
-    method: str = ""
-    note: str = ""
-
-
-RESULTS, OFFSETS = entries("results", PublishedRow), entries("offsets", PublishedRow)
+RESULTS = published()
 OURS = [
     Row(test, role, role, "student", {"pitch": 4.0, "yaw": 3.0, "roll": 3.5, "mae": mae}, 1e6, 3.0)
     for test in ("aflw2000", "faces of biwi")
@@ -37,10 +20,10 @@ READERS = {"faces of biwi": "biwi"}
 
 
 def entry_id(row):
-    return f"{row.source}-{row.table}-{row.test}-{row.protocol}-{row.method}-{row.K}-{row.d}"
+    return f"{row.source}-{row.table}-{row.test}-{row.protocol}-{row.method}"
 
 
-@pytest.mark.parametrize("row", [*RESULTS, *OFFSETS], ids=entry_id)
+@pytest.mark.parametrize("row", RESULTS, ids=entry_id)
 def test_the_mean_is_that_of_the_angles_or_is_said_to_differ(row):
     printed = (row.pitch, row.yaw, row.roll, row.mae)
     if None in printed:
@@ -51,7 +34,7 @@ def test_the_mean_is_that_of_the_angles_or_is_said_to_differ(row):
     assert not differs or "mean of the angles" in row.note
 
 
-@pytest.mark.parametrize("row", [*RESULTS, *OFFSETS], ids=entry_id)
+@pytest.mark.parametrize("row", RESULTS, ids=entry_id)
 def test_a_row_agrees_with_the_protocol_it_names(row):
     if row.protocol is None:
         assert row.train is None and row.source in ("ehpnet", "mnn")
@@ -62,45 +45,6 @@ def test_a_row_agrees_with_the_protocol_it_names(row):
     assert row.protocol.startswith(row.source) and (row.boxes is not None) == row.quoted
 
 
-def test_offset_rows_have_the_windows_of_their_k_and_d():
-    assert {(row.K, row.d) for row in OFFSETS} == {(0, 1), (8, 1), (9, 3), (15, 1), (15, 5), (15, 15)}
-    for row in OFFSETS:
-        reach, step = canonical_offsets(row.K, row.d)
-        assert row.windows == len(range(-reach, reach + 1, step)) ** 2
-
-
-def test_the_papers_summary_rounds_its_offset_tables():
-    rows = {(row.protocol, row.test, row.method): row for row in RESULTS if row.table == "5"}
-    for row in OFFSETS:
-        name = {(0, 1): "Base ResNet50", (15, 5): "Ensemble"}.get((row.K, row.d))
-        if name:
-            other = rows[row.protocol, row.test, name]
-            for key in ("pitch", "yaw", "roll", "mae"):
-                close = abs(getattr(row, key) - getattr(other, key)) <= 0.005 + 1e-9
-                assert close or f"{getattr(row, key)}" in other.note, (name, key)
-
-
-def test_the_stated_faces_are_those_of_the_protocols():
-    stated = [entry for entry in entries("stated", Stated) if entry.protocol]
-    assert len(stated) == 7
-    for entry in stated:
-        protocol = protocol_named(entry.protocol)
-        parts = protocol.train if entry.what == "faces trained on" else protocol.test
-        assert [part.faces for part in parts if part.reader == entry.dataset] == [entry.value]
-
-
-def test_rows_are_found_by_protocol_and_test():
-    every = published()
-    assert every == RESULTS
-    for name in protocols():
-        for test in ("aflw2000", "biwi", "aflw"):
-            found = published(protocol=name, test=test)
-            assert found == tuple(row for row in every if (row.protocol, row.test) == (name, test))
-    assert next(row.method for row in published(protocol="ehpnet", test="aflw2000")) == "EHPNet"
-    with pytest.raises(SpecError, match="did you mean 'offsets-1'?"):
-        published(protocol="offset-1")
-
-
 @pytest.mark.parametrize("name", list(protocols()))
 def test_a_table_shows_ours_first_and_marks_what_was_measured_otherwise(name):
     lines = beside(OURS, name, READERS)
@@ -108,14 +52,15 @@ def test_a_table_shows_ours_first_and_marks_what_was_measured_otherwise(name):
     assert [line.name for line in lines if line.source == "ours"] == ["distilled", "hard"] * 2
     for test, reader in (("aflw2000", "aflw2000"), ("faces of biwi", "biwi")):
         mine = [line for line in lines if line.test == test]
-        assert len(mine) == 2 + len(published(test=reader))
+        assert len(mine) == 2 + sum(row.test == reader for row in RESULTS)
         ours = [line.source == "ours" for line in mine]
         assert ours == sorted(ours, reverse=True)
         theirs = [(bool(line.mark), line.mae) for line in mine[2:]]
         assert theirs == sorted(theirs)
         tested = reader in {part.reader for part in protocol.test}
         assert all((not line.mark) == tested for line in mine[:2])
-        same = {(row.method, row.mae) for row in published(protocol=name, test=reader) if not row.quoted}
+        own = [row for row in RESULTS if (row.protocol, row.test) == (name, reader) and not row.quoted]
+        same = {(row.method, row.mae) for row in own}
         assert {(line.name, line.mae) for line in mine[2:] if not line.mark} == same
     for line in lines:
         assert (line.mark == "") == (not line.mark.startswith("other protocol: "))
@@ -145,7 +90,6 @@ def test_a_test_set_that_no_paper_has_shows_ours_alone():
         ({"protocol": "ehpnt"}, "MNN: there is no protocol 'ehpnt'; did you mean 'ehpnet'?"),
         ({"pitch": 4.0, "yaw": 4.0, "roll": 4.0}, "MNN: mae is 3.0, its angles' mean 4.000"),
         ({"source": "mmn"}, "published.yaml, results: mmn Results aflw MNN: its source is not listed"),
-        ({"K": 4, "d": 2, "windows": 24}, "MNN 4 2: windows is 24, but K and d make 25"),
     ],
 )
 def test_an_entry_that_cannot_be_right_is_named(tmp_path, changes, said):
@@ -153,12 +97,12 @@ def test_an_entry_that_cannot_be_right_is_named(tmp_path, changes, said):
     file = tmp_path / "published.yaml"
     file.write_text(yaml.safe_dump({"sources": {"mnn": ""}, "results": [{"rows": [{**row, **changes}]}]}))
     with pytest.raises(SpecError, match=said) as error:
-        entries("results", PublishedRow, file)
+        published(file)
     assert "published.yaml, results: " in str(error.value)
 
 
 def test_no_entry_is_there_twice_and_the_file_says_its_sources():
-    names = [entry_id(row) for row in (*RESULTS, *OFFSETS)]
+    names = [entry_id(row) for row in RESULTS]
     assert len(set(names)) == len(names)
     text = FILE.read_text(encoding="utf-8")
     header = text[: text.index("sources:")]

@@ -137,7 +137,7 @@ class Posed(Trouble):
         pose = self.poses[int(ref.key)]
         if pose is None:
             raise Rejected("no_box", "nobody drew one")
-        return Annotation(ref, Box(1, 1, 19, 19), pose), np.full((20, 20, 3), int(ref.key), np.uint8)
+        return Annotation(Box(1, 1, 19, 19), pose), np.full((20, 20, 3), int(ref.key), np.uint8)
 
 
 @given(

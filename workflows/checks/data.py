@@ -72,18 +72,7 @@ class Examined:
             for name, values in zip(ANGLE_NAMES, self.poses.T, strict=True)
             if len(values)
         }
-        names = (
-            "boxes",
-            "found",
-            "whole",
-            "missing",
-            "splits",
-            "looked_at",
-            "filtered",
-            "rejected",
-            "examples",
-            "row_bytes",
-        )
+        names = ("boxes", "found", "whole", "missing", "splits", "looked_at", "filtered", "rejected", "examples")
         return {"reader": self.spec.reader, "root": self.spec.root, "kept": len(self.kept), "angles": angles} | {
             **{name: getattr(self, name) for name in (*names, "row_bytes")},
             "convention": verdict,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
 
 from hpe_core.datasets.protocols import Protocol, listed, protocol_named
 from hpe_core.errors import check
@@ -18,7 +17,6 @@ from workflows.engine.results import Row
 FILE = Path(__file__).with_name("published.yaml")
 OURS = "ours"  # the source of our own rows
 ROUNDING = 0.02  # degrees by which a printed mean may miss the mean of its printed angles
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,9 @@ class PublishedRow:
     yaw: float | None = None
     roll: float | None = None
     mae: float | None = None
-    parameters: float | None = None
     quoted: bool = False  # the paper repeats somebody else's figure
-    extra_data: bool = False  # trained with more than head poses
     boxes: str | None = None  # where they are not known to be the protocol's
     split: str | None = None  # the same
-    K: int | None = None  # of an offset ensemble, with d and the number of windows
-    d: int | None = None
-    windows: int | None = None
     printed_mean_differs: bool = False
     note: str = ""
 
@@ -55,8 +48,6 @@ class PublishedRow:
             mean = sum(known[:3]) / 3
             said = f"mae is {self.mae}, its angles' mean {mean:.3f}, printed_mean_differs {self.printed_mean_differs}"
             check((abs(mean - known[3]) > ROUNDING + 1e-9) == self.printed_mean_differs, said)
-        inside = None if self.K is None else (2 * (self.K // (self.d or 1)) + 1) ** 2
-        check(self.windows == inside, f"windows is {self.windows}, but K and d make {inside}")
 
 
 @dataclass(frozen=True)
@@ -73,30 +64,20 @@ class TableRow:
     mae: float | None
 
 
-def entries(section: str, kind: type[T], file: Path = FILE) -> tuple[T, ...]:
-    """A section of the file. Raises SpecError that names the entry."""
-    tree, made = _tree(file), []
-    for group in tree[section]:
-        shared = {name: value for name, value in group.items() if name != "rows"}
-        for values in ({**shared, **row} for row in group["rows"]):
-            words = (values.get(name) for name in ("source", "table", "test", "dataset", "method", "K", "d"))
-            entry = f"{file.name}, {section}: {' '.join(str(word) for word in words if word is not None)}"
-            check(values.get("source") in tree["sources"], f"{entry}: its source is not listed")
-            made.append(build(kind, values, entry))
-    return tuple(made)
-
-
 @cache
-def _tree(file: Path) -> Any:
+def published(file: Path = FILE) -> tuple[PublishedRow, ...]:
+    """Rows of the papers' tables of results, in the file's order. Raises SpecError that names the entry."""
     import yaml
 
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def published(*, protocol: str | None = None, test: str | None = None) -> tuple[PublishedRow, ...]:
-    """Rows of the papers' tables of results in the file's order, of one protocol or test set where asked."""
-    wanted, rows = protocol and protocol_named(protocol).name, entries("results", PublishedRow)
-    return tuple(row for row in rows if wanted in (None, row.protocol) and test in (None, row.test))
+    tree, made = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    for group in tree["results"]:
+        shared = {name: value for name, value in group.items() if name != "rows"}
+        for values in ({**shared, **row} for row in group["rows"]):
+            words = (values.get(name) for name in ("source", "table", "test", "method"))
+            entry = f"{file.name}, results: {' '.join(str(word) for word in words if word is not None)}"
+            check(values.get("source") in tree["sources"], f"{entry}: its source is not listed")
+            made.append(build(PublishedRow, values, entry))
+    return tuple(made)
 
 
 def deviations(row: PublishedRow, wanted: Protocol) -> list[str]:
@@ -125,7 +106,7 @@ def beside(
         for row in (row for row in ours if row.test == test):
             pitch, yaw, roll = (row.scores[name] for name in ANGLE_NAMES)
             lines.append(TableRow(row.name, OURS, test, mark(other), pitch, yaw, roll, row.mae))
-        theirs = [(deviations(row, wanted), row) for row in published(test=reader)]
+        theirs = [(deviations(row, wanted), row) for row in published() if row.test == reader]
         theirs.sort(key=lambda pair: (bool(pair[0]), pair[1].mae or 180.0))
         for differs, printed in theirs:
             source, numbers = f"{printed.source}, table {printed.table}", (printed.pitch, printed.yaw, printed.roll)

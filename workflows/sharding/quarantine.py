@@ -96,7 +96,7 @@ class Remains(Wrapped):
         else:
             image = with_box(image, annotation.box) if isinstance(annotation.box, Box) else image
         height, width = image.shape[:2]
-        return Annotation(ref, Box(0, 0, width, height), (0.0, 0.0, 0.0)), image
+        return Annotation(Box(0, 0, width, height), (0.0, 0.0, 0.0)), image
 
     def _leniently(self, ref: FaceRef) -> Image:
         root = files.archive_root(self.spec.root)

@@ -76,10 +76,7 @@ def run(stage: StageRun) -> EvaluateResult:
     write_predictions(stage.folder / "predictions.parquet", faces.ids, people, faces.truth, predictions)
     said = {(str(n), t): (one.ids[t], marks) for n, one in found.items() for t, marks in one.marks.items()}
     write_marks(stage.folder / MARKS_FILE, said)
-    costs = {
-        name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder), evaluate.latency_threads))
-        for name, folder in networks.items()
-    }
+    costs = {name: ray.get(ray.remote(num_cpus=1)(cost).remote(str(folder))) for name, folder in networks.items()}
     recordings = {t: np.array([*map(source.reader.recording_of, faces.ids[t])]) for t, source in sources.items()}
     new = new_people(spec.data, stage.inputs["shards"], faces.groups)
     return EvaluateResult(
@@ -191,11 +188,11 @@ def under_protocol(spec: PipelineSpec) -> UnderProtocol | None:
     return UnderProtocol(protocol.name, protocol.hash, tuple(matches(protocol, spec.data)))
 
 
-def cost(folder: str, threads: int) -> dict[str, float]:
+def cost(folder: str) -> dict[str, float]:
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.training.latency import cpu_cost
 
-    return cpu_cost(load_net(Path(folder)).net, threads)
+    return cpu_cost(load_net(Path(folder)).net, threads=1)
 
 
 def table(

@@ -17,7 +17,7 @@ def facts_of(store: Path, held: bool = False) -> list[RunFacts]:
     `held` says that a process works in the store. At most one run is its; every other that says RUNNING was killed. A
     stage belongs to the run that made it, whichever runs read it later.
     """
-    told = {file: tree for file in store.glob("pipeline/*/run.json") if (tree := _read(file))}
+    told = {file: tree for file in store.glob("pipeline/*/run.json") if (tree := known_json(file))}
     files = sorted(told, key=lambda file: (told[file]["started_ms"], told[file]["key"]))
     alive = [file for file in files if told[file]["status"] == "RUNNING" and held and not _is_gone(told[file])][-1:]
     runs: dict[str, RunFacts] = {}
@@ -39,11 +39,6 @@ def facts_of(store: Path, held: bool = False) -> list[RunFacts]:
     return [*runs.values(), *(found[0] for found in begun), *(child for found in begun for child in found[1:])]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A JSON file; nothing where there is none, or a damaged one, which the next run writes anew."""
-    return known_json(file) or {}
-
-
 def _is_gone(tree: Mapping[str, Any]) -> bool:
     """Whether the process of a run is known to have ended: it was one of this machine, and is not there."""
     try:
@@ -55,7 +50,7 @@ def _is_gone(tree: Mapping[str, Any]) -> bool:
 
 def _stage(home: Path, key: str, runs: Mapping[str, RunFacts], maker: str, since_ms: int) -> list[RunFacts]:
     """A stage and its children; nothing of one that has not begun. `since_ms`: when the stage before it ended."""
-    manifest, failed = _read(home / "manifest.json"), _read(home / "failed.json")
+    manifest, failed = (known_json(home / name) or {} for name in ("manifest.json", "failed.json"))
     noted = manifest or failed
     run, children = runs[maker], list[RunFacts]()
     if "told" in noted:

@@ -100,7 +100,7 @@ class Aflw(files.Archive):
             raise Rejected("nan_pose", f"{ref.sample_id}: FacePose is not finite")
         box = Box(x, y, x + width, y + height)
         landmarks, visible = _landmarks(marks, ref.sample_id)
-        return Annotation(ref, box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
+        return Annotation(box, (pitch, yaw, -roll), landmarks, visible), read_picture(path)
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         """The picture; of the SQLite file only its own rows decide a face, and `states` knows them."""

@@ -27,20 +27,18 @@ CODE = "Code"
 class Aflw2000(LandmarkArchive):
     """The archive unpacked under `spec.root`."""
 
-    name = "aflw2000"
+    name, ending = "aflw2000", ".mat"
     terms = Terms("AFLW2000-3D", "research only", research_only=True, cite=PAPER)
     whole = 2_000
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
-        for path in filter(_is_face, self.paired(".mat")):
+        for path in filter(_is_face, self.paired()):
             stem = files.printable(Path(path).stem)
             yield FaceRef(stem, stem, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path, mat_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
-        if path.suffix.lower() == ".mat":
-            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        path, mat_path = self.places(ref)
         name = files.printable(str(mat_path))
         mat = read_mat(mat_path, ("Pose_Para", "pt3d_68"))
         pose = pose_para(mat, name)
@@ -51,10 +49,7 @@ class Aflw2000(LandmarkArchive):
         if not np.isfinite(landmarks).all():
             raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
         box = Box.of_face(landmarks)
-        return Annotation(ref, box, pose, landmarks.astype(np.float32)), read_picture(path)
-
-    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
-        return ref.key, str(Path(ref.key).with_suffix(".mat"))
+        return Annotation(box, pose, landmarks.astype(np.float32)), read_picture(path)
 
 
 def _is_face(path: str) -> bool:

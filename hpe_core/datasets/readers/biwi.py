@@ -82,7 +82,7 @@ class Biwi(files.Archive):
         rotation, center = read_pose(pose_path)
         missing = Rejected("no_box", f"{files.printable(str(calibration))} is missing")
         box = head_box(center, calibration) if os.path.exists(calibration) else missing
-        return Annotation(ref, box, pose_of(matrix_to_euler(rotation))), read_picture(path)
+        return Annotation(box, pose_of(matrix_to_euler(rotation))), read_picture(path)
 
     def person_of(self, group: str) -> str:
         """sequence21 -> person02, who is also sequence02."""

@@ -43,7 +43,7 @@ from hpe_core.datasets.pictures import read_picture
 from hpe_core.datasets.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
 from hpe_core.geometry.crop import Box, Image
-from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, quaternion_to_matrix, upright
+from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, upright
 from hpe_core.spec.data import DatasetSpec, Links
 
 EULER = ("pitch", "yaw", "roll")
@@ -107,7 +107,7 @@ class Manifest(files.Archive):
             raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
         else:
             box = Rejected("no_box", f"{name} has no box")
-        return Annotation(ref, box, pose, *_landmarks(row.get("landmarks"), name)), read_picture(path)
+        return Annotation(box, pose, *_landmarks(row.get("landmarks"), name)), read_picture(path)
 
     @property
     def folder(self) -> Path:
@@ -257,7 +257,9 @@ def _pose(values: list[float], columns: tuple[str, ...], name: str) -> Pose:
         raise Rejected("nan_pose", f"{name}: its quaternion is not finite")
     if abs(length - 1) > 0.01:  # of the digits that files keep; a farther one has other columns than it says
         raise Rejected("bad_annotation", f"{name}: qw, qx, qy, qz have the length {length:.3g}, not 1")
-    return pose_of(upright(matrix_to_euler(quaternion_to_matrix(np.array(values) / length))))
+    from scipy.spatial.transform import Rotation  # takes time that other tables need not pay
+
+    return pose_of(upright(matrix_to_euler(Rotation.from_quat(values, scalar_first=True).as_matrix())))
 
 
 def _pose_of_matrix(values: list[float], name: str) -> Pose:

@@ -65,7 +65,7 @@ class Pointing04(files.Archive):
         text = files.within(self.root, _text_of(ref.key), self.spec.links)
         missing = Rejected("no_box", f"{files.printable(str(text))} is missing")
         box = read_box(text) if os.path.exists(text) else missing
-        return Annotation(ref, box, pose), read_picture(path)
+        return Annotation(box, pose), read_picture(path)
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         return ref.key, _text_of(ref.key)

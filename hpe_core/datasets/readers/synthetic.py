@@ -42,7 +42,7 @@ class RenderedHeads(Reader):
         poses = WHOLE_CIRCLE if spec.poses == "around" else USUAL
         head = render_head(spec.seed, index, size=spec.image_px, heads_per_person=spec.heads_per_person, poses=poses)
         assert (head.sample_id, head.group) == self._names(index), "the renderer names its heads otherwise"
-        return Annotation(ref, head.box, head.pose, head.landmarks, head.visible), head.image
+        return Annotation(head.box, head.pose, head.landmarks, head.visible), head.image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """What decides a head beside its number. How many others are rendered is not part of it."""

@@ -37,7 +37,7 @@ FARTHEST = 1e6  # pixels
 class W300(LandmarkArchive):
     """The archive unpacked under `spec.root`, as many of its folders as are there."""
 
-    name = "300w"
+    name, ending = "300w", ".pts"
     labels_from_landmarks = True
     terms = Terms(
         "300W",
@@ -49,7 +49,7 @@ class W300(LandmarkArchive):
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .pts that lacks its picture; `load` rejects whatever is half there."""
-        for path in self.paired(".pts"):
+        for path in self.paired():
             stem = str(Path(path).with_suffix(""))
             yield FaceRef(files.printable(stem), files.printable(MIRROR.sub("", stem)), path)
 
@@ -58,18 +58,13 @@ class W300(LandmarkArchive):
         return super().shares_faces(other) or (other.reader == "300w_lp" and not self.spec.test_groups)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path, pts_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
-        if path.suffix.lower() == ".pts":
-            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        path, pts_path = self.places(ref)
         landmarks = read_pts(pts_path)
         rotation = solve_pose(landmarks)
         if rotation is None:
             raise Rejected("bad_annotation", f"{files.printable(str(pts_path))}: its landmarks fit no head")
         pose = pose_of(matrix_to_euler(rotation))
-        return Annotation(ref, Box.of_face(landmarks), pose, landmarks.astype(np.float32)), read_picture(path)
-
-    def files_of(self, ref: FaceRef) -> tuple[str, ...]:
-        return ref.key, str(Path(ref.key).with_suffix(".pts"))
+        return Annotation(Box.of_face(landmarks), pose, landmarks.astype(np.float32)), read_picture(path)
 
 
 def read_pts(path: Path) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ FLIP = re.compile(r"_flip(?=_|$)", re.IGNORECASE)
 class W300LP(LandmarkArchive):
     """The archive unpacked: the eight folders (as many as are there) and landmarks/ under `spec.root`."""
 
-    name = "300w_lp"
+    name, ending = "300w_lp", ".mat"
     terms = Terms("300W-LP", "research only", research_only=True, cite=PAPER)
     whole = 2 * sum(KNOWN_COUNTS.values())
 
@@ -51,7 +51,7 @@ class W300LP(LandmarkArchive):
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
         for folder in self._folders():
             subset = FLIP.sub("", folder)
-            for path in self.paired(".mat", folder):
+            for path in self.paired(folder):
                 stem = Path(path).stem
                 match = NAME.fullmatch(FLIP.sub("", stem))
                 person = match["base"] if match else stem
@@ -59,9 +59,7 @@ class W300LP(LandmarkArchive):
                 yield FaceRef(*names, str(Path(folder, path)))
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
-        path, mat_path, marks_path = (files.within(self.root, name, self.spec.links) for name in self.files_of(ref))
-        if path.suffix.lower() == ".mat":
-            raise Rejected("unreadable_file", f"{files.printable(str(path))} has no picture beside it")
+        path, mat_path, marks_path = self.places(ref)
         mat = read_mat(mat_path, ("Pose_Para", "pt2d"))
         pose = pose_para(mat, files.printable(str(mat_path)))
         image = read_picture(path)
@@ -83,15 +81,15 @@ class W300LP(LandmarkArchive):
                 name if marks_path.parent.parent.is_dir() else f"the folder {files.printable(str(self.root))}/landmarks"
             )
             said = f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture"
-            return Annotation(ref, Rejected("no_box", said), pose), image
+            return Annotation(Rejected("no_box", said), pose), image
         box = Box.of_face(points)
-        return Annotation(ref, box, pose, points.astype(np.float32)), image
+        return Annotation(box, pose, points.astype(np.float32)), image
 
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
         """Picture, annotation and landmarks; a mirror has the landmarks of its original."""
         key = Path(ref.key)
         marks = Path("landmarks", FLIP.sub("", key.parts[0]), f"{FLIP.sub('', key.stem)}_pts.mat")
-        return ref.key, str(key.with_suffix(".mat")), str(marks)
+        return *super().files_of(ref), str(marks)
 
     def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
         known = {name + flip: count for name, count in KNOWN_COUNTS.items() for flip in ("", "_Flip")}
