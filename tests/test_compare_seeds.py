@@ -21,10 +21,10 @@ def test_variants_differ_in_their_soft_labels_only_and_share_the_labels_stage():
     stored = {kind: run for kind, run in made.items() if kind != "online"}
     assert len({run.label_sets() for run in stored.values()}) == 1, "one pass writes the labels of all"
     assert {kind: run.label_set(run.student).name for kind, run in made.items()} == {
-        "ensemble": "resnet+efficientnet+regnet-K0-d1",
-        "offsets": "resnet-K2-d2",
-        "combined": "resnet+efficientnet+regnet-K2-d2",
-        "online": "resnet-K2-d2",
+        "ensemble": "resnet+turned+efficientnet-K0-d1-mirrored",
+        "offsets": "resnet-K2-d2-mirrored",
+        "combined": "resnet+turned+efficientnet-K2-d2-mirrored",
+        "online": "resnet-K2-d2-mirrored",
     }
     for run in made.values():
         assert dataclasses.replace(run.student, distill=spec.student.distill) == spec.student

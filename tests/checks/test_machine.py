@@ -101,8 +101,8 @@ def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
     for files in (machine, jobs):  # a look reads no weights
         monkeypatch.setattr(files, "file_sha256", None, raising=False)
     words = [f"student.net.pretrained={tmp_path / 'no.safetensors'}", f"teachers.resnet.start={tmp_path / 'nobody'}"]
-    words += ["teachers.regnet.start=shipped/teacher", f"teachers.efficientnet.start={tmp_path}"]
-    for name, content in ((WEIGHTS, "none"), (MEANING, '{"net": {"backbone": "test_efficientnet"}}')):
+    words += ["teachers.efficientnet.start=shipped/teacher", f"teachers.turned.start={tmp_path}"]
+    for name, content in ((WEIGHTS, "none"), (MEANING, '{"net": {"backbone": "test_resnet"}}')):
         (tmp_path / name).write_text(content)
     wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
     found = look_at_networks(wrong).findings
@@ -110,8 +110,8 @@ def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
     places = [
         "net.backbone 'resnet81' is no",
         f"teachers.resnet.start: {tmp_path}/nobody does not hold a saved network",
-        f"teachers.efficientnet.start: {tmp_path} does not hold a saved network (model.json: 'crop')",
-        "teachers.regnet.start: shipped/teacher cannot be begun with: its backbone is test_resnet, not regnetx_002",
+        f"teachers.turned.start: {tmp_path} does not hold a saved network (model.json: 'crop')",
+        "teachers.efficientnet.start: shipped/teacher cannot be begun with: its backbone is test_resnet, not test_eff",
         f"student.net.pretrained: there is no weights file {tmp_path}/no.safetensors",
     ]
     assert {place for one in found for place in places if one.text.startswith(place)} == set(places)
