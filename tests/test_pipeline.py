@@ -131,8 +131,9 @@ def test_the_onnx_file_gives_the_degrees_that_were_scored(finished):
         shard = read_shard(file)
         middle = slice(crop.margin_px, crop.margin_px + crop.size)
         angles = session.run(["angles"], {"images": np.ascontiguousarray(shard.images[:, middle, middle])})[0]
-        for sample_id, found, true in zip(shard.sample_ids, angles, shard.angles, strict=True):
+        for sample_id, group, found, true in zip(shard.sample_ids, shard.groups, angles, shard.angles, strict=True):
             row = scored[sample_id]
+            assert row["person"] == group
             assert np.abs(found - [row["pitch"], row["yaw"], row["roll"]]).max() < 0.01
             assert np.abs(true - [row["true_pitch"], row["true_yaw"], row["true_roll"]]).max() < 1e-4
             seen += 1

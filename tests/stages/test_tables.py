@@ -242,12 +242,14 @@ def test_every_prediction_is_written_beside_its_own_label(tmp_path):
     whole = with_ensembles(pipeline(), each)
     truth = each[Role.HARD].truth
     ids = {test: [f"{test} {i}" for i in range(count)] for test, count in TESTS.items()}
-    evaluate.write_predictions(tmp_path / "p.parquet", ids, truth, whole)
+    people = {test: [f"{test} {i // 3}" for i in range(count)] for test, count in TESTS.items()}
+    evaluate.write_predictions(tmp_path / "p.parquet", ids, people, truth, whole)
     rows = read_table(tmp_path / "p.parquet").to_pylist()
     assert len(rows) == len(whole) * sum(TESTS.values())
     for row in rows:
         i = ids[row["test"]].index(row["sample_id"])
         said, true = ([row[prefix + key] for key in ("pitch", "yaw", "roll")] for prefix in ("", "true_"))
+        assert row["person"] == people[row["test"]][i]
         np.testing.assert_allclose(said, whole[row["network"]][row["test"]][i], rtol=1e-5)
         np.testing.assert_allclose(true, truth[row["test"]][i], rtol=1e-5)
 
