@@ -51,10 +51,16 @@ def heads(train: int, row_bytes: float) -> Examined:
     return Examined("heads", DatasetSpec("synthetic", count=1), (), splits={"train": train}, row_bytes=row_bytes)
 
 
-def test_the_store_is_to_be_writable_and_large_enough(tmp_path):
+def test_the_store_is_to_be_writable_and_large_enough(tmp_path, monkeypatch):
     assert look_at_store(tmp_path / "not" / "yet", 1e6).findings == () and not (tmp_path / "not").exists()
     assert look_at_store(tmp_path, 1e6).findings == () and list(tmp_path.iterdir()) == []
     assert "are needed" in look_at_store(tmp_path, 1e18).findings[0].text
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500))
+    for run in "abc":
+        (tmp_path / "shards" / run / "heads.train").mkdir(parents=True)
+        (tmp_path / "shards" / run / "heads.train" / "part-00000.parquet").write_bytes(bytes(1000))
+    assert look_at_store(tmp_path, 1500).findings == (), "one run's shards may be taken over"
+    assert "are needed" in look_at_store(tmp_path, 1501).findings[0].text, "not those of three runs"
     (tmp_path / "file").write_text("")
     assert "is a file" in look_at_store(tmp_path / "file" / "runs", 1.0).findings[0].text
 

@@ -119,7 +119,8 @@ def _trained(spec: PipelineSpec, seen: Sequence[Examined]) -> int:
 
 
 def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
-    """Writable, and with room for the run, shards that lie there included. `complete`: every dataset was counted."""
+    """Writable, and with room for the run. Shards of another run may be taken over, where its faces are these: of all
+    that lie there the largest run's count. `complete`: every dataset was counted."""
     place = next(path for path in (store, *store.parents) if path.exists())
     if not place.is_dir():
         return Look("store", str(store), error("store", f"{place} is a file, not a folder"))
@@ -132,7 +133,8 @@ def look_at_store(store: Path, needed: float, *, complete: bool = True) -> Look:
     except OSError as failed:
         return Look("store", str(store), error("store", f"{store} is not writable: {failed.strerror or failed}"))
     free = shutil.disk_usage(place).free
-    there = sum(path.stat().st_size for path in (store / "shards").rglob("*.parquet"))
+    sizes = ([path.stat().st_size for path in run.rglob("*.parquet")] for run in (store / "shards").glob("*"))
+    there = max(map(sum, sizes), default=0)
     said = f"{store}, writable, {gigabytes(free)} free; shards and soft labels take about {gigabytes(needed)}"
     said += "" if complete else " without the missing datasets"
     if there + free < needed:
