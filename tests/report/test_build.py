@@ -153,22 +153,27 @@ def test_heads_from_behind_have_no_say_in_the_paired_gain():
     names = [str(i) for i in range(9)]
     networks = [Predicted(names, names, angles, truth) for angles in (student, student + off)]
     tables = [PoseSums.of(each.angles, truth).summary()["mae"] for each in networks]
-    assert paired_gain(*networks)[0] == pytest.approx(tables[1] - tables[0])
+    gain, margin = paired_gain(*networks)
+    assert gain == pytest.approx(tables[1] - tables[0])
+    pairs = [dataclasses.replace(each, people=[*"xyzaabbcc"]) for each in networks]
+    assert paired_gain(*pairs) != (gain, margin), "people count, and not faces"
+    alone = [dataclasses.replace(each, people=[*"xyzaaaaaa"]) for each in networks]
+    assert paired_gain(*alone) == (gain, None), "who is in front is one person"
 
 
 def test_the_headline_says_what_the_interval_allows(stage):
     opening = headline(dataclasses.replace(material(stage), predictions=read_predictions(predictions_of(stage))))
     gain = opening.values["gains"][0]
 
-    def said(mean: float, margin: float) -> str:
+    def said(mean: float, margin: float | None) -> str:
         changed = dataclasses.replace(gain, mean=mean, margin=margin)
         return " ".join(render("headline.html.j2", **{**opening.values, "gains": [changed]}).split())
 
     assert "helped: the student’s error is 0.50° lower" in said(0.5, 0.4) and "did not help" not in said(0.5, 0.4)
     assert "Distillation did not help: the student’s error is 0.50° higher" in said(-0.5, 0.4)
-    for unclear in (said(0.5, 0.6), said(-0.5, 0.6)):
+    for unclear in (said(0.5, 0.6), said(-0.5, 0.6), said(0.5, None)):
         assert "made no difference" in unclear
-    assert "-0.10 to +1.10°" in said(0.5, 0.6)
+    assert "-0.10 to +1.10°" in said(0.5, 0.6) and "one person: no interval; one seed" in said(0.5, None)
 
 
 def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage):
