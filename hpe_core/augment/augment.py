@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hpe_core.augment.draw import draw_chain
-from hpe_core.augment.moves import motions, moved
+from hpe_core.augment.moves import motions, moved, random_zooms
 from hpe_core.augment.operations.apply import run_chain
 from hpe_core.augment.reference import run_reference
 from hpe_core.augment.table import Draws, Table, Values
@@ -37,7 +37,8 @@ class Augment:
         flips = random.random(count) < spec.flip
         turns = random.uniform(-spec.turn_deg, spec.turn_deg, count) if spec.turn_deg else np.zeros(count)
         jitter = random.integers(-spec.jitter_px, spec.jitter_px + 1, (count, 2))
-        columns = motions(angles_M3, scales_M2, self.form.limit, flips, turns, jitter, spec.turn_gain)
+        zooms = random_zooms(spec.zoom, count, random)
+        columns = motions(angles_M3, scales_M2, self.form.limit, flips, turns, jitter, spec.turn_gain, zooms)
         if not self.recolours:
             return Table(columns, {}, device)
         if self.on_host:

@@ -1,4 +1,4 @@
-"""Flip, in-plane turn and window jitter: one affine map of the canonical crop to the network's window.
+"""Flip, in-plane turn, zoom and window jitter: one affine map of the canonical crop to the network's window.
 
 Chance and angles are the host's (float64, one epoch at once); pixels and soft labels are moved on the device. In a
 stretched crop a turn is S^-1 Rz S, else it would shear the head.
@@ -6,7 +6,7 @@ stretched crop a turn is S^-1 Rz S, else it would shear the head.
 Soft labels are moved by their form. In bins a flip reverses yaw and roll, exactly, and a turn moves each distribution
 by the change of the hard label, which is exact for its mean where the teacher is right and leaves its shape. Mean
 rotations are mirrored and turned as rotations, exactly. A jitter of a few pixels leaves them: the offset ensemble is
-already a mean over such shifts.
+already a mean over such shifts. So does a zoom: the pose is the same in a wider or a tighter box.
 
 Landmarks are moved as the pixels are.
 
@@ -30,6 +30,12 @@ from hpe_core.geometry.forms import Form
 from hpe_core.geometry.landmarks import MIRROR_68
 
 
+def random_zooms(zoom: float, count: int, random: np.random.Generator) -> Values | None:
+    """Factors between 1 / (1 + zoom) and 1 + zoom, as often above one as below; None without a zoom."""
+    reach = np.log1p(zoom)
+    return np.exp(random.uniform(-reach, reach, count)) if zoom else None
+
+
 def motions(
     angles_M3: Values,
     scales_M2: Values,
@@ -38,20 +44,23 @@ def motions(
     turns_deg: Values,
     jitter_px: Values,
     turn_gain: float = 0,
+    zooms: Values | None = None,
 ) -> Columns:
-    """What happens to each face: flip (M,) bool, then a turn (M,) in degrees clockwise, then a look (M, 2) whole pixels
-    (dx, dy) aside; and the label that it then has.
+    """What happens to each face: flip (M,) bool, then a turn (M,) in degrees clockwise, then a window whose sides are
+    `zooms` (M,) times as long, then a look (M, 2) whole pixels of that window (dx, dy) aside; and the label that it
+    then has.
 
     With `turn_gain`, a face of which an angle would change by more than so many times its turn is not turned.
     """
     before = np.asarray(angles_M3, np.float64)
     angles = np.where(flips[:, None], rotation.mirror(before), before)
     columns: Columns = {"flip": flips, "jitter": jitter_px}
-    if not np.any(turns_deg):
+    turns = np.any(turns_deg)
+    if zooms is None and not turns:
         return columns | {"angles": angles}
     turned = rotation.turn(angles, turns_deg)
     # A turned profile can leave the grid, and near 90 degrees of yaw pitch and roll run away from it.
-    beyond = np.abs(turned).max(axis=1) > limit_deg
+    beyond = (turns_deg == 0) | (np.abs(turned).max(axis=1) > limit_deg)
     if turn_gain:
         beyond |= rotation.angle_error(turned, angles).max(axis=1) > turn_gain * np.abs(turns_deg) + 1e-6
     turned = np.where(beyond[:, None], angles, turned)
@@ -60,18 +69,22 @@ def motions(
     ratio = scales_M2[:, 1].astype(np.float64) / scales_M2[:, 0]  # s_y / s_x
     back = np.stack([cos, sin * ratio, -sin / ratio, cos], -1).reshape(-1, 2, 2)
     back[:, 0] *= np.where(flips, -1.0, 1.0)[:, None]
+    if zooms is not None:
+        back *= zooms[:, None, None]
+    columns |= {"angles": turned, "back": back.reshape(-1, 4)}
+    if not turns:
+        return columns
     shift = (turned - angles + 180.0) % 360.0 - 180.0
-    turn = np.where(beyond, 0.0, turns_deg)
-    return columns | {"angles": turned, "shift": shift, "turn": turn, "back": back.reshape(-1, 4)}
+    return columns | {"shift": shift, "turn": np.where(beyond, 0.0, turns_deg)}
 
 
 def moved(batch: PoseBatch, draws: Draws, size: int, form: Form) -> PoseBatch:
     """Canonical crops -> windows of `size` with their labels, by the columns of `motions`."""
-    soft, turns = batch.soft_B3N, "back" in draws
+    soft = batch.soft_B3N
     if soft is not None:
-        shift, turn = (draws["shift"], draws["turn"]) if turns else (None, None)
+        shift, turn = (draws["shift"], draws["turn"]) if "turn" in draws else (None, None)
         soft = form.moved(soft, draws["flip"], shift, turn)
-    images = (_warp if turns else _slice)(batch.images_BHWC, draws, size)
+    images = (_warp if "back" in draws else _slice)(batch.images_BHWC, draws, size)
     marks = None if batch.landmarks_BL3 is None else _points(batch.landmarks_BL3, draws)
     return PoseBatch(images, draws["angles"], None, soft, marks)
 
@@ -84,13 +97,14 @@ def move(
     turns_deg: Values,
     jitter_px: Values,
     turn_gain: float = 0,
+    zooms: Values | None = None,
 ) -> PoseBatch:
     """One batch of canonical crops moved as it is told; see `motions`."""
     margin = (batch.images_BHWC.shape[1] - size) // 2
     assert np.abs(jitter_px).max(initial=0) <= margin, f"a jitter beyond the stored margin of {margin} pixels"
     assert batch.scales_B2 is not None, "crops that were moved before"
     angles, scales = batch.angles_B3.cpu().numpy(), batch.scales_B2.cpu().numpy()
-    columns = motions(angles, scales, form.limit, flips, turns_deg, jitter_px, turn_gain)
+    columns = motions(angles, scales, form.limit, flips, turns_deg, jitter_px, turn_gain, zooms)
     draws = Table(columns, {}, batch.images_BHWC.device).rows(0, len(batch))
     return replace(moved(batch, draws, size, form), scales_B2=batch.scales_B2)
 
@@ -101,7 +115,7 @@ def center_window(batch: PoseBatch, size: int) -> PoseBatch:
 
 
 def _slice(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
-    """Without a turn every window is whole pixels: a gather, no resampling."""
+    """Without a turn and a zoom every window is whole pixels: a gather, no resampling."""
     stored, device = crops_BHWC.shape[1], crops_BHWC.device
     margin, steps = (stored - size) // 2, torch.arange(size, device=device)
     jitter = draws["jitter"].long()
@@ -112,7 +126,7 @@ def _slice(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
 
 
 def _points(landmarks_BL3: Tensor, draws: Draws) -> Tensor:
-    """Landmarks go with the pixels: p_out = (F S^-1 Rz(-turn) S)^-1 p_in - jitter. A flip exchanges their sides."""
+    """Landmarks go with the pixels: p_out = (zoom F S^-1 Rz(-turn) S)^-1 p_in - jitter. A flip exchanges sides."""
     flip = draws["flip"] > 0
     mirrored = landmarks_BL3.index_select(1, _mirror_68(landmarks_BL3.device))
     marks = torch.where(flip[:, None, None], mirrored, landmarks_BL3)
@@ -133,7 +147,7 @@ def _mirror_68(device: torch.device) -> Tensor:
 
 
 def _warp(crops_BHWC: Tensor, draws: Draws, size: int) -> Tensor:
-    """Sample the window through p_in = F S^-1 Rz(-turn) S (p_out + jitter), about the crop's centre, linearly."""
+    """Sample the window through p_in = zoom F S^-1 Rz(-turn) S (p_out + jitter), about the crop's centre, linearly."""
     stored = crops_BHWC.shape[1]
     back = draws["back"].view(-1, 2, 2)
     theta_B23 = torch.cat([back * (size / stored), back @ draws["jitter"][:, :, None] * (2 / stored)], dim=2)

@@ -52,6 +52,7 @@ class AugmentSpec:
     turn_deg: Annotated[NotNegative, at_most(45)] = 0.0  # in-plane turn drawn from +- this
     turn_gain: float = 2.0  # a face of which an angle would change by more than this times its turn stays; 0: none does
     jitter_px: Natural = 0  # window moved by up to this, inside the margin
+    zoom: Annotated[NotNegative, at_most(0.5)] = 0.0  # window grown by a factor of 1 / (1 + this) to 1 + this
     photometric: Literal["none", "light", "ehpnet", "offsets"] = "light"
     strength: Share = 1.0  # scales the probability of the photometric chain
     backend: Literal["auto", "device", "albumentations"] = "auto"  # who recolours: batches on the device, or each face

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpe_core.augment.augment import Augment
-from hpe_core.augment.moves import move
+from hpe_core.augment.moves import move, random_zooms
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
@@ -32,7 +32,7 @@ def four(values: st.SearchStrategy[Any]) -> st.SearchStrategy[np.ndarray]:
     return st.lists(values, min_size=4, max_size=4).map(np.array)
 
 
-FLIPS, TURNS = four(st.booleans()), four(st.floats(-25, 25))
+FLIPS, TURNS, ZOOMS = four(st.booleans()), four(st.floats(-25, 25)), four(st.floats(0.8, 1.25))
 JITTERS = four(st.tuples(st.integers(-6, 6), st.integers(-6, 6)))
 
 
@@ -60,11 +60,11 @@ def test_without_a_turn_pixels_and_labels_are_moved_and_mirrored_exactly(flips, 
 
 
 @settings(max_examples=25, deadline=None)
-@given(FLIPS, TURNS, JITTERS, st.sampled_from(["square", "stretch"]), st.booleans())
-def test_landmarks_stay_on_the_pixels_that_they_mark(flips, turns, jitter, shape, straight):
+@given(FLIPS, TURNS, JITTERS, st.sampled_from(["square", "stretch"]), st.booleans(), st.none() | ZOOMS)
+def test_landmarks_stay_on_the_pixels_that_they_mark(flips, turns, jitter, shape, straight, zooms):
     """A blob is painted on one landmark of each face; where it is seen in the moved picture, there the landmark is."""
     crop, rng = CropSpec(size=48, margin_px=10, shape=shape), np.random.default_rng(1)
-    marks = rng.uniform(-14, 14, (4, 68, 2))
+    marks = rng.uniform(-11, 11, (4, 68, 2))
     pixels = np.zeros((4, 68, 68, 3), np.float32)
     painted = [27, 8, 36, 54]
     for face, one in enumerate(painted):
@@ -79,7 +79,7 @@ def test_landmarks_stay_on_the_pixels_that_they_mark(flips, turns, jitter, shape
         scales,
         landmarks_BL3=torch.from_numpy(whole).float(),
     )
-    out = move(batch, crop.size, BINS, flips, np.zeros(4) if straight else turns, jitter, 0)
+    out = move(batch, crop.size, BINS, flips, np.zeros(4) if straight else turns, jitter, 0, zooms)
     for face, one in enumerate(painted):
         light = out.images_BHWC[face, :, :, 0].numpy().astype(float)
         rows, columns = np.mgrid[: crop.size, : crop.size]
@@ -120,6 +120,31 @@ def test_a_turned_crop_is_the_crop_of_a_turned_picture(shape, degrees):
         difference = np.abs(direct.astype(int) - out.images_BHWC[i].numpy())[8:-8, 8:-8]
         plain = np.abs(direct.astype(int) - window(batch.images_BHWC[i].numpy(), crop.size))[8:-8, 8:-8]
         assert difference.mean() < 4 and difference.mean() < 0.5 * plain.mean()
+
+
+@pytest.mark.parametrize("shape", ["square", "stretch"])
+@pytest.mark.parametrize("zoom", [0.8, 1.2])
+def test_a_zoomed_window_is_the_crop_of_a_wider_or_a_tighter_box(shape, zoom):
+    crop = CropSpec(size=48, margin_px=10, shape=shape)
+    batch = batch_of(crop, soft=True)
+    out = move(batch, crop.size, BINS, NO, np.zeros(4), NOTHING, 0, np.full(4, zoom))
+    for i in range(4):
+        rendered = head(i)
+        box = Box.around(rendered.box.center, rendered.box.width * zoom, rendered.box.height * zoom)
+        direct = window(canonical_crop(rendered.image, box, crop).pixels, crop.size)
+        difference = np.abs(direct.astype(int) - out.images_BHWC[i].numpy())
+        plain = np.abs(direct.astype(int) - window(batch.images_BHWC[i].numpy(), crop.size))
+        assert difference.mean() < 4 and difference.mean() < 0.5 * plain.mean()
+    assert torch.equal(out.angles_B3, batch.angles_B3) and torch.equal(out.soft_B3N, batch.soft_B3N)
+
+
+@settings(max_examples=20)
+@given(FLIPS, TURNS, ZOOMS)
+def test_a_zoom_changes_no_label(flips, turns, zooms):
+    batch = batch_of(soft=True)
+    plain, zoomed = (move(batch, CROP.size, BINS, flips, turns, NOTHING, 0, by) for by in (None, zooms))
+    assert torch.equal(zoomed.angles_B3, plain.angles_B3)
+    torch.testing.assert_close(zoomed.soft_B3N, plain.soft_B3N)
 
 
 @pytest.mark.parametrize("level", [1, 77, 255])
@@ -230,6 +255,24 @@ def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
     out, one = drawn(AugmentSpec(flip=0, photometric="none", jitter_px=2))
     views = {window(one.images_BHWC[0], CROP.size, *at).numpy().tobytes() for at in offset_grid(2, 1)}
     assert {view.numpy().tobytes() for view in out.images_BHWC} == views and len(views) == 25
+
+
+def test_zooms_fill_their_range_as_often_above_one_as_below():
+    zooms = random_zooms(0.5, 4000, np.random.default_rng(0))
+    quartiles = np.quantile(zooms, [0, 0.25, 0.5, 0.75, 1])
+    assert np.abs(quartiles - 1.5 ** np.array([-1, -0.5, 0, 0.5, 1])).max() < 0.03
+    assert zooms.min() >= 1 / 1.5 and zooms.max() <= 1.5 and random_zooms(0, 9, np.random.default_rng(0)) is None
+
+
+def test_an_augmentation_zooms_each_face_by_its_own_factor():
+    marks = torch.tensor([8.0, -6.0, 1.0]).expand(400, 68, 3)
+    one = dataclasses.replace(batch_of().take(torch.zeros(400, dtype=torch.int64)), landmarks_BL3=marks)
+    spec = AugmentSpec(flip=0, photometric="none", zoom=0.25)
+    out = Augment(spec, CROP.size, BINS)(one, np.random.default_rng(0)).landmarks_BL3[:, 0, :2].numpy()
+    zooms = np.array([8, -6]) / out
+    assert np.allclose(zooms[:, 0], zooms[:, 1], atol=1e-4), "both sides alike"
+    assert zooms.min() >= 0.8 - 1e-4 and zooms.max() <= 1.25 + 1e-4 and np.quantile(zooms, 0.9) > 1.1
+    assert np.quantile(zooms, 0.1) < 0.9 and len(np.unique(zooms[:, 0])) > 390
 
 
 def test_a_jitter_beyond_the_margin_is_refused():

@@ -72,6 +72,7 @@ NETWORK: dict[str, Any] = {
     "augment.turn_deg": 3,
     "augment.turn_gain": 0,
     "augment.jitter_px": 1,
+    "augment.zoom": 0.1,
     "augment.photometric": "none",
     "augment.strength": 0.5,
     "augment.backend": "albumentations",

@@ -1,5 +1,7 @@
 """Moved soft labels against teachers whose answer to a moved picture is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -60,6 +62,14 @@ def test_a_teacher_that_does_not_see_a_turn_drifts_by_what_the_labels_moved():
     turned = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size, turn_deg=20.0)
     assert still["moved_deg"] < 1e-3 and still["unmoved_deg"] < 1e-3
     assert turned["moved_deg"] > 2 and turned["kl"] > still["kl"]
+
+
+def test_a_zoom_leaves_the_labels_and_shows_a_teacher_what_is_further_out():
+    batch, nothing = faces(), {"oracle": Oracle()}
+    zoomed = label_drift(nothing, LABELS, batch, CROP.size, zoom=0.5)
+    assert zoomed["moved_deg"] == zoomed["unmoved_deg"] > 0.1
+    even = replace(batch, images_BHWC=torch.full_like(batch.images_BHWC, 90))
+    assert label_drift(nothing, LABELS, even, CROP.size, zoom=0.1)["moved_deg"] < 1e-3, "nothing else is moved"
 
 
 def test_labels_of_rotations_move_with_the_picture_and_drift_is_told_without_bins():

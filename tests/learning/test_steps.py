@@ -249,7 +249,7 @@ def runs_of(spec, train, val):
 
 @pytest.mark.parametrize(
     "augment",
-    [{"flip": 0.5}, {"turn_deg": 20}, {"jitter_px": 4}, {"photometric": "ehpnet"}],
+    [{"flip": 0.5}, {"turn_deg": 20}, {"jitter_px": 4}, {"zoom": 0.3}, {"photometric": "ehpnet"}],
     ids=lambda change: next(iter(change)),
 )
 def test_no_view_comes_twice_whatever_the_step_epoch_seed_or_worker(train, val, augment):

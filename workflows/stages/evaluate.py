@@ -157,15 +157,17 @@ def drift(
     faces = taken(read_pieces([shard._replace(stop=rows)]), np.arange(rows)).to(device)
     yaw = faces.angles_B3[:, YAW].abs()
     parts = {"yaw below 60": faces.take(yaw < 60), "yaw beyond 60": faces.take(yaw >= 60)}
-    motions: dict[str, tuple[float, float]] = {"flip": (1.0, 0.0)} if augment.flip else {}
-    motions |= {"turn": (0.0, augment.turn_deg)} if augment.turn_deg else {}
+    turn = {"turn_deg": augment.turn_deg, "turn_gain": augment.turn_gain}
+    motions = {"flip": {"flip": 1.0}} if augment.flip else {}
+    motions |= {"turn": turn} if augment.turn_deg else {}
+    motions |= {"zoom": {"zoom": augment.zoom}} if augment.zoom else {}
     with exact_float32():
         return {
             f"{kind}, {name}": {
-                **label_drift(nets, labels, part, size, flip=flip, turn_deg=turn, turn_gain=augment.turn_gain),
+                **label_drift(nets, labels, part, size, **motion),
                 "faces": len(part),
             }
-            for kind, (flip, turn) in motions.items()
+            for kind, motion in motions.items()
             for name, part in parts.items()
             if len(part)
         }
