@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpe_core.augment.augment import Augment
-from hpe_core.augment.moves import move, random_zooms
+from hpe_core.augment.moves import motions, move, random_zooms
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
@@ -145,6 +145,9 @@ def test_a_zoom_changes_no_label(flips, turns, zooms):
     plain, zoomed = (move(batch, CROP.size, BINS, flips, turns, NOTHING, 0, by) for by in (None, zooms))
     assert torch.equal(zoomed.angles_B3, plain.angles_B3)
     torch.testing.assert_close(zoomed.soft_B3N, plain.soft_B3N)
+    before = batch.angles_B3.numpy().astype(np.float64)
+    zoomed_only = motions(before, batch.scales_B2.numpy(), BINS.limit, NO, np.zeros(4), NOTHING, 0, zooms)
+    assert np.array_equal(zoomed_only["angles"], before) and "turn" not in zoomed_only
 
 
 @pytest.mark.parametrize("level", [1, 77, 255])

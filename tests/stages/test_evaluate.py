@@ -15,8 +15,8 @@ from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from tests.archives import write_biwi, write_boxes
 from tests.datasets.reading import one
-from tests.faces import CROP, face_row
-from workflows.stages.evaluate import drawn_by, new_people
+from tests.faces import CROP, NET_CROP, face_row, save_untrained
+from workflows.stages.evaluate import drawn_by, drift, new_people
 
 PUBLISHED = protocol_named("offsets-3").split.test_groups
 LEAK_FREE = ("person06", "person07", "person10", "person13")
@@ -51,6 +51,25 @@ def test_whose_boxes_a_test_set_has_is_named(tmp_path):
     assert first == f"file b.json {hashlib.sha256(Path(boxes).read_bytes()).hexdigest()[:12]}"
     write_boxes(tmp_path / "b.json", {"a.jpg": one((1, 2, 3, 5))})
     assert named("aflw2000", boxes=boxes) != first
+
+
+def test_labels_are_judged_under_each_motion_of_the_students_augmentation_alone(tmp_path):
+    folders = {"one": str(save_untrained(tmp_path / "net"))}
+    write_shard(tmp_path / "faces.parquet", [face_row(i, NET_CROP) for i in range(8)], NET_CROP, "raw")
+    still = {"flip": 0.0, "photometric": "none"}
+    each = {"flip": {"flip": 0.5}, "turn": {"turn_deg": 20.0, "turn_gain": 0.0}, "zoom": {"zoom": 0.5}}
+
+    def found(change: dict[str, float]) -> dict[str, dict[str, float]]:
+        return drift(folders, [str(tmp_path / "faces.parquet")], still | change, False, "bins")
+
+    assert not found({})
+    rows = {motion: found(change) for motion, change in each.items()}
+    for motion, part in rows.items():
+        assert part and all(
+            name.startswith(f"{motion}, yaw") and row["unmoved_deg"] > 1e-3 for name, row in part.items()
+        )
+        assert sum(row["faces"] for row in part.values()) == 8
+    assert found(each["flip"] | each["turn"] | each["zoom"]) == rows["flip"] | rows["turn"] | rows["zoom"]
 
 
 def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path):
