@@ -65,11 +65,11 @@ def test_a_teacher_that_does_not_see_a_turn_drifts_by_what_the_labels_moved():
 
 
 def test_a_zoom_leaves_the_labels_and_shows_a_teacher_what_is_further_out():
-    batch, nothing = faces(), {"oracle": Oracle()}
-    zoomed = label_drift(nothing, LABELS, batch, CROP.size, zoom=0.5)
+    batch, teachers = faces(), {"oracle": Oracle()}
+    zoomed = label_drift(teachers, LABELS, batch, CROP.size, zoom=0.5)
     assert zoomed["moved_deg"] == zoomed["unmoved_deg"] > 0.1
     even = replace(batch, images_BHWC=torch.full_like(batch.images_BHWC, 90))
-    assert label_drift(nothing, LABELS, even, CROP.size, zoom=0.1)["moved_deg"] < 1e-3, "nothing else is moved"
+    assert label_drift(teachers, LABELS, even, CROP.size, zoom=0.1)["moved_deg"] < 1e-3, "nothing else is moved"
 
 
 def test_labels_of_rotations_move_with_the_picture_and_drift_is_told_without_bins():
