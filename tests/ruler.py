@@ -2,6 +2,7 @@
 
     python -m tests.ruler score FOLDER_OF_AFLW2000 YUNET.onnx MODEL [look | choose | judge]
     python -m tests.ruler score FOLDER_OF_POINTING04 YUNET.onnx MODEL all pointing04
+    python -m tests.ruler boxes FOLDER_OF_AFLW2000 YUNET.onnx MODEL look         the MAE in wider and tighter boxes
     python -m tests.ruler table FOLDER_OF_AFLW2000 YUNET.onnx OUT FACES          a folder for conf/finetune.yaml
     python -m tests.ruler strange FOLDER_OF_AFLW2000 YUNET.onnx MODEL            does it know what is no face?
 
@@ -12,7 +13,7 @@ out and counted. The table holds so many faces to look at (a sixth of them valid
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from hpe_core.spec.data import DatasetSpec, DataSpec, DetectorSpec
 
 PARTS = {"look": "train", "choose": "val", "judge": "test"}
 LIMIT = 99
+GROWN = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5)  # by which factors `boxes` grows a box about its centre
 FOUND = 0.2  # overlap from which on a detected box is the face's
 
 
@@ -90,6 +92,15 @@ def scores(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
         known = [np.full((68, 2), np.nan) if points is None else points for points in faces.landmarks]
         said["nme"] = float(np.nanmean(landmark_errors(marks, known, "box")))
     return said | {"missed": float(faces.missed)}
+
+
+def boxes(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
+    """The MAE where YuNet's boxes are so many times as wide."""
+    told = {}
+    for times in GROWN:
+        grown = [(image, box.scaled(times)) for image, box in faces.pictures]
+        told[f"x {times:g}"] = scores(predictor, replace(faces, pictures=grown))["mae"]
+    return told
 
 
 def strange(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
@@ -156,7 +167,7 @@ if __name__ == "__main__":
         write_table(Path(folder), Path(detector), Path(rest[0]), int(rest[1]))
     else:
         asked = faces_of(Path(folder), Path(detector), *(rest[1:] or ["choose"]))
-        told = (strange if verb == "strange" else scores)(HeadPosePredictor.load(rest[0]), asked)
+        told = {"strange": strange, "boxes": boxes, "score": scores}[verb](HeadPosePredictor.load(rest[0]), asked)
         print(
             "  ".join(
                 f"{name} {value:.3f}" if verb == "strange" else f"{name} {value:.2f}" for name, value in told.items()
