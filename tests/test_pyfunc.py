@@ -12,7 +12,7 @@ from hpe_core.errors import SpecError
 from hpe_core.learning.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, TablePredictor
-from tests.faces import CROP, head
+from tests.faces import CROP, head, noise, save_untrained, write_onnx
 from workflows.export.runtimes import EAGER, ONNX, ONNX_INT8, OPENVINO, calls, latency_table
 
 
@@ -50,6 +50,17 @@ def test_a_row_is_the_predictors_answer_for_its_picture_and_box(exported_net, tm
 def test_a_bad_row_is_named(exported_net, row, said):
     with pytest.raises(SpecError, match=said):
         TablePredictor(exported_net / ONNX_FILE).predict(pandas.DataFrame([{"image": png(0)}, row]))
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 131])
+def test_every_window_has_its_own_answer_however_many_there_are(tmp_path, count):
+    for path in (save_untrained(tmp_path / "net"), write_onnx(tmp_path / ONNX_FILE)):
+        predictor, faces = HeadPosePredictor.load(path), noise(count, seed=3)
+        found = predictor.predict_windows(faces)
+        assert found.angles.shape == found.spread.shape == (count, 3)
+        for place in {0, count // 2, count - 1}:
+            alone = predictor.predict_windows(faces[place : place + 1])
+            np.testing.assert_allclose(found.angles[place], alone.angles[0], atol=1e-3)
 
 
 def test_a_table_without_pictures_is_no_empty_answer(exported_net):

@@ -65,7 +65,8 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
         raise Rejected("nan_pose", f"{ref.sample_id} has the pose {pose}")
     height, width = image.shape[:2]
     box = annotation.known_box()
-    check_box(box, width, height, ref.sample_id)
+    for part in (box, box.scaled(min(1.0, crop.box_scale))):  # of a box at the edge a tighter window may show nothing
+        check_box(part, width, height, ref.sample_id)
     face = canonical_crop(image, box, crop)
     landmarks = None
     if annotation.landmarks is not None:

@@ -206,6 +206,27 @@ def test_boxes(box, reason):
         assert caught.value.reason == reason and "face" in caught.value.detail
 
 
+@pytest.mark.parametrize("scale", [0.2, 0.87, 1.0, 1.5])
+def test_no_face_is_kept_of_which_the_window_shows_nothing(tmp_path, scale):
+    """A box at the edge reaches into the picture, and what a tighter crop shows of it may not."""
+
+    class AtTheEdge(Trouble):
+        def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
+            return Annotation(Box(40 - float(ref.key), 5, 65 - float(ref.key), 30), (0.0, 0.0, 0.0)), white
+
+    white, crop = np.full((40, 40, 3), 255, np.uint8), CropSpec(size=16, margin_px=2, box_scale=scale)
+    outside = 25 * max(0.0, 1 - scale) / 2  # columns of the box that its window does not show
+    for inside in (0.5, 1.0, 2.0, outside + 0.7, outside + 5):
+        ref = FaceRef("face", "somebody", str(inside))
+        if inside < outside:
+            with pytest.raises(Rejected) as caught:
+                load_face(AtTheEdge(tmp_path), ref, crop)
+            assert caught.value.reason == "box_outside"
+        else:
+            kept = load_face(AtTheEdge(tmp_path), ref, crop)
+            assert inside < 2 or kept.crop.pixels[2:-2, 2:-2].max() > 0
+
+
 def test_landmarks_are_stored_in_window_pixels(tmp_path):
     class Marked(Trouble):
         def load(self, ref: FaceRef) -> tuple[Annotation, Image]:

@@ -72,17 +72,42 @@ def test_hours_follow_faces_gpus_and_rates():
     assert pairs["student"] == pytest.approx(one["student"] / 2)
 
 
+def test_a_search_costs_its_trials_and_each_of_them_its_own_epochs():
+    spec = spec_of("search.trials=5", "search.concurrent=2", "search.epochs=3", "student.optim.epochs=50")
+    faces = train_faces(spec, TOLD)
+    assert gpu_hours(spec, TOLD)["search"] == pytest.approx(5 * 3 * faces * 0.3 / 3600)
+    assert hours(spec, TOLD)["search"] == pytest.approx(3 * 3 * faces * 0.3 / 3600), "two at once: three rounds"
+
+
+def test_mirrored_labels_ask_a_teacher_twice_about_every_window():
+    def seconds(stage: str, *words: str) -> float:
+        made = spec_of("search.space=null", "search.trials=0", "student.augment.jitter_px=0", *words)
+        return 3600 * gpu_hours(made, TOLD)[stage] / train_faces(made, TOLD)
+
+    mirrored, online = "student.distill.mirrored=true", "student.distill.labels=online"
+    assert seconds("labels", mirrored) == pytest.approx(2 * seconds("labels", "student.distill.mirrored=false"))
+    steps = seconds("student")
+    plain, twice = (seconds("student", online, word) - steps for word in ("student.distill.mirrored=false", mirrored))
+    assert plain > 0 and twice == pytest.approx(2 * plain)
+
+
+def test_the_disk_that_is_planned_holds_the_margin_of_every_face():
+    told = budget.figures(spec_of("data.crop.margin_px=8"), TOLD)
+    stored = np.zeros((spec_of().data.crop.size + 16,) * 2 + (3,), np.uint8)
+    assert told["raw_gb"] == pytest.approx(TOLD.faces * stored.nbytes / 1e9) and told["side_px"] == len(stored)
+
+
 def test_more_jobs_than_lanes_wait_for_each_other():
     assert finished([3, 3, 3, 3], 2) == 6 and finished([5, 1, 1, 1], 2) == 5 and finished([], 3) == 0
 
 
-def test_online_labels_ask_the_teachers_in_every_step():
+def test_online_labels_ask_the_teachers_in_every_step_of_the_student_and_in_none_of_its_twins():
     still = "student.augment.jitter_px=0"  # online labels look K and the jitter aside, and the margin is 4
     stored, online = spec_of(still), spec_of(still, "student.distill.labels=online")
     asked = len(windows([online.label_set(online.student)])) * len(online.teachers)
     per_step = 3 + asked
     ratio = gpu_hours(online, TOLD)["student"] / gpu_hours(stored, TOLD)["student"]
-    assert ratio > 1 and ratio == pytest.approx(per_step / 3)
+    assert ratio > 1 and ratio == pytest.approx((per_step + 3) / (3 + 3))
 
 
 def test_no_search_costs_nothing_and_too_few_gpus_are_a_sentence():

@@ -3,6 +3,9 @@
 import json
 from dataclasses import replace
 
+import pytest
+
+from hpe_core.learning.calibration import Calibration
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from workflows.engine import results as made
@@ -47,6 +50,15 @@ def test_every_result_comes_back_as_it_was():
 def test_a_row_is_found_by_its_role():
     found = made.EvaluateResult((ROW,), (), {}, {}, {})
     assert found.row(made.Role.DISTILLED) is ROW and found.row(made.Role.DISTILLED, "heads").mae == 3.25
+
+
+def test_mlflow_hears_how_often_the_intervals_hold_that_were_made_to():
+    intervals = (made.Intervals("heads", 0.8, (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)),)
+    found = made.EvaluateResult(
+        (ROW,), (), {}, {}, {}, None, made.Sureness(Calibration((1.0,) * 3, ((1.0,) * 3,) * 3, 9), intervals, {})
+    )
+    assert found.metrics() == {"coverage/heads/80": pytest.approx(0.8)}
+    assert build(made.EvaluateResult, json.loads(json.dumps(to_dict(found)))) == found
 
 
 def test_every_headline_and_figure_says_what_the_result_says():

@@ -161,6 +161,15 @@ def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
     assert {entry.reason for entry in fresh} == {"never ran in this store"}
 
 
+def test_of_runs_that_are_as_alike_the_newest_says_how_long_it_takes(tmp_path):
+    for lr, day, seconds in ((0.5, 2, 7.0), (0.25, 3, 9.0), (0.4, 1, 5.0)):
+        folder = run_toy(spec_in(tmp_path, f"student.optim.lr={lr}"))["second"].folder
+        changed = {"finished": f"2030-01-0{day} 00:00:00", "seconds": seconds}
+        (folder / "manifest.json").write_text(json.dumps(read_manifest(folder) | changed))
+    entry = plan(TOY, spec_in(tmp_path, "student.optim.lr=0.125"))[1]
+    assert (entry.reason, entry.seconds) == ("lr 0.25 -> 0.125", 9.0)
+
+
 def test_a_run_that_cannot_go_on_with_what_was_cut_off_says_so_and_how_far_that_was(tmp_path):
     """Half-trained networks are kept, but those of another configuration are not gone on with."""
 

@@ -93,6 +93,28 @@ def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes, wanted):
     assert not spare or max(shares.values()) <= min(spare) + 1
 
 
+def test_the_fit_of_several_datasets_is_their_mean_by_the_faces_that_are_learnt_from(stage):
+    """Neither those of validation nor those of a test set have a say."""
+    archives = {name: DatasetSpec(name, root=name) for name in ("aflw2000", "pointing04")}
+    data = dataclasses.replace(stage.spec.data, datasets=archives, train=tuple(archives), test=tuple(archives))
+    split = next(iter(stage.results.shards.splits.values()))
+
+    def fit(**kept: int) -> DetectorFit:
+        splits = {f"{name}.{part}": split for name in archives for part in ("val", "test")}
+        splits |= {f"{name}.train": dataclasses.replace(split, kept=count) for name, count in kept.items()}
+        shards = dataclasses.replace(stage.results.shards, splits=splits)
+        results = Results({**stage.results.found, "shards": shards})
+        spec = dataclasses.replace(stage.spec, data=data)
+        return model_folder.detector_fit(dataclasses.replace(stage, spec=spec, results=results))
+
+    first, second = map(fit_to, archives.values())
+    assert fit(aflw2000=5, pointing04=0) == first != second == fit(aflw2000=0, pointing04=5)
+    mixed = fit(aflw2000=30, pointing04=10)
+    assert mixed.width == pytest.approx(first.width**0.75 * second.width**0.25)
+    assert mixed.height == pytest.approx(first.height**0.75 * second.height**0.25)
+    assert mixed.down == pytest.approx(0.75 * first.down + 0.25 * second.down)
+
+
 def test_who_was_fine_tuned_on_boxes_of_unknown_kind_keeps_the_fit_that_it_began_with(stage, tmp_path):
     table = {"own": DatasetSpec("manifest", root="t")}
     data = dataclasses.replace(stage.spec.data, datasets=table, train=("own",), test=("own",))

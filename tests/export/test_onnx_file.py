@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -65,6 +66,43 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(exported_net, tmp
     with pytest.raises(ValueError, match="ONNX and torch differ by .* degrees"):
         export.export_network(exported_net, tmp_path / "student.onnx", tmp_path / "student.pt2", noise(3))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 17, 32, 33, 34])
+@pytest.mark.parametrize("answer", ["angles", "landmarks"])
+def test_one_crop_of_which_a_file_says_something_else_is_enough_wherever_it_stands(place, answer):
+    crops = noise(35)
+    bad = crops[place].tobytes()
+
+    def ours(images: Image) -> list[np.ndarray]:
+        angles = images[:, :1, :3, 0].reshape(-1, 3).astype(np.float32) / 4
+        return [angles, angles, np.zeros((len(images), 68, 3), np.float32)]
+
+    def theirs(images: Image) -> list[np.ndarray]:
+        off = np.array([image.tobytes() == bad for image in images], np.float32)
+        angles, spread, marks = ours(images)
+        if answer == "angles":
+            return [angles + 0.01 * off[:, None] * [0, 1, 0], spread, marks]
+        return [angles, spread, marks + 0.02 * off[:, None, None] * [1, 0, 0]]
+
+    assert parity.proved(ours, ours, crops, "itself").worst == 0
+    with pytest.raises(ValueError, match=r"differ by 0\.01 degrees on 35 crops|place landmarks 0\.02 pixels apart"):
+        parity.proved(ours, theirs, crops, "ONNX")
+
+
+def test_a_head_without_any_doubt_has_the_least_spread_in_every_form():
+    """A standard deviation of nothing would make a certainty of one answer."""
+
+    class Certain(torch.nn.Module):
+        form = SimpleNamespace(spread=lambda answers: 0 * answers, decode=lambda answers: answers)
+
+        def answered(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return torch.zeros(len(images), 3), None
+
+    images = torch.from_numpy(noise(2))
+    _, spread = deployed(Certain(), CALIBRATION)(images)
+    np.testing.assert_allclose(spread.numpy(), CALIBRATION.standard(np.zeros((2, 3))), rtol=1e-6)
+    assert (spread > 0).all() and (deployed(Certain())(images)[1] == 0).all(), "as the head says it where nobody knows"
 
 
 def test_the_file_carries_its_contract_and_nothing_of_this_machine(exported_net):

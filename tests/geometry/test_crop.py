@@ -133,10 +133,12 @@ def test_network_box_keeps_the_center(box, factor):
     assert grown.width / grown.height == pytest.approx(box.width / box.height)
 
 
-@given(boxes())
-def test_landmarks_follow_the_pixels(box):
-    crop = canonical_crop(NOISE, box, spec("stretch"))
-    corners = np.array([[crop.box.x1, crop.box.y1], [crop.box.x2, crop.box.y2]])
+@given(boxes(), SHAPES, floats(0.5, 2))
+def test_landmarks_follow_the_pixels(box, shape, factor):
+    """The corners of what the window shows, in tighter and in wider boxes."""
+    made = CropSpec(size=SIZE, margin_px=MARGIN, shape=shape, box_scale=factor)
+    crop, shown = canonical_crop(NOISE, box, made), network_box(box, made)
+    corners = np.array([[shown.x1, shown.y1], [shown.x2, shown.y2]])
     assert crop.to_crop(corners) == pytest.approx(np.array([[0, 0], [SIZE, SIZE]]), abs=1e-3)
 
 

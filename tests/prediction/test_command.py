@@ -23,12 +23,14 @@ from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from tests.archives import picture
+from tests.faces import FIT, NOTES
 from tests.prediction.clips import write_clip
 from workflows import predict
 from workflows.engine.config import guarded
 from workflows.prediction.faces import Face, landmarks_of, poses_of
+from workflows.prediction.frames import Frame
 from workflows.prediction.keys import PredictSpec
-from workflows.prediction.output import TABLE
+from workflows.prediction.output import TABLE, landmark_text
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ def with_landmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8), 32).eval()
     torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
-    save_net(folder, net, CropSpec(32, 4), {})
+    save_net(folder, net, CropSpec(32, 4, box_scale=0.87), NOTES)
     return folder
 
 
@@ -248,6 +250,26 @@ def test_landmarks_are_in_pixels_of_the_picture_also_of_a_face_that_lies(with_la
     for mark, (x, y, sure) in zip(found, upright, strict=True):
         place = Box(x, y, x, y).turned(-quarters, 140, 90)
         np.testing.assert_allclose(mark, [place.x1, place.y1, sure], atol=0.01)
+
+
+def test_landmarks_of_a_detected_face_are_those_of_its_fitted_box(with_landmarks):
+    """In pixels of the picture, as its pose is that of the fitted box; and unfitted where that is wanted."""
+    predictor, image, box = HeadPosePredictor.load(with_landmarks), picture(3, 90, 140), Box(20, 15, 70, 75)
+    for keys, own in (({}, FIT.of(box)), ({"fit": False}, box), ({"box_scale": 1.2}, FIT.of(box.scaled(1.2)))):
+        spec = PredictSpec(detector="y.onnx", **keys)
+        marks = landmarks_of(predictor, image, [Face(box, 0.9)], spec)
+        np.testing.assert_allclose(marks, predictor.landmarks(image, [own]), atol=1e-3)
+        found = poses_of(predictor, image, [Face(box, 0.9)], spec)
+        np.testing.assert_allclose(found.angles, predictor.predict(image, [own]).angles, atol=1e-3)
+
+
+def test_landmarks_are_told_in_pixels_of_the_file_as_the_box_is():
+    """Of a large JPEG the network is shown a smaller picture."""
+    frame = Frame("a.jpg", 0, picture(3, 20, 30), scale=4, size=(120, 80))
+    marks = np.array([[3.0, 5.0, 0.75], [7.5, 11.25, 0.25]])
+    for (x, y, seen), (own_x, own_y, own_seen) in zip(json.loads(landmark_text(frame, marks)), marks, strict=True):
+        box = frame.in_file(Box(own_x, own_y, own_x + 1, own_y + 1))
+        assert (x, y, seen) == (box.x1, box.y1, own_seen)
 
 
 def test_landmarks_stand_in_the_table_and_on_the_copy(here, with_landmarks):
@@ -276,3 +298,36 @@ def test_faces_of_which_the_network_is_too_unsure_are_dropped_and_counted(here, 
     assert predict.main([*names, "boxes=whole", "draw=false", f"min_confidence={edge}"]) == 0
     assert {row["file"] for row in table()} == {name for name, value in sure.items() if value >= edge}
     assert "4 pictures, 2 faces, 2 below min_confidence" in capsys.readouterr().out
+
+
+def test_of_several_faces_in_a_picture_those_that_stay_keep_their_own_figures(here):
+    cv2.imwrite("a.png", picture(3, 120, 160))
+    boxes = [[10, 10, 60, 60], [40, 30, 110, 100], [80, 5, 150, 75], [5, 50, 70, 115], [60, 60, 120, 120]]
+    Path("b.json").write_text(json.dumps({"a.png": [{"bbox": box} for box in boxes]}))
+    assert predict.main(["a.png", "boxes=b.json", "draw=false"]) == 0
+    every = {(row["x1"], row["y1"]): row for row in table()}
+    for edge in sorted(float(row["confidence"]) for row in every.values())[1:]:
+        assert predict.main(["a.png", "boxes=b.json", "draw=false", f"min_confidence={edge - 1e-4}"]) == 0
+        rows = table()
+        assert [row["face"] for row in rows] == [str(place) for place in range(len(rows))] and 0 < len(rows) < 5
+        assert all(row == every[row["x1"], row["y1"]] | {"face": row["face"]} for row in rows)
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.87])
+def test_a_box_of_which_a_tighter_network_sees_nothing_is_told_and_never_answered(here, scale):
+    """At the edge the picture shows a strip of the box, and none of what the network's window shows of it."""
+    torch.manual_seed(0)
+    save_net(here / "net", PoseNet(NetSpec("test_byobnet"), 32).eval(), CropSpec(32, 4, box_scale=scale), {})
+    image = picture(0, 100, 120)
+    cv2.imwrite("a.png", image[..., ::-1])
+    inside, shown = Box(10, 10, 60, 60), 0.9 * (1 - scale) / 2
+    strip = Box(120 - 50 * shown, 20, 170 - 50 * shown, 70)
+    predictor = HeadPosePredictor.load(here / "net")
+    assert canonical_crop(image, strip, predictor.crop).pixels[4:-4, 4:-4].max() == 0, "an empty window"
+    with pytest.raises(ValueError, match="lies outside"):
+        predictor.predict(image, [strip])
+    boxes = [{"bbox": [box.x1, box.y1, box.x2, box.y2]} for box in (strip, inside)]
+    Path("b.json").write_text(json.dumps({"a.png": boxes}))
+    assert predict.main(["a.png", "boxes=b.json", "model=net", "draw=false"]) == 2
+    (row,) = table()
+    np.testing.assert_allclose(angles(row), predictor.predict(image, [inside]).angles[0], atol=1e-3)

@@ -24,7 +24,7 @@ from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.network import MEANING, WEIGHTS
 from tests.archives import picture, write_aflw2000
-from tests.faces import FIT, NET_CROP, save_untrained
+from tests.faces import FIT, NET_CROP, save_untrained, write_onnx
 from tests.prediction.asking import angles, refusal, save, table, write_video
 from workflows import predict
 from workflows.engine.config import REPO, load
@@ -209,6 +209,15 @@ def test_a_detected_box_becomes_such_as_the_network_was_taught_with(here, net, m
         by_model.append(angles([annotated]))
     np.testing.assert_allclose(*by_model, atol=1e-3)
     assert HeadPosePredictor.load(save_untrained(here / "plain", notes={})).detector_fit is None
+
+
+def test_the_detector_is_asked_as_the_keys_say(here, monkeypatch):
+    asked, model = list[DetectorSpec](), f"model={write_onnx(here / 'a.onnx')}"
+    monkeypatch.setattr("workflows.prediction.faces.FaceDetector", lambda spec: asked.append(spec) or Finds(spec))
+    save(here / "a.png", picture(1))
+    for words in ([], ["min_score=0.75", "side_px=320"]):
+        assert predict.main(["a.png", model, "detector=y.onnx", "draw=false", *words]) == 0
+    assert asked == [DetectorSpec("y.onnx"), DetectorSpec("y.onnx", 0.75, 320)]
 
 
 def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, onnx, real_data, yunet, capsys):

@@ -199,3 +199,29 @@ def test_a_page_is_no_video_and_a_stream_is_looked_at_alone(tmp_path):
     with pytest.raises(SpecError, match="alone"):
         open_media(["http://127.0.0.1/a", "b.png"], tmp_path, upright=True)
     assert not is_address("http:/a") and not is_address("model=http://a/b") and not is_address("c://a.png")
+
+
+def test_a_camera_shows_what_it_sees_in_red_green_and_blue_at_times_that_rise(tmp_path, monkeypatch):
+    """OpenCV gives blue first; the drawn copy has each frame at its own time."""
+    shown = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+
+    class Capture:
+        def __init__(self, number: int) -> None:
+            self.left = [np.full((48, 64, 3), color[::-1], np.uint8) for color in shown]
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return (True, self.left.pop(0)) if self.left else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    frames, said = seen(open_media(["3"], tmp_path / "out", upright=True))
+    assert said == ["camera 3 ends after 3 frames"] and [frame.number for frame in frames] == [0, 1, 2]
+    assert [tuple(frame.image[0, 0].tolist()) for frame in frames] == shown
+    times = [float(frame.time or 0) for frame in frames]
+    assert times == sorted(set(times))
+    np.testing.assert_allclose(times_of(tmp_path / "out" / "camera-3.mp4"), times, atol=2e-5)

@@ -16,6 +16,7 @@ from PIL import Image as Pil
 from PIL import ImageOps
 
 from hpe_core.errors import SpecError, UserError
+from tests.prediction import clips
 from tests.prediction.clips import (
     EVEN,
     HEIGHT,
@@ -84,6 +85,18 @@ def test_time_begins_where_the_file_does(tmp_path, sound):
         with av.open(str(tmp_path / "out" / "a.mp4")) as file:
             (heard,) = file.streams.audio
             assert abs(float(heard.start_time * heard.time_base)) < 0.05
+
+
+@pytest.mark.parametrize("color", [(200, 40, 40), (40, 200, 40), (40, 40, 200)])
+def test_red_is_red_in_the_frame_and_in_the_drawn_copy(tmp_path, color, monkeypatch):
+    """A network that learnt from red faces is shown red ones, not blue ones."""
+    monkeypatch.setattr(clips, "grey", lambda number: np.full((HEIGHT, WIDTH, 3), color, np.uint8))
+    frames, _ = seen(opened(write_clip(tmp_path / "a.mp4", "libx264", EVEN), tmp_path / "out"))
+    with av.open(str(tmp_path / "out" / "a.mp4")) as file:
+        copies = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) == len(copies) == len(EVEN)
+    for image in [*(frame.image for frame in frames), *copies]:
+        np.testing.assert_allclose(image.mean((0, 1)), color, atol=12)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

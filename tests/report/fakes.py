@@ -132,4 +132,5 @@ def finished_run(store: Path) -> tuple[StageRun, list[Event]]:
     for folder in inputs.values():
         write_json(folder / "manifest.json", manifest)
     place, reporter = store / "publish" / "123", LocalReporter(events.append)
+    place.mkdir(parents=True)
     return StageRun("publish", "publish/123", spec, place, inputs, {}, results, reporter), events

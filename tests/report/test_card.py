@@ -24,6 +24,7 @@ def card_of(
     tests: dict[str, DatasetSpec] | None = None,
     fit: DetectorFit | None = None,
     start: str = "",
+    scored: int = 123,
 ) -> str:
     """The card of a student that the search changed to `distill`."""
     configured = TrainSpec(net=NetSpec(backbone="test_resnet"), distill=DistillSpec(), start=start)
@@ -31,11 +32,15 @@ def card_of(
     data = DataSpec({**train, **(tests or {})}, tuple(train), tuple(tests or train), CROP)
     fetched = TrainSpec(net=NetSpec(backbone="regnetx_002", pretrained="hub"))
     spec = PipelineSpec("card", data, {"big": TrainSpec(), "fetched": fetched}, configured)
-    scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": 123.0}
+    scores = dict.fromkeys(("pitch", "yaw", "roll", "mae", "geodesic"), 6.25) | {"n": float(scored)}
     row = made.Row(next(iter(train)), made.Role.DISTILLED, made.Role.DISTILLED, "student", scores, 4e5, 3.0)
     network = made.NetworkResult.of([{"epoch": 1, "val/mae": 6.0}], 1.0)
-    split = made.Split(1234, 1234, {}, {}, (), "0123456789abcdef")
-    splits = {f"{name}.{part}": split for name in data.datasets for part in ("train", "val", "test")}
+    kept = {"train": 1235, "val": 1236, "test": 1234}
+    splits = {
+        f"{name}.{part}": made.Split(count, count, {}, {}, (), "0123456789abcdef")
+        for name in data.datasets
+        for part, count in kept.items()
+    }
     evaluated = made.EvaluateResult((row,), (), dict.fromkeys(tests or train, "renderer"), {}, {}, protocol)
     shards = made.ShardsResult(splits, 1234, 1234, 0, 0, {}, {}, "")
     results = made.Results(
@@ -55,6 +60,9 @@ def test_the_card_names_convention_terms_and_evidence():
     bound = card_of({"heads": rendered, "wild": DatasetSpec("aflw2000", root="a")})
     assert "Weights: research only, because wild" in bound and "Zhu" in bound
     assert "rendered heads only" in card_of({"heads": rendered}) and "rendered heads only" not in bound
+    assert "| dataset | what | faces to train | to validate | to test | terms |" in free
+    assert "| 1,235 | 1,236 | 1,234 |" in free, "each below its own word"
+    assert "the face box times 1.1, grown to a square" in free
 
 
 def test_the_card_says_whose_labels_the_student_learnt_from_and_no_others():
@@ -72,6 +80,7 @@ def test_the_card_says_what_photographs_and_detected_boxes_mean_for_it():
     assert "far above the table" in card_of(HEADS)
     tested = card_of(HEADS, tests={"photos": DatasetSpec("aflw2000", root="a")})
     assert "those of photos below" in tested and "far above the table" not in tested
+    assert "nothing in the training data forbids" in tested, "who is only tested on binds no weights"
     fitted = card_of(HEADS, fit=DetectorFit(1.18, 1.19, 0.01))
     assert "multiplied by 1.18 (width) and 1.19 (height)" in fitted and "not known here" in card_of(HEADS)
 
@@ -90,6 +99,12 @@ def test_no_name_breaks_a_table_or_opens_a_tag():
     for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
         columns = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
         assert len(columns) > 2 and len(set(columns)) == 1, table
+
+
+def test_the_card_calls_a_test_set_small_where_it_is():
+    """Of 123 faces a score is no more than a hint."""
+    few = "Test sets below 500 faces (heads) are small."
+    assert few in card_of(HEADS) and "faces (heads) are small" not in card_of(HEADS, scored=500)
 
 
 def test_the_card_lists_every_network_and_stresses_the_student():

@@ -4,12 +4,13 @@ import copy
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from hpe_core.spec.pipeline import PipelineSpec, student_with
+from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, student_with
 from hpe_core.spec.serde import build, to_dict
 from tests.stages.test_search import result
 from workflows.engine.config import load
-from workflows.searching.proposals import Proposer, decode_changes, encode_choice, first_point
+from workflows.searching.proposals import Proposer, decode_changes, distribution, encode_choice, first_point
 from workflows.stages.search import ranked
 
 SPACE = {
@@ -71,6 +72,25 @@ def test_every_proposal_makes_a_student_and_small_errors_are_sought(seed):
         errors = [100 * student.optim.lr for student in students]
         rates += [student.optim.lr for student in students]
     assert len(rates) == 24 and sum(rates[-8:]) / 8 < 0.5 * sum(rates[1:9]) / 8
+
+
+def test_another_seed_of_the_student_searches_elsewhere_and_the_same_one_there_again():
+    def proposed(seed: int) -> list[dict[str, Any]]:
+        tree = to_dict(spec(**INSIDE, seed=seed))
+        proposer = Proposer(build(PipelineSpec, tree | {"search": tree["search"] | {"concurrent": 3}}))
+        return [*proposer.round([]), *proposer.round([3.0, 2.0, 1.0])]
+
+    assert proposed(1) == proposed(1) != proposed(2)
+    assert proposed(1)[0] == proposed(2)[0], "the configured student is the first of both"
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_range_is_searched_on_the_scale_that_it_names(whole, log):
+    entry = SearchSpace(low=2, high=64, log=log)
+    found = distribution(entry, whole)
+    kind = IntDistribution if whole else FloatDistribution
+    assert type(found) is kind and (found.low, found.high, found.log) == (2, 64, log)
 
 
 @pytest.mark.parametrize("value", [(3.0, 9.0), [], ["a", "b"], "test_resnet", 2, 0.5, True, "none"])

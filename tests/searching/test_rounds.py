@@ -131,6 +131,20 @@ def test_rungs_lie_before_the_end_and_grow(grace, epochs):
 def test_nobody_loses_against_nobody_or_an_equal(value, others, lost):
     assert loses(value, others) is lost
     assert loses(float("nan"), [5.0]), "what came out as no number is no winner"
+    for others in ([float("nan")], [float("nan"), 5.0], [float("inf"), float("nan"), 5.0]):
+        assert not loses(4.0, others), "and stops nobody else"
+        assert loses(6.0, others) == (5.0 in others)
+
+
+def test_a_trial_counts_by_its_best_epoch_and_one_without_any_has_failed():
+    """The last epoch may be a worse one, and chance decides which one it is."""
+    rounds = Rounds(searched())
+    for name in "abc":
+        rounds.suggest(name)
+    rounds.on_trial_complete("a", {"val_error": 9.0, "best_val_error": 3.0})
+    rounds.on_trial_complete("b", {"training_iteration": 0})
+    rounds.on_trial_complete("c", {"val_error": 2.0, "best_val_error": 2.0}, error=True)
+    assert rounds.errors == {"a": 3.0, "b": None, "c": None}
 
 
 def test_without_a_space_there_is_one_trial(tmp_path):

@@ -69,6 +69,7 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("student.distill=null", "student.distill is missing"),
         ("student.distill.offset_radius=99", "exceeds data.crop.margin_px"),
         ("student.net.bin_widths=[1]", "narrowest bin width"),
+        ("data.limit_deg=120", "net.limit_deg 99.0 is smaller than data.limit_deg 120.0"),
         ("student.net.head=sixth", "allowed: bins, sixd, fisher; did you mean 'sixd'?"),
         ("student.net.head=sixd", "student: hard_loss dldl does not fit net.head sixd; it takes geodesic"),
         (

@@ -216,7 +216,9 @@ def test_a_shard_is_hashed_once_a_run(tmp_path, monkeypatch):
         return labels.run(dataclasses.replace(run, inputs={**run.inputs, "teachers": teachers}))
 
     stages = (STAGES[0], Stage("labels", label, ("shards",), labels.depends))
-    entry, _ = run_all(stages, spec).values()
+    entry, labelled = run_all(stages, spec).values()
+    train = [split for name, split in finished(entry.folder)["result"]["splits"].items() if name.endswith(".train")]
+    assert finished(labelled.folder)["result"]["rows"] == sum(split["kept"] for split in train) > len(train)
     made = sorted(str(path.relative_to(entry.folder).with_suffix("")) for path in entry.folder.glob("*/*.parquet"))
     assert len(spec.label_sets()) > 1 and len(made) > 3 and hashed == Counter(made)
     for name in made:

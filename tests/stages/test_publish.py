@@ -9,29 +9,38 @@ import numpy as np
 import pytest
 import torch
 
-from hpe_core.learning.checkpoint import save_net
+from hpe_core.geometry.crop import canonical_crop, window
+from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import DatasetSpec, DataSpec
+from hpe_core.spec.pipeline import student_with
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import file_sha256
 from tests.report.fakes import CROP, TESTS, finished_run
 from workflows.engine.results import PublishResult, Results, Role, Split
 from workflows.engine.stage import StageRun
+from workflows.export.model_folder import detector_fit
 from workflows.report import page
 from workflows.report.markdown import escaped
 from workflows.report.origin import without_folders
 from workflows.stages import publish
 from workflows.tracking.progress import Event
 
+TIGHT = dataclasses.replace(CROP, box_scale=0.87)
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRun, PublishResult, list[Event]]:
+    """Of a student whose backbone the search chose, in tighter boxes than the datasets'."""
     stage, events = finished_run(tmp_path_factory.mktemp("store"))
+    chosen = student_with(stage.spec.student, {"net.backbone": "test_byobnet"})
+    student = dataclasses.replace(stage.results.student, spec=chosen)
+    stage = dataclasses.replace(stage, results=Results({**stage.results.found, "student": student}))
     torch.manual_seed(0)
-    student = PoseNet(stage.spec.student.net, CROP.size)
-    save_net(stage.inputs["student"] / Role.DISTILLED, student.eval(), CROP, {})
+    network = PoseNet(chosen.net, CROP.size)
+    save_net(stage.inputs["student"] / Role.DISTILLED, network.eval(), TIGHT, {})
     return stage, publish.run(stage), events
 
 
@@ -43,7 +52,9 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published, tmp_path):
     told = result.registration
     assert (told.name, told.alias) == ("head-pose", "champion")
     assert told.contest[1] == stage.results.student.student.val_error != 8.9, "the student's error, not its twin's"
-    assert all(escaped(test) in told.description for test in TESTS) and told.summary.startswith("MAE ")
+    assert all(escaped(test) in told.description for test in TESTS)
+    assert told.summary == f"MAE {stage.results.evaluate.row(Role.DISTILLED).mae:.2f}"
+    assert told.tags["backbone"] == "test_byobnet" and (stage.folder / told.tags["report"]).is_file()
     source = stage.folder / "model"
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
     assert files <= {f.name for f in source.iterdir()}
@@ -64,6 +75,30 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published, tmp_path):
     int8 = result.exported.int8
     assert result.exported.traced.onnx.parity.crops == 6 and int8.score.faces == 6
     assert int8.calibrated_on == result.figures["int8/calibrated_on"] == 14
+
+
+def test_every_form_of_the_model_sees_a_box_as_the_network_did_and_knows_what_its_spreads_are_worth(published):
+    """Torch, ONNX and integers: the scale of the boxes, a detector's fit, and what validation faces said of spreads."""
+    stage, result, _ = published
+    model, said = stage.folder / "model", stage.results.evaluate.sureness
+    head = render_head(9, 1, size=64)
+    saved = load_net(stage.inputs["student"] / Role.DISTILLED)
+    crop = canonical_crop(head.image, head.box.scaled(TIGHT.box_scale), CROP).pixels[None]
+    with torch.inference_mode():
+        answers = saved.net.predict(torch.from_numpy(np.ascontiguousarray(window(crop, CROP.size))))
+    spread = saved.net.form.spread(answers).numpy() * said.calibration.one_sd
+    for path in (model, model / "student.onnx", model / "student.int8.onnx"):
+        predictor = HeadPosePredictor.load(path)
+        assert predictor.crop == TIGHT and predictor.calibration == said.calibration
+        assert predictor.detector_fit == detector_fit(stage) == result.exported.traced.detector_fit is not None
+        if path != model / "student.int8.onnx":
+            found = predictor.predict(head.image, [head.box])
+            np.testing.assert_allclose(found.angles, saved.net.form.decode(answers).numpy(), atol=1e-2)
+            np.testing.assert_allclose(found.spread, spread, rtol=1e-3)
+            fitted = predictor.predict(head.image, [head.box], detected=True)
+            np.testing.assert_array_equal(
+                fitted.angles, predictor.predict(head.image, [predictor.detector_fit.of(head.box)]).angles
+            )
 
 
 def test_a_contest_is_named_after_the_validation_faces_alone(published):
@@ -115,7 +150,10 @@ def test_mlflow_gets_the_students_scores(published):
     stage, result, _ = published
     mae = {test: stage.results.evaluate.row(Role.DISTILLED, test).mae for test in TESTS}
     assert {test: result.figures[f"{test}/mae"] for test in TESTS} == mae
-    assert result.figures["onnx/megabytes"] == result.exported.traced.onnx.bytes / 1e6
+    onnx, latency = result.exported.traced.onnx, result.exported.latency_ms["ONNX Runtime"]
+    assert result.figures["onnx/megabytes"] == onnx.bytes / 1e6
+    assert {name: result.figures[f"onnx/parity_{name}_deg"] for name in onnx.parity.angles} == onnx.parity.angles
+    assert [result.figures[f"onnx/latency_batch_{count}_ms"] for count in (1, 32)] == [*latency.values()]
 
 
 def test_other_words_on_a_page_publish_anew(published, monkeypatch, tmp_path):

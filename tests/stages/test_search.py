@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
+from tests.reporting import LocalReporter
 from workflows.engine.config import load
+from workflows.engine.results import Results
+from workflows.engine.stage import StageFailed, StageRun
 from workflows.stages import search as tune
+from workflows.tracking.progress import Event
 
 
 def result(mae: float | None, lr: float = 0.1, best: float | None = None, error: str = "", number: int = 1) -> Any:
@@ -115,3 +119,29 @@ def test_state_that_a_kill_has_torn_is_not_restored(tmp_path):
     assert not restored(state({"a": "TERMINATED"}, {"a": 1.0})), "the searcher knows a trial that Tune does not"
     assert not restored(state(half | {"c": "RUNNING"}, {"a": 1.0}))
     assert not restored(state(half, {"a": 1.0}, counter=1))
+
+
+@pytest.mark.parametrize("ended", [0, 1, 3])
+def test_the_search_tells_its_best_trial_and_how_many_failed(tmp_path, monkeypatch, ended):
+    """Of three trials; of each what its network costs, and to the tracker how it ended."""
+    from ray import tune as ray_tune
+
+    spec, events = load(["tests/tiny.yaml"], ["search.trials=3", f"store={tmp_path}"]), list[Event]()
+    results = [result(9.0 - i, number=i, error="" if i <= ended else "a\ndied of it") for i in (1, 2, 3)]
+    tuner = SimpleNamespace(fit=lambda: results)
+    monkeypatch.setattr(ray_tune, "Tuner", lambda *_, **__: tuner)
+    monkeypatch.setattr(ray_tune, "with_parameters", lambda function, **_: function)
+    monkeypatch.setattr(ray_tune, "with_resources", lambda function, _: function)
+    monkeypatch.setattr(tune, "capacity", lambda cluster: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(tune, "costs_of", lambda changes, spec: [{"parameters": 4.0, "latency_ms": 2.0}] * len(changes))
+    run = StageRun("search", "search/1", spec, tmp_path, {}, {}, Results({}), LocalReporter(events.append))
+    if not ended:
+        with pytest.raises(StageFailed, match="no trial finished: died of it"):
+            tune.run(run)
+    else:
+        found = tune.run(run)
+        assert [trial.trial for trial in found.trials] == [f"{number:03d}" for number in range(ended, 0, -1)]
+        assert found.failed == 3 - ended and found.metrics()["best_val_error"] == 9.0 - ended
+        assert {(trial.parameters, trial.latency_ms) for trial in found.trials} == {(4.0, 2.0)}
+    told = [body for kind, body in events if kind == "ended"]
+    assert told == [(f"search/1/00{i}", "FINISHED" if i <= ended else "FAILED") for i in (1, 2, 3)]

@@ -1,5 +1,6 @@
 """By what a trained network is known again: what changes its name, and what does not."""
 
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hpe_core.errors import SpecError
 from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
@@ -95,6 +97,21 @@ def test_weights_and_code_are_part_of_a_networks_name(folders, tmp_path, monkeyp
     monkeypatch.setattr(jobs, "code_hashes", lambda module: {"module": "edited"})
     found.add(network(folders, student=student))
     assert len(found) == 7
+
+
+@pytest.mark.parametrize(("ours", "saved"), [(0.87, 1.0), (1.0, 0.87), (0.87, 0.87)])
+def test_a_network_begins_with_weights_of_its_own_boxes_alone(tmp_path, ours, saved):
+    """In tighter boxes a face has another size; the margin is no business of the weights."""
+    crops = [dataclasses.replace(CROP, box_scale=scale) for scale in (ours, saved)]
+    save_net(tmp_path, PoseNet(NetSpec("test_resnet"), CROP.size), dataclasses.replace(crops[1], margin_px=1), {})
+    trained = {"student": TrainSpec(net=NetSpec("test_resnet"), start=str(tmp_path))}
+    if ours == saved:
+        assert jobs.wrong_weights(trained, crops[0]) == [] and set(jobs.weights(trained, crops[0])) == {str(tmp_path)}
+    else:
+        said = f"student.start: {tmp_path} cannot be begun with: its box_scale is {saved}, not {ours}"
+        assert jobs.wrong_weights(trained, crops[0]) == [said]
+        with pytest.raises(SpecError, match="its box_scale is"):
+            jobs.weights(trained, crops[0])
 
 
 def test_a_job_crosses_to_a_worker_whole(folders):

@@ -29,6 +29,7 @@ from workflows.tracking.progress import Event
 from workflows.training import networks as train
 from workflows.training.jobs import Job, open_data
 from workflows.training.networks import resend, train_all, train_one
+from workflows.training.stream import StreamedFaces
 
 
 def in_shards(folders: dict[str, Path], split: str) -> set[tuple[float, ...]]:
@@ -84,9 +85,38 @@ def test_batches_do_not_depend_on_the_order_in_which_datasets_are_named(folders,
     assert first == second and first != poses(orders[0].shuffled(4, seed=0, epoch=2))
 
 
-def test_a_stream_has_as_many_of_each(folders):
-    learnt, judged = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": "ray_data"}))
-    assert (len(learnt), len(judged)) == (34, 7)
+def test_a_stream_has_as_many_of_each_with_their_labels(folders):
+    data = to_dict(pipeline().data) | {"ingest": "ray_data", "stream_shards": 3}
+    for labels in (True, False):
+        learnt, judged = open_data(job(folders, labels, data=data), readers=5)
+        assert isinstance(learnt, StreamedFaces) and (len(learnt), len(judged)) == (34, 7)
+        assert (learnt.stream_shards, learnt.readers) == (3, 5)
+        beside = [None if one.labels is None else one.labels.relative_to(folders["labels"]) for one in learnt.shards]
+        own = [LABELS.name / one.file.relative_to(folders["shards"]) for one in learnt.shards]
+        assert beside == (own if labels else [None] * len(own))
+
+
+def test_workers_with_shards_of_their_own_never_learn_from_each_others(folders):
+    def met(ingest: str) -> set[tuple[float, ...]]:
+        learnt, _ = open_data(job(folders, data=to_dict(pipeline().data) | {"ingest": ingest}))
+        seen = [
+            {pose for epoch in range(4) for pose in poses(learnt.shuffled(4, seed=0, epoch=epoch, rank=rank, world=2))}
+            for rank in (0, 1)
+        ]
+        assert all(seen)
+        return seen[0] & seen[1]
+
+    assert not met("own_shards") and met("all_shards")
+
+
+@pytest.mark.parametrize("ingest", ["all_shards", "own_shards", "ray_data"])
+def test_landmarks_are_read_for_those_alone_who_learn_them(folders, ingest):
+    data = to_dict(pipeline().data) | {"ingest": ingest}
+    for wanted in (True, False):
+        student = {"net": NET | {"landmarks": wanted}, "distill": {}}
+        learnt, judged = open_data(job(folders, data=data, student=student))
+        assert (learnt.landmarks, judged.landmarks) == (wanted, wanted)
+        assert all((batch.landmarks_BL3 is not None) == wanted for batch in judged.ordered(4))
 
 
 class Fit:
@@ -137,6 +167,7 @@ def test_a_trial_is_the_changed_student_for_the_searchs_epochs(folders, monkeypa
     changed = student_with(spec.student, {"optim.lr": 0.5, "net.bin_widths": [3.0, 9.0]})
     expected = dataclasses.replace(changed, optim=dataclasses.replace(changed.optim, epochs=4, warmup_epochs=1))
     assert fit.spec == expected and fit.crop == CROP and fit.more["teachers"] is None
+    assert fit.more["place"].rows_bytes == 1e9 * spec.data.resident_gb
     assert fit.reported == [{"val_error": 6.5, "best_val_error": 6.5}, {"val_error": 7.0, "best_val_error": 6.5}]
     told = [("search/1/007", {"val/mae": mae}, epoch) for epoch, mae in ((1, 6.5), (2, 7.0))]
     assert [body[:3] for body in fit.told("metrics")] == told
@@ -161,6 +192,7 @@ def test_a_worker_trains_its_job_and_tells_each_epoch_once(folders, monkeypatch,
     train.train_worker(config | {"reporter": fit.reporter})
     check_faces(folders, *fit.faces, soft=True)
     assert (fit.spec, fit.crop, fit.more["resume"]) == (asked.spec, CROP, None)
+    assert fit.more["place"].rows_bytes == 1e9 * asked.data.resident_gb
     history = fit.files[-1]["history.json"]
     assert [(row["epoch"], row["val/mae"]) for row in history] == [(1, 6.5), (2, 7.0)]
     assert fit.files[0]["history.json"] == history[:1]

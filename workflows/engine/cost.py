@@ -107,7 +107,7 @@ def timed(train: TrainSpec, crop: CropSpec, *, backward: bool) -> float:
         torch.set_num_threads(1)
     keep_freed_memory()
     place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    spec = dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained="none"), start="", distill=None)
+    spec = dataclasses.replace(train, net=dataclasses.replace(train.net, pretrained="none"), start="")
     rows = noise(crop, 2 * spec.optim.batch_size)
     if backward:
         return 1 / step_rate(spec, crop, rows, place, MEASURE_S)
@@ -117,7 +117,8 @@ def timed(train: TrainSpec, crop: CropSpec, *, backward: bool) -> float:
 def seconds_of(train: TrainSpec, spec: PipelineSpec, told: Told, *, backward: bool) -> float:
     """Of one face on one GPU, or one core where there is none: a training step or a pass forward."""
     if not told.tflops:
-        return timed(train, spec.data.crop, backward=backward)
+        alone = dataclasses.replace(train, distill=None)  # a student and its hard twin are timed once
+        return timed(alone, spec.data.crop, backward=backward)
     return flops(train.net, spec.data.crop.size, backward=backward) / (told.tflops * 1e12)
 
 
@@ -163,11 +164,12 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
         trial = training(spec, told, spec.student, spec.search.epochs, 1)
         at_once = min(spec.search.concurrent, told.lanes)  # trials that share a GPU do not make it faster
         stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
-    student = training(spec, told, spec.student, spec.student.optim.epochs, learning.workers[1])
+    alone = dataclasses.replace(spec.student, distill=None)  # a hard twin asks no teacher, whoever labels
+    student, twin = (training(spec, told, net, net.optim.epochs, learning.workers[1]) for net in (spec.student, alone))
     ending = spec.search.ending
     twins = max(1, min(ending, learning.at_once - ending))  # beside the finalists where there is room, else the best's
     who = "distilled and hard" if ending == 1 else f"{ending} finalists and {twins} hard twin{'s' * (twins > 1)}"
-    stage("student", who, learning.at_once, [student] * (ending + twins))
+    stage("student", who, learning.at_once, [student] * ending + [twin] * twins)
     return found
 
 

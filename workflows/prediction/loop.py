@@ -76,7 +76,8 @@ def predict(
             continue
         tally.frames += 1
         with tally.timed("faces"):
-            faces = usable(find(frame), frame, spec.box_scale, tally, console.say)
+            scales = spec.box_scale, predictor.crop.box_scale
+            faces = usable(find(frame), frame, scales, tally, console.say)
         with tally.timed("poses"):
             tally.without += not faces
             found, spread = poses_of(predictor, frame.image, faces, spec)
@@ -104,11 +105,14 @@ def predict(
             console.say(tally.sentence(media.noun))
 
 
-def usable(faces: list[Face], frame: Frame, box_scale: float, tally: Tally, say: Callable[[str], None]) -> list[Face]:
-    """The faces that the picture shows. Others are said and counted if a file names them; a detector only guessed."""
+def usable(
+    faces: list[Face], frame: Frame, scales: tuple[float, float], tally: Tally, say: Callable[[str], None]
+) -> list[Face]:
+    """The faces that the picture shows; `scales` of boxes are the user's and the network's. Others are said and counted
+    if a file names them; a detector only guessed."""
     shown = []
     for face in faces:
-        why = why_unusable(face, frame, box_scale)
+        why = why_unusable(face, frame, *scales)
         if not why:
             shown.append(face)
         elif face.score is None:

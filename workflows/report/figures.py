@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from hpe_core.geometry.crop import Image
 from hpe_core.geometry.draw import contact_sheet, draw_axes, draw_landmarks, enlarged
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_error
+from hpe_core.learning.metrics import in_front
 from workflows.engine.results import Cell, Epoch, Role, Row, Trial
 
 Floats = NDArray[np.floating]
@@ -66,6 +67,13 @@ class Predicted:
     def errors(self) -> NDArray[np.float64]:
         """(M,) mean of the three circular angle errors of each face."""
         return np.asarray(euler_error(self.angles, self.truth).mean(1))
+
+    @property
+    def ahead(self) -> "Predicted":
+        """The faces of which the table has the MAE: Euler angles of heads from behind are compared nowhere."""
+        rows = np.flatnonzero(in_front(self.truth))
+        names, people = ([own[row] for row in rows] for own in (self.sample_ids, self.people))
+        return Predicted(names, people, self.angles[rows], self.truth[rows])
 
 
 def style_of(name: str, others: Sequence[str] = ()) -> tuple[str, Any, str]:

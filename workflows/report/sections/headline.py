@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from hpe_core.learning.interval import half_interval
-from hpe_core.learning.metrics import in_front
 from workflows.engine.results import Role, Row
 from workflows.export.runtimes import ONNX
 from workflows.report.card import taught_by
@@ -48,6 +45,5 @@ def paired_gain(student: Predicted, twin: Predicted) -> tuple[float, float | Non
     """By how many degrees the student's error is smaller than its twin's on the same faces, and half the interval,
     for which people count; over the faces of which the table has the MAE."""
     assert student.sample_ids == twin.sample_ids, "predictions of one test set share their order"
-    ahead = in_front(student.truth)
-    gains = (twin.errors - student.errors)[ahead]
-    return float(gains.mean()), half_interval(gains, np.array(student.people)[ahead].tolist())
+    gains = twin.ahead.errors - student.ahead.errors
+    return float(gains.mean()), half_interval(gains, student.ahead.people)

@@ -26,7 +26,8 @@ def test_sets(material: Material) -> Iterator[Section]:
     for test, networks in material.predictions.items():
         rows = [row for row in evaluated.rows if row.test == test]
         newcomers = [row for row in evaluated.new_people if row.test == test]
-        shown: dict[str, Predicted] = {name: networks[name] for name in SHOWN if name in networks}
+        ahead = {name: network.ahead for name, network in networks.items()}
+        shown: dict[str, Predicted] = {name: ahead[name] for name in SHOWN if name in ahead}
         cells, base = evaluated.heatmap.get(test), material.spec.base_teacher
         values = {
             "results": ResultsTable.of(rows),
@@ -42,9 +43,10 @@ def test_sets(material: Material) -> Iterator[Section]:
                 for angle, name in enumerate(ANGLE_NAMES)
             },
             "fewest": figures.FEWEST,
+            "behind": any("geodesic_behind" in row.scores for row in rows),
             "base": base,
             "heatmap": book.chart(f"heatmap_{test}", figures.heat_map(test, base, cells)) if cells else None,
-            "worst": worst_faces(book, material.stage, test, networks[Role.TEACHERS], networks[Role.DISTILLED]),
+            "worst": worst_faces(book, material.stage, test, ahead[Role.TEACHERS], ahead[Role.DISTILLED]),
         }
         yield Section(f"Test set {test}", "test_sets", values)
 
