@@ -146,7 +146,7 @@ def write_aflw(root: Path, faces: Sequence[dict[str, object]], *, leave_out: str
 
 
 ROTATION = "0.999947 0.00432361 0.00929419\n-0.00446314 0.999877 0.0150443\n-0.009228 -0.015085 0.999844\n\n"
-BIWI_CAL = f"517.679 0 320\n0 517.679 240.5\n0 0 1\n\n0 0 0 0\n\n{ROTATION}-24.0198 5.8896 -13.2308\n\n640 480\n"
+BIWI_CAL = f"517.679 0 320\n0 511.25 240.5\n0 0 1\n\n0 0 0 0\n\n{ROTATION}-24.0198 5.8896 -13.2308\n\n640 480\n"
 
 
 def write_biwi(

@@ -74,8 +74,8 @@ def motions(
     columns |= {"angles": turned, "back": back.reshape(-1, 4)}
     if not turns:
         return columns
-    shift = (turned - angles + 180.0) % 360.0 - 180.0
-    return columns | {"shift": shift, "turn": np.where(beyond, 0.0, turns_deg)}
+    # From number to number, as bins lie: of a roll of 170 that becomes one of -170 they go down by 340, not up by 20.
+    return columns | {"shift": turned - angles, "turn": np.where(beyond, 0.0, turns_deg)}
 
 
 def moved(batch: PoseBatch, draws: Draws, size: int, form: Form) -> PoseBatch:

@@ -18,6 +18,7 @@ from hpe_core.geometry import rotation
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import Box, canonical_crop, offset_grid, window
 from hpe_core.geometry.landmarks import MIRROR_68
+from hpe_core.geometry.rotations import Rotations
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import AugmentSpec
@@ -260,6 +261,33 @@ def test_turns_and_jitters_fill_their_ranges_evenly_and_no_more():
     assert {view.numpy().tobytes() for view in out.images_BHWC} == views and len(views) == 25
 
 
+@pytest.mark.parametrize("form", [BINS, Rotations()])
+def test_a_face_is_turned_as_far_as_its_form_can_say_and_no_farther(form):
+    """A frontal head's roll is 95 and its turn. Who answers rotations learns from heads that lie on their side, too."""
+    one = dataclasses.replace(batch_of().take(torch.zeros(400, dtype=torch.int64)), angles_B3=torch.zeros(400, 3))
+    one.angles_B3[:, 2] = 95
+    spec = AugmentSpec(flip=0, photometric="none", turn_deg=30)
+    rolls = Augment(spec, CROP.size, form)(one, np.random.default_rng(0)).angles_B3[:, 2]
+    farthest = 99 if form is BINS else 95 + 30
+    assert farthest - 2 < rolls.max() <= farthest and 65 <= rolls.min() < 67
+
+
+@settings(max_examples=40)
+@given(st.floats(-175, 175), st.floats(-45, 45), st.booleans())
+@example(170.0, 20.0, False)
+def test_a_sure_teachers_bins_say_the_moved_label_also_past_a_half_turn(roll, turn, flip):
+    """A roll of 170 that is turned by 20 is one of -170: there the bins have to be, as the hard label is."""
+    bins = AngleBins.covering(180, 3)
+    angles = torch.zeros(4, 3)
+    angles[:, 2] = roll
+    soft = (-((bins.centers_like(angles) - angles[..., None]) ** 2) / 2).log_softmax(-1).half()
+    batch = dataclasses.replace(batch_of(), angles_B3=angles, soft_B3N=soft)
+    out = move(batch, CROP.size, bins, np.full(4, flip), np.full(4, turn), NOTHING)
+    if out.angles_B3.abs().max() < 174:
+        said = bins.decode(out.soft_B3N.float().exp())
+        assert (said - out.angles_B3).abs().max() < 1.7, "half a bin, and what rounding makes of it"
+
+
 def test_zooms_fill_their_range_as_often_above_one_as_below():
     zooms = random_zooms(0.5, 4000, np.random.default_rng(0))
     quartiles = np.quantile(zooms, [0, 0.25, 0.5, 0.75, 1])
@@ -304,6 +332,18 @@ def test_every_face_gets_recolouring_of_its_own_as_often_as_strength_says(name):
         out, _ = drawn(AugmentSpec(flip=0, photometric=name, strength=strength))
         kept[strength] = float((out.images_BHWC == plain).flatten(1).all(1).float().mean())
     assert kept[0.0] == 1 and kept[0.3] > kept[1.0] + 0.2
+
+
+@pytest.mark.parametrize("backend", ["device", "albumentations"])
+def test_either_backend_recolours_by_its_draws_alone_and_as_often_as_strength_says(backend):
+    """Nothing of EHPNet's three parts, of probabilities 0.5, 0.5 and 0.3, happens to 0.75 x 0.75 x 0.85 at a half."""
+    one = batch_of().take(torch.zeros(150, dtype=torch.int64))
+    plain = window(one.images_BHWC, CROP.size)
+    augment = Augment(AugmentSpec(flip=0, photometric="ehpnet", strength=0.5, backend=backend), CROP.size, BINS)
+    first, again, other = (augment(one, np.random.default_rng(seed)).images_BHWC for seed in (0, 0, 1))
+    kept = [(images == plain).flatten(1).all(1) for images in (first, other)]
+    assert torch.equal(first, again) and not torch.equal(*kept), "other draws recolour other faces"
+    assert all(abs(float(each.float().mean()) - 0.75 * 0.75 * 0.85) < 0.12 for each in kept)
 
 
 @pytest.mark.parametrize("name", ["light", "ehpnet", "offsets"])

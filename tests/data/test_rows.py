@@ -1,7 +1,11 @@
 """Shards come back as they were written, in the same bytes every time, and damage never passes for data."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image as Pil
 
 from hpe_core.data.rows import (
     ShardError,
@@ -56,6 +60,16 @@ def test_round_trip_jpeg_is_near_and_smaller(tmp_path):
     assert jpeg.images.shape == raw.images.shape and jpeg.images.dtype == np.uint8
     assert np.abs(jpeg.images.astype(int) - raw.images).mean() < 3
     assert jpeg.sample_ids == raw.sample_ids
+
+
+def test_a_stored_jpeg_is_pillows_of_quality_95_with_a_colour_for_each_pixel(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    (face,) = faces(1)
+    write_shard(tmp_path / "a.parquet", [replace(face, crop=replace(face.crop, pixels=noise))], CROP, "jpeg")
+    stream = io.BytesIO()
+    Pil.fromarray(noise).save(stream, "JPEG", quality=95, subsampling=0)
+    expected = np.asarray(Pil.open(stream))
+    assert np.abs(read_shard(tmp_path / "a.parquet").images[0].astype(int) - expected).mean() < 0.5
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])

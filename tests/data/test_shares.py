@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import Piece, count, cut, part_of, read_pieces, share, steps_of, whole_shards
-from tests.faces import write_heads
+from tests.faces import marked_labels, write_heads
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -62,3 +62,8 @@ def test_rows_that_are_read_are_those_that_were_asked_for_in_the_order_asked_for
     mixed = read_pieces(pieces, order)
     assert np.array_equal(mixed.images, plain.images[order]) and np.array_equal(mixed.angles, plain.angles[order])
     assert np.array_equal(mixed.scales, plain.scales[order]) and mixed.soft is None
+    marks = np.concatenate([read_shard(file).landmarks for file in files])
+    assert plain.landmarks is not None and np.array_equal(plain.landmarks, marks[15:])
+    assert mixed.landmarks is not None and np.array_equal(mixed.landmarks, plain.landmarks[order])
+    told = read_pieces(share(whole_shards(files, marked_labels(files, tmp_path / "labels")), 1, 2), order)
+    assert told.soft is not None and np.array_equal(told.soft[:, :, 0], mixed.angles.astype(np.float16))

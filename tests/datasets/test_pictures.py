@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as Pil
 
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import decode_picture, jpeg_frame, libjpeg_complaints, read_picture
+from hpe_core.datasets.pictures import decode_picture, decode_within, jpeg_frame, libjpeg_complaints, read_picture
 from hpe_core.datasets.unread import unread_kind
 from tests.archives import picture
 
@@ -54,6 +54,22 @@ def test_gray_alpha_and_palette_become_rgb():
     assert np.array_equal(decode_picture(encoded(Pil.fromarray(alpha), "PNG"), "f"), RGB)
     palette = Pil.fromarray(RGB).quantize(64)
     assert np.array_equal(decode_picture(encoded(palette, "PNG"), "f"), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("by", [1, 2, 4, 8])
+def test_a_jpeg_of_too_many_pixels_is_read_at_a_share_of_them_as_large_as_it_may_be(by):
+    """Each pixel is then about the mean of those that it stands for, of each colour."""
+    smooth = cv2.resize(picture(5, 8, 8), (130, 90), interpolation=cv2.INTER_CUBIC)
+    data = encoded(Pil.fromarray(smooth), "JPEG", quality=95, subsampling=0)
+    height, width = -(-90 // by), -(-130 // by)
+    image, share, size = decode_within(data, "f", width * height)
+    assert (image.shape, share, size) == ((height, width, 3), by, (130, 90))
+    whole, tall, wide = decode_picture(data, "f").astype(float), 90 // by, 130 // by
+    means = whole[: tall * by, : wide * by].reshape(tall, by, wide, by, 3).mean((1, 3))
+    found = image[:tall, :wide].astype(float)
+    assert np.abs(found - means).mean() < 3 < 12 < np.abs(found[..., ::-1] - means).mean()
+    with pytest.raises(Rejected, match="pixels"):
+        decode_within(encoded(Pil.fromarray(smooth), "PNG"), "f", 130 * 90 - 1)
 
 
 def test_cmyk_jpeg_keeps_its_colours():

@@ -232,8 +232,12 @@ def test_landmarks_are_stored_in_window_pixels(tmp_path):
         def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
             annotation, image = super().load(ref)
             points = np.tile(np.array([[5.0, 25.0]], np.float32), (68, 1))
-            return Annotation(annotation.box, annotation.pose, points, np.arange(68) < 10), image
+            seen = None if ref.key == "print" else np.arange(68) < 10
+            return Annotation(annotation.box, annotation.pose, points, seen), image
 
     row = load_face(Marked(tmp_path), refs("ok")[0], CROP)
     assert row.landmarks is not None and row.landmarks.shape == (68, 3)
     assert np.allclose(row.landmarks[:, :2], [0, 16]) and row.landmarks[:, 2].sum() == 10
+    unsaid = load_face(Marked(tmp_path), refs("print")[0], CROP).landmarks
+    assert unsaid is not None and np.isnan(unsaid[:, 2]).all(), "nobody said what is seen"
+    assert np.array_equal(unsaid[:, :2], row.landmarks[:, :2])

@@ -35,6 +35,8 @@ def test_the_mean_is_weighted_and_leaves_out_what_is_unknown():
     small, large = DetectorFit(0.5, 0.5, 0.0), DetectorFit(2.0, 2.0, 0.2)
     even = mean_fit([(small, 7), (large, 7), (None, 99)])
     assert even is not None and (even.width, even.height, even.down) == pytest.approx((1.0, 1.0, 0.1))
+    uneven = mean_fit([(small, 1), (large, 3)])
+    assert uneven is not None and (uneven.width, uneven.height, uneven.down) == pytest.approx((2**0.5, 2**0.5, 0.15))
     alone = mean_fit([(small, 0), (large, 5)])
     assert alone is not None and (alone.width, alone.height, alone.down) == pytest.approx((2.0, 2.0, 0.2))
     assert mean_fit([(None, 5)]) is None and mean_fit([]) is None

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpe_core.datasets.registry import open_source
@@ -90,6 +90,21 @@ def test_of_several_detections_of_a_face_the_surest_stays():
     one, same, part, other = Box(0, 0, 100, 100), Box(5, 5, 104, 104), Box(10, 10, 40, 40), Box(200, 0, 300, 100)
     faces = [Detection(part, 0.8), Detection(same, 0.7), Detection(other, 0.65), Detection(one, 0.9)]
     assert [face.box for face in merged(faces)] == [one, other]
+
+
+places = st.tuples(st.integers(-300, 300), st.integers(-300, 300), st.integers(1, 90), st.integers(1, 90))
+
+
+@given(st.lists(places, min_size=2, max_size=6))
+@example([(0, 0, 20, 20), (100, 100, 20, 20)])
+def test_faces_that_do_not_meet_are_all_kept(drawn):
+    apart: list[Box] = []
+    for x, y, width, height in drawn:
+        box = Box(x, y, x + width, y + height)
+        if all(overlap(box, other) == 0 for other in apart):
+            apart.append(box)
+    kept = merged([Detection(box, 1 / (1 + i)) for i, box in enumerate(apart)])
+    assert [face.box for face in kept] == apart
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hpe_core.geometry.crop import Box, Image, canonical_crop, network_box, offset_grid, window
+from hpe_core.geometry.crop import (
+    MIN_INSIDE,
+    Box,
+    Image,
+    canonical_crop,
+    fault_of,
+    network_box,
+    offset_grid,
+    window,
+)
 from hpe_core.spec.data import CropSpec
 
 SIZE, MARGIN = 24, 6
@@ -122,6 +131,18 @@ def test_an_even_picture_stays_even_at_every_scale(side):
 def test_box_without_area_is_refused(box):
     with pytest.raises(ValueError, match="no area"):
         canonical_crop(NOISE, box, spec("square"))
+
+
+@given(boxes(), st.integers(5, 90), st.integers(5, 90))
+@example(Box(30, 5, 40, 15), 80, 20)
+@example(Box(5, 30, 15, 40), 20, 80)
+def test_a_box_is_refused_where_its_picture_shows_too_small_a_share_of_it(box, width, height):
+    shown = [
+        max(0, min(high, side) - max(low, 0)) / (high - low)
+        for low, high, side in ((box.x1, box.x2, width), (box.y1, box.y2, height))
+    ]
+    if abs(np.prod(shown) - MIN_INSIDE) > 1e-9:
+        assert (fault_of(box, width, height) is None) == (np.prod(shown) > MIN_INSIDE)
 
 
 @given(boxes(), floats(0.5, 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpe_core.geometry.draw import axis_ends, contact_sheet, draw_axes, enlarged
+from hpe_core.geometry.draw import axis_ends, contact_sheet, draw_axes, draw_landmarks, enlarged
 from hpe_core.geometry.rotation import mirror
 
 SIDE = 201
@@ -71,6 +71,15 @@ def test_mirrored_pose_is_the_mirrored_picture():
         np.testing.assert_allclose(twin, flipped, atol=1e-12)
 
 
+def test_a_landmark_is_drawn_where_it_lies_green_if_seen_red_if_not_and_not_at_all_if_unknown():
+    grey = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    image = draw_landmarks(grey, [(40.5, 150.5, 0.9), (160.5, 60.5, 0.1), (np.nan, np.nan, 1.0)], radius=5)
+    assert centre_of(image, GREEN) == pytest.approx((40.5 - MIDDLE, 150.5 - MIDDLE), abs=0.3)
+    assert centre_of(image, RED) == pytest.approx((160.5 - MIDDLE, 60.5 - MIDDLE), abs=0.3)
+    assert mask(image, GREEN)[150, 40] and not mask(image, RED)[60, 160], "what is hidden is a ring"
+    assert (draw_landmarks(grey, [(np.nan, np.nan, 1.0)]) == grey).all() and (grey == 128).all()
+
+
 def test_drawing_copies_and_the_defaults_fit_small_pictures():
     crop = np.full((64, 64, 3), 128, np.uint8)
     image = draw_axes(crop, (10, 20, 30))
@@ -85,6 +94,14 @@ def test_contact_sheet_holds_every_picture_unchanged():
     rows = [sheet[y : y + 30, x : x + 40] for y in range(len(sheet) - 29) for x in (4, 48, 92)]
     for picture in pictures:
         assert any(np.array_equal(picture, place) for place in rows)
+    mixed = [3, 0, 4, 1, 2]
+    other = contact_sheet([pictures[i] for i in mixed], 3, [f"{i}" for i in mixed], pad=4)
+    plain = contact_sheet(pictures, 3, [f"{i}" for i in range(5)], pad=4)
+    cells = [
+        [sheet[y : y + len(sheet) // 2 - 3, x : x + 40] for y in (4, len(sheet) // 2 + 2) for x in (4, 48, 92)]
+        for sheet in (plain, other)
+    ]
+    assert all(np.array_equal(cells[0][i], cell) for i, cell in zip(mixed, cells[1], strict=False)), "each its caption"
     for wrong in ([], pictures):
         with pytest.raises(ValueError, match="contact sheet|captions"):
             contact_sheet(wrong, 3, ["one"])

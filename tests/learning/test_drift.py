@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from hpe_core.data.batch import PoseBatch
@@ -10,6 +11,7 @@ from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.forms import Form
 from hpe_core.geometry.rotations import Rotations, to_matrix
 from hpe_core.learning.drift import label_drift
+from hpe_core.learning.ensemble import ensemble_probs
 from hpe_core.spec.training import LabelSet
 from tests.faces import CROP, face_row
 
@@ -36,6 +38,15 @@ class Oracle:
         return (-((BINS.centers_like(means) - means[..., None]) ** 2) / 50).softmax(-1)
 
 
+class Moody(Oracle):
+    """The same teacher, but surer of faces whose left half is the brighter one."""
+
+    def predict(self, view: torch.Tensor) -> torch.Tensor:
+        means = self.angles(view)
+        sd = torch.where(means[:, 1] > 0, 4.0, 9.0)[:, None, None]
+        return (-((BINS.centers_like(means) - means[..., None]) ** 2) / (2 * sd**2)).softmax(-1)
+
+
 class Compass(Oracle):
     """The same teacher, with rotations for an answer."""
 
@@ -57,11 +68,36 @@ def test_a_teacher_that_mirrors_with_the_picture_has_no_drift_under_a_flip():
     assert found["unmoved_deg"] > 3, "labels left as they were are wrong for a mirrored face"
 
 
+def test_the_divergence_is_that_of_the_moved_labels_from_what_the_teachers_say():
+    """Not the other way round: a label that is too broad costs less than one that is too sharp."""
+    batch, nets = faces(), {"oracle": Moody()}
+    stored, said = (
+        ensemble_probs(nets, images, CROP.size, [LABELS])[LABELS].double()
+        for images in (batch.images_BHWC, batch.images_BHWC.flip(2))
+    )
+    moved = BINS.mirror(stored)
+    kl = [
+        float((p * (p.clamp_min(1e-7) / q.clamp_min(1e-7)).log()).sum((1, 2)).mean())
+        for p, q in ((said, moved), (moved, said))
+    ]
+    assert label_drift(nets, LABELS, batch, CROP.size, flip=1.0)["kl"] == pytest.approx(kl[0], rel=0.02)
+    assert abs(kl[0] - kl[1]) > 0.1 * kl[0]
+
+
 def test_a_teacher_that_does_not_see_a_turn_drifts_by_what_the_labels_moved():
     still = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size)
     turned = label_drift({"oracle": Oracle()}, LABELS, faces(), CROP.size, turn_deg=20.0)
     assert still["moved_deg"] < 1e-3 and still["unmoved_deg"] < 1e-3
     assert turned["moved_deg"] > 2 and turned["kl"] > still["kl"]
+
+
+def test_a_face_that_training_would_not_turn_drifts_nowhere():
+    """Near 90 degrees of yaw, where a turn swaps pitch for roll."""
+    batch = replace(faces(), angles_B3=torch.tensor([[0.0, 87.0, 0.0]]).repeat(12, 1))
+    held, free = (
+        label_drift({"oracle": Oracle()}, LABELS, batch, CROP.size, turn_deg=20.0, turn_gain=gain) for gain in (2.0, 0)
+    )
+    assert held["moved_deg"] < 0.01 and free["moved_deg"] > 5
 
 
 def test_a_zoom_leaves_the_labels_and_shows_a_teacher_what_is_further_out():

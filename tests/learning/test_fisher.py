@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotations import Rotations, project, to_euler, to_matrix
 from hpe_core.learning.fisher import LARGEST, bounded, log_normaliser, negative_log_likelihood, normaliser
+from hpe_core.learning.heads import FisherHead
 
 # Proper singular values s1 >= s2 >= |s3|: none, one, equal, opposite, and up to what a sure network says.
 CASES = [(0, 0, 0), (1e-3, 0, 0), (1, 0.5, -0.2), (5, 5, 5), (50, 10, -10), (300, 300, -299.9), (1e4, 0, 0)]
@@ -103,6 +104,13 @@ def test_any_float32_parameter_has_a_finite_loss_and_gradient(size):
 def test_who_is_surer_than_float64_can_tell_is_as_sure_as_it_can():
     sure, surer = (negative_log_likelihood(size * torch.eye(3), torch.eye(3)) for size in (LARGEST / 3**0.5, 1e20))
     assert float(surer) == pytest.approx(float(sure), abs=1e-4) and sure < -10
+
+
+@pytest.mark.parametrize("size", [1e2, 1e5, 1e9, 1e18, 1e30])
+def test_a_network_that_is_as_sure_as_it_likes_answers_the_rotation_it_is_sure_of(size):
+    u, f, v = parameter((1.0, 0.9, 0.5))
+    answer = FisherHead().answer(torch.from_numpy(size * f).float()[None])[0].numpy()
+    np.testing.assert_allclose(answer, u @ v.T, atol=3 / size + 1e-4)
 
 
 def test_the_mode_is_the_rotation_of_the_parameter_and_of_the_mean():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg, is_rotation, matrix_to_euler
-from hpe_core.learning.metrics import PoseSums, aligned_summary, deciding, head_offset, realigned
+from hpe_core.learning.metrics import PoseSums, aligned_summary, deciding, head_offset, in_front, realigned
 from hpe_core.render.scene import WHOLE_CIRCLE, draw_pose
 
 
@@ -84,6 +84,25 @@ def test_median_and_p90_are_those_of_the_sorted_errors(seed):
     scores = PoseSums.of(predicted, true).summary()
     errors = np.sort(geodesic_deg(euler_to_matrix(predicted), euler_to_matrix(true)))
     assert abs(scores["median"] - errors[100]) <= 0.0051 and abs(scores["p90"] - errors[180]) <= 0.0051
+
+
+@given(st.lists(st.floats(0, 90) | st.just(float("nan")), min_size=1, max_size=12), st.integers(0, 12))
+def test_the_landmarks_error_is_the_mean_over_the_faces_whose_landmarks_are_known(errors, cut):
+    labels = np.zeros((len(errors), 3))
+    pieces = [slice(None, cut), slice(cut, None)]
+    sums = [PoseSums.of(labels[rows], labels[rows], np.array(errors)[rows]) for rows in pieces]
+    scores = (sums[0] + sums[1]).summary()
+    known = np.array(errors)[np.isfinite(errors)]
+    assert scores.get("nme") == (pytest.approx(known.mean()) if len(known) else None)
+
+
+@given(st.lists(st.floats(-180, 180), min_size=1, max_size=9))
+def test_the_front_is_the_same_from_both_sides_and_where_there_is_none_everybody_counts(yaws):
+    labels = np.zeros((len(yaws), 3))
+    labels[:, 1] = yaws
+    ahead = [abs(yaw) <= 99 for yaw in yaws]
+    for side in (labels, -labels):
+        assert in_front(side).tolist() == (ahead if any(ahead) else [True] * len(yaws))
 
 
 def test_sums_survive_the_way_through_a_vector():

@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from hpe_core.data.batch import FaceData
+from hpe_core.data.rows import write_shard
 from hpe_core.errors import SpecError
-from hpe_core.geometry.landmarks import MIRROR_68, mirror_landmarks
+from hpe_core.geometry.crop import window
+from hpe_core.geometry.landmarks import MIRROR_68, landmark_errors, mirror_landmarks
 from hpe_core.learning.checkpoint import load_net, save_net, start_from
 from hpe_core.learning.models import PoseNet
 from hpe_core.learning.multitask import HEAT_SD, LandmarkAnswer, landmark_parts
 from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, OptimSpec, TrainSpec
-from hpe_core.training.loop import fit
-from tests.faces import CROP, windows, write_heads
+from hpe_core.training.loop import fit, validate
+from tests.faces import CROP, face_row, windows, write_heads
 
 NET = NetSpec(backbone="test_byobnet", landmarks=True, decoder_width=16)
 SPEC = TrainSpec(
@@ -62,6 +64,35 @@ def test_a_mirrored_network_says_of_a_mirrored_face_the_mirrored_landmarks():
     np.testing.assert_allclose(mean, (a + mirror_landmarks(b, 0)) / 2, atol=1e-4)
     np.testing.assert_allclose(back, mirror_landmarks(mean, 0), atol=1e-4)
     torch.testing.assert_close(said.seen_BL, (one.seen_BL + other.seen_BL[:, MIRROR_68]) / 2)
+
+
+def test_a_heat_maps_peak_is_the_landmark_at_the_middle_of_its_cell_and_seen_a_probability():
+    """x from the columns, y from the rows; the regression step begins as none."""
+    net, cells, at = net_of(), CROP.size // 2, np.arange(68)
+    peaks = torch.full((68, cells, cells), -100.0)
+    peaks[at, at % 13, at % 16] = 100.0
+    net.decoder.heat.register_forward_hook(lambda module, inputs, output: peaks.expand_as(output))
+    with torch.inference_mode():
+        said = net.landmarks(torch.from_numpy(windows(2)))
+    middles = (np.stack([at % 16, at % 13], -1) + 0.5) * 2 - CROP.size / 2
+    for points in (said.rough_BL2, said.points_BL2):
+        np.testing.assert_allclose(points.numpy(), np.stack([middles] * 2), atol=1e-4)
+    torch.testing.assert_close(said.marks_BL3[..., :2], said.points_BL2)
+    torch.testing.assert_close(said.marks_BL3[..., 2], 1 / (1 + torch.exp(-said.seen_BL)))
+
+
+def test_validation_measures_landmarks_in_the_picture_in_which_a_stretched_crop_is_not_square(tmp_path):
+    crop = dataclasses.replace(CROP, shape="stretch")
+    write_shard(tmp_path / "part-00000.parquet", [face_row(i, crop) for i in range(12)], crop, "raw")
+    data, net = FaceData([tmp_path / "part-00000.parquet"], landmarks=True), net_of()
+    (batch,) = data.ordered(12)
+    with torch.inference_mode():
+        said = net.landmarks(window(batch.images_BHWC, crop.size)).points_BL2
+    scales = batch.scales_B2[:, None].numpy()
+    assert (scales[..., 0] / scales[..., 1]).std() > 0.01
+    pairs = said.numpy() * scales, batch.landmarks_BL3[..., :2].numpy() * scales
+    found = validate(net, data, crop, 5).summary()["nme"]
+    assert found == pytest.approx(landmark_errors(*pairs, "box").mean(), rel=1e-4)
 
 
 def test_a_backbone_without_levels_is_refused_by_name():

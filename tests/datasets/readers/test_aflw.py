@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hpe_core.datasets.readers import aflw
-from hpe_core.render.anatomy import SIXTEEN
+from hpe_core.geometry.landmarks import MIRROR_68
+from hpe_core.render.anatomy import SIXTEEN, landmark_targets
 from tests.archives import write_aflw
 from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, source
 
@@ -104,6 +105,15 @@ def test_aflw_gives_the_landmarks_that_are_among_the_68(tmp_path):
         assert rejected(source("aflw", tmp_path / folder))[0] == "bad_annotation"
     write_aflw(tmp_path / "without", FACES, leave_out="FeatureCoords")
     assert all(face.landmarks is None for face in loaded(source("aflw", tmp_path / "without")).values())
+
+
+def test_aflws_numbers_go_from_left_to_right_and_mirror_as_the_68_do():
+    """In each of its rows: brows, eyes, nose, mouth; the chin is alone in its own (Koestinger et al., figure 3)."""
+    middles = landmark_targets()
+    for row in ((1, 2, 3, 4, 5, 6), (7, 9, 10, 12), (14, 15, 16), (18, 20), (21,)):
+        places = [aflw.AMONG_68[feature] for feature in row]
+        assert places == [MIRROR_68[place] for place in reversed(places)]
+        assert (np.diff(middles[places, 0]) > 0).all()
 
 
 @pytest.mark.parametrize("table", ["FaceImages", "Faces", "FaceRect", "FacePose"])
