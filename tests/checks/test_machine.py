@@ -47,6 +47,12 @@ def demo(store: Path, *words: str) -> Any:
     return load(["demo"], [f"store={store}", *words])
 
 
+def three_teachers(store: Path, *words: str) -> Any:
+    third = store / "third.yaml"
+    third.write_text("teachers: {efficientnet: {net: {backbone: test_efficientnet}}}")
+    return load(["demo", str(third)], [f"store={store}", *words])
+
+
 def heads(train: int, row_bytes: float) -> Examined:
     return Examined("heads", DatasetSpec("synthetic", count=1), (), splits={"train": train}, row_bytes=row_bytes)
 
@@ -82,7 +88,7 @@ def test_rows_are_compared_with_memory_and_with_temporary_files(tmp_path, monkey
     assert look_at_memory(demo(tmp_path, "data.ingest=ray_data"), [large]).findings == ()
 
     def said(*words):
-        return look_at_memory(demo(tmp_path, *words), [heads(1000, 1.0)]).said.split("; ")[1]
+        return look_at_memory(three_teachers(tmp_path, *words), [heads(1000, 1.0)]).said.split("; ")[1]
 
     assert said() == said("cluster.workers=2") == said("search.trials=8"), "they share the rows"
     # Of the widest stage: three teachers, or finalists and their twins.
@@ -110,7 +116,7 @@ def test_networks_that_a_run_would_refuse_are_errors(tmp_path, monkeypatch):
     words += ["teachers.efficientnet.start=shipped/teacher", f"teachers.turned.start={tmp_path}"]
     for name, content in ((WEIGHTS, "none"), (MEANING, '{"net": {"backbone": "test_resnet"}}')):
         (tmp_path / name).write_text(content)
-    wrong = demo(tmp_path, "student.net.backbone=resnet81", *words)
+    wrong = three_teachers(tmp_path, "student.net.backbone=resnet81", *words)
     found = look_at_networks(wrong).findings
     assert [one.level for one in found] == ["error"] * 5, "all of them, and each once"
     places = [
