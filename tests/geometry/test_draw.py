@@ -77,7 +77,8 @@ def test_a_landmark_is_drawn_where_it_lies_green_if_seen_red_if_not_and_not_at_a
     assert centre_of(image, GREEN) == pytest.approx((40.5 - MIDDLE, 150.5 - MIDDLE), abs=0.3)
     assert centre_of(image, RED) == pytest.approx((160.5 - MIDDLE, 60.5 - MIDDLE), abs=0.3)
     assert mask(image, GREEN)[150, 40] and not mask(image, RED)[60, 160], "what is hidden is a ring"
-    assert (draw_landmarks(grey, [(np.nan, np.nan, 1.0)]) == grey).all() and (grey == 128).all()
+    nowhere = [(np.nan, np.nan, 1.0), (1e12, 9.0, 1.0), (9.0, -np.inf, 1.0)]
+    assert (draw_landmarks(grey, nowhere) == grey).all() and (grey == 128).all()
 
 
 def test_drawing_copies_and_the_defaults_fit_small_pictures():
