@@ -13,6 +13,7 @@ from hpe_core.data.rows import (
     label_type,
     read_shard,
     read_soft_labels,
+    stored_image,
     write_shard,
     write_soft_labels,
 )
@@ -45,6 +46,8 @@ def test_round_trip_raw(tmp_path, count):
     assert shard.sample_ids == [row.sample_id for row in written] and len(shard) == count
     assert shard.groups == [row.group for row in written] and shard.paths == [row.path for row in written]
     assert np.array_equal(shard.images, np.stack([row.crop.pixels for row in written]))
+    # The doctor counts these bytes.
+    assert b"".join(stored_image(row.crop.pixels, "raw") for row in written) == shard.images.tobytes()
     assert np.array_equal(shard.angles, np.array([row.pose for row in written], np.float32))
     assert (shard.scales == [1.5, 1.25]).all() and (shard.boxes == [1.5, 2.0, 25.5, 22.0]).all()
     middle = np.array([CROP.size / 2, CROP.size / 2, 0], np.float32)

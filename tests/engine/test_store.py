@@ -161,6 +161,14 @@ def test_the_reason_names_the_change_from_the_run_that_is_most_alike(tmp_path):
     assert {entry.reason for entry in fresh} == {"never ran in this store"}
 
 
+def test_a_key_that_only_one_of_two_runs_has_is_absent_in_the_other(tmp_path):
+    folder = run_toy(spec_in(tmp_path, "student.optim.lr=0.5"))["second"].folder
+    manifest = read_manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"leaves": {"momentum": 3}}))
+    entry = plan(TOY, spec_in(tmp_path, "student.optim.lr=0.125"))[1]
+    assert entry.reason == 'lr "absent" -> 0.125; momentum 3 -> "absent"' and list(manifest["leaves"]) == ["lr"]
+
+
 def test_of_runs_that_are_as_alike_the_newest_says_how_long_it_takes(tmp_path):
     for lr, day, seconds in ((0.5, 2, 7.0), (0.25, 3, 9.0), (0.4, 1, 5.0)):
         folder = run_toy(spec_in(tmp_path, f"student.optim.lr={lr}"))["second"].folder

@@ -22,12 +22,14 @@ from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.metrics import PoseSums
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
+from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.files import file_sha256
 from tests.engine.test_store import run_all
 from tests.faces import CROP, write_heads
+from tests.reporting import LocalReporter
 from workflows.engine.config import load
-from workflows.engine.results import LabelsResult
+from workflows.engine.results import LabelsResult, Results
 from workflows.engine.stage import Stage, StageRun
 from workflows.full_pipeline import STAGES
 from workflows.stages import labels, shards
@@ -256,3 +258,11 @@ def test_calls_that_overlap_have_the_teachers_in_turn_and_write_the_same_bytes(h
 
     assert labelled("one by one", 1) == labelled("overlapping", 3)
     assert len(most) == 2 * len(shards) and set(most) == {1}
+
+
+def test_a_run_whose_teachers_answer_online_stores_no_labels(tmp_path):
+    spec = load(["demo"], [f"store={tmp_path}", "search.space=null", "student.distill.labels=online"])
+    run = StageRun("labels", "labels/1", spec, tmp_path, {}, {}, Results({}), LocalReporter(lambda event: None))
+    result = labels.run(run)
+    assert result.sets == () and result.metrics() == {} and not any(tmp_path.iterdir())
+    assert build(LabelsResult, json.loads(json.dumps(to_dict(result)))) == result
