@@ -4,8 +4,10 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image as Pil
+from pyarrow import parquet
 
 from hpe_core.data.rows import (
     ShardError,
@@ -112,6 +114,9 @@ def test_other_files_are_refused_by_name(tmp_path, content):
         read_shard(path)
     with pytest.raises(ShardError, match="absent"):
         read_shard(tmp_path / "absent.parquet")
+    parquet.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ShardError, match="part-00000.parquet is a Parquet file but not a shard"):
+        read_shard(path)
 
 
 def soft(count: int, bins: int) -> np.ndarray:
