@@ -73,7 +73,7 @@ class HeadPosePredictor:
 
         Boxes are as the training data has them, or, with `detected`, as YuNet draws them: those are fitted first.
         Raises ValueError for a picture that is not (H, W, 3) uint8, and for a box that is none or that the picture does
-        not show, by the rule of the shards, or of which the network's window would show nothing.
+        not show, by the rule of the shards (`fault_of`, before it is fitted).
         """
         crops = self._crops(image, boxes, detected)
         return self.predict_windows(self._windows(crops))
@@ -99,12 +99,10 @@ class HeadPosePredictor:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         given = as_boxes(boxes)
-        tighter = min(1.0, self.crop.box_scale)  # of a box at the edge the picture may show what the window does not
         for box in given:
-            for seen in (box, box.scaled(tighter)):
-                fault = fault_of(seen, image.shape[1], image.shape[0])
-                if fault is not None:
-                    raise ValueError(fault[1])
+            fault = fault_of(box, image.shape[1], image.shape[0], self.crop.box_scale)
+            if fault is not None:
+                raise ValueError(fault[1])
         fit = self.detector_fit if detected and self.detector_fit is not None else DetectorFit()
         return [canonical_crop(image, fit.of(box), self.crop) for box in given]
 

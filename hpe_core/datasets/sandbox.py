@@ -65,8 +65,7 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
         raise Rejected("nan_pose", f"{ref.sample_id} has the pose {pose}")
     height, width = image.shape[:2]
     box = annotation.known_box()
-    for part in (box, box.scaled(min(1.0, crop.box_scale))):  # of a box at the edge a tighter window may show nothing
-        check_box(part, width, height, ref.sample_id)
+    check_box(box, width, height, ref.sample_id, crop.box_scale)
     face = canonical_crop(image, box, crop)
     landmarks = None
     if annotation.landmarks is not None:
@@ -75,9 +74,9 @@ def _load_face(source: Source, ref: FaceRef, crop: CropSpec) -> FaceRow:
     return FaceRow(ref.sample_id, ref.group, printable(ref.key), pose, face, landmarks)
 
 
-def check_box(box: Box, width: int, height: int, name: str) -> None:
-    """Raises Rejected if the box is no box or the picture shows too little of it."""
-    fault = fault_of(box, width, height)
+def check_box(box: Box, width: int, height: int, name: str, box_scale: float = 1.0) -> None:
+    """Raises Rejected if the box is no box or the picture shows too little of it, as `fault_of` has it."""
+    fault = fault_of(box, width, height, box_scale)
     if fault is not None:
         raise Rejected(fault[0], f"{name}: {fault[1]}")
 

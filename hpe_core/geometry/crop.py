@@ -113,8 +113,11 @@ def overlap(first: Box, second: Box) -> float:
     return shared / (first.width * first.height + second.width * second.height - shared)
 
 
-def fault_of(box: Box, width: int, height: int) -> tuple[BoxFault, str] | None:
-    """(reason, sentence) if the box is no box or a picture of this size shows less than `MIN_INSIDE` of it."""
+def fault_of(box: Box, width: int, height: int, box_scale: float = 1.0) -> tuple[BoxFault, str] | None:
+    """(reason, sentence) if the box is no box or a picture of this size shows less than `MIN_INSIDE` of it, or of the
+    part that a crop with a `box_scale` below 1 takes: at the edge that may be nothing."""
+    if box_scale < 1:
+        return fault_of(box, width, height) or fault_of(box.scaled(box_scale), width, height)
     text = f"box ({box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g})"
     if not all(map(math.isfinite, (box.x1, box.y1, box.x2, box.y2))):
         return "bad_annotation", f"{text} is not finite"

@@ -147,17 +147,16 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
 
 
 def why_unusable(face: Face, frame: Frame, box_scale: float, crop_scale: float = 1.0) -> str:
-    """Why the picture does not show this box, by the rule of the shards; '' for a box that it shows. `crop_scale` is
-    the network's own, beside that of the user: what is seen of a box at the edge is less where it is below 1."""
+    """Why the picture does not show this box, by the rule of the shards; '' for a box that it shows. `box_scale` is the
+    user's, `crop_scale` the network's own."""
     rows, columns = frame.image.shape[:2]
-    box, tighter = frame.in_file(face.box), min(1.0, crop_scale)
+    box = frame.in_file(face.box)
     try:
-        for seen in (box, box.scaled(box_scale), box.scaled(box_scale).scaled(tighter)):
-            check_box(seen, *frame.file_size, printable(frame.name))
+        check_box(box, *frame.file_size, printable(frame.name))
+        check_box(box.scaled(box_scale), *frame.file_size, printable(frame.name), crop_scale)
         if frame.scale > 1:  # the network is shown a picture of fewer pixels
             name = f"{printable(frame.name)}, decoded at 1/{frame.scale} (max_pixels)"
-            for seen in (face.box.scaled(box_scale), face.box.scaled(box_scale).scaled(tighter)):
-                check_box(seen, columns, rows, name)
+            check_box(face.box.scaled(box_scale), columns, rows, name, crop_scale)
     except Rejected as rejected:
         return rejected.detail
     return ""
