@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpe_core.errors import SpecError
+from hpe_core.errors import SpecError, check
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.forms import Form
 from hpe_core.learning.heads import heads_of, predicting
-from hpe_core.learning.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded
+from hpe_core.learning.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded, mean_of
 from hpe_core.spec.network import NetSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,6 +32,17 @@ class PoseLogits(NamedTuple):
     landmarks: LandmarkAnswer | None = None
 
 
+class View(NamedTuple):
+    """What one pass is asked about: how wide it is, in window widths, and whether it is a mirror image."""
+
+    images_BHWC: Tensor
+    width: float
+    flipped: bool = False
+
+    def mirrored(self) -> "View":
+        return View(self.images_BHWC.flip(2), self.width, not self.flipped)
+
+
 class PoseNet(nn.Module):
     """(B, H, W, 3) uint8 windows -> PoseLogits; `predict` -> (B, 3, N) answers, whose meaning is `form`."""
 
@@ -39,7 +51,8 @@ class PoseNet(nn.Module):
 
     def __init__(self, spec: NetSpec, size: int) -> None:
         super().__init__()
-        self.spec, self.size = spec, size
+        self.spec, self.size, self.margins = spec, size, spec.margins(size)
+        check(len(set(self.margins)) == len(self.margins), f"net.looks: two are the same at {size} pixels")
         self.kinds = heads_of(spec)
         self.predicting = predicting(self.kinds)
         self.backbone = create_backbone(spec, size)
@@ -96,37 +109,36 @@ class PoseNet(nn.Module):
         return tuple(kind.form for kind in self.kinds if isinstance(kind.form, AngleBins))
 
     def predict(self, images_BHWC: Tensor) -> Tensor:
-        """(B, 3, N) answers of the predicting head; the other heads are not computed. With `spec.mirrored` a mirrored
-        face has a mirrored pose, exactly."""
-        answers = self._predict(images_BHWC)
-        return self._mean(answers, self._predict(images_BHWC.flip(2))) if self.spec.mirrored else answers
+        """(B, 3, N) answers of the predicting head, means over the spec's looks; the other heads are not computed.
+        With `spec.mirrored` a mirrored face has a mirrored pose, exactly."""
+        return mean_of([self._predict(view) for view in self._views(images_BHWC)])
 
-    def _predict(self, images_BHWC: Tensor) -> Tensor:
-        features, kind = self.features(images_BHWC).float(), self.kinds[self.predicting]
+    def _views(self, images_BHWC: Tensor) -> list["View"]:
+        looks = [View(closer(images_BHWC, margin), 1 - 2 * margin / self.size) for margin in self.margins]
+        return looks + [view.mirrored() for view in looks if self.spec.mirrored]
+
+    def _predict(self, view: "View") -> Tensor:
+        features, kind = self.features(view.images_BHWC).float(), self.kinds[self.predicting]
         with torch.autocast(features.device.type, enabled=False):
-            return kind.answer(self.heads[self.predicting](features).unflatten(1, (3, kind.columns)))
+            answers = kind.answer(self.heads[self.predicting](features).unflatten(1, (3, kind.columns)))
+        return self.form.mirror(answers) if view.flipped else answers
 
     def angles(self, images_BHWC: Tensor) -> Tensor:
         """(B, 3) degrees (pitch, yaw, roll)."""
         return self.form.decode(self.predict(images_BHWC))
 
     def answered(self, images_BHWC: Tensor) -> tuple[Tensor, LandmarkAnswer | None]:
-        """`predict`, and the landmarks of a network that has them: the encoder is asked once."""
+        """`predict`, and the landmarks of a network that has them: the encoder is asked once a look."""
         if self.decoder is None:
             return self.predict(images_BHWC), None
-        answers, landmarks = self._answered(images_BHWC)
-        if not self.spec.mirrored:
-            return answers, landmarks
-        flipped, landmarks_of_flipped = self._answered(images_BHWC.flip(2))
-        return self._mean(answers, flipped), landmarks.mean_with(landmarks_of_flipped)
+        answers, landmarks = zip(*map(self._answered, self._views(images_BHWC)), strict=True)
+        return mean_of(answers), LandmarkAnswer.mean(landmarks)
 
-    def _answered(self, images_BHWC: Tensor) -> tuple[Tensor, LandmarkAnswer]:
-        said = self(images_BHWC)
+    def _answered(self, view: "View") -> tuple[Tensor, LandmarkAnswer]:
+        said = self(view.images_BHWC)
         assert said.landmarks is not None
-        return self.kinds[self.predicting].answer(said.heads[self.predicting]), said.landmarks
-
-    def _mean(self, answers: Tensor, flipped: Tensor) -> Tensor:
-        return (answers + self.form.mirror(flipped)) / 2
+        answers = self.kinds[self.predicting].answer(said.heads[self.predicting])
+        return self.form.mirror(answers) if view.flipped else answers, said.landmarks.told(view.width, view.flipped)
 
     def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
         """68 landmarks and their visibility, of a network with `spec.landmarks`."""
@@ -138,6 +150,14 @@ class PoseNet(nn.Module):
         """Parameters that prediction uses: backbone and predicting head."""
         used = [*self.backbone.parameters(), *self.heads[self.predicting].parameters()]
         return sum(p.numel() for p in used)
+
+
+def closer(images_BHWC: Tensor, margin: int) -> Tensor:
+    """The centre of windows, without `margin` pixels on each side, enlarged to the whole."""
+    if not margin:
+        return images_BHWC
+    centre_BCHW = images_BHWC[:, margin:-margin, margin:-margin].permute(0, 3, 1, 2).float()
+    return F.interpolate(centre_BCHW, size=images_BHWC.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
 
 
 def create_backbone(spec: NetSpec, size: int) -> nn.Module:

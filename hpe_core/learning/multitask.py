@@ -11,6 +11,7 @@ trees) are ours.
 """
 
 import typing
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,14 +40,26 @@ class LandmarkAnswer(NamedTuple):
         """The points, and the probability that each is seen."""
         return torch.cat([self.points_BL2, self.seen_BL.sigmoid()[..., None]], -1)
 
-    def mean_with(self, flipped: "LandmarkAnswer") -> "LandmarkAnswer":
-        """Points and visibility averaged with those of the mirror images, whose sides change. Heat maps stay."""
-        other = torch.as_tensor(MIRROR_68, device=self.seen_BL.device)
-        sides = torch.tensor([-1.0, 1.0], device=self.seen_BL.device)
-        return self._replace(
-            points_BL2=(self.points_BL2 + flipped.points_BL2[:, other] * sides) / 2,
-            seen_BL=(self.seen_BL + flipped.seen_BL[:, other]) / 2,
-        )
+    def told(self, width: float, flipped: bool) -> "LandmarkAnswer":
+        """Points and visibility in the window of which this answers a centre so many times as wide, or its mirror
+        image, whose sides change. Heat maps stay."""
+        points_BL2, seen_BL = self.points_BL2 * width, self.seen_BL
+        if flipped:
+            other = torch.as_tensor(MIRROR_68, device=seen_BL.device)
+            points_BL2 = points_BL2[:, other] * torch.tensor([-1.0, 1.0], device=seen_BL.device)
+            seen_BL = seen_BL[:, other]
+        return self._replace(points_BL2=points_BL2, seen_BL=seen_BL)
+
+    @staticmethod
+    def mean(answers: Sequence["LandmarkAnswer"]) -> "LandmarkAnswer":
+        """Of points and visibility; heat maps are the first one's."""
+        points, seen = ([getattr(each, name) for each in answers] for name in ("points_BL2", "seen_BL"))
+        return answers[0]._replace(points_BL2=mean_of(points), seen_BL=mean_of(seen))
+
+
+def mean_of(parts: Sequence[Tensor]) -> Tensor:
+    """Of tensors of one shape; one alone is left as it is."""
+    return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0]) / len(parts)
 
 
 class LandmarkDecoder(nn.Module):

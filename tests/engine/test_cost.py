@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,12 +168,15 @@ def test_operations_are_those_that_the_literature_counts():
     assert 2.8 < flops(NetSpec(backbone="resnet18"), 224, backward=True) / forward < 3.1
 
 
-def test_a_mirrored_face_costs_two_passes_and_landmarks_that_nobody_asks_for_none():
-    plain, mirrored, marked = (
+LOOKS: list[dict[str, Any]] = [{"mirrored": True}, {"looks": (1, 0.75)}, {"looks": (1, 0.75), "mirrored": True}]
+
+
+def test_every_look_is_a_pass_its_mirror_image_another_and_landmarks_that_nobody_asks_for_none():
+    plain, mirrored, closer, both, marked = (
         flops(NetSpec("test_byobnet", **changes), 32, backward=False)
-        for changes in (dict[str, bool](), {"mirrored": True}, {"landmarks": True})
+        for changes in (dict[str, Any](), *LOOKS, {"landmarks": True})
     )
-    assert mirrored == 2 * plain and marked == plain
+    assert mirrored == closer == 2 * plain and both == 4 * plain and marked == plain
 
 
 def test_bytes_of_labels_are_those_of_the_file(tmp_path):

@@ -40,6 +40,7 @@ NETWORK: dict[str, Any] = {
     "net.bin_widths": [3, 11],
     "net.regression_head": True,
     "net.mirrored": True,
+    "net.looks": [1, 0.9],
     "net.landmarks": True,
     "net.decoder_width": 8,
     "net.decoder_stride": 4,

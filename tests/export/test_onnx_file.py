@@ -275,12 +275,12 @@ def test_spreads_are_multiplied_by_what_validation_faces_said(exported_net, tmp_
     np.testing.assert_allclose(bare.predict_windows(faces).spread, raw, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path, mirrored):
+@pytest.mark.parametrize(("mirrored", "looks"), [(False, (1.0,)), (True, (1.0,)), (True, (1, 0.75))])
+def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path, mirrored, looks):
     import onnx
 
     torch.manual_seed(0)
-    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8, mirrored=mirrored), 32).eval()
+    net = PoseNet(NetSpec("test_byobnet", landmarks=True, decoder_width=8, mirrored=mirrored, looks=looks), 32).eval()
     assert net.decoder is not None
     torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
     save_net(tmp_path, net, CropSpec(32, 4), {})
@@ -298,7 +298,9 @@ def test_landmarks_are_in_the_file_of_a_network_that_learnt_them(tmp_path, mirro
     product = [node for node in graph.node if node.op_type == "Gemm"][-1]
     heads = [node.name for node in graph.node if product.input[1] in node.input]
     last = [node.name for node in graph.node if node.op_type == "Softmax"][-1]
-    assert len(heads) == 1 + mirrored and kept.issuperset([*heads, last]), "with integers inside, the head stays float"
+    assert len(heads) == (1 + mirrored) * len(looks) and kept.issuperset([*heads, last]), (
+        "with integers inside, the head stays float"
+    )
     assert not kept.intersection(node.name for node in graph.node if node.op_type == "Conv")
     ours, crops = torch_call(deployed(net)), noise(3, 32)
 

@@ -49,15 +49,17 @@ def decoded(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         return scope["angles"], load_net(folder).net.angles(crops)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("looks", "mirrored"), [((1.0,), False), ((1.0,), True), ((1, 0.75), False), ((0.75,), True), ((0.8, 1, 0.6), True)]
+)
 @pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit"])  # a transformer has a grid of its own size
-def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, backbone, mirrored):
-    network = saved(tmp_path, backbone, **BINS, mirrored=mirrored)
+def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, backbone, looks, mirrored):
+    network = saved(tmp_path, backbone, **BINS, mirrored=mirrored, looks=looks)
     found = hub.write_timm_folder(network, tmp_path / "timm", "free for all")
     assert found.head and found.gap < 1e-3
     readme = (tmp_path / "timm" / "README.md").read_text()
     assert "free for all" in readme and "2 head(s) that only regularised" in readme
-    assert "mirror" not in readme.partition("What is lost")[2] and "landmarks" not in readme
+    assert not any(word in readme.partition("What is lost")[2] for word in ("mirror", "looks", "landmarks"))
     torch.testing.assert_close(*decoded(tmp_path), atol=1e-3, rtol=0)
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     assert config["architecture"] == backbone and config["num_classes"] == 198
@@ -73,10 +75,13 @@ def test_without_a_linear_classifier_the_backbone_alone_is_saved_and_said(tmp_pa
 
 
 def test_what_that_form_cannot_say_is_said(tmp_path):
-    network = saved(tmp_path, "test_byobnet", head="sixd", mirrored=True, landmarks=True, decoder_width=8)
+    network = saved(
+        tmp_path, "test_byobnet", head="sixd", mirrored=True, looks=(1, 0.75), landmarks=True, decoder_width=8
+    )
     hub.write_timm_folder(network, tmp_path / "timm", "terms")
     lost = (tmp_path / "timm" / "README.md").read_text().partition("What is lost")[2]
     assert "the decoder of landmarks is left out" in lost and "a mean with that to the mirror image" in lost
+    assert "a mean over looks at its centre, 1, 0.75 times as wide." in lost
 
 
 def test_a_folder_that_loads_as_another_network_is_an_error(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -106,6 +107,55 @@ def test_a_mirrored_network_says_of_a_mirrored_face_the_mirrored_pose(head):
             signs = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
             torch.testing.assert_close(net.predict(faces), (one + other * signs) / 2)
     assert (said - alone).abs().max() > 1
+
+
+LOOKS = (1.0, 0.75)
+
+
+def nets_of(head, *specs):
+    """Networks of the same weights."""
+    for changes in specs:
+        torch.manual_seed(0)
+        net = PoseNet(NetSpec("test_byobnet", head=head, **changes), CROP.size).eval()
+        nn.init.normal_(net.heads[0].weight, std=1.0, generator=torch.manual_seed(1))
+        yield net
+
+
+@pytest.mark.parametrize("head", ["bins", "sixd", "fisher"])
+def test_a_network_of_several_looks_answers_their_mean(head):
+    """By hand: the same middle of the window, enlarged by OpenCV; with mirror images a mirrored face is mirrored."""
+    faces = torch.from_numpy(windows(5))
+    plain, looks, near, both = nets_of(
+        head, {}, {"looks": LOOKS}, {"looks": LOOKS[1:]}, {"looks": LOOKS, "mirrored": True}
+    )
+    side = CROP.size
+    margin = round(side * (1 - LOOKS[1]) / 2)
+    middles = [face[margin : side - margin, margin : side - margin].numpy().astype(np.float32) for face in faces]
+    enlarged = np.stack([cv2.resize(middle, (side, side), interpolation=cv2.INTER_LINEAR) for middle in middles])
+    with torch.inference_mode():
+        far, close = plain.predict(faces), plain.predict(torch.from_numpy(enlarged))
+        torch.testing.assert_close(near.predict(faces), close, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(looks.predict(faces), (far + close) / 2, atol=1e-4, rtol=1e-4)
+        assert (far - close).abs().max() > 0.01
+        torch.testing.assert_close(looks(faces).heads[0], plain(faces).heads[0], msg="training looks once")
+        torch.testing.assert_close(both.predict(faces.flip(2)), both.form.mirror(both.predict(faces)))
+        back = both.form.mirror(looks.predict(faces.flip(2)))
+        torch.testing.assert_close(both.predict(faces), (looks.predict(faces) + back) / 2)
+
+
+def test_looks_that_are_the_same_pixels_are_one_sentence():
+    assert NetSpec(looks=(1, 0.85)).margins(64) == (0, 5) and NetSpec(looks=(0.85, 0.84)).margins(224) == (17, 18)
+    with pytest.raises(SpecError, match=r"net.looks: two are the same at 32 pixels"):
+        PoseNet(NetSpec("test_byobnet", looks=(0.86, 0.85)), 32)
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [((), "names none"), ((1, 1), "repeats one"), ((1.1,), "1.1 is not between 0.5 and 1"), ((0.4,), "0.4 is not")],
+)
+def test_looks_that_mean_nothing_are_refused(looks, said):
+    with pytest.raises(SpecError, match=f"looks.*{said}"):
+        NetSpec(looks=looks)
 
 
 def test_weights_come_from_a_file(tmp_path):

@@ -12,7 +12,7 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import window
 from hpe_core.geometry.landmarks import MIRROR_68, landmark_errors, mirror_landmarks
 from hpe_core.learning.checkpoint import load_net, save_net, start_from
-from hpe_core.learning.models import PoseNet
+from hpe_core.learning.models import PoseNet, closer
 from hpe_core.learning.multitask import HEAT_SD, LandmarkAnswer, landmark_parts
 from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
@@ -64,6 +64,24 @@ def test_a_mirrored_network_says_of_a_mirrored_face_the_mirrored_landmarks():
     np.testing.assert_allclose(mean, (a + mirror_landmarks(b, 0)) / 2, atol=1e-4)
     np.testing.assert_allclose(back, mirror_landmarks(mean, 0), atol=1e-4)
     torch.testing.assert_close(said.seen_BL, (one.seen_BL + other.seen_BL[:, MIRROR_68]) / 2)
+
+
+def test_landmarks_of_a_closer_look_are_places_of_the_window():
+    """A landmark so many pixels from the middle of an enlarged centre is nearer to it in the window."""
+    plain, near, both = (net_of(dataclasses.replace(NET, looks=looks)) for looks in ((1,), (0.75,), (1, 0.75)))
+    faces = torch.from_numpy(windows(3))
+    margin = near.spec.margins(CROP.size)[0]
+    for net in (plain, near, both):
+        torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02, generator=torch.manual_seed(1))
+        torch.nn.init.normal_(net.decoder.seen, generator=torch.manual_seed(2))
+    with torch.inference_mode():
+        far, said = plain.landmarks(faces), both.landmarks(faces)
+        enlarged, close = plain.landmarks(closer(faces, margin)), near.landmarks(faces)
+    width = 1 - 2 * margin / CROP.size
+    torch.testing.assert_close(close.points_BL2, enlarged.points_BL2 * width)
+    torch.testing.assert_close(said.points_BL2, (far.points_BL2 + close.points_BL2) / 2)
+    torch.testing.assert_close(said.seen_BL, (far.seen_BL + enlarged.seen_BL) / 2)
+    assert torch.equal(said.heat_BLHW, far.heat_BLHW) and (close.points_BL2 - far.points_BL2).abs().max() > 0.1
 
 
 def test_a_heat_maps_peak_is_the_landmark_at_the_middle_of_its_cell_and_seen_a_probability():

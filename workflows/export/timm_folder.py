@@ -111,6 +111,9 @@ def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) ->
         ours=timm.model_entrypoint(found.architecture).__module__.startswith("hpe_core"),
         others=len(net.heads) - 1 + (net.regression is not None),
         mirrored=net.spec.mirrored,
+        looks=", ".join(f"{width:g}" for width in net.spec.looks),
+        margins=net.margins,
+        means=found.head and bool(net.bins),
         landmarks=net.spec.landmarks,
         terms=terms,
     )
