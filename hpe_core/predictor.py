@@ -73,7 +73,7 @@ class HeadPosePredictor:
 
         Boxes are as the training data has them, or, with `detected`, as YuNet draws them: those are fitted first.
         Raises ValueError for a picture that is not (H, W, 3) uint8, and for a box that is none or that the picture does
-        not show, by the rule of the shards (`fault_of`, before it is fitted).
+        not show once it is fitted, by the rule of the shards (`fault_of`).
         """
         crops = self._crops(image, boxes, detected)
         return self.predict_windows(self._windows(crops))
@@ -98,13 +98,16 @@ class HeadPosePredictor:
     def _crops(self, image: Image, boxes: Sequence[Box] | ArrayLike, detected: bool) -> list[FaceCrop]:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-        given = as_boxes(boxes)
-        for box in given:
+        fitted = [self.fitted(box, detected) for box in as_boxes(boxes)]
+        for box in fitted:
             fault = fault_of(box, image.shape[1], image.shape[0], self.crop.box_scale)
             if fault is not None:
                 raise ValueError(fault[1])
-        fit = self.detector_fit if detected and self.detector_fit is not None else DetectorFit()
-        return [canonical_crop(image, fit.of(box), self.crop) for box in given]
+        return [canonical_crop(image, box, self.crop) for box in fitted]
+
+    def fitted(self, box: Box, detected: bool) -> Box:
+        """A box such as the network was taught with; `detected`: YuNet drew it."""
+        return self.detector_fit.of(box) if detected and self.detector_fit is not None else box
 
     def _windows(self, crops: Sequence[FaceCrop]) -> Image:
         side = self.crop.stored_size

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hpe_core.datasets.registry import open_source
+from hpe_core.detection.detector import Detection
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
@@ -27,7 +28,7 @@ from tests.faces import FIT, NOTES
 from tests.prediction.clips import write_clip
 from workflows import predict
 from workflows.engine.config import guarded
-from workflows.prediction.faces import Face, landmarks_of, poses_of
+from workflows.prediction.faces import Face, landmarks_of, poses_of, why_unusable
 from workflows.prediction.frames import Frame
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.output import TABLE, landmark_text
@@ -331,3 +332,32 @@ def test_a_box_of_which_a_tighter_network_sees_nothing_is_told_and_never_answere
     assert predict.main(["a.png", "boxes=b.json", "model=net", "draw=false"]) == 2
     (row,) = table()
     np.testing.assert_allclose(angles(row), predictor.predict(image, [inside]).angles[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_of_a_detected_face_the_fitted_box_is_judged_in_the_picture_turned_as_it_stands(here, quarters, monkeypatch):
+    """At its chin the picture shows a strip of the detector's box, and none of the fitted one, which lies lower."""
+    torch.manual_seed(0)
+    save_net(here / "net", PoseNet(NetSpec("test_byobnet"), 32).eval(), CropSpec(32, 4, box_scale=0.87), NOTES)
+    predictor, spec = HeadPosePredictor.load(here / "net"), PredictSpec(detector="y.onnx", turns=4)
+    upright, kept = np.full((100, 120, 3), 255, np.uint8), []
+    image = np.ascontiguousarray(np.rot90(upright, quarters))
+    for shown in np.linspace(0.5, 40, 80):
+        box = Box(30, 100 - shown, 70, 150 - shown)
+        face = Face(box.turned(-quarters, 120, 100), 0.9, quarters)
+        light = canonical_crop(upright, FIT.of(box), predictor.crop).pixels[4:-4, 4:-4].max()
+        why = why_unusable(face, Frame("a.png", 0, image), predictor, spec)
+        if why:
+            with pytest.raises(ValueError, match=r"lies (outside|inside)"):
+                predictor.predict(upright, [box], detected=True)
+        else:
+            assert light > 0, "a black window is answered"
+            poses_of(predictor, image, [face], spec)
+            kept.append(shown)
+    assert 2 < min(kept) < 10 and len(kept) > 50, "judged by what the network sees, and by no more"
+    found = [Detection(Box(30, 100 - shown, 70, 150 - shown).turned(-quarters, 120, 100), 0.9) for shown in (2, 40)]
+    looked = [Detection(face.box, face.score, quarters) for face in found]
+    monkeypatch.setattr("workflows.prediction.faces.FaceDetector", lambda spec: None)
+    monkeypatch.setattr("workflows.prediction.faces.find_faces", lambda *args, **how: looked)
+    cv2.imwrite("a.png", image)
+    assert predict.main(["a.png", "detector=y.onnx", "turns=4", "model=net", "draw=false"]) == 0 and len(table()) == 1

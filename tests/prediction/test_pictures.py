@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from PIL import ImageOps
 from hpe_core.datasets import pictures as decoding
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
+from hpe_core.predictor import HeadPosePredictor
 from tests.archives import picture
 from workflows import predict
 from workflows.prediction.faces import face_finder, why_unusable
@@ -210,11 +212,13 @@ def test_boxes_of_a_file_are_in_pixels_of_the_picture_however_it_is_decoded(tmp_
     media = open_media([str(tmp_path / "a.jpg")], tmp_path / "out", upright=False, max_pixels=10_000)
     (frame,) = media.frames()
     assert isinstance(frame, Frame) and frame.scale == 2
-    inside, outside, thin = face_finder(PredictSpec(boxes=str(tmp_path / "b.json")), media, print)(frame)
-    assert inside.box == Box(20, 10, 60, 50) and why_unusable(inside, frame, 1.0) == ""
-    assert "box (300, 20, 390, 100) lies outside the 240 x 160 picture" in why_unusable(outside, frame, 1.0)
-    assert re.search(r"a\.jpg, decoded at 1/2 .*thinner than a pixel", why_unusable(thin, frame, 1.0))
-    assert why_unusable(thin, frame, 2.0) == "", "the network is shown the scaled box"
+    predictor, spec = HeadPosePredictor.load(), PredictSpec(boxes=str(tmp_path / "b.json"))
+    inside, outside, thin = face_finder(spec, media, print)(frame)
+    assert inside.box == Box(20, 10, 60, 50) and why_unusable(inside, frame, predictor, spec) == ""
+    assert "box (300, 20, 390, 100) lies outside the 240 x 160" in why_unusable(outside, frame, predictor, spec)
+    assert re.search(r"a\.jpg, decoded at 1/2 .*thinner than a pixel", why_unusable(thin, frame, predictor, spec))
+    larger = replace(spec, box_scale=2.0)
+    assert why_unusable(thin, frame, predictor, larger) == "", "the network is shown the scaled box"
 
 
 def test_a_large_picture_of_another_format_names_the_key_that_allows_it(tmp_path):

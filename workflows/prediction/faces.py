@@ -109,14 +109,19 @@ def _at_hand() -> str:
     return str(found)
 
 
+def _upright(face: Face, image: Image, spec: PredictSpec) -> Box:
+    """The face's box as the predictor gets it: in the picture turned so that the face stands upright, and scaled."""
+    height, width = image.shape[:2]
+    return face.box.turned(face.quarters, width, height).scaled(spec.box_scale)
+
+
 def _by_quarters(
-    image: Image, faces: list[Face], box_scale: float
+    image: Image, faces: list[Face], spec: PredictSpec
 ) -> Iterator[tuple[int, list[int], Image, list[Box]]]:
     """The faces that stand upright after so many quarters: their numbers, the picture turned so, their boxes there."""
-    height, width = image.shape[:2]
     for quarters in sorted({face.quarters for face in faces}):
         which = [number for number, face in enumerate(faces) if face.quarters == quarters]
-        boxes = [faces[number].box.turned(quarters, width, height).scaled(box_scale) for number in which]
+        boxes = [_upright(faces[number], image, spec) for number in which]
         yield quarters, which, turned_image(image, quarters) if quarters else image, boxes
 
 
@@ -124,8 +129,8 @@ def poses_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], spec
     """The faces' poses in the picture as it is. A face that was found in the turned picture is seen there, then its
     pose is turned back; the spreads of pitch and yaw change places with a quarter turn, as the axes do."""
     angles, spread = np.zeros((len(faces), 3), np.float32), np.zeros((len(faces), 3), np.float32)
-    for quarters, which, turned, boxes in _by_quarters(image, faces, spec.box_scale):
-        found = predictor.predict(turned, boxes, detected=not spec.boxes and spec.fit)
+    for quarters, which, turned, boxes in _by_quarters(image, faces, spec):
+        found = predictor.predict(turned, boxes, detected=spec.fits)
         angles[which] = turn(found.angles, -90.0 * quarters) if quarters else found.angles
         spread[which] = found.spread[:, [1, 0, 2]] if quarters % 2 else found.spread
     return Poses(angles, spread)
@@ -136,8 +141,8 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
     if not predictor.has_landmarks:
         return None
     marks = np.zeros((len(faces), LANDMARKS, 3), np.float32)
-    for quarters, which, turned, boxes in _by_quarters(image, faces, spec.box_scale):
-        found = predictor.landmarks(turned, boxes, detected=not spec.boxes and spec.fit)
+    for quarters, which, turned, boxes in _by_quarters(image, faces, spec):
+        found = predictor.landmarks(turned, boxes, detected=spec.fits)
         rows, columns = turned.shape[:2]
         for _ in range(-quarters % 4):  # a quarter clockwise
             x, y, seen = np.moveaxis(found, -1, 0)
@@ -146,17 +151,16 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
     return marks
 
 
-def why_unusable(face: Face, frame: Frame, box_scale: float, crop_scale: float = 1.0) -> str:
-    """Why the picture does not show this box, by the rule of the shards; '' for a box that it shows. `box_scale` is the
-    user's, `crop_scale` the network's own."""
-    rows, columns = frame.image.shape[:2]
-    box = frame.in_file(face.box)
+def why_unusable(face: Face, frame: Frame, predictor: HeadPosePredictor, spec: PredictSpec) -> str:
+    """Why the picture does not show this box as it is, or as it is fitted for the network, by the rule of the shards;
+    '' for a box that it shows."""
+    name = printable(frame.name)
     try:
-        check_box(box, *frame.file_size, printable(frame.name))
-        check_box(box.scaled(box_scale), *frame.file_size, printable(frame.name), crop_scale)
-        if frame.scale > 1:  # the network is shown a picture of fewer pixels
-            name = f"{printable(frame.name)}, decoded at 1/{frame.scale} (max_pixels)"
-            check_box(face.box.scaled(box_scale), columns, rows, name, crop_scale)
+        check_box(frame.in_file(face.box), *frame.file_size, name)
+        name += f", decoded at 1/{frame.scale} (max_pixels)" * (frame.scale > 1)  # the network is shown fewer pixels
+        columns, rows = frame.image.shape[1::-1] if face.quarters % 2 == 0 else frame.image.shape[:2]
+        shown = predictor.fitted(_upright(face, frame.image, spec), spec.fits)
+        check_box(shown, columns, rows, name, predictor.crop.box_scale)
     except Rejected as rejected:
         return rejected.detail
     return ""

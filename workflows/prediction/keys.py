@@ -65,6 +65,11 @@ class PredictSpec:
         check(self.frames >= 0, f"frames must not be negative, got {self.frames}")
 
     @property
+    def fits(self) -> bool:
+        """Whether boxes are a detector's, and to be fitted."""
+        return self.fit and not self.boxes
+
+    @property
     def tracking(self) -> str:
         """MLflow's address, found as the pipeline finds it."""
         store = lasting_folder(Path.cwd()) / os.path.expanduser(self.store)

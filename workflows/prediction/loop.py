@@ -76,8 +76,7 @@ def predict(
             continue
         tally.frames += 1
         with tally.timed("faces"):
-            scales = spec.box_scale, predictor.crop.box_scale
-            faces = usable(find(frame), frame, scales, tally, console.say)
+            faces = usable(find(frame), frame, predictor, spec, tally, console.say)
         with tally.timed("poses"):
             tally.without += not faces
             found, spread = poses_of(predictor, frame.image, faces, spec)
@@ -106,13 +105,17 @@ def predict(
 
 
 def usable(
-    faces: list[Face], frame: Frame, scales: tuple[float, float], tally: Tally, say: Callable[[str], None]
+    faces: list[Face],
+    frame: Frame,
+    predictor: HeadPosePredictor,
+    spec: PredictSpec,
+    tally: Tally,
+    say: Callable[[str], None],
 ) -> list[Face]:
-    """The faces that the picture shows; `scales` of boxes are the user's and the network's. Others are said and counted
-    if a file names them; a detector only guessed."""
+    """The faces that the picture shows. Others are said and counted if a file names them; a detector only guessed."""
     shown = []
     for face in faces:
-        why = why_unusable(face, frame, *scales)
+        why = why_unusable(face, frame, predictor, spec)
         if not why:
             shown.append(face)
         elif face.score is None:
