@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from hpe_core.datasets.files import printable
 from hpe_core.errors import check, say
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.system.memory import keep_freed_memory
 from workflows.engine.commandline import EXIT_STOPPED, CommandParser
-from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded
+from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded, tell
 from workflows.prediction.faces import face_finder
 from workflows.prediction.keys import WHOLE, PredictSpec, key_lines, spec_of
 from workflows.prediction.loop import Tally, predict
@@ -59,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
             predict(media, find, predictor, spec, put, tally)
         except KeyboardInterrupt:  # how a camera is meant to end; what was seen is kept
             stopped = True
-    kept = f"; in {out}" if spec.draw or not as_json else ""
-    print(tally.sentence(media.noun) + kept, file=sys.stderr if as_json else sys.stdout)
+    kept = f"; in {printable(str(out))}" if spec.draw or not as_json else ""
+    (say if as_json else tell)(tally.sentence(media.noun) + kept)
     if stopped and not media.live:
         say("stopped before the end")
         return EXIT_STOPPED

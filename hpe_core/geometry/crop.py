@@ -28,9 +28,10 @@ MIN_INSIDE = 0.01
 
 
 def encoded(image: Image, suffix: str = ".png", options: Sequence[int] = ()) -> bytes:
-    """An (H, W, 3) uint8 RGB picture as the content of a file; `options` are OpenCV's."""
+    """An (H, W, 3) uint8 RGB picture as the content of a file; `options` are OpenCV's. Raises ValueError."""
     done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    assert done, f"OpenCV does not encode {suffix}"
+    if not done:
+        raise ValueError(f"OpenCV writes no {suffix} of {image.shape[1]} x {image.shape[0]} pixels")
     return data.tobytes()
 
 

@@ -19,12 +19,13 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
 from hpe_core.predictor import HeadPosePredictor
 from tests.archives import picture
+from tests.prediction.asking import table
 from workflows import predict
 from workflows.prediction.faces import face_finder, why_unusable
 from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.media import open_media
-from workflows.prediction.output import row_of
+from workflows.prediction.output import TABLE, row_of
 from workflows.prediction.pictures import counted
 
 
@@ -247,3 +248,43 @@ def test_a_photograph_of_200_megapixels_keeps_its_orientation(tmp_path, monkeypa
     monkeypatch.setattr(Pil, "MAX_IMAGE_PIXELS", 1000)
     (frame,) = looked_at(tmp_path / "a.jpg", out=tmp_path / "out", max_pixels=10_000)
     assert isinstance(frame, Frame) and frame.image.shape == (120, 80, 3) and Pil.MAX_IMAGE_PIXELS == 1000
+
+
+def test_a_picture_too_large_for_its_kind_of_file_is_told_and_the_others_are_drawn(here, capsys):
+    """JPEG has no more than 65,500 pixels a side, and a copy of a kind that is not written is a JPEG."""
+    Path("in").mkdir()
+    for name, kind, width in (("a.ppm", "PPM", 66_000), ("b.webp", "PNG", 17_000), ("c.png", "PNG", 90)):
+        save(Path("in", name), np.zeros((12, width, 3), np.uint8), kind)
+    assert predict.main(["in", "boxes=whole"]) == 0
+    assert [row["file"] for row in table()] == ["a.ppm", "b.webp", "c.png"]
+    assert [path.name for path in Path("poses").iterdir() if path.name != TABLE] == ["c.png"]
+    told = capsys.readouterr().err
+    assert "a.ppm is not drawn: OpenCV writes no .jpg of 66000 x 12 pixels" in told
+    assert "b.webp is not drawn: OpenCV writes no .webp of 17000 x 12 pixels" in told
+
+
+def test_progress_counts_pictures_and_not_the_boxes_that_are_none(here, capsys):
+    Path("in").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        save(Path("in", name), picture(0, 60, 80), "PNG")
+    Path("in", "aa.png").write_bytes(b"")
+    Path("b.json").write_text(json.dumps({"a.png": [{"bbox": [900, 9, 990, 99]}] * 5}))
+    assert predict.main(["in", "boxes=b.json", "draw=false"]) == 2
+    said = capsys.readouterr()
+    assert re.findall(r"poses: (\d+) of (\d+) pictures", said.err) == [("1", "4"), ("4", "4")]
+    assert "3 pictures, 0 faces, 3 without a face, 6 unusable" in said.out
+
+
+def test_the_last_line_is_written_whatever_the_terminal_can_show(here, monkeypatch):
+    """A name of other letters, and a reader that is gone, after all the work is done."""
+    save(Path("a.png"), picture(0, 60, 80), "PNG")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert predict.main(["a.png", "boxes=whole", "draw=false", "out=顔\udcff"]) == 0
+    assert shown.buffer.getvalue().endswith(b"; in \\u9854\\xff\n") and len(table(Path("顔\udcff"))) == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert predict.main(["a.png", "boxes=whole", "draw=false"]) == 0
+        monkeypatch.undo()

@@ -250,9 +250,11 @@ def guarded(main: Callable[[], int]) -> int:
 
 
 def tell(text: str) -> None:
-    """Print a command's result; a reader that has seen enough (`plan | head`) is no error."""
+    """Print a command's result; a reader that has seen enough (`plan | head`) is no error, nor is a letter that the
+    terminal does not have."""
+    letters = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(letters, "backslashreplace").decode(letters), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
 

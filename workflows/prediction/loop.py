@@ -64,12 +64,13 @@ def predict(
     """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
     console, frames, told = Console(), media.frames(), time.monotonic()
     tracks = Tracks(spec.smooth) if media.moving else None
-    total = min(media.total, spec.frames or media.total)
+    total, looked = min(media.total, spec.frames or media.total), 0
     while not spec.frames or tally.frames < spec.frames:
         with tally.timed("reading"):
             frame = next(frames, None)
         if frame is None:
             break
+        looked += 1
         if isinstance(frame, Unusable):
             tally.unusable += 1
             console.say(f"unusable: {frame.said}")
@@ -97,8 +98,7 @@ def predict(
                 media.keep(frame, drawn(frame.image, faces, angles, marks))
         tally.faces += len(faces)
         if total > 1:
-            done = tally.frames + tally.unusable
-            console.progress("poses", done, max(total, done), f"{media.noun}s")
+            console.progress("poses", looked, max(total, looked), f"{media.noun}s")
         elif total == 0 and time.monotonic() - told > TOLD_EVERY_S:
             told = time.monotonic()
             console.say(tally.sentence(media.noun))

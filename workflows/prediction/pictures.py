@@ -20,6 +20,7 @@ from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, decode_within, read_bytes
 from hpe_core.datasets.unread import SAID
+from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image, encoded
 from workflows.prediction.frames import Frame, Unusable, apart
@@ -110,11 +111,15 @@ class Pictures:
                 yield Unusable(f"{shown} needs more memory than there is")
 
     def keep(self, frame: Frame, drawn: Image) -> None:
-        """Writes the frame with what was drawn on it. Raises SpecError if the file cannot be written."""
+        """Writes the frame with what was drawn on it; one that is too large for its kind of file is told instead.
+        Raises SpecError if the file cannot be written."""
         path = self.out / drawn_name(frame.name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(drawn, path.suffix))  # imwrite dies on a name that is no UTF-8
+            with silent_opencv():
+                path.write_bytes(encoded(drawn, path.suffix))  # imwrite dies on a name that is no UTF-8
+        except ValueError as error:
+            say(f"{files.printable(frame.name)} is not drawn: {error}")
         except OSError as error:
             raise SpecError(f"{files.printable(str(path))} cannot be written: {error.strerror}") from None
 
