@@ -2,7 +2,9 @@
 
 import json
 import platform
+import socket
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
@@ -103,6 +105,27 @@ def test_mlflow_stores(tmp_path, monkeypatch, dashboard):
     port, codes = dashboard
     codes.append(200)
     assert look_at_mlflow(f"http://127.0.0.1:{port}").findings == ()
+    assert look_at_mlflow(f"http://user:secret@127.0.0.1:{port}/").findings == ()
     silent = look_at_mlflow("http://user:secret@127.0.0.1:1")
     assert silent.findings[0].level == "warning" and "secret" not in f"{silent}"
     assert look_at_mlflow("none").findings == ()
+
+
+def test_a_port_of_another_service_is_no_dashboard_and_no_mlflow():
+    """One that greets whoever calls, as SSH does."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            for _ in range(2):
+                caller, _ = listening.accept()
+                with caller:
+                    caller.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                    caller.recv(1 << 16)
+
+        greeter = threading.Thread(target=greet, daemon=True)
+        greeter.start()
+        port = listening.getsockname()[1]
+        assert dashboard_state(["127.0.0.1"], port) == "none"
+        (finding,) = look_at_mlflow(f"http://127.0.0.1:{port}").findings
+        assert finding.level == "warning" and "speaks no HTTP" in finding.text
+        greeter.join(5)

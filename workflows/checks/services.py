@@ -11,6 +11,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
@@ -111,7 +112,10 @@ def own_addresses() -> list[str]:
 def _ask(url: str) -> None:
     """Returns where the address answers, without a proxy. Raises HTTPError for a refusal, OSError for no answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    opener.open(url, timeout=TIMEOUT_S).close()
+    try:
+        opener.open(url, timeout=TIMEOUT_S).close()
+    except HTTPException:
+        raise OSError("what answers there speaks no HTTP") from None
 
 
 def look_at_mlflow(uri: str) -> Look:
@@ -125,7 +129,7 @@ def look_at_mlflow(uri: str) -> Look:
             return Look("MLflow", f"{said}, made by the first run")
         return _look_at_sqlite(file, said)
     try:
-        _ask(f"{uri.rstrip('/')}/health")
+        _ask(f"{said.rstrip('/')}/health")  # MLflow asks nobody's name there, and urllib takes one for the host's
         return Look("MLflow", f"{said} answers")
     except (OSError, ValueError) as failed:
         silent = f"{said} does not answer ({getattr(failed, 'reason', failed)})"
