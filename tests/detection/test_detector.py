@@ -58,6 +58,32 @@ def test_boxes_are_in_the_pictures_own_pixels_whatever_its_size(yunet, photo):
     assert overlap(moved.box, face.box.moved(533, 17)) > 0.8
 
 
+def test_the_network_is_shown_every_pixel_of_a_picture_in_its_own_order_of_colours(yunet):
+    """A picture is made smaller by means over its pixels: one in four of them would be another picture."""
+    find = FaceDetector(yunet)
+
+    class Shown:
+        def setInputSize(self, size: tuple[int, int]) -> None:
+            assert size == (640, 320)
+
+        def detect(self, image: np.ndarray) -> tuple[int, np.ndarray]:
+            assert image.shape == (320, 640, 3)
+            assert np.abs(image.astype(int) - (30, 20, 110)).max() <= 1
+            return 1, np.array([[64.0, 32, 128, 96, *[0] * 10, 0.75]], np.float32)
+
+    checks = np.full((640, 1280, 3), (10, 20, 30), np.uint8)
+    checks[::2, ::2, 0] = checks[1::2, 1::2, 0] = 210
+    find._network = Shown()
+    assert find(checks) == [Detection(Box(128, 64, 384, 256), 0.75)]
+
+
+def test_a_file_far_larger_than_a_detector_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    (tmp_path / "film.onnx").write_bytes(bytes(1001))
+    with pytest.raises(SpecError, match=r"film.onnx is no YuNet face detector: it has more than 1000 bytes"):
+        FaceDetector(DetectorSpec(str(tmp_path / "film.onnx")))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5000), (5000, 2), (33, 31)])
 def test_no_shape_of_a_picture_is_an_error(yunet, shape):
     assert detector_of(yunet)(np.full((*shape, 3), 127, np.uint8)) == []

@@ -69,6 +69,13 @@ def test_small_and_large_faces_are_each_found_once_and_no_tile_is_looked_at_if_n
 
 
 @pytest.mark.parametrize("quarters", range(4))
+def test_a_small_face_of_a_panorama_is_found_also_where_it_lies(quarters):
+    image = with_spots(900, 200, [(400, 90, 8)], quarters)
+    (found,) = find_faces(spots, image, SIDE, turns=4)
+    assert corners([found]) == [(400, 90, 408, 98)] and found.quarters == -quarters % 4 and found.score == 0.9
+
+
+@pytest.mark.parametrize("quarters", range(4))
 def test_a_face_that_lies_is_found_where_it_is_and_which_way(quarters):
     """A head that was turned clockwise by three quarters stands upright after one more."""
     image = with_spots(120, 80, [(10, 20, 30), (70, 5, 20)], quarters)

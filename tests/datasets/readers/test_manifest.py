@@ -169,6 +169,7 @@ def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
         ({"path": "loop.png"}, "unreadable_file", "loop"),
         ({"path": "y" * 300 + ".png"}, "unreadable_file", "name too long"),
         ({"path": "d/" * 3000 + "a.png"}, "unreadable_file", "name too long"),
+        ({"yaw": True}, "bad_annotation", "yaw is True, no number"),
         ({"path": ""}, "bad_annotation", "names no picture"),
         ({"path": "a\0b.png"}, "bad_annotation", "names no picture"),
         ({"landmarks": "[[1, 2], [3, 4]]"}, "bad_annotation", "68 pairs"),
