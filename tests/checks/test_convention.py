@@ -168,6 +168,17 @@ def test_right_labels_raise_no_alarm_however_few_and_noisy(spread, noise, count)
     assert check.check_labels(poses, solved, OURS).kind in ("agrees", "too_few_faces")
 
 
+def test_one_face_alone_changes_no_verdict():
+    """However far off it is: the others, which look ahead, lie nearer to their poses with the labels as they are."""
+    poses = np.array(
+        [[-12, 2, 5], [8, -2, -6], [15, 2, 4], [-5, -2, 8], [10, 2, -7], [-9, -2, 3], [6, 2, 6], [4, 70, 2]]
+    )
+    seen = poses.copy()
+    seen[-1, 1] = -70
+    verdict = check.check_labels(poses, euler_to_matrix(seen), OURS)
+    assert verdict.error > 15 and verdict.kind == "agrees" and verdict.best == OURS
+
+
 @pytest.mark.parametrize("tilt", [2 - check.MAX_TILT, 0.5, check.MAX_TILT - 2])
 def test_a_tilt_of_all_heads_is_told_and_changes_no_verdict(people, tilt):
     poses, solved = people

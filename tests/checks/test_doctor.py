@@ -10,15 +10,19 @@ import cv2
 import numpy as np
 import pytest
 
+from hpe_core.datasets.base import FaceRow
 from hpe_core.datasets.readers.aflw import AMONG_68
+from hpe_core.datasets.registry import open_source
+from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.anatomy import landmark_targets
-from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
+from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_300w, write_aflw, write_aflw2000, write_average_heads
 from workflows import doctor
-from workflows.checks.data import examine, histogram, in_lines, sample
+from workflows.checks.data import _solved, examine, histogram, in_lines, sample
+from workflows.checks.findings import Look, error, warning
 from workflows.engine.config import REPO
 
 HEAD = landmark_targets()
@@ -139,6 +143,32 @@ def test_too_many_rejected_faces_are_an_error(tmp_path, capsys, every, said):
         if i % every == 0:
             (tmp_path / f"image{i:05d}.jpg").write_bytes(b"")
     assert said in errors(looked_at(tmp_path, capsys, f"out={tmp_path / 'look'}"))[0]
+
+
+def test_of_each_reason_the_first_face_is_told(tmp_path, capsys):
+    rows = [f"{i}.png,{'nan' if i % 3 == 1 else i},2,3,5,5,50,50" for i in range(9)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,pitch,yaw,roll,x1,y1,x2,y2", *rows]))
+    for i in range(9):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i))
+    told = looked_at(tmp_path, capsys, reader="manifest")["datasets"]["manifest"]
+    assert told["rejected"] == {"nan_pose": 3} and "row 2: its pose" in told["examples"]["nan_pose"]
+
+
+def test_errors_come_before_warnings(capsys):
+    looks = [Look("Ray", "one", warning("Ray", "may be meant")), Look("GPU", "none", error("GPU", "must be mended"))]
+    assert doctor.conclude(looks, [], as_json=False) == 2
+    assert capsys.readouterr().out.splitlines()[-2:] == ["error: GPU: must be mended", "warning: Ray: may be meant"]
+    assert doctor.conclude(looks[:1], [], as_json=False) == 0
+
+
+def test_a_stretched_crop_has_the_pose_of_the_picture():
+    """Its pixels are wider than high; heads are solved from landmarks as the camera saw them."""
+    source = open_source(DatasetSpec("synthetic", count=6, image_px=160))
+    refs = sorted(source.refs())
+    square, stretched = (load_directly(source, CropSpec(64, 0, shape=shape), refs) for shape in ("square", "stretch"))
+    for one, other in zip(square, stretched, strict=True):
+        assert isinstance(one, FaceRow) and isinstance(other, FaceRow) and other.crop.scale_x != other.crop.scale_y
+        np.testing.assert_allclose(_solved(one), _solved(other), atol=1e-3)
 
 
 def test_pictures_are_written_where_they_are_asked_for(tmp_path, capsys):

@@ -101,6 +101,16 @@ def test_people_keep_their_numbers_while_they_move_cross_and_blink():
     assert tracks.follow([left.moved(32, 0)], pose[:1], 3.8)[0] == [3]  # nobody was seen, and then somebody else
 
 
+def test_of_two_people_who_overlap_each_keeps_the_number_whose_box_is_nearest():
+    """Whatever order the detector names them in: the surest pairs are matched first."""
+    left, right, pose = Box(0, 0, 40, 40), Box(20, 0, 60, 40), np.zeros((2, 3))
+    for order in (1, -1):
+        tracks = Tracks(0.0)
+        assert tracks.follow([left, right], pose, 0.0)[0] == [0, 1]
+        moved = [left.moved(2, 0), right.moved(-2, 0)][::order]
+        assert tracks.follow(moved, pose, 0.04)[0] == [0, 1][::order]
+
+
 def test_each_person_is_smoothed_alone_and_nobody_without_the_key():
     boxes = [Box(0, 0, 40, 40), Box(100, 0, 140, 40)]
     for smooth, same in ((0.0, True), (0.5, False)):
