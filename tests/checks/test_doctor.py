@@ -126,6 +126,16 @@ def test_an_aflw_in_degrees_without_landmarks_is_suspected(tmp_path, capsys):
     assert mended["datasets"]["aflw"]["filtered"] == 0 and len(mended["findings"]) == 1, "it is a part of AFLW"
 
 
+def test_an_archive_that_may_not_be_read_is_a_finding(tmp_path, monkeypatch):
+    def shut(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", shut)
+    data = DataSpec({"mine": DatasetSpec("manifest", root=str(tmp_path))}, train=("mine",), test=())
+    (finding,) = examine("mine", data.datasets["mine"], data, 4, "", planned=False).findings
+    assert finding.level == "error" and "Permission denied" in finding.text and str(tmp_path) in finding.text
+
+
 def test_a_missing_archive_is_a_finding_and_the_others_are_looked_at(tmp_path):
     write_faces(tmp_path / "here", ConventionSpec())
     specs = {name: DatasetSpec("aflw2000", root=str(tmp_path / name)) for name in ("here", "gone")}

@@ -130,8 +130,22 @@ def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(h
     assert "over itself" in refusal("in/a.png", onnx, "boxes=whole", "out=in")
     save(here / "other" / "a.png", picture(1))
     assert predict.main(["in/a.png", "in/a.png", onnx, "boxes=whole"]) == 0 and len(table()) == 1  # named twice
-    assert "both be written" in refusal("in/a.png", "other/a.png", onnx, "boxes=whole")
+    assert "both be written as" in refusal("in/a.png", "other/a.png", onnx, "boxes=whole")
     assert (here / "in" / "a.png").read_bytes() == before
+
+
+def test_where_nothing_is_drawn_no_copy_is_in_the_way(here, onnx):
+    """The table may lie beside its pictures, and a picture beside one that is named like its copy."""
+    for name in ("a.png", "b.gif.jpg"):
+        save(here / name, picture(0))
+    Pil.fromarray(picture(1)).save("b.gif")
+    write_video(here / "in.mp4", frames=2)
+    for words in (["a.png", "out=."], ["in.mp4", "out=."], ["b.gif", "b.gif.jpg"]):
+        assert "written" in refusal(*words, onnx, "boxes=whole")
+        assert predict.main([*words, onnx, "boxes=whole", "draw=false"]) == 0
+    assert [row["file"] for row in table()] == ["b.gif", "b.gif.jpg"]
+    save(here / "other" / "a.png", picture(1))
+    assert "both be written as" in refusal("a.png", "other/a.png", onnx, "boxes=whole", "draw=false")
 
 
 def test_boxes_that_are_none_are_told_and_pictures_without_one_are_counted(here, onnx, capsys):

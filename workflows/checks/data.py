@@ -88,7 +88,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     try:
         refs = sorted(source.refs())
         missing = source.reader.missing_parts(refs)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:
         return Examined(name, spec, (Finding("error", name, str(error)),))
     if not refs:
         return Examined(name, spec, (Finding("error", name, f"the reader {spec.reader} finds no face in {spec.root}"),))

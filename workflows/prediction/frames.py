@@ -73,8 +73,7 @@ class Media(Protocol):
     def close(self) -> None: ...
 
 
-def apart(source: Path, target: Path) -> Path:
-    """The target. Raises SpecError if it is the very file that is read."""
+def apart(source: Path, target: Path) -> None:
+    """Raises SpecError if the target is the very file that is read."""
     if os.path.exists(target) and target.samefile(source):
         raise SpecError(f"{target} would be written over itself; choose another folder with out=FOLDER")
-    return target

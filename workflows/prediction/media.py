@@ -39,15 +39,17 @@ def open_media(
     kind = kind_of(paths[0]) if len(paths) == 1 and not paths[0].is_dir() else ""
     if kind in ("animation", "video"):
         path, copy = paths[0], out / copy_name(paths[0].name)
+        if draw:
+            apart(path, copy)
         if kind == "animation":
             _check_writable(draw)
-            return Animation(path, apart(path, copy), max_pixels)
+            return Animation(path, copy, max_pixels)
         try:
             container = opened(f"file:{path}", path.name, FILES_ALONE)
-            return VideoFile(container, path.name, apart(path, copy), sound=draw, file=path)
+            return VideoFile(container, path.name, copy, sound=draw, file=path)
         except SpecError as error:
             raise SpecError(f"{error}{'; a part of it is missing: it was cut off' * is_cut(path)}") from None
-    return open_pictures(paths, out, upright=upright, max_pixels=max_pixels)
+    return open_pictures(paths, out, upright=upright, draw=draw, max_pixels=max_pixels)
 
 
 def local(word: str) -> str:

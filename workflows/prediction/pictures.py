@@ -27,18 +27,19 @@ from workflows.prediction.frames import Frame, Unusable, apart
 from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header, unread
 
 
-def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, max_pixels: int) -> "Pictures":
+def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, draw: bool, max_pixels: int) -> "Pictures":
     """Picture files and folders. Writes nothing yet. Raises SpecError."""
     found: dict[str, Path] = {}
-    drawn: dict[str, Path] = {}
+    kept: dict[str, Path] = {}  # by the name of the row, or of the drawn copy
     left_out: Counter[str] = Counter()
     for path in paths:
         for name, file in _pictures(path, out, left_out):
-            copy = drawn_name(name)
-            if copy in drawn and not (name in found and file.samefile(found[name])):
-                raise SpecError(f"{drawn[copy]} and {file} would both be written to {out / copy}; give them apart")
-            found[name] = drawn[copy] = file
-            apart(file, out / copy)
+            copy = drawn_name(name) if draw else name
+            if copy in kept and not (name in found and file.samefile(found[name])):
+                raise SpecError(f"{kept[copy]} and {file} would both be written as {out / copy}; give them apart")
+            found[name] = kept[copy] = file
+            if draw:
+                apart(file, out / copy)
     if not found:
         others = f"; it holds {counted(left_out)}" if left_out else ""
         raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}{others}")
