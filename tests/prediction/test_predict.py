@@ -265,6 +265,7 @@ def test_faces_of_photographs_are_found_and_an_empty_picture_is_no_error(here, o
         (["b.png", "boxes=whole"], "there is no b.png; did you mean 'a.png'"),
         (["notes.txt", "boxes=whole"], "no picture by its content or its ending"),
         (["a.png", "in.mp4", "boxes=whole"], "a video is looked at alone"),
+        (["a.png", "rtsp://127.0.0.1:1/x", "boxes=whole"], "a stream is looked at alone"),
         (["empty", "boxes=whole"], "holds no picture"),
         (["97", "boxes=whole"], "camera 97 cannot be opened"),
         (["a.png", "detector=none.onnx"], "none.onnx cannot be read"),
