@@ -16,16 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import (
-    MOUTH,
-    TEETH,
-    TONGUE,
-    anatomy,
-    average_adult,
-    normals_of,
-    smoothstep,
-    spread,
-)
+from hpe_core.render.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult, normals_of, smoothstep, spread
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]
@@ -79,10 +70,6 @@ class Light:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lamp", unit(*self.lamp))
-
-    def mirrored(self) -> Light:
-        """As a mirror shows it."""
-        return replace(self, around=self.around[:, ::-1], lamp=(-self.lamp[0], *self.lamp[1:]))
 
     def before(self, background: Float) -> Light:
         """With the picture's background (H, H, 3) behind the head, where it is brighter than what was painted there."""
@@ -307,10 +294,9 @@ class Shadow:
         view = np.stack([across, _cross(forward, across), forward])
         self.soft, self.side = soft, side
         middle = (points.cumsum(0)[-1] / np.float32(len(points))) @ view.T
-        self.view = view * np.array([[1 / cell], [1 / cell], [1.0]], np.float32)
-        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * np.array(
-            [1 / cell, 1 / cell, 1], np.float32
-        )
+        scale = np.array([1 / cell, 1 / cell, 1], np.float32)
+        self.view = view * scale[:, None]
+        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * scale
         seen = points @ self.view.T
         seen += self.shift
         self.depth = depth_map(seen[:, :2], seen[:, 2], triangles, side)
