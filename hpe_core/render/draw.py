@@ -96,9 +96,7 @@ def _express(figure: Figure, scene: Scene) -> Float:
     open_before = _lid_gaps(points)
     closed = points.copy()
     shared.add(closed, {f"faceunits/{name}": 1.0 for name in blinks})
-    for name, (before, after) in zip(
-        ("eyeBlinkRight", "eyeBlinkLeft"), zip(open_before, _lid_gaps(closed), strict=True), strict=True
-    ):
+    for name, before, after in zip(("eyeBlinkRight", "eyeBlinkLeft"), open_before, _lid_gaps(closed), strict=True):
         if name in blinks:  # lids meet; they do not pass each other
             most = max(0.0, (before - 0.3) / max(before - after, 1e-3))
             shared.add(points, {f"faceunits/{name}": min(blinks[name] * min(most, 1.3), most)})
