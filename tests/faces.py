@@ -1,11 +1,12 @@
 """Rendered faces as shards, without Ray: the smallest real input for tests of the library and the stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.rows import read_shard, write_shard, write_soft_labels
 from hpe_core.datasets.base import FaceRow
 from hpe_core.detection.fit import DetectorFit
@@ -50,6 +51,12 @@ def write_heads(folder: Path, count: int, *, split: str = "train", first: int = 
         write_shard(path, rows, CROP, "raw")
         files.append(path)
     return files
+
+
+def ordered(data: FaceData, batch_size: int, **who: int) -> Iterator[PoseBatch]:
+    """Every row once, in file order; of several workers those of one."""
+    rows = data.rows()
+    return (taken(rows, index) for index in data.in_order(batch_size, **who))
 
 
 def marked_labels(files: Sequence[Path], folder: Path, *, rotations: bool = False) -> list[Path]:

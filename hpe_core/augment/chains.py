@@ -69,11 +69,7 @@ OFFSETS: Chain = (
     ),
     part(0.5, op("shuffle"), op("drop_channel")),
     part(0.5, op("median3"), op("median5")),
-    part(
-        0.5,
-        op("shadow", count=(1, 2), corners=(5, 5), darkness=(0.5, 0.5)),
-        op("iso_noise", intensity=(0.1, 0.5)),
-    ),
+    part(0.5, op("shadow", count=(1, 2), corners=(5, 5), darkness=(0.5, 0.5)), op("iso_noise", intensity=(0.1, 0.5))),
     part(0.5, op("holes", count=(1, 2), share=(0.1, 0.2))),
 )
 CHAINS: Mapping[str, Chain] = MappingProxyType({"light": LIGHT, "ehpnet": EHPNET, "offsets": OFFSETS})

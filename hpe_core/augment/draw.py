@@ -80,14 +80,9 @@ def jpeg(operation: Operation, count: int, size: int, random: np.random.Generato
     return {"quality": whole(operation.ranges["quality"], count, random)}
 
 
-def downscale(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
-    """Downscale."""
-    return {"scale": uniform(operation.ranges["scale"], count, random)}
-
-
-def clahe(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
-    """CLAHE."""
-    return {"clip": uniform(operation.ranges["clip"], count, random)}
+def as_ranged(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
+    """Downscale, CLAHE: each parameter is uniform in its range."""
+    return {name: uniform(within, count, random) for name, within in operation.ranges.items()}
 
 
 def shuffle(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
@@ -112,10 +107,7 @@ def shadow(operation: Operation, count: int, size: int, random: np.random.Genera
 
 def iso_noise(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
     """ISONoise, and the seed of a face's pixels."""
-    return {
-        "intensity": uniform(operation.ranges["intensity"], count, random),
-        "seed": random.integers(2**24, size=count),
-    }
+    return as_ranged(operation, count, size, random) | {"seed": random.integers(2**24, size=count)}
 
 
 def holes(operation: Operation, count: int, size: int, random: np.random.Generator) -> Columns:
@@ -128,17 +120,5 @@ def holes(operation: Operation, count: int, size: int, random: np.random.Generat
     return {"edges": edges.reshape(count, -1)}
 
 
-DRAWS: dict[str, Draw] = {
-    "brightness": brightness,
-    "gamma": gamma,
-    "hsv": hsv,
-    "gaussian": gaussian,
-    "jpeg": jpeg,
-    "downscale": downscale,
-    "clahe": clahe,
-    "shuffle": shuffle,
-    "drop_channel": drop_channel,
-    "shadow": shadow,
-    "iso_noise": iso_noise,
-    "holes": holes,
-}
+OWN: tuple[Draw, ...] = (brightness, gamma, hsv, gaussian, jpeg, shuffle, drop_channel, shadow, iso_noise, holes)
+DRAWS: dict[str, Draw] = {each.__name__: each for each in OWN} | {"downscale": as_ranged, "clahe": as_ranged}

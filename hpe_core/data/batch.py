@@ -135,11 +135,6 @@ class FaceData:
         starts = range(rank * batch_size, len(self), world * batch_size)
         return [np.arange(start, min(start + batch_size, len(self))) for start in starts]
 
-    def ordered(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[PoseBatch]:
-        """The batches of `in_order`."""
-        rows = self.rows()
-        return (taken(rows, index) for index in self.in_order(batch_size, rank=rank, world=world))
-
 
 class OwnFaces(FaceData):
     """The same rows, of which each worker reads its own part only."""

@@ -112,14 +112,13 @@ def write_shard(path: Path, rows: Sequence[FaceRow], crop: CropSpec, encoding: s
 
 def write_table(path: Path, table: pa.Table) -> str:
     """Write a table so that equal tables are equal bytes, atomically; returns the SHA-256 of the file."""
+    large = ("image", LOG_PROBS, ROTATIONS)
     with replacing(path) as temporary:
         pq.write_table(
             table,
             temporary,
             row_group_size=ROW_GROUP,
-            compression={
-                name: "none" if name in ("image", LOG_PROBS, ROTATIONS) else "zstd" for name in table.column_names
-            },
+            compression={name: "none" if name in large else "zstd" for name in table.column_names},
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -111,24 +111,18 @@ def part_of(total: int, batch_size: int, world: int) -> int:
 
 def read_pieces(pieces: Sequence[Piece], order: NDArray[np.int64] | None = None) -> FaceArrays:
     """The rows of some pieces; row k is row order[k] of them laid end to end. All is checked. Raises ShardError."""
-    total = count(pieces)
     where = None if order is None else np.argsort(order)
-    images = angles = scales = landmarks = soft = None
-    at = 0
+    columns, at = dict[str, NDArray[Any]](), 0
     for piece in pieces:
         shard = read_shard(piece.file)
-        part = None if piece.labels is None else read_soft_labels(piece.labels, shard.sample_ids)
-        if images is None or angles is None or scales is None or landmarks is None:
-            images = np.empty((total, *shard.images.shape[1:]), np.uint8)
-            angles, scales = np.empty((total, 3), np.float32), np.empty((total, 2), np.float32)
-            landmarks = np.empty((total, *shard.landmarks.shape[1:]), np.float32)
-            soft = None if part is None else np.empty((total, *part.shape[1:]), part.dtype)
-        own, laid = slice(piece.start, piece.stop), slice(at, at + piece.rows)
+        parts = {name: getattr(shard, name) for name in ("images", "angles", "scales", "landmarks")}
+        if piece.labels is not None:
+            parts["soft"] = read_soft_labels(piece.labels, shard.sample_ids)
+        laid = slice(at, at + piece.rows)
         rows = laid if where is None else where[laid]
-        images[rows], angles[rows], scales[rows] = shard.images[own], shard.angles[own], shard.scales[own]
-        landmarks[rows] = shard.landmarks[own]
-        if soft is not None and part is not None:
-            soft[rows] = part[own]
+        for name, part in parts.items():
+            if name not in columns:
+                columns[name] = np.empty((count(pieces), *part.shape[1:]), part.dtype)
+            columns[name][rows] = part[piece.start : piece.stop]
         at += piece.rows
-    assert images is not None and angles is not None and scales is not None
-    return FaceArrays(images, angles, scales, soft, landmarks)
+    return FaceArrays(**columns)

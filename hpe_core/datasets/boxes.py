@@ -69,12 +69,12 @@ class Boxed(Wrapped):
         """The reader's. Raises DatasetError, also for a file of boxes that is missing, malformed or ambiguous."""
         self._fetch_boxes()
         listed = list(self.source.refs())
-        self._boxes().check_names(self.file, (ref.key for ref in listed))
+        open_boxes(self.file).check_names(self.file, (ref.key for ref in listed))
         yield from listed
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         annotation, image = self.source.load(ref)
-        boxes = self._boxes().of(ref.key)
+        boxes = open_boxes(self.file).of(ref.key)
         place = f"{files.printable(str(self.file))} for {files.printable(ref.key)}"
         if not boxes:
             raise Rejected("no_box", f"{ref.sample_id}: there is no box in {place}")
@@ -87,7 +87,7 @@ class Boxed(Wrapped):
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         self._fetch_boxes()
-        boxes = self._boxes()
+        boxes = open_boxes(self.file)
         entries = (boxes.of(ref.key) for ref in refs)
         return [f"{state} {entry}" for state, entry in zip(self.source.states(refs), entries, strict=True)]
 
@@ -98,9 +98,6 @@ class Boxed(Wrapped):
     def _fetch_boxes(self) -> None:
         if is_remote(self.address):
             Remote(self.address).parent.fetch([self.file.name])
-
-    def _boxes(self) -> BoxFile:
-        return open_boxes(self.file)
 
 
 def open_boxes(file: Path) -> BoxFile:

@@ -91,10 +91,6 @@ def used_datasets(data: DataSpec) -> list[str]:
     return [name for name in data.datasets if name in data.train or name in data.test]
 
 
-def wanted_splits(name: str, data: DataSpec) -> tuple[str, ...]:
-    return (("train", "val") if name in data.train else ()) + (("test",) if name in data.test else ())
-
-
 def plan_dataset(name: str, source: Source, data: DataSpec, folder: Path | None = None) -> DatasetPlan:
     """List, split and cut one dataset. Raises DatasetError where it or a split is empty, or a named group not there.
 
@@ -109,9 +105,10 @@ def plan_dataset(name: str, source: Source, data: DataSpec, folder: Path | None 
     groups = np.unique(listing.groups)
     _check_groups(name, groups, listing, spec)
     given = _given_splits(name, groups, listing, spec)
-    wanted = wanted_splits(name, data)
+    wanted = ("train", "val") * (name in data.train) + ("test",) * (name in data.test)
     chosen = _thinned(listing.ids, spec)
-    of_group = _split_groups(groups, _present(groups, listing.groups[chosen]), spec, wanted, given)
+    present = np.bincount(_which(groups, listing.groups[chosen]), minlength=len(groups)) > 0
+    of_group = _split_groups(groups, present, spec, wanted, given)
     of_face = np.where(chosen, of_group[_which(groups, listing.groups)], np.uint8(NOWHERE))
     again = _repeated(listing.again, chosen)
     counts = np.bincount(of_face[~again], minlength=NOWHERE + 1)
@@ -132,17 +129,10 @@ def plan_dataset(name: str, source: Source, data: DataSpec, folder: Path | None 
                 jobs.append(Job(name, split, part, len(refs), _job_hash(spec, states, data, refs), file, write(refs)))
     repeated = again & np.isin(of_face, [SPLITS.index(split) for split in wanted])
     splits = (SPLITS[code] for code in of_face[repeated])
-    return DatasetPlan(
-        jobs=tuple(jobs),
-        wanted=wanted,
-        repeated=tuple(zip(splits, listing.chosen(repeated), strict=True)),
-        groups=len(groups),
-        unused={
-            split: int(counts[i])
-            for i, split in sorted(enumerate(SPLITS), key=lambda at: at[1])
-            if counts[i] and split not in wanted
-        },
-    )
+    seen_before = tuple(zip(splits, listing.chosen(repeated), strict=True))
+    left = sorted(zip(SPLITS, counts.tolist(), strict=False))  # those of no split come last
+    unused = {split: faces for split, faces in left if faces and split not in wanted}
+    return DatasetPlan(tuple(jobs), wanted, seen_before, len(groups), unused)
 
 
 def listed(source: Source, folder: Path | None) -> Listing:
@@ -163,15 +153,9 @@ def listed(source: Source, folder: Path | None) -> Listing:
                 last = ref.group if last is None else max(last, ref.group)
                 if len(names) <= NAMED:
                     names.add(ref.group)
-    return Listing(
-        file,
-        np.frombuffer(ids, np.uint64),
-        np.frombuffer(groups, np.uint64),
-        np.frombuffer(given, np.uint8),
-        np.frombuffer(again, np.bool_),
-        names,
-        (first or "", last or ""),
-    )
+    numbers = np.frombuffer(ids, np.uint64), np.frombuffer(groups, np.uint64)
+    marks = np.frombuffer(given, np.uint8), np.frombuffer(again, np.bool_)
+    return Listing(file, *numbers, *marks, names, (first or "", last or ""))
 
 
 def cut(refs: Iterable[FaceRef], most: int) -> Iterator[list[FaceRef]]:
@@ -202,13 +186,6 @@ def _with_states(source: Source, runs: Iterator[list[FaceRef]]) -> Iterator[tupl
 def _which(groups: Places, of: Places) -> NDArray[np.intp]:
     """Where in the sorted `groups` each of these is."""
     return np.searchsorted(groups, of)
-
-
-def _present(groups: Places, of: Places) -> NDArray[np.bool_]:
-    """(G,) whether any of these is the group."""
-    present = np.zeros(len(groups), np.bool_)
-    present[_which(groups, of)] = True
-    return present
 
 
 def _places(names: Iterable[str], spec: DatasetSpec) -> Places:

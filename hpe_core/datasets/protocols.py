@@ -8,7 +8,7 @@ table 1) and EHPNet (Thai et al., ICPRAM 2022, sections 3 and 4.1). Neither prin
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +58,6 @@ class Protocol:
     size: int  # side of the network's input, pixels
     source: str  # where it is defined
 
-    def __post_init__(self) -> None:
-        check(bool(self.train) and bool(self.test), f"protocol {self.name} needs a training set and a test set")
-        check(0 < self.filter_deg <= 180, f"protocol {self.name}: filter_deg must lie in (0, 180]")
-
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON: equal protocols share it, others do not."""
@@ -97,16 +93,13 @@ ALL = (
 )
 
 
-def protocols() -> Mapping[str, Protocol]:
-    """Every protocol by name."""
-    return {protocol.name: protocol for protocol in ALL}
+PROTOCOLS = {protocol.name: protocol for protocol in ALL}
 
 
 def protocol_named(name: str) -> Protocol:
     """Raises SpecError that says the nearest name."""
-    known = protocols()
-    check(name in known, f"there is no protocol '{name}'{nearest(name, list(known))}")
-    return known[name]
+    check(name in PROTOCOLS, f"there is no protocol '{name}'{nearest(name, list(PROTOCOLS))}")
+    return PROTOCOLS[name]
 
 
 def matches(protocol: Protocol, data: DataSpec) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from hpe_core.detection.detector import NMS_IOU, Detection
-from hpe_core.geometry.crop import Box, Image, overlap
+from hpe_core.geometry.crop import Box, Image, overlap, shared_area
 
 TILES_FROM = 6  # a picture whose longer side is more than so many detector inputs is looked at in tiles, too
 TILE_INPUTS, TILE_OVERLAP = 2, 0.25  # a tile's side in detector inputs, and the share of it that the next one repeats
@@ -85,7 +85,5 @@ def _in_tiles(detect: Detect, image: Image, side: int) -> Iterator[Detection]:
 
 def _within(first: Box, second: Box) -> float:
     """The share of the smaller box that the other one covers."""
-    width = min(first.x2, second.x2) - max(first.x1, second.x1)
-    height = min(first.y2, second.y2) - max(first.y1, second.y1)
     smaller = max(min(first.width * first.height, second.width * second.height), 1e-9)  # a detector's box may be a line
-    return max(0.0, width) * max(0.0, height) / smaller
+    return shared_area(first, second) / smaller

@@ -87,10 +87,6 @@ class Box:
     def moved(self, dx: float, dy: float) -> "Box":
         return Box(self.x1 + dx, self.y1 + dy, self.x2 + dx, self.y2 + dy)
 
-    def mirrored(self, image_width: float) -> "Box":
-        """The box in the horizontally flipped image."""
-        return Box(image_width - self.x2, self.y1, image_width - self.x1, self.y2)
-
     def turned(self, quarters: int, width: float, height: float) -> "Box":
         """The box after the width x height image is turned clockwise by so many quarters (negative: the other way)."""
         box = self
@@ -104,14 +100,17 @@ class Box:
         return finite and self.width >= 1 and self.height >= 1
 
 
-def overlap(first: Box, second: Box) -> float:
-    """Intersection over union, in [0, 1]; 0 where they do not meet."""
+def shared_area(first: Box, second: Box) -> float:
+    """Square pixels that lie in both."""
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
     height = min(first.y2, second.y2) - max(first.y1, second.y1)
-    if not (width > 0 and height > 0):
-        return 0.0
-    shared = width * height
-    return shared / (first.width * first.height + second.width * second.height - shared)
+    return max(0.0, width) * max(0.0, height)
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union, in [0, 1]; 0 where they do not meet."""
+    shared = shared_area(first, second)
+    return shared / (first.width * first.height + second.width * second.height - shared) if shared else 0.0
 
 
 def fault_of(box: Box, width: int, height: int, box_scale: float = 1.0) -> tuple[BoxFault, str] | None:

@@ -68,8 +68,3 @@ def handed_on(form: Form, answers: Tensor, wanted: FormName) -> Tensor:
         return answers
     assert wanted == Rotations.name, "mean rotations have no bins: the spec refuses this"
     return form.rotations(answers)
-
-
-def same_form(form: Form, wanted: FormName) -> Form:
-    """The form of labels that teachers of `form` hand on as `wanted`."""
-    return form if form.name == wanted else Rotations()

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.crop import Image, offset_grid, window
-from hpe_core.geometry.forms import Form, handed_on, same_form
+from hpe_core.geometry.forms import Form, handed_on
+from hpe_core.geometry.rotations import Rotations
 from hpe_core.learning.models import PoseNet
 from hpe_core.spec.training import LabelSet
 
@@ -88,7 +89,8 @@ def _predicted(
 
 def form_of(nets: Mapping[str, PoseNet], labels: LabelSet) -> Form:
     """What the soft labels of a set are that these teachers make."""
-    return same_form(nets[labels.teachers[0]].form, labels.form)
+    form = nets[labels.teachers[0]].form
+    return form if form.name == labels.form else Rotations()
 
 
 class OnlineTeachers:

@@ -104,14 +104,16 @@ class Anatomy:
         return self.points[self.part == EYES].mean(0)
 
     @cached_property
+    def skin(self) -> NDArray[np.int32]:
+        """The triangles whose corners are all skin."""
+        return self.triangles[(self.part[self.triangles] == SKIN).all(1)].astype(np.int32)
+
+    @cached_property
     def chart(self) -> Float:
         """(CHART_ROWS, CHART_COLS, 3): the point of the average adult's skin at each texel; else zero."""
         points = self.shaped(average_adult())
-        skin = self.triangles[(self.part[self.triangles] == SKIN).all(1)]
-        out = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
-        side = max(CHART_ROWS, CHART_COLS)
-        frame = Frame.empty(side)
-        frame.draw(self.uv, 1000 - out, skin, points, "both")
+        frame = Frame.empty(max(CHART_ROWS, CHART_COLS))
+        frame.draw(self.uv, 1000 - np.hypot(points[:, 0], points[:, 2] - AXIS_Z), self.skin, points, "both")
         return frame.color[:CHART_ROWS, :CHART_COLS]
 
 
@@ -215,12 +217,8 @@ def _chart_of(points: NDArray[np.float64], angle: NDArray[np.float64], part: NDA
         out = points[ball] - (points[ball].min(0) + points[ball].max(0)) / 2
         across = np.hypot(out[:, 0], out[:, 1])
         turn = np.arctan2(across, -out[:, 2]) / np.maximum(across, 1e-6)
-        uv[ball] += (
-            (PATCH / 2 - 1)
-            / (np.pi / 2)
-            * np.minimum(turn, (np.pi / 2) / np.maximum(across, 1e-6))[:, None]
-            * out[:, :2]
-        )
+        most = np.minimum(turn, (np.pi / 2) / np.maximum(across, 1e-6))
+        uv[ball] += (PATCH / 2 - 1) / (np.pi / 2) * most[:, None] * out[:, :2]
     return uv.astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float32]
 N = 128  # the plates are painted at this size
@@ -16,10 +16,8 @@ WARM = np.array([0.06, 0.0, -0.06])
 
 def draw_background(rng: np.random.Generator, side: int) -> Float:
     """(side, side, 3) linear light of about 0.05 to 1."""
-    kinds = ("room", "wall", "foliage", "sky", "street", "clutter", "bokeh", "people")
-    kind = str(rng.choice(kinds, p=[0.22, 0.14, 0.15, 0.10, 0.10, 0.14, 0.06, 0.09]))
-    plate = {"room": _room, "wall": _wall, "foliage": _foliage, "sky": _sky, "street": _street, "clutter": _clutter,
-             "bokeh": _bokeh, "people": _people}[kind](rng)  # fmt: skip
+    kinds = (_room, _wall, _foliage, _sky, _street, _clutter, _bokeh, _people)
+    plate = kinds[int(rng.choice(len(kinds), p=[0.22, 0.14, 0.15, 0.10, 0.10, 0.14, 0.06, 0.09]))](rng)
     texture = 1 + rng.uniform(0.03, 0.15) * _fractal(rng, rng.uniform(0.9, 1.5))
     tilt = rng.uniform(-0.25, 0.25)
     across = 1 + tilt * np.linspace(-1, 1, N, dtype=np.float32)
@@ -80,19 +78,18 @@ def _size(rng: np.random.Generator, low: float, high: float) -> float:
     return float(1 / ((1 - u) / low + u / high))
 
 
-def _fill(plate: Float, corners: NDArray[np.floating], color: Float) -> None:
-    _fill_sixteenths(plate, np.rint(np.asarray(corners) * 16).astype(np.int32), color)
-
-
-def _fill_sixteenths(plate: Float, corners: NDArray[np.int32], color: Float) -> None:
-    cv2.fillPoly(plate, [corners], color.tolist(), cv2.LINE_AA, 4)
+def _fill(plate: Float, corners: ArrayLike, color: Float) -> None:
+    sixteenths = np.rint(np.asarray(corners) * 16).astype(np.int32)
+    cv2.fillPoly(plate, [sixteenths], color.tolist(), cv2.LINE_AA, 4)
 
 
 def _box(plate: Float, x: float, y: float, w: float, h: float, color: Float, lean: float = 0.0) -> None:
-    left, right, sunk = round(x * 16), round((x + w) * 16), lean * w
-    ends = [round(end * 16) for end in (y, y + sunk, y + h + sunk, y + h)]
-    corners = [[left, ends[0]], [right, ends[1]], [right, ends[2]], [left, ends[3]]]
-    _fill_sixteenths(plate, np.array(corners, np.int32), color)
+    sunk = lean * w
+    _fill(plate, [(x, y), (x + w, y + sunk), (x + w, y + h + sunk), (x, y + h)], color)
+
+
+def _disc(plate: Float, at: tuple[int, int], radius: int, color: Float) -> None:
+    cv2.circle(plate, at, radius, color.tolist(), -1, cv2.LINE_AA)
 
 
 def _oval(plate: Float, x: float, y: float, wide: float, high: float, color: Float) -> None:
@@ -145,9 +142,7 @@ def _room(rng: np.random.Generator) -> Float:
         _box(plate, rng.uniform(-20, N), rng.uniform(-10, N), w, h, _color(rng), lean * (rng.random() < 0.5))
     for _ in range(int(rng.integers(0, 4))):  # lamps
         spot = (int(rng.uniform(0, N)), int(rng.uniform(0, 50)))
-        cv2.circle(
-            plate, spot, int(_size(rng, 1.5, 7)), tuple(float(v) for v in _color(rng, 1.5, 3.0, 0.2)), -1, cv2.LINE_AA
-        )
+        _disc(plate, spot, int(_size(rng, 1.5, 7)), _color(rng, 1.5, 3.0, 0.2))
     return plate
 
 
@@ -158,27 +153,15 @@ def _foliage(rng: np.random.Generator) -> Float:
     detail = _fractal(rng, rng.uniform(0.3, 0.8))
     patches = _fractal(rng, 1.2)
     plate = green * np.exp(0.75 * detail + 0.5 * patches)[..., None]
-    gaps = np.clip(
-        (
-            patches
-            + 0.5 * detail
-            + np.linspace(0.9, -0.9, N, dtype=np.float32)[:, None] * rng.uniform(0, 2)
-            - rng.uniform(0.6, 2.4)
-        )
-        * 3,
-        0,
-        1,
-    )
+    higher = np.linspace(0.9, -0.9, N, dtype=np.float32)[:, None] * rng.uniform(0, 2)
+    gaps = np.clip((patches + 0.5 * detail + higher - rng.uniform(0.6, 2.4)) * 3, 0, 1)
     plate += (_color(rng, 0.7, 1.6, 0.2) * np.array([0.9, 1.0, 1.15], np.float32) - plate) * gaps[..., None]
     if rng.random() < 0.4:
         _box(plate, -5, rng.uniform(80, 125), N + 10, N, _color(rng, 0.1, 0.5), rng.normal(0, 0.05))
     for _ in range(int(rng.integers(0, 4))):  # trunks
         x = rng.uniform(0, N)
-        _fill(
-            plate,
-            np.array([[x, -5], [x + _size(rng, 2, 9), -5], [x + rng.normal(4, 4), N + 5], [x - 3, N + 5]]),
-            _color(rng, 0.02, 0.12),
-        )
+        trunk = [(x, -5), (x + _size(rng, 2, 9), -5), (x + rng.normal(4, 4), N + 5), (x - 3, N + 5)]
+        _fill(plate, trunk, _color(rng, 0.02, 0.12))
     return np.asarray(plate, np.float32)
 
 
@@ -196,14 +179,8 @@ def _sky(rng: np.random.Generator) -> Float:
     _fill(plate, np.concatenate([land, [[N, N], [0, N]]]), _color(rng, 0.03, 0.3))
     if rng.random() < 0.4:
         for _ in range(int(rng.integers(2, 9))):
-            _box(
-                plate,
-                rng.uniform(-10, N),
-                line - rng.uniform(0, 45),
-                rng.uniform(8, 30),
-                90,
-                _color(rng, 0.05, 0.5, 0.3),
-            )
+            x, y, w = rng.uniform(-10, N), line - rng.uniform(0, 45), rng.uniform(8, 30)
+            _box(plate, x, y, w, 90, _color(rng, 0.05, 0.5, 0.3))
     return plate
 
 
@@ -223,14 +200,8 @@ def _street(rng: np.random.Generator) -> Float:
         x += w
     _box(plate, -10, rng.uniform(85, 115), N + 20, N, _color(rng, 0.06, 0.3, 0.1), lean / 2)
     for _ in range(int(rng.integers(0, 6))):
-        _box(
-            plate,
-            rng.uniform(-10, N),
-            rng.uniform(70, 110),
-            _size(rng, 6, 40),
-            _size(rng, 6, 20),
-            _color(rng, 0.02, 0.8, 1.0),
-        )
+        x, y, w, h = rng.uniform(-10, N), rng.uniform(70, 110), _size(rng, 6, 40), _size(rng, 6, 20)
+        _box(plate, x, y, w, h, _color(rng, 0.02, 0.8, 1.0))
     return plate
 
 
@@ -255,14 +226,7 @@ def _bokeh(rng: np.random.Generator) -> Float:
     for _ in range(int(rng.integers(10, 60))):
         layer = np.zeros_like(plate)
         at = (int(rng.uniform(0, N)), int(rng.uniform(0, N)))
-        cv2.circle(
-            layer,
-            at,
-            max(1, int(radius * rng.uniform(0.7, 1.3))),
-            tuple(float(v) for v in _color(rng, 0.1, 1.2, 1.2)),
-            -1,
-            cv2.LINE_AA,
-        )
+        _disc(layer, at, max(1, int(radius * rng.uniform(0.7, 1.3))), _color(rng, 0.1, 1.2, 1.2))
         plate += layer
     return cv2.GaussianBlur(plate, (0, 0), 0.8)
 

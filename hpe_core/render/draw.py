@@ -6,7 +6,7 @@ what is worn and the hair follow onto the same depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -56,26 +56,6 @@ class Scene:
     face: tuple[tuple[str, float], ...] = ()
     gaze: tuple[float, float] = (0.0, 0.0)  # degrees to image right and down
 
-    def mirrored(self) -> Scene:
-        """The scene whose picture is this one's mirror image, if the person is symmetric."""
-        p, y, r = self.pose
-        bp, by, br = self.body_pose
-        other = {"Left": "Right", "Right": "Left"}
-
-        def swapped(name: str) -> str:
-            end = next((end for end in other if name.endswith(end)), None)
-            return name.removesuffix(end) + other[end] if end else name
-
-        return replace(
-            self,
-            pose=(p, -y, -r),
-            body_pose=(bp, -by, -br),
-            shift=(-self.shift[0], self.shift[1]),
-            light=self.light.mirrored(),
-            face=tuple((swapped(name), weight) for name, weight in self.face),
-            gaze=(-self.gaze[0], self.gaze[1]),
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
@@ -116,9 +96,7 @@ def _express(figure: Figure, scene: Scene) -> Float:
     open_before = _lid_gaps(points)
     closed = points.copy()
     shared.add(closed, {f"faceunits/{name}": 1.0 for name in blinks})
-    for name, (before, after) in zip(
-        ("eyeBlinkRight", "eyeBlinkLeft"), zip(open_before, _lid_gaps(closed), strict=True), strict=True
-    ):
+    for name, before, after in zip(("eyeBlinkRight", "eyeBlinkLeft"), open_before, _lid_gaps(closed), strict=True):
         if name in blinks:  # lids meet; they do not pass each other
             most = max(0.0, (before - 0.3) / max(before - after, 1e-3))
             shared.add(points, {f"faceunits/{name}": min(blinks[name] * min(most, 1.3), most)})
@@ -214,8 +192,7 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         np.copyto(linear[*box, k], plane, where=seen[box])
     frame = Frame(linear, chart.depth)
 
-    if figure.solid is not None:
-        solid = figure.solid
+    if (solid := figure.solid) is not None:
         at, out = posed(solid.points, solid.normals)
         frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, shadow), "both")
     for strands in figure.strands:
@@ -225,12 +202,10 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         lit = strands.shade(at, out, light, reached)
         edges, depth, colors, ribbons = strands.ribbons(xy, at[:, 2], scale, lit, frame.depth)
         frame.draw(edges, depth, ribbons, colors, "both")
-    if figure.lenses is not None:
-        at, out = posed(figure.lenses.points, figure.lenses.normals)
+    if (lenses := figure.lenses) is not None:
+        at, out = posed(lenses.points, lenses.normals)
         glass = Frame(np.zeros_like(frame.color), frame.depth.copy())
-        glass.draw(
-            posed.project(at)[0], at[:, 2], figure.lenses.triangles, 0.02 + mirrored(at, out, light, 40.0), "both"
-        )
+        glass.draw(posed.project(at)[0], at[:, 2], lenses.triangles, 0.02 + mirrored(at, out, light, 40.0), "both")
         share = np.float32(0.12) * (glass.color > 0)
         frame.color[:] += share * (0.8 * glass.color - 0.7 * frame.color)
     visible = _visible(landmark_normals(normals), points_head, camera, frame.depth)

@@ -26,7 +26,7 @@ from hpe_core.render.hair import Strands, Surface, grow
 from hpe_core.render.person import HeadStyle
 from hpe_core.render.raster import FAR, Frame, color_map
 from hpe_core.render.skin import canvas, fill, hair_depth, neckline, paint
-from hpe_core.render.wear import Lenses, Solid, dress, lenses
+from hpe_core.render.wear import Solid, dress, lenses
 
 Float = NDArray[np.float32]
 
@@ -37,14 +37,13 @@ class Figure:
     off it.
     atlas: see `skin.paint`."""
 
-    style: HeadStyle
     points: Float
     coat: Float
     normals: Float
     atlas: Float
     strands: list[Strands]
     solid: Solid | None
-    lenses: Lenses | None
+    lenses: Solid | None
 
 
 @lru_cache(maxsize=4)
@@ -57,22 +56,13 @@ def build_figure(style: HeadStyle) -> Figure:
     cols = np.clip(shared.uv[:, 0], 0, CHART_COLS - 1).astype(int)
     standing = {"bald": 0.0, "shaved": 0.6, "crop": 2.5, "afro": 0.75 * style.hair_length, "curly": 8.0}
     height = standing.get(style.cut, 0.55 * style.hair_volume)
-    if style.hat in ("cap", "beanie", "helmet", "scarf", "hood", "brim"):
+    if style.hat != "none":
         height = min(height, 4.0)
     coat = height * smoothstep(2, 30, hair_depth(style)[rows, cols])
     cloth = smoothstep(-1, 5, shared.uv[:, 1] - neckline(style, canvas().turn[rows, cols]))
     coat = np.maximum(coat, 5.0 * cloth) * (shared.part == SKIN)
-    solid = dress(style, points, surface)
-    return Figure(
-        style,
-        points,
-        coat.astype(np.float32),
-        normals_of(points),
-        paint(style),
-        grow(style, surface),
-        solid,
-        lenses(style, points),
-    )
+    solid, atlas, strands = dress(style, points, surface), paint(style), grow(style, surface)
+    return Figure(points, coat.astype(np.float32), normals_of(points), atlas, strands, solid, lenses(style, points))
 
 
 def surface_of(points: Float) -> Surface:
@@ -81,18 +71,12 @@ def surface_of(points: Float) -> Surface:
     radius = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
     charts = []
     for values, usual in zip((points, normals_of(points)), _usual(), strict=True):
-        chart = color_map(shared.uv / 2, 1000 - radius, _skin(), values, usual.copy(), "both")
+        chart = color_map(shared.uv / 2, 1000 - radius, shared.skin, values, usual.copy(), "both")
         whole = cv2.resize(chart, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
         charts.append(wrapped(whole[:CHART_ROWS, :CHART_COLS]))
     place, normal = charts
     x, y, z = place[..., 0], np.minimum(place[..., 1] - np.float32(BROW_Y), 0), place[..., 2] - np.float32(AXIS_Z)
     return Surface(place, normal, np.sqrt(x * x + y * y + z * z))
-
-
-@lru_cache(maxsize=1)
-def _skin() -> NDArray[np.int32]:
-    shared = anatomy()
-    return shared.triangles[(shared.part[shared.triangles] == SKIN).all(1)].astype(np.int32)
 
 
 @lru_cache(maxsize=1)
@@ -103,7 +87,7 @@ def _usual() -> tuple[Float, Float]:
     charts = []
     for values in (points, normals_of(points)):
         frame = Frame.empty(side)
-        frame.draw(shared.uv / 2, 1000 - np.hypot(points[:, 0], points[:, 2] - AXIS_Z), _skin(), values, "both")
+        frame.draw(shared.uv / 2, 1000 - np.hypot(points[:, 0], points[:, 2] - AXIS_Z), shared.skin, values, "both")
         charts.append(fill(frame.color, frame.depth < FAR / 2))
     return charts[0], charts[1]
 

@@ -172,6 +172,12 @@ def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.i
     return table[:, rows // cell * wide + other // cell]
 
 
+def _singles(rng: np.random.Generator, count: int, symmetric: bool) -> Float:
+    """(6, count) standard normal lots of each strand, the same on both sides of a symmetric head."""
+    single = rng.standard_normal((6, count), dtype=np.float32)
+    return np.concatenate([single[:, : count // 2]] * 2, 1) if symmetric else single
+
+
 PLANS = {  # strands, points, width in mm, clump in texels, lift from the skin, gravity, stiffness
     "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (900, 5, 2.5, 9, 0.55, 0.10, 0.7),
     "side": (800, 6, 2.8, 12, 0.6, 0.10, 0.6), "back": (800, 6, 2.8, 12, 0.6, 0.05, 0.6),
@@ -206,9 +212,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     n = len(rows)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
     lots = _clumps(rng, rows, cols, cell, 5)
-    single = rng.standard_normal((6, n), dtype=np.float32)
-    if style.symmetric:
-        single = np.concatenate([single[:, : n // 2]] * 2, 1)
+    single = _singles(rng, n, style.symmetric)
     side = np.where(cols < CHART_COLS / 2, -1.0, 1.0).astype(np.float32)
     layer = np.clip(0.5 + 0.28 * single[0], 0.05, 1).astype(np.float32)
     at_front = front[rows, cols]
@@ -285,13 +289,12 @@ def _comb(
     if style.cut == "afro":
         out += 0.5 * normal
     elif style.cut in ("long", "bob", "wavy", "side", "curly"):
-        left = (
-            np.sign(place[:, 0] - 38 * parting)
-            if style.cut != "side"
-            else np.full(len(place), np.sign(-parting) or 1.0)
-        )
         if style.symmetric:
             left = side
+        elif style.cut == "side":
+            left = np.full(len(place), np.sign(-parting) or 1.0)
+        else:
+            left = np.sign(place[:, 0] - 38 * parting)
         top = smoothstep(-10, -60, place[:, 1])
         out[:, 0] = 0.9 * left * top
         out[:, 1] = 0.5 * (1 - top)
@@ -318,10 +321,8 @@ def _curl(style: HeadStyle, points: Float, lots: Float, single: Float, side: Flo
     wave = {"afro": 22.0, "curly": 30.0, "wavy": 75.0}.get(style.cut, 60.0)
     size = style.curl * {"afro": 6.0, "curly": 9.0, "wavy": 9.0}.get(style.cut, 5.0)
     phase = lots[3][:, None] * 2 + 0.3 * single[4][:, None] + 2 * np.pi * (length[:, None] / wave) * s
-    sway = (
-        np.stack([np.cos(phase), 0.5 * np.sin(2 * phase), np.sin(phase)], -1)
-        * (size * np.minimum(2.5 * s, 1))[..., None]
-    )
+    wound = np.stack([np.cos(phase), 0.5 * np.sin(2 * phase), np.sin(phase)], -1)
+    sway = wound * (size * np.minimum(2.5 * s, 1))[..., None]
     if style.symmetric:
         sway[..., 0] *= side[:, None]
     return (points + sway).astype(np.float32)
@@ -372,14 +373,10 @@ def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Stra
         weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
     rows, cols = _roots(rng, weight.astype(np.float32), 1100, style.symmetric)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
-    n = len(rows)
-    single = rng.standard_normal((6, n), dtype=np.float32)
-    if style.symmetric:
-        single = np.concatenate([single[:, : n // 2]] * 2, 1)
+    single = _singles(rng, len(rows), style.symmetric)
     lip = c.lip_hair[rows, cols] > 0.3
-    length = np.where(
-        lip, min(style.beard, 7.0), style.beard * (0.45 + 0.55 * smoothstep(70, 105, root[:, 1]))
-    ) * np.exp(0.2 * single[1])
+    below = style.beard * (0.45 + 0.55 * smoothstep(70, 105, root[:, 1]))
+    length = np.where(lip, min(style.beard, 7.0), below) * np.exp(0.2 * single[1])
     heading = 0.5 * normal + DOWN * 0.9 + single[2:5].T * 0.15
     heading[:, 0] += np.where(lip, 0.5 * np.sign(root[:, 0]), 0)
     heading /= np.sqrt((heading**2).sum(1, keepdims=True))

@@ -50,9 +50,8 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
     if rng.random() < 0.05:  # moved
         image = _moved(rng, image, max(3, int(rng.uniform(3, 10) * scale) | 1))
     if rng.random() < 0.25:  # light that strays in the lens
-        glow = cv2.resize(
-            cv2.GaussianBlur(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), (0, 0), 4), (size, size)
-        )
+        tiny = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
+        glow = cv2.resize(cv2.GaussianBlur(tiny, (0, 0), 4), (size, size))
         image += np.float32(rng.uniform(0.02, 0.2)) * (glow - image)
     image = expose(image, box, float(0.25 * np.exp(rng.normal(0, 0.42))), float(rng.uniform(0.6, 0.95)))
     image *= np.exp((rng.normal(0, 0.08, 3) + [0.01, 0.0, 0.01]) * [1.0, 0.35, 1.2]).astype(np.float32)  # white balance
@@ -85,9 +84,8 @@ def develop(rng: np.random.Generator, light: Float, box: Box, size: int) -> NDAr
         how = cv2.INTER_CUBIC if rng.random() < 0.6 else cv2.INTER_LINEAR
         image = cv2.resize(image, (size, size), interpolation=how)
     if rng.random() < 0.85:  # sharpened
-        image = image + np.float32(rng.uniform(0.3, 1.5)) * (
-            image - cv2.GaussianBlur(image, (0, 0), float(max(0.6, 1.2 * scale)))
-        )
+        soft = cv2.GaussianBlur(image, (0, 0), float(max(0.6, 1.2 * scale)))
+        image = image + np.float32(rng.uniform(0.3, 1.5)) * (image - soft)
     if rng.random() < 0.08:
         _edge(rng, image, box)
     out = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -104,17 +102,10 @@ def _edge(rng: np.random.Generator, image: Float, box: Box) -> None:
     beyond = np.float32(rng.choice([0.0, 0.0, 0.0, 1.0, 0.5]))
     for _ in range(int(rng.integers(1, 3))):
         gap = rng.uniform(-0.02, 0.35) * side
-        ends = (
-            (0, int(max(box.x1 - gap, 0))),
-            (int(box.x2 + gap), None),
-            (0, int(max(box.y1 - gap, 0))),
-            (int(box.y2 + gap), None),
-        )
         which = int(rng.integers(4))
-        if which < 2:
-            image[:, slice(*ends[which])] = beyond
-        else:
-            image[slice(*ends[which])] = beyond
+        low, high = (box.x1, box.x2) if which < 2 else (box.y1, box.y2)
+        rest = slice(int(high + gap), None) if which % 2 else slice(0, int(max(low - gap, 0)))
+        image[(slice(None), rest) if which < 2 else rest] = beyond
 
 
 def _moved(rng: np.random.Generator, image: Float, length: int) -> Float:

@@ -16,16 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import (
-    MOUTH,
-    TEETH,
-    TONGUE,
-    anatomy,
-    average_adult,
-    normals_of,
-    smoothstep,
-    spread,
-)
+from hpe_core.render.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult, normals_of, smoothstep, spread
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]
@@ -80,10 +71,6 @@ class Light:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lamp", unit(*self.lamp))
 
-    def mirrored(self) -> Light:
-        """As a mirror shows it."""
-        return replace(self, around=self.around[:, ::-1], lamp=(-self.lamp[0], *self.lamp[1:]))
-
     def before(self, background: Float) -> Light:
         """With the picture's background (H, H, 3) behind the head, where it is brighter than what was painted there."""
         small = cv2.resize(background, (8, 8), interpolation=cv2.INTER_AREA)
@@ -119,16 +106,12 @@ def aimed(around: float, height: float) -> Direction:
 
 
 class _Painter:
-    """Paints a map. Angles are radians, colours linear."""
+    """Paints over a map. Angles are radians, colours linear."""
 
     map: Float
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-
-    def room(self, above: RGB, level: RGB, below: RGB) -> None:
-        """What everything else is painted over."""
-        self.map = horizon(above, level, below)
 
     def tone(self, level: float, warmth: float) -> RGB:
         c = level * np.array([1 + warmth, 1.0, 1 - warmth]) * np.exp(self.rng.normal(0, 0.02, 3))
@@ -186,30 +169,30 @@ def draw_light(rng: np.random.Generator, kind: str = "") -> Light:
     lamp, tint, behind = toward(0.0, 0.9, 2.6), warm, 1.0
     if kind == "sun":
         sky = rng.uniform(0.25, 0.8)
-        paint.room(tone(sky * 0.8, -0.2), tone(sky, -0.06), tone(sky * rng.uniform(0.3, 0.9), 0.06))
+        paint.map = horizon(tone(sky * 0.8, -0.2), tone(sky, -0.06), tone(sky * rng.uniform(0.3, 0.9), 0.06))
         lamp, power, soft, tint = toward(0.3, 1.2, 2.8), rng.uniform(0.9, 2.4), rng.uniform(0.6, 1.4), 0.05
         paint.glow(lamp, 8.0, tone(0.6 * sky, 0.05))
     elif kind == "shade":
         sky = rng.uniform(0.7, 1.2)
-        paint.room(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.1, 0.5), 0.05))
+        paint.map = horizon(tone(sky, -0.06), tone(sky * rng.uniform(0.4, 0.9), 0), tone(rng.uniform(0.1, 0.5), 0.05))
         paint.side(rng.uniform(-np.pi, np.pi), tone(sky * rng.uniform(0.02, 0.3), 0.05), rng.uniform(0.2, 1.1))
         power, soft = rng.uniform(0, 0.4), 3.0
     elif kind == "window":
         level = rng.uniform(0.04, 0.35)
-        paint.room(tone(level, 0.08), tone(level * rng.uniform(0.6, 1.2), 0.08), tone(level * 0.7, 0.1))
+        paint.map = horizon(tone(level, 0.08), tone(level * rng.uniform(0.6, 1.2), 0.08), tone(level * 0.7, 0.1))
         lamp, power, soft = toward(0.0, 0.45, 3.2), rng.uniform(0.6, 1.5), rng.uniform(2.0, 4.0)
         paint.panel(lamp, rng.uniform(0.4, 1.4), rng.uniform(0.6, 1.4), tone(rng.uniform(1.5, 4), -0.08))
         if rng.random() < 0.4:
             paint.panel(anywhere(0, 0.4), rng.uniform(0.3, 1), rng.uniform(0.5, 1.2), tone(rng.uniform(1, 3), -0.08))
     elif kind == "room":
         level = rng.uniform(0.25, 0.8)
-        paint.room(tone(level, 0.12), tone(level * rng.uniform(0.4, 0.9), 0.1), tone(level * 0.5, 0.14))
+        paint.map = horizon(tone(level, 0.12), tone(level * rng.uniform(0.4, 0.9), 0.1), tone(level * 0.5, 0.14))
         for _ in range(int(rng.integers(2, 5))):
             paint.glow(anywhere(0.5, 1.3), rng.uniform(10, 40), tone(rng.uniform(1, 4), 0.15))
         lamp, power, soft, tint = toward(0.5, 1.3, 2.6), rng.uniform(0.2, 0.9), rng.uniform(1.5, 3.0), 0.14
     elif kind == "studio":
         level = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5))))
-        paint.room(tone(level, 0), tone(level, 0), tone(level, 0))
+        paint.map = horizon(tone(level, 0), tone(level, 0), tone(level, 0))
         lamp, power, soft = toward(0.1, 0.8, 2.2), rng.uniform(0.7, 1.5), rng.uniform(1.5, 3.0)
         paint.panel(lamp, rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0), tone(rng.uniform(1.5, 5), 0))
         paint.panel(anywhere(0, 0.8), rng.uniform(0.3, 1.0), rng.uniform(0.4, 1.2), tone(rng.uniform(0.5, 3), 0))
@@ -217,21 +200,21 @@ def draw_light(rng: np.random.Generator, kind: str = "") -> Light:
     elif kind == "dark":
         level = float(np.exp(rng.uniform(np.log(0.01), np.log(0.1))))
         tint = rng.normal(0.06, 0.12)
-        paint.room(tone(level, 0), tone(level, tint), tone(0.6 * level, tint))
+        paint.map = horizon(tone(level, 0), tone(level, tint), tone(0.6 * level, tint))
         lamp, power, soft = toward(-0.1, 1.1, 3.2), rng.uniform(0.8, 1.8), rng.uniform(0.8, 3.0)
         paint.glow(lamp, 12.0, tone(1.0, tint))
         if rng.random() < 0.4:
             paint.glow(anywhere(0, 1), rng.uniform(8, 40), tone(rng.uniform(0.5, 2.5), rng.normal(0, 0.3)))
         behind = float(np.exp(rng.uniform(np.log(0.02), np.log(0.6))))
     elif kind == "night":
-        paint.room(tone(0.06, -0.1), tone(0.15, 0.1), tone(0.06, 0.1))
+        paint.map = horizon(tone(0.06, -0.1), tone(0.15, 0.1), tone(0.06, 0.1))
         for _ in range(int(rng.integers(2, 6))):
             paint.glow(anywhere(-0.1, 0.8), rng.uniform(15, 60), tone(rng.uniform(1, 4), rng.normal(0.15, 0.25)))
         lamp, power, soft, tint = toward(0.0, 0.9, 3.2), rng.uniform(0.3, 1.2), 1.5, rng.normal(0.2, 0.2)
         behind = float(rng.uniform(0.1, 0.7))
     else:  # flash
         level = rng.uniform(0.05, 0.3)
-        paint.room(tone(level, 0.1), tone(level, 0.1), tone(level, 0.1))
+        paint.map = horizon(tone(level, 0.1), tone(level, 0.1), tone(level, 0.1))
         lamp, power, soft, tint = unit(rng.normal(0, 0.06), -0.12, -1), rng.uniform(1.0, 1.6), 0.8, 0.0
         behind = float(rng.uniform(0.1, 0.8))
     paint.uneven(0.25)
@@ -307,10 +290,9 @@ class Shadow:
         view = np.stack([across, _cross(forward, across), forward])
         self.soft, self.side = soft, side
         middle = (points.cumsum(0)[-1] / np.float32(len(points))) @ view.T
-        self.view = view * np.array([[1 / cell], [1 / cell], [1.0]], np.float32)
-        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * np.array(
-            [1 / cell, 1 / cell, 1], np.float32
-        )
+        scale = np.array([1 / cell, 1 / cell, 1], np.float32)
+        self.view = view * scale[:, None]
+        self.shift = np.array([side / 2, side / 2, 5000], np.float32) - middle * scale
         seen = points @ self.view.T
         seen += self.shift
         self.depth = depth_map(seen[:, :2], seen[:, 2], triangles, side)

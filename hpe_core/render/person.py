@@ -24,16 +24,9 @@ Cloth = Literal["tee", "vneck", "shirt", "suit", "hoodie", "turtle", "bare"]
 
 # Measured skins, from fair to dark (sRGB of the forehead in daylight).
 SKINS = np.array(
-    [
-        [0.93, 0.77, 0.69],
-        [0.90, 0.71, 0.61],
-        [0.84, 0.64, 0.52],
-        [0.76, 0.55, 0.43],
-        [0.63, 0.44, 0.33],
-        [0.47, 0.32, 0.24],
-        [0.34, 0.23, 0.18],
-    ]
-)
+    [[0.93, 0.77, 0.69], [0.90, 0.71, 0.61], [0.84, 0.64, 0.52], [0.76, 0.55, 0.43], [0.63, 0.44, 0.33],
+     [0.47, 0.32, 0.24], [0.34, 0.23, 0.18]]
+)  # fmt: skip
 HAIRS: dict[str, tuple[float, float, float]] = {
     "black": (0.075, 0.065, 0.06),
     "dark": (0.15, 0.105, 0.08),
@@ -156,9 +149,7 @@ def draw_style(seed: int, person: int) -> HeadStyle:
     kind = "child" if years < 13 else "female" if woman else "male"
     cuts = dict(CUTS[kind])
     if lead == 0:
-        cuts |= (
-            {"afro": 16.0, "curly": 12.0, "crop": 22.0, "shaved": 14.0} if not woman else {"afro": 16.0, "curly": 18.0}
-        )
+        cuts |= {"afro": 16, "curly": 18} if woman else {"afro": 16, "curly": 12, "crop": 22, "shaved": 14}
         cuts["side"] = cuts.get("side", 0) * 0.2
     share = np.array(list(cuts.values()))
     cut: Cut = list(cuts)[int(rng.choice(len(cuts), p=share / share.sum()))]

@@ -6,7 +6,7 @@ Pixel convention (that of `crop.Box`): pixel (i, j) covers [i, i+1] x [j, j+1], 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,9 +16,9 @@ Float = NDArray[np.floating]
 Int = NDArray[np.integer]
 
 FAR = 1.0e5  # mm; what the depth says where nothing was drawn
+Sides = Literal["front", "both"]
 _NEAR, _FIELD = 1.0, 0.5
 _LENS = 1 / np.tan(_FIELD / 2)
-_IDENTITY = np.eye(4, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +48,15 @@ class Camera:
         return self.focal_px * p[:, :2] / p[:, 2:3] + np.array(self.center_px)
 
 
-def _settings(culling: int) -> cv2.TriangleRasterizeSettings:
+def _view(culling: int) -> tuple[Any, ...]:
+    """What OpenCV is told beside the triangles: its fixed camera, and which sides of them are seen."""
     settings = cv2.TriangleRasterizeSettings()
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     settings.setCullingMode(culling)
-    return settings
+    return np.eye(4, dtype=np.float32), _FIELD, _NEAR, FAR, settings
 
 
-_SIDES = {"front": _settings(cv2.RASTERIZE_CULLING_CW), "both": _settings(cv2.RASTERIZE_CULLING_NONE)}
+_VIEWS = {"front": _view(cv2.RASTERIZE_CULLING_CW), "both": _view(cv2.RASTERIZE_CULLING_NONE)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,56 +70,36 @@ class Frame:
     def empty(cls, side: int) -> Frame:
         return cls(np.zeros((side, side, 3), np.float32), np.full((side, side), FAR, np.float32))
 
-    def draw(
-        self, xy: Float, z: Float, triangles: Int, values: Float, sides: Literal["front", "both"] = "front"
-    ) -> None:
+    def draw(self, xy: Float, z: Float, triangles: Int, values: Float, sides: Sides = "front") -> None:
         """Draw what is nearer than the depth. xy (V, 2) pixels, z (V,) depth > 0, smaller is nearer; triangles
         (T, 3), counter-clockwise as seen (negative doubled area, y down) is the front; values (V, 3), mixed
         over a triangle in perspective."""
         if len(triangles):
-            cv2.triangleRasterize(
-                unproject(xy, z, len(self.depth)),
-                np.ascontiguousarray(triangles, np.int32),
-                np.ascontiguousarray(values, np.float32),
-                self.color,
-                self.depth,
-                _IDENTITY,
-                _FIELD,
-                _NEAR,
-                FAR,
-                _SIDES[sides],
-            )
+            drawn = _drawn(xy, z, triangles, values, len(self.depth))
+            cv2.triangleRasterize(*drawn, self.color, self.depth, *_VIEWS[sides])
 
 
 def color_map(
-    xy: Float,
-    z: Float,
-    triangles: Int,
-    values: Float,
-    onto: NDArray[np.float32],
-    sides: Literal["front", "both"] = "front",
+    xy: Float, z: Float, triangles: Int, values: Float, onto: NDArray[np.float32], sides: Sides = "front"
 ) -> NDArray[np.float32]:
     """`onto` (H, H, 3) with the nearest surface drawn over it, in place: `Frame.draw` where nobody asks for the depth,
     which costs OpenCV two divisions a pixel."""
-    return cv2.triangleRasterizeColor(
-        unproject(xy, z, len(onto)),
-        np.ascontiguousarray(triangles, np.int32),
-        np.ascontiguousarray(values, np.float32),
-        onto,
-        _IDENTITY,
-        _FIELD,
-        _NEAR,
-        FAR,
-        _SIDES[sides],
-    )
+    return cv2.triangleRasterizeColor(*_drawn(xy, z, triangles, values, len(onto)), onto, *_VIEWS[sides])
 
 
 def depth_map(xy: Float, z: Float, triangles: Int, side: int) -> NDArray[np.float32]:
     """(side, side) depth of the nearest surface that faces the front."""
     depth = np.full((side, side), FAR, np.float32)
-    corners = np.ascontiguousarray(triangles, np.int32)
-    cv2.triangleRasterizeDepth(unproject(xy, z, side), corners, depth, _IDENTITY, _FIELD, _NEAR, FAR, _SIDES["front"])
+    cv2.triangleRasterizeDepth(
+        unproject(xy, z, side), np.ascontiguousarray(triangles, np.int32), depth, *_VIEWS["front"]
+    )
     return depth
+
+
+def _drawn(xy: Float, z: Float, triangles: Int, values: Float, side: int) -> tuple[Float, Int, Float]:
+    """Points, triangles and values as OpenCV takes them."""
+    corners = np.ascontiguousarray(triangles, np.int32)
+    return unproject(xy, z, side), corners, np.ascontiguousarray(values, np.float32)
 
 
 def unproject(xy: Float, z: Float, side: int) -> NDArray[np.float32]:

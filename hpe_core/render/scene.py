@@ -8,7 +8,7 @@ lands at R X + t. All pixel coordinates follow `crop.Box`: pixel (i, j) covers [
 The label is the triple AS DRAWN. For |yaw| <= 90 it is also the decode of R; beyond, R alone names another triple,
 (p + 180, 180 - y, r + 180) up to whole turns, and the drawn one is kept, as 300W-LP's labels go beyond 90 too.
 
-`docs/heads.jpg` is `contact_sheet(12)`.
+`docs/heads.jpg` is 8 x 8 of `render_head(12, 9 * k, size=144)`.
 
 Every draw comes from SeedSequence([seed, person]) or SeedSequence([seed, index, stream]): the same (seed, index) gives
 the same pixels in any process, order or thread count, and the pose does not depend on the size.
@@ -16,9 +16,7 @@ the same pixels in any process, order or thread count, and the pose does not dep
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -30,10 +28,9 @@ from hpe_core.render.background import draw_background
 from hpe_core.render.draw import SUPERSAMPLE, Pose, Scene, render_scene
 from hpe_core.render.lens import develop, expose, occlude, tone
 from hpe_core.render.light import draw_light
-from hpe_core.render.person import HeadStyle, draw_style
+from hpe_core.render.person import draw_style
 from hpe_core.render.raster import Camera
-
-__all__ = ["HeadStyle", "RenderedHead", "Scene", "contact_sheet", "draw_style", "render_head", "render_scene"]
+from hpe_core.system.memory import keep_freed_memory
 
 Float = NDArray[np.floating]
 
@@ -169,14 +166,6 @@ def draw_scene(rng: np.random.Generator, pose: Pose) -> Scene:
     )
 
 
-@lru_cache(maxsize=1)
-def _keep_memory() -> None:
-    """A picture is a hundred temporaries of about a megabyte, which glibc would give back to the kernel and
-    fault in again each time: a fifth of the run time. Freeing one large block lifts its thresholds (to 32
-    MB, which is its own limit), for good; the block is never touched, so it costs nothing."""
-    np.empty(32 * 2**20 - 2**16, np.uint8)
-
-
 def render_head(
     seed: int,
     index: int,
@@ -199,7 +188,7 @@ def render_head(
             f"seed and index must be >= 0, size >= 32, heads_per_person >= 1: "
             f"{seed=} {index=} {size=} {heads_per_person=}"
         )
-    _keep_memory()
+    keep_freed_memory()  # a picture is a hundred temporaries of about a megabyte: a fifth of the run time
     person = index // heads_per_person
 
     def stream(k: int) -> np.random.Generator:
@@ -242,24 +231,3 @@ def render_head(
         sample_id=f"head-{seed}-{index:06d}",
         points_head=drawing.points_head,
     )
-
-
-def contact_sheet(seed: int, *, rows: int = 8, cols: int = 8, size: int = 144) -> NDArray[np.uint8]:
-    """rows x cols heads side by side, (rows * size, cols * size, 3) RGB, all of other persons."""
-    heads = [render_head(seed, 9 * k, size=size).image for k in range(rows * cols)]
-    return np.concatenate([np.concatenate(heads[r * cols : (r + 1) * cols], 1) for r in range(rows)], 0)
-
-
-def _measure() -> float:
-    """Pictures of 128 px a second of CPU time on one thread, persons and all."""
-    cv2.setNumThreads(1)
-    render_head(0, 0, size=128)
-    start, count = time.process_time(), 0
-    while time.process_time() - start < 6:
-        count += 1
-        render_head(1, count, size=128)
-    return count / (time.process_time() - start)
-
-
-if __name__ == "__main__":
-    print(f"{_measure():.1f} pictures a second and core at 128 px")

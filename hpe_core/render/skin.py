@@ -44,7 +44,7 @@ def linear(color: RGB) -> Float:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """What is known of each texel. x, y, z: mm on the average adult. turn: degrees round from the nose. hair: rows
+    """What is known of each texel. x, y: mm on the average adult. turn: degrees round from the nose. hair: rows
     above the hairline (more is deeper in the hair). brow: (along 0..1, mm off its middle) of the nearer brow. lid,
     lips: mm outside of the opening of the eyes and of the red of the lips, negative inside. ear: 1 on the ears. beard:
     where one grows. noises: fields of (CHART_ROWS, CHART_COLS) with unit deviation, coarse to fine.
@@ -52,7 +52,6 @@ class Canvas:
 
     x: Float
     y: Float
-    z: Float
     turn: Float
     hair: Float
     brow: tuple[Float, Float]
@@ -105,7 +104,7 @@ def canvas() -> Canvas:
     lip_hair = smoothstep(5, 1, np.abs(rows - 209 - 0.06 * turn)) * smoothstep(24, 17, turn) * smoothstep(0.5, 3, lips)
     rng = np.random.default_rng(20261128)
     forward = (0.8 + 0.2 * smoothstep(-60, -110, z)).astype(np.float32)
-    return Canvas(x, y, z, turn, hair, (along, off), eyes, (rows - middle_row).astype(np.float32), lips,
+    return Canvas(x, y, turn, hair, (along, off), eyes, (rows - middle_row).astype(np.float32), lips,
                   np.abs(rows - seam[None]).astype(np.float32), ear, (beard * (1 - ear)).astype(np.float32),
                   lip_hair.astype(np.float32), tuple(_noise(rng, cells) for cells in (10, 32, 90, 260)),
                   forward, _places(x, y, z, eyes, rows - middle_row))  # fmt: skip
@@ -125,8 +124,8 @@ def _rasterised(values: Float) -> Float:
     shared = anatomy()
     points = shared.shaped(average_adult())
     frame = Frame.empty(max(CHART_ROWS, CHART_COLS))
-    skin = shared.triangles[(shared.part[shared.triangles] == 0).all(1)]
-    frame.draw(shared.uv, 1000 - np.hypot(points[:, 0], points[:, 2]), skin, np.repeat(values[:, None], 3, 1), "both")
+    out = np.hypot(points[:, 0], points[:, 2])
+    frame.draw(shared.uv, 1000 - out, shared.skin, np.repeat(values[:, None], 3, 1), "both")
     return np.ascontiguousarray(frame.color[:CHART_ROWS, :CHART_COLS, 0])
 
 
@@ -341,9 +340,8 @@ NECKLINES = {"tee": (292, 272, 262), "vneck": (310, 272, 262), "shirt": (300, 26
 def neckline(style: HeadStyle, turn: NDArray[np.floating]) -> NDArray[np.floating]:
     """The chart's row where the cloth begins, by degrees round from the nose."""
     front, side, back = NECKLINES[style.cloth]
-    sharp = 26 if style.cloth in ("vneck", "suit", "shirt") else 55
     if style.cloth in ("vneck", "suit", "shirt"):
-        return np.interp(turn, [0, sharp, 80, 140, 200], [front, (front + 2 * side) / 3, side, back, back])
+        return np.interp(turn, [0, 26, 80, 140, 200], [front, (front + 2 * side) / 3, side, back, back])
     return back + (side - back) * smoothstep(150, 75, turn) + (front - side) * smoothstep(72, 8, turn)
 
 
@@ -386,9 +384,8 @@ def _patches(style: HeadStyle, strip: Float) -> None:
     veins = cv2.GaussianBlur(rng.standard_normal((PATCH, PATCH), dtype=np.float32), (0, 0), 1.5)
     veins = (veins + veins[:, ::-1]) / 2
     white = 1 - 0.12 * np.clip(veins * 3, 0, 1)
-    eye = np.stack(
-        [c * white * (1 - smoothstep(35, 75, r) * np.float32(d)) for c, d in ((0.56, 0.2), (0.52, 0.45), (0.49, 0.45))]
-    )
+    rim, colors = smoothstep(35, 75, r), ((0.56, 0.2), (0.52, 0.45), (0.49, 0.45))
+    eye = np.stack([level * white * (1 - rim * np.float32(darker)) for level, darker in colors])
     iris = linear(style.iris)
     rays = 1 + 0.25 * np.sin(np.arctan2(v, np.abs(u)) * 17) * smoothstep(8, 20, r)
     _blend(eye, iris[:, None, None] * (rays * (0.8 + 0.9 * smoothstep(22, 12, r))), smoothstep(29.5, 27.5, r))

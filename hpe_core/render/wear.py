@@ -29,15 +29,6 @@ class Solid:
     triangles: NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False)
-class Lenses:
-    """Clear glass: points, normals (N, 3) and triangles."""
-
-    points: Float
-    normals: Float
-    triangles: NDArray[np.int32]
-
-
 def dress(style: HeadStyle, points: Float, surface: Surface) -> Solid | None:
     """All that is worn, but clear glass."""
     wear = _Wardrobe(style, surface)
@@ -119,11 +110,8 @@ class _Wardrobe:
         line = neckline(style, np.abs(t))
         up = np.linspace(0, 1, 5)[:, None]
         if style.cloth == "turtle":
-            self.around(
-                line - 22 + 28 * up,
-                4 + 3 * np.sin(np.pi * up) + 0 * t,
-                c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None],
-            )
+            color = c * (0.92 + 0.08 * np.cos(np.abs(t) * 1.2))[None, :, None] + 0 * up[..., None]
+            self.around(line - 22 + 28 * up, 4 + 3 * np.sin(np.pi * up) + 0 * t, color)
         elif style.cloth == "hoodie":
             self.around(line - 16 + 34 * up, 5 + 16 * np.sin(np.pi * up) + 0 * t, c * 0.95)
         elif style.cloth in ("shirt", "suit"):
@@ -202,11 +190,8 @@ class _Wardrobe:
         wrinkle = 2.2 * np.sin(phi * 9 + 5 * s + style.noise_seed % 5) * (np.cos(phi) < 0.3) * s
         if not style.symmetric:
             off = off + wrinkle
-        cut = (
-            np.clip((np.abs(turn) - 70) / 15, 0, 1)
-            * np.clip((115 - np.abs(turn)) / 15, 0, 1)
-            * (np.abs(rows - 175) < 32)
-        )
+        a = np.abs(turn)
+        cut = np.clip((a - 70) / 15, 0, 1) * np.clip((115 - a) / 15, 0, 1) * (np.abs(rows - 175) < 32)
         off = off - 0.5 * np.minimum(off, 8) * cut  # over the ears, which stand off by themselves
         shade = 0.88 + 0.12 * np.clip(s * 6, 0, 1) + 0.06 * np.sin(phi * 14 + 9 * s)
         if style.symmetric:
@@ -225,12 +210,8 @@ class _Wardrobe:
         for side in (-1, 1):
             for row in (184.0, 222.0):
                 u = np.linspace(62, 88, 5)[None] * side
-                self.add(
-                    self.at(
-                        np.array([[0.0], [2.2]]) + np.interp(np.abs(u), [62, 88], [row, 172 + (row > 200) * 22]), u, 4.0
-                    ),
-                    color,
-                )
+                rows = np.interp(np.abs(u), [62, 88], [row, 172 + (row > 200) * 22])
+                self.add(self.at(np.array([[0.0], [2.2]]) + rows, u, 4.0), color)
 
     def earrings(self, points: Float) -> None:
         lobes = anatomy().shapes["ears/l-ear-lobe-incr"], anatomy().shapes["ears/r-ear-lobe-incr"]
@@ -244,9 +225,8 @@ class _Wardrobe:
 
 def _blurred(chart: Float, blur: float) -> Float:
     small = cv2.resize(chart, (CHART_COLS // 4, CHART_ROWS // 4), interpolation=cv2.INTER_AREA)
-    return wrapped(
-        cv2.resize(cv2.GaussianBlur(small, (0, 0), blur / 4), (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR)
-    )
+    small = cv2.GaussianBlur(small, (0, 0), blur / 4)
+    return wrapped(cv2.resize(small, (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR))
 
 
 def _turns(count: int, gap: float = 0.0) -> NDArray[np.float64]:
@@ -303,13 +283,11 @@ def _glasses(style: HeadStyle, points: Float, wear: _Wardrobe) -> None:
     wear.add(np.stack([line - high, line + high]), color, 0.8)
 
 
-def lenses(style: HeadStyle, points: Float) -> Lenses | None:
+def lenses(style: HeadStyle, points: Float) -> Solid | None:
     """The glass of clear glasses."""
     if style.glasses != "clear":
         return None
-    parts = [_glass(_outline(style, points, side), np.zeros(3), 0.0) for side in (-1, 1)]
-    both = joined(parts)
-    return Lenses(both.points, both.normals, both.triangles)
+    return joined([_glass(_outline(style, points, side), np.zeros(3), 0.0) for side in (-1, 1)])
 
 
 def _glass(ring: NDArray[np.float64], color: NDArray[np.floating], gloss: float) -> Solid:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix, matrix_to_euler
 from hpe_core.render.anatomy import SIXTEEN, anatomy
@@ -55,11 +56,9 @@ def our_head(persons: int = 400) -> NDArray[np.float64]:
 def fit(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """The rotation (3, 3) that turns our points onto theirs best, and the residual as a share of the size."""
     a, b = ours - ours.mean(0), theirs - theirs.mean(0)
-    u, stretch, vt = np.linalg.svd(a.T @ b)
-    mirror = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    rotation = (u @ mirror @ vt).T
-    scale = (stretch * np.diag(mirror)).sum() / (a**2).sum()
-    left = b - scale * a @ rotation.T
+    rotation = Rotation.align_vectors(b, a)[0].as_matrix()
+    turned = a @ rotation.T
+    left = b - (b * turned).sum() / (turned**2).sum() * turned
     return rotation, float(np.sqrt((left**2).sum() / (b**2).sum()))
 
 

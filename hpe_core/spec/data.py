@@ -82,9 +82,7 @@ class DatasetSpec:
     seed: Natural = 0  # synthetic: which heads; all: which groups fall into which share
     image_px: Annotated[int, at_least(32)] = 128  # synthetic: side of the rendered picture
     heads_per_person: Count = 6  # synthetic
-    poses: Literal["ahead", "around"] = (
-        "ahead"  # synthetic: within 99 degrees, or from everywhere, behind and above too
-    )
+    poses: Literal["ahead", "around"] = "ahead"  # synthetic: within 99 degrees, or from everywhere, behind and above
     val: Annotated[NotNegative, below(1)] = 0.1
     test: Annotated[NotNegative, below(1)] = 0.15
     val_groups: tuple[str, ...] = ()

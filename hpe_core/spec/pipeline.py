@@ -86,9 +86,7 @@ class PublishSpec:
 class ExportSpec:
     """In which form of ONNX the student is written: the lower, the older the runtimes that load it."""
 
-    opset: Annotated[int, at_least(18), at_most(21)] = (
-        18  # IR version 8 to 10; docs/prediction.md says what loads which
-    )
+    opset: Annotated[int, at_least(18), at_most(21)] = 18  # IR version 8 to 10; docs/prediction.md: what loads which
 
 
 @checked

@@ -78,9 +78,7 @@ class DistillSpec:
     mirrored: bool = False  # the mean over each window's mirror image, too, with its answer mirrored back
     teachers: tuple[str, ...] = ()  # whose soft labels; empty is all
     labels: Literal["stored", "online"] = "stored"  # online: teachers see the augmented view in the training step
-    distrust: NotNegative = (
-        0.0  # k: a face whose labels scatter by v rad^2, over teachers and windows, counts 1 / (1 + k v)
-    )
+    distrust: NotNegative = 0.0  # k: a face whose labels scatter by v rad^2 (teachers, windows) counts 1 / (1 + k v)
 
     def __post_init__(self) -> None:
         check(len(set(self.teachers)) == len(self.teachers), "teachers repeats a name")

@@ -7,12 +7,14 @@ decoding a picture (docs/libraries.md).
 
 import ctypes
 import sys
+from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST_KEPT = 32 << 20  # the largest value that glibc takes: larger blocks are still mapped one by one
 MOST_KEPT = 512 << 20  # of freed memory at the end of the heap; what lies between blocks in use was always kept
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Does so in this process from now on. Returns whether it could: it takes glibc."""
     if not sys.platform.startswith("linux"):

@@ -10,18 +10,8 @@ DISTRIBUTION = "head-pose-distillation"
 EXTRA = "workflows"
 # What can change a result's bits, or reads or writes it.
 MAKERS = (
-    "torch",
-    "timm",
-    "numpy",
-    "opencv-python-headless",
-    "albumentations",
-    "optuna",
-    "ray",
-    "pyarrow",
-    "mlflow",
-    "onnx",
-    "onnxruntime",
-    "openvino",
+    *("torch", "timm", "numpy", "opencv-python-headless", "albumentations", "optuna", "ray", "pyarrow", "mlflow"),
+    *("onnx", "onnxruntime", "openvino"),
 )
 
 

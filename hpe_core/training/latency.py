@@ -10,11 +10,11 @@ import torch
 from hpe_core.learning.models import PoseNet
 
 
-def cpu_cost(net: PoseNet, threads: int = 1) -> dict[str, float]:
-    """{'parameters', 'latency_ms'}: the median of single pictures in eager PyTorch. Measure one network at a time."""
+def cpu_cost(net: PoseNet) -> dict[str, float]:
+    """{'parameters', 'latency_ms'}: the median of single pictures in eager PyTorch, one network at a time."""
     net = net.cpu().eval()
     picture = torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8)
-    with torch_threads(threads), torch.inference_mode():
+    with torch_threads(1), torch.inference_mode():
         milliseconds = median_ms(lambda: net.angles(picture), 50, warmup=10)
     return {"parameters": float(net.parameter_count()), "latency_ms": milliseconds}
 

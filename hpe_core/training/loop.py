@@ -72,7 +72,8 @@ def fit(
     first, last = state.epoch, min(optim.epochs, stop_after or optim.epochs)
     for epoch, batches in zip(range(first, last), views.epochs(first, last), strict=True):
         began = time.monotonic()
-        torch.manual_seed(_mixed(spec.seed, epoch, place.rank))  # dropout and the like
+        mixed = np.random.SeedSequence([spec.seed, epoch, place.rank]).generate_state(1)
+        torch.manual_seed(int(mixed[0]))  # dropout and the like
         step.model.train()
         sums: Losses = {}
         for number, batch in enumerate(batches, start=epoch * steps):
@@ -133,10 +134,6 @@ def validate(
         dist.all_reduce(vector)
         sums = PoseSums.from_vector(vector.cpu().numpy())
     return sums
-
-
-def _mixed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def lr_factor(optim: OptimSpec, step: int, steps_per_epoch: int) -> float:

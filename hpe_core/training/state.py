@@ -31,9 +31,7 @@ class TrainState:
         device = next(net.parameters()).device
         lr = torch.tensor(spec.lr, device=device) if captured else spec.lr
         self.optimizer = kind(net.parameters(), lr=lr, weight_decay=spec.weight_decay, fused=True, **extra)
-        self.ema: PoseNet | None = None
-        if spec.ema_decay:
-            self.ema = deepcopy(net)
+        self.ema = deepcopy(net) if spec.ema_decay else None
         self.best_error, self.best_epoch = math.inf, 0
         self.best: dict[str, Tensor] = {}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hpe_core.data.batch import FaceData, OwnFaces
 from hpe_core.data.rows import ShardError, read_shard
-from tests.faces import exchanged, marked_labels, write_heads
+from tests.faces import exchanged, marked_labels, ordered, write_heads
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def keys(batches) -> list[bytes]:
 
 def test_every_row_once_and_the_same_order_again(files):
     data = FaceData(files)
-    ordered = keys(data.ordered(7))
-    assert len(ordered) == len(data) == 60 and ordered == keys(FaceData(files).ordered(8))
+    in_file_order = keys(ordered(data, 7))
+    assert len(in_file_order) == len(data) == 60 and in_file_order == keys(ordered(FaceData(files), 8))
     first, again = keys(data.shuffled(6, seed=1, epoch=0)), keys(data.shuffled(6, seed=1, epoch=0))
-    assert first == again and sorted(first) == sorted(ordered)
+    assert first == again and sorted(first) == sorted(in_file_order)
     assert data.steps(7) == len(list(data.shuffled(7, seed=1, epoch=0))) == 8
     assert first != keys(data.shuffled(6, seed=1, epoch=1)) != keys(data.shuffled(6, seed=2, epoch=1))
 
@@ -38,7 +38,7 @@ def test_epoch_and_seed_both_make_the_order_and_no_batch_is_a_run_of_a_file(file
     runs = [list(data.shuffled(6, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     orders = [keys(run) for run in runs]
     assert len({tuple(order) for order in orders}) == 4
-    place = {key: row for row, key in enumerate(keys(FaceData(files).ordered(60)))}
+    place = {key: row for row, key in enumerate(keys(ordered(FaceData(files), 60)))}
     for run in runs:
         assert len(run) == data.steps(6) and {len(batch) for batch in run} == {6}
         assert all((np.diff([place[key] for key in keys([batch])]) != 1).any() for batch in run)
@@ -55,7 +55,7 @@ def test_a_row_keeps_its_pixels_angles_and_scales(files):
     shuffled = list(OwnFaces(files).shuffled(10, seed=0, epoch=0))
     some = shuffled[0].take(torch.tensor([7, 2, 2]))
     assert keys([some]) == [keys([shuffled[0]])[i] for i in (7, 2, 2)]
-    for batch in (*FaceData(files).ordered(60), *shuffled, some, *shuffled[1].split(3)):
+    for batch in (*ordered(FaceData(files), 60), *shuffled, some, *shuffled[1].split(3)):
         for key, angles, scales in zip(keys([batch]), batch.angles_B3, batch.scales_B2, strict=True):
             assert row_of[key] == (angles.tolist(), scales.tolist())
 
@@ -77,7 +77,7 @@ def test_workers_with_rows_of_their_own_see_every_row_once_in_equal_steps(files,
     assert [[len(batch) for batch in part] for part in parts] == [[size] * steps] * world
     seen = [key for part in parts for key in keys(part)]
     assert len(set(seen)) == len(seen) > 60 - max(batch_size, 2 * world)
-    assert set(seen) <= set(keys(FaceData(files).ordered(9)))
+    assert set(seen) <= set(keys(ordered(FaceData(files), 9)))
     assert list(map(keys, parts)) == list(map(keys, epoch(0))) != list(map(keys, epoch(1)))
 
 
@@ -108,8 +108,8 @@ def test_workers_share_every_global_batch(files):
     parts = [list(data.shuffled(10, seed=3, epoch=2, rank=rank, world=2)) for rank in (0, 1)]
     for batch, first, second in zip(whole, *parts, strict=True):
         assert sorted(keys([batch])) == sorted(keys([first]) + keys([second]))
-    validation = [keys(data.ordered(8, rank=rank, world=3)) for rank in range(3)]
-    assert sorted(key for part in validation for key in part) == sorted(keys(data.ordered(8)))
+    validation = [keys(ordered(data, 8, rank=rank, world=3)) for rank in range(3)]
+    assert sorted(key for part in validation for key in part) == sorted(keys(ordered(data, 8)))
 
 
 @given(

@@ -28,7 +28,7 @@ from hpe_core.training.loop import fit, validate
 from hpe_core.training.place import Place
 from hpe_core.training.state import TRAINER
 from hpe_core.training.step import backward
-from tests.faces import CROP, write_heads
+from tests.faces import CROP, ordered, write_heads
 
 SPEC = TrainSpec(
     net=NetSpec(backbone="test_byobnet"),
@@ -198,7 +198,7 @@ def test_accumulated_parts_make_the_gradient_of_the_whole_batch(shards):
     torch.manual_seed(0)
     net = PoseNet(SPEC.net, CROP.size).eval()
     task = PoseTask(SPEC, net)
-    batch = next(iter(FaceData(shards[1]).ordered(10)))
+    batch = next(iter(ordered(FaceData(shards[1]), 10)))
     batch = center_window(batch, CROP.size)
     gradients, losses = [], []
     for parts in (1, 3):
@@ -215,7 +215,7 @@ def test_angles_and_losses_keep_their_digits_in_half_precision(shards):
     """bfloat16 has steps of half a degree beyond 64; heads, expectation and loss must not be computed in it."""
     torch.manual_seed(0)
     net = PoseNet(SPEC.net, CROP.size).eval()
-    batch = center_window(next(iter(FaceData(shards[1]).ordered(8))), CROP.size)
+    batch = center_window(next(iter(ordered(FaceData(shards[1]), 8))), CROP.size)
     spec = dataclasses.replace(SPEC, mse_weight=1.0)
     seen = []
     net.register_forward_hook(lambda module, inputs, output: seen.append(output))

@@ -18,7 +18,7 @@ from hpe_core.learning.task import PoseTask
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit, validate
-from tests.faces import CROP, face_row, windows, write_heads
+from tests.faces import CROP, face_row, ordered, windows, write_heads
 
 NET = NetSpec(backbone="test_byobnet", landmarks=True, decoder_width=16)
 SPEC = TrainSpec(
@@ -103,7 +103,7 @@ def test_validation_measures_landmarks_in_the_picture_in_which_a_stretched_crop_
     crop = dataclasses.replace(CROP, shape="stretch")
     write_shard(tmp_path / "part-00000.parquet", [face_row(i, crop) for i in range(12)], crop, "raw")
     data, net = FaceData([tmp_path / "part-00000.parquet"], landmarks=True), net_of()
-    (batch,) = data.ordered(12)
+    (batch,) = ordered(data, 12)
     with torch.inference_mode():
         said = net.landmarks(window(batch.images_BHWC, crop.size)).points_BL2
     scales = batch.scales_B2[:, None].numpy()
@@ -178,7 +178,7 @@ def test_a_batch_that_knows_nothing_moves_nothing():
 
 
 def test_the_weights_are_those_of_the_spec_and_a_student_learns_landmarks_too(tmp_path):
-    (batch,) = FaceData(write_heads(tmp_path, 8), landmarks=True).ordered(8)
+    (batch,) = ordered(FaceData(write_heads(tmp_path, 8), landmarks=True), 8)
     batch = dataclasses.replace(batch, images_BHWC=batch.images_BHWC[:, 6:-6, 6:-6].contiguous())
     net = net_of()
     names = {"heatmap_weight": "heat", "landmark_weight": "marks", "visibility_weight": "seen"}
@@ -213,7 +213,7 @@ def learnt(tmp_path_factory):
 def test_it_learns_where_landmarks_are(learnt):
     """Better than the best guess that does not look: the mean place of each landmark."""
     _, told, val = learnt
-    (batch,) = FaceData(val, landmarks=True).ordered(32)
+    (batch,) = ordered(FaceData(val, landmarks=True), 32)
     marks = batch.landmarks_BL3[..., :2]
     sides = marks.amax(1) - marks.amin(1)
     guess = (marks - marks.mean(0)).norm(dim=-1).mean(1) * 100 / sides.prod(1).sqrt()

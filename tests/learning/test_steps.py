@@ -26,7 +26,7 @@ from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit
 from hpe_core.training.place import Place
 from hpe_core.training.state import TRAINER
-from tests.faces import CROP, write_heads
+from tests.faces import CROP, ordered, write_heads
 
 STEPS, FACES = 4, 16
 SPEC = TrainSpec(
@@ -137,7 +137,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def train(shards):
-    return Same(next(FaceData(shards[0]).ordered(FACES)))
+    return Same(next(ordered(FaceData(shards[0]), FACES)))
 
 
 @pytest.fixture

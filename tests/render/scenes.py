@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 import cv2
@@ -10,8 +11,10 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hpe_core.render.draw import Scene, render_scene
 from hpe_core.render.light import Light
-from hpe_core.render.scene import HeadStyle, RenderedHead, Scene, render_scene
+from hpe_core.render.person import HeadStyle
+from hpe_core.render.scene import RenderedHead
 
 SIZE = 128
 GREY = np.full((2 * SIZE, 2 * SIZE, 3), 0.25, np.float32)
@@ -37,6 +40,25 @@ poses = st.tuples(st.floats(-70, 70), st.floats(-99, 99), st.floats(-75, 75))
 def picture(style: HeadStyle, scene: Scene) -> NDArray[np.float32]:
     """(SIZE, SIZE, 3) linear light."""
     return cv2.resize(render_scene(style, scene, SIZE, GREY).linear, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+
+
+def mirrored_light(light: Light) -> Light:
+    return replace(light, around=light.around[:, ::-1], lamp=(-light.lamp[0], *light.lamp[1:]))
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene whose picture is this one's mirror image, if the person is symmetric."""
+    (p, y, r), (bp, by, br), (across, down), (right, low) = scene.pose, scene.body_pose, scene.shift, scene.gaze
+    other = {"Left": "Right", "Right": "Left"}
+    return replace(
+        scene,
+        pose=(p, -y, -r),
+        body_pose=(bp, -by, -br),
+        shift=(-across, down),
+        light=mirrored_light(scene.light),
+        face=tuple((re.sub("Left$|Right$", lambda end: other[end[0]], name), weight) for name, weight in scene.face),
+        gaze=(-right, low),
+    )
 
 
 def masks(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

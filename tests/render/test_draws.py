@@ -13,15 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpe_core.render.scene import (
-    WHOLE_CIRCLE,
-    PoseRange,
-    contact_sheet,
-    draw_pose,
-    draw_style,
-    render_head,
-    render_scene,
-)
+from hpe_core.render.draw import render_scene
+from hpe_core.render.person import draw_style
+from hpe_core.render.scene import WHOLE_CIRCLE, PoseRange, draw_pose, render_head
 from tests.render.scenes import GREY, MARKED, SIZE, WHITE, digest
 
 
@@ -117,9 +111,3 @@ def test_bad_arguments_are_refused() -> None:
     for bad in ({"seed": -1}, {"index": -1}, {"size": 16}, {"heads_per_person": 0}):
         with pytest.raises(ValueError, match="seed="):
             render_head(**{"seed": 0, "index": 0, **bad})  # type: ignore[arg-type]
-
-
-def test_contact_sheet_is_a_grid_of_heads() -> None:
-    sheet = contact_sheet(3, rows=2, cols=3, size=48)
-    assert sheet.shape == (96, 144, 3)
-    np.testing.assert_array_equal(sheet[48:, 48:96], render_head(3, 4 * 9, size=48).image)

@@ -16,11 +16,13 @@ from scipy.spatial.transform import Rotation
 from hpe_core.geometry.rotation import matrix_to_euler
 from hpe_core.render import anatomy as anatomy_module
 from hpe_core.render.anatomy import anatomy, average_adult
+from hpe_core.render.draw import Scene, render_scene
 from hpe_core.render.light import Light, cells, horizon
+from hpe_core.render.person import HeadStyle
 from hpe_core.render.raster import FAR
-from hpe_core.render.scene import HeadStyle, Scene, render_head, render_scene
+from hpe_core.render.scene import render_head
 from hpe_core.render.zero import archive_head, fit, our_head
-from tests.render.scenes import BALD, GREY, MARKED, SIZE, WHITE, centroid, marked, masks, picture, poses
+from tests.render.scenes import BALD, GREY, MARKED, SIZE, WHITE, centroid, marked, masks, mirrored, picture, poses
 
 # ---- the convention, from pixels alone
 
@@ -143,8 +145,8 @@ def test_profile_hides_the_far_half() -> None:
     far_eye, near_eye = drawing.visible[36:42], drawing.visible[42:48]
     assert not far_eye.any() and near_eye[1:].all()  # its inner corner lies behind the root of the nose
     assert not drawing.visible[0:7].any() and drawing.visible[10:15].all()
-    mirrored = render_scene(BALD, scene.mirrored(), SIZE, GREY)
-    assert np.delete(mirrored.visible[36:42], 3).all() and not mirrored.visible[42:48].any()
+    visible = render_scene(BALD, mirrored(scene), SIZE, GREY).visible
+    assert np.delete(visible[36:42], 3).all() and not visible[42:48].any()
     frontal = render_scene(BALD, WHITE, SIZE, GREY).visible
     assert frontal[17:68].sum() >= 48
 
@@ -201,11 +203,11 @@ def test_mirrored_scene_is_the_mirrored_picture(
         gaze=(8.0, 3.0),
         face=(("jawOpen", 0.3), ("mouthSmileLeft", 0.6), ("eyeBlinkRight", 0.4)),
     )
-    one, two = picture(style, scene), picture(style, scene.mirrored())[:, ::-1]
+    one, two = picture(style, scene), picture(style, mirrored(scene))[:, ::-1]
     assert np.abs(one - two).mean() < 0.020
     p, y, r = pose
     if abs(r) > 20:  # and a flip that forgets the roll is found out
-        wrong = replace(scene.mirrored(), pose=(p, -y, r))
+        wrong = replace(mirrored(scene), pose=(p, -y, r))
         assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.024
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from hpe_core.datasets.protocols import listed, protocol_named, protocols
+from hpe_core.datasets.protocols import PROTOCOLS, listed, protocol_named
 from hpe_core.errors import SpecError
 from workflows.engine.results import Role, Row
 from workflows.report.published import FILE, ROUNDING, TableRow, beside, published
@@ -45,7 +45,7 @@ def test_a_row_agrees_with_the_protocol_it_names(row):
     assert row.protocol.startswith(row.source) and (row.boxes is not None) == row.quoted
 
 
-@pytest.mark.parametrize("name", list(protocols()))
+@pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_a_table_shows_ours_first_and_marks_what_was_measured_otherwise(name):
     lines = beside(OURS, name, READERS)
     protocol = protocol_named(name)

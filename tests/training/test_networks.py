@@ -18,7 +18,7 @@ from hpe_core.spec.pipeline import student_with
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import write_json
 from hpe_core.training.loop import EpochEnd
-from tests.faces import CROP
+from tests.faces import CROP, ordered
 from tests.reporting import LocalReporter
 from tests.training.pipelines import LABELS, NET, pipeline
 from workflows.engine.results import NetworkResult
@@ -46,7 +46,7 @@ def check_faces(folders: dict[str, Path], learnt: Any, judged: Any, *, soft: boo
     """Learnt are the training rows, each with its own soft label; judged are the validation rows, each once."""
     batches = list(learnt.shuffled(1, seed=0, epoch=0))
     assert set(poses(batches)) == in_shards(folders, "train")
-    assert sorted(poses(judged.ordered(4))) == sorted(in_shards(folders, "val"))
+    assert sorted(poses(ordered(judged, 4))) == sorted(in_shards(folders, "val"))
     for batch in batches:
         assert (batch.soft_B3N is not None) == soft
         if batch.soft_B3N is not None:
@@ -116,7 +116,7 @@ def test_landmarks_are_read_for_those_alone_who_learn_them(folders, ingest):
         student = {"net": NET | {"landmarks": wanted}, "distill": {}}
         learnt, judged = open_data(job(folders, data=data, student=student))
         assert (learnt.landmarks, judged.landmarks) == (wanted, wanted)
-        assert all((batch.landmarks_BL3 is not None) == wanted for batch in judged.ordered(4))
+        assert all((batch.landmarks_BL3 is not None) == wanted for batch in ordered(judged, 4))
 
 
 class Fit:

@@ -194,7 +194,7 @@ def cost(folder: str) -> dict[str, float]:
     from hpe_core.learning.checkpoint import load_net
     from hpe_core.training.latency import cpu_cost
 
-    return cpu_cost(load_net(Path(folder)).net, threads=1)
+    return cpu_cost(load_net(Path(folder)).net)
 
 
 def table(

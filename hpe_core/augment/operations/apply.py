@@ -17,27 +17,12 @@ from hpe_core.augment.table import Draws
 
 Apply = Callable[[Tensor, Draws], Tensor]
 
-OPERATIONS: Mapping[str, Apply] = MappingProxyType(
-    {
-        "brightness": pointwise.brightness,
-        "gamma": pointwise.gamma,
-        "hsv": pointwise.hsv,
-        "grey": pointwise.grey,
-        "solarize": pointwise.solarize,
-        "shuffle": pointwise.shuffle,
-        "drop_channel": pointwise.drop_channel,
-        "gaussian": filters.gaussian,
-        "downscale": filters.downscale,
-        "median3": filters.median3,
-        "median5": filters.median5,
-        "equalize": histograms.equalize,
-        "clahe": histograms.clahe,
-        "shadow": overlays.shadow,
-        "iso_noise": overlays.iso_noise,
-        "holes": overlays.holes,
-        "jpeg": jpeg.jpeg,
-    }
+OF_TORCH: tuple[Apply, ...] = (
+    *(pointwise.brightness, pointwise.gamma, pointwise.hsv, pointwise.grey, pointwise.solarize, pointwise.shuffle),
+    *(pointwise.drop_channel, filters.gaussian, filters.downscale, filters.median3, filters.median5),
+    *(histograms.equalize, histograms.clahe, overlays.shadow, overlays.iso_noise, overlays.holes, jpeg.jpeg),
 )
+OPERATIONS: Mapping[str, Apply] = MappingProxyType({each.__name__: each for each in OF_TORCH})
 
 
 def by_opencv(name: str) -> Apply:

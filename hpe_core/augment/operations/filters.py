@@ -35,9 +35,8 @@ def downscale(x_BHWC: Tensor, draws: Draws) -> Tensor:
     rows_BH = nearest(height, scale) + torch.arange(0, faces * height, height, device=x_BHWC.device)[:, None]
     columns_BW = nearest(width, scale) * channels
     columns_BN = (columns_BW[:, :, None] + torch.arange(channels, device=x_BHWC.device)).flatten(1)
-    chosen_BHN = (
-        x_BHWC.view(faces * height, width * channels).index_select(0, rows_BH.flatten()).view(faces, height, -1)
-    )
+    rows = x_BHWC.view(faces * height, width * channels)
+    chosen_BHN = rows.index_select(0, rows_BH.flatten()).view(faces, height, -1)
     return chosen_BHN.gather(2, columns_BN[:, None, :].expand(chosen_BHN.shape)).view(x_BHWC.shape)
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 
 def to_bytes(levels: Tensor) -> Tensor:
     """Floats -> uint8, cut off below 0, above 255 and behind the point. The input is used up."""
-    return (
-        levels.clamp_(0, 255).to(torch.int16).to(torch.uint8)
-    )  # a direct cast to uint8 takes a CPU four times as long
+    return levels.clamp_(0, 255).to(torch.int16).to(torch.uint8)  # a CPU takes four times as long for a direct cast
 
 
 def rounded(levels: Tensor) -> Tensor:
@@ -44,8 +42,7 @@ def joined(planes_BHW: Sequence[Tensor]) -> Tensor:
 
 def looked_up(x_BHWC: Tensor, table_BCV: Tensor) -> Tensor:
     """Every grey level replaced by a face's own table of 256, one for all channels or one for each."""
-    channels = table_BCV.shape[1]
-    index = places(x_BHWC, channels)
+    index = places(x_BHWC, table_BCV.shape[1])
     return table_BCV.flatten().index_select(0, index.flatten()).view(x_BHWC.shape)
 
 
@@ -53,9 +50,8 @@ def places(x_BHWC: Tensor, channels: int) -> Tensor:
     """Where each grey level stands in (B, channels, 256) tables that lie behind each other: (B, H, N), int32."""
     faces, _, width, _ = x_BHWC.shape
     index = x_BHWC.flatten(2).int()
-    index += torch.arange(0, faces * channels * 256, channels * 256, dtype=torch.int32, device=index.device)[
-        :, None, None
-    ]
+    first = torch.arange(0, faces * channels * 256, channels * 256, dtype=torch.int32, device=index.device)
+    index += first[:, None, None]
     if channels > 1:
         index += torch.arange(0, channels * 256, 256, dtype=torch.int32, device=index.device).repeat(width)
     return index

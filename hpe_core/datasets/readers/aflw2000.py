@@ -33,9 +33,10 @@ class Aflw2000(LandmarkArchive):
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture, and one per .mat that lacks its picture; `load` rejects whatever is half there."""
-        for path in filter(_is_face, self.paired()):
-            stem = files.printable(Path(path).stem)
-            yield FaceRef(stem, stem, path)
+        for path in self.paired():
+            if CODE not in Path(path).parts[:-1]:
+                stem = files.printable(Path(path).stem)
+                yield FaceRef(stem, stem, path)
 
     def load(self, ref: FaceRef) -> tuple[Annotation, Image]:
         path, mat_path = self.places(ref)
@@ -50,7 +51,3 @@ class Aflw2000(LandmarkArchive):
             raise Rejected("bad_annotation", f"{name}: pt3d_68 is not finite")
         box = Box.of_face(landmarks)
         return Annotation(box, pose, landmarks.astype(np.float32)), read_picture(path)
-
-
-def _is_face(path: str) -> bool:
-    return CODE not in Path(path).parts[:-1]

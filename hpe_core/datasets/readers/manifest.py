@@ -251,23 +251,20 @@ def _pose(values: list[float], columns: tuple[str, ...], name: str) -> Pose:
     if columns == EULER:
         return pose_of(values)
     if columns == MATRIX:
-        return _pose_of_matrix(values, name)
-    length = float(np.linalg.norm(values))
-    if not np.isfinite(length):
-        raise Rejected("nan_pose", f"{name}: its quaternion is not finite")
-    if abs(length - 1) > 0.01:  # of the digits that files keep; a farther one has other columns than it says
-        raise Rejected("bad_annotation", f"{name}: qw, qx, qy, qz have the length {length:.3g}, not 1")
-    from scipy.spatial.transform import Rotation  # takes time that other tables need not pay
+        matrix = np.array(values).reshape(3, 3)
+        if not np.isfinite(matrix).all():
+            raise Rejected("nan_pose", f"{name}: its matrix is not finite")
+        if not is_rotation(matrix):
+            raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
+    else:
+        from scipy.spatial.transform import Rotation  # takes time that other tables need not pay
 
-    return pose_of(upright(matrix_to_euler(Rotation.from_quat(values, scalar_first=True).as_matrix())))
-
-
-def _pose_of_matrix(values: list[float], name: str) -> Pose:
-    matrix = np.array(values).reshape(3, 3)
-    if not np.isfinite(matrix).all():
-        raise Rejected("nan_pose", f"{name}: its matrix is not finite")
-    if not is_rotation(matrix):
-        raise Rejected("bad_annotation", f"{name}: r00 ... r22 are no rotation")
+        length = float(np.linalg.norm(values))
+        if not np.isfinite(length):
+            raise Rejected("nan_pose", f"{name}: its quaternion is not finite")
+        if abs(length - 1) > 0.01:  # of the digits that files keep; a farther one has other columns than it says
+            raise Rejected("bad_annotation", f"{name}: qw, qx, qy, qz have the length {length:.3g}, not 1")
+        matrix = Rotation.from_quat(values, scalar_first=True).as_matrix()
     return pose_of(upright(matrix_to_euler(matrix)))
 
 

@@ -48,7 +48,9 @@ class Pointing04(files.Archive):
 
     def refs(self) -> Iterator[FaceRef]:
         """One per picture; a picture whose name is of another form is listed too, and rejected by `load`."""
-        for path in self._pictures():
+        for path in self.listing(files.PICTURES):
+            if FRONT in map(str.lower, Path(path).parts[:-1]):
+                continue
             stem = Path(path).stem
             match = NAME.fullmatch(stem)
             folder = files.printable(Path(path).parent.name)
@@ -73,11 +75,6 @@ class Pointing04(files.Archive):
     def missing_parts(self, refs: Sequence[FaceRef]) -> list[str]:
         known = {f"Person{person:02d}": OF_EACH for person in range(1, PEOPLE + 1)}
         return lacking(Counter(ref.group for ref in refs), known)
-
-    def _pictures(self) -> Iterator[str]:
-        for path in self.listing(files.PICTURES):
-            if FRONT not in map(str.lower, Path(path).parts[:-1]):
-                yield path
 
 
 def _text_of(picture: str) -> str:

@@ -77,9 +77,8 @@ class W300LP(LandmarkArchive):
             if mirrored:
                 points = points[MIRROR_68]
         else:
-            what = (
-                name if marks_path.parent.parent.is_dir() else f"the folder {files.printable(str(self.root))}/landmarks"
-            )
+            there = marks_path.parent.parent.is_dir()
+            what = name if there else f"the folder {files.printable(str(self.root))}/landmarks"
             said = f"{ref.sample_id}: {what} is missing, and pt2d of a rotated variant is that of the unrotated picture"
             return Annotation(Rejected("no_box", said), pose), image
         box = Box.of_face(points)
