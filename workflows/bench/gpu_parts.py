@@ -40,7 +40,6 @@ OFFSETS = TrainSpec(
     AugmentSpec(turn_deg=15, jitter_px=8, photometric="offsets"),
     hard_loss="offsets",
 )
-SMALL = CropSpec(32, 4)
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,15 @@ class Setup:
     faces: int
 
 
-def tiny(spec: TrainSpec) -> TrainSpec:
+def tiny(setup: Setup) -> Setup:
     """The same training in seconds."""
-    return replace(
-        spec,
-        net=replace(spec.net, backbone="test_resnet"),
-        optim=replace(spec.optim, batch_size=16),
-        augment=replace(spec.augment, jitter_px=2),
+    spec = replace(
+        setup.spec,
+        net=replace(setup.spec.net, backbone="test_resnet"),
+        optim=replace(setup.spec.optim, batch_size=16),
+        augment=replace(setup.spec.augment, jitter_px=2),
     )
+    return Setup(f"test_resnet, 32 px, {setup.name.split(', ')[-1]}", spec, CropSpec(32, 4), 64)
 
 
 @dataclass
@@ -104,15 +104,12 @@ class Bench:
     @cached_property
     def setups(self) -> tuple[Setup, ...]:
         chain = replace(EHPNET, augment=OFFSETS.augment)
-        if self.small:
-            names = ("EHPNet's chain", "the offset paper's chain", "the offset paper's teacher")
-            pairs = zip(names, map(tiny, (EHPNET, chain, OFFSETS)), strict=True)
-            return tuple(Setup(f"test_resnet, 32 px, {name}", spec, SMALL, 64) for name, spec in pairs)
-        return (
+        whole = (
             Setup("ResNet18, 112 px, EHPNet's chain", EHPNET, CropSpec(112, 15), 32_768),
             Setup("ResNet18, 112 px, the offset paper's chain", chain, CropSpec(112, 15), 32_768),
             Setup("ResNet50, 224 px, the offset paper's teacher", OFFSETS, CropSpec(224, 15, "stretch"), 6_144),
         )
+        return tuple(map(tiny, whole)) if self.small else whole
 
     def rate(self, work: Callable[[], int]) -> float:
         return rate(work, self.place, 0.1 if self.small else 2.0)
