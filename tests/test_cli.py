@@ -37,7 +37,7 @@ def test_the_last_lines_name_the_page_of_the_given_mlflow_and_no_password(uri, l
 
 def test_help_lists_every_command_and_imports_none(capsys):
     code = (
-        "import sys\nfrom workflows.cli import run\nassert run(['--help']) == 0\n"
+        "import sys\nfrom workflows.cli import main\nassert main(['--help']) == 0\n"
         "heavy = {'numpy', 'torch', 'ray', 'mlflow', 'pydantic', 'omegaconf'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -45,7 +45,7 @@ def test_help_lists_every_command_and_imports_none(capsys):
     assert done.returncode == 0, done.stderr
     listed = [line.split()[0] for line in done.stdout.partition("commands:\n")[2].splitlines()]
     assert listed == [*cli.VERBS, *cli.PROGRAMS]
-    assert cli.run([]) == 0 and capsys.readouterr().out == done.stdout
+    assert cli.main([]) == 0 and capsys.readouterr().out == done.stdout
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_help_lists_every_command_and_imports_none(capsys):
 )
 def test_a_wrong_word_is_one_sentence(words, said, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
-    assert cli.run(words) == EXIT_BAD_INPUT
+    assert cli.main(words) == EXIT_BAD_INPUT
     told = capsys.readouterr()
     assert said in told.err and told.err.count("\n") == 1 and told.out == ""
 
@@ -73,7 +73,7 @@ def test_a_wrong_word_is_one_sentence(words, said, capsys, monkeypatch):
 def test_the_examples_of_a_help_name_the_command_that_was_called(words, example, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     with pytest.raises(SystemExit):
-        cli.run([*words, "--help"])
+        cli.main([*words, "--help"])
     said = capsys.readouterr().out
     assert f"\n    {example}" in said and "python workflows" not in said
 
@@ -88,7 +88,7 @@ def test_the_words_reach_the_command(monkeypatch):
     monkeypatch.setattr(workflows.full_pipeline, "main", note)
     monkeypatch.setattr(workflows.predict, "main", note)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    assert cli.run(["labels", "-c", "demo", "a=1"]) == cli.run(["predict", "x.jpg", "model=m"]) == 7
+    assert cli.main(["labels", "-c", "demo", "a=1"]) == cli.main(["predict", "x.jpg", "model=m"]) == 7
     assert reached == [["labels", "-c", "demo", "a=1"], ["x.jpg", "model=m"]]
 
 
@@ -96,5 +96,5 @@ def test_the_words_reach_the_command(monkeypatch):
 def test_each_program_answers_under_its_name(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     with pytest.raises(SystemExit) as end:
-        cli.run([name, "--help"])
+        cli.main([name, "--help"])
     assert not end.value.code and capsys.readouterr().out.startswith(f"usage: hpe {name} [")

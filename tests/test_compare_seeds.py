@@ -42,7 +42,7 @@ def fake_runs(monkeypatch):
     """Rows whose errors tell which run they come from; returns the seeds of the runs."""
     seeds = []
 
-    def run_pipeline(spec, stages):
+    def run(stages, spec):
         assert stages == STAGES[:-1], "publishing would move the registry's aliases with every seed"
         seeds.append(spec.student.seed)
         labels = spec.label_set(spec.student)
@@ -55,7 +55,7 @@ def fake_runs(monkeypatch):
         cells = {"heads": (Cell(0, 1, 6.0 + spec.student.seed),), "others": ()}
         return Results({"evaluate": EvaluateResult(rows, (), {}, {}, cells)})
 
-    monkeypatch.setattr(compare_seeds, "run_pipeline", run_pipeline)
+    monkeypatch.setattr(compare_seeds.pipeline, "run", run)
     return seeds
 
 

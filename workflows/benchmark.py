@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_core.errors import SpecError, check, nearest, say
+from hpe_core.errors import check, nearest, say
 from hpe_core.system.packages import check_extra
 from workflows.bench.lab import Lab
 from workflows.engine.commandline import CommandParser
@@ -58,8 +58,7 @@ def chosen(names: Sequence[str]) -> "Benchmarks":
     """The benchmarks named, or all. Raises SpecError for an unknown name."""
     known = benchmarks()
     for name in names:
-        if name not in known:
-            raise SpecError(f"unknown benchmark '{name}'{nearest(name, list(known))}")
+        check(name in known, f"unknown benchmark '{name}'{nearest(name, list(known))}")
     return {name: run for name, run in known.items() if name in names or not names}
 
 

@@ -37,15 +37,12 @@ PROGRAMS = {
 }
 
 
-def main() -> int:
-    """The console command."""
-    return run(sys.argv[1:])
-
-
-def run(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """A command's modules are imported when it is called, so that --help answers at once."""
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(help_text())
+        listed = [f"  {name:<14} {said}" for name, said in (VERBS | PROGRAMS).items()]
+        print("\n".join(["usage: hpe COMMAND ...", "", (__doc__ or "").strip(), "", "commands:", *listed]))
         return 0
     if argv[0] == "--version":
         print(hpe_core.__version__)
@@ -66,8 +63,3 @@ def command(argv: Sequence[str]) -> Callable[[], int]:
         return lambda: int(program.main(words))
     check(name.isidentifier() or "-" in name[1:], f"a command comes first, for example hpe run {' '.join(argv)}")
     raise SpecError(f"unknown command '{name}'{nearest(name, [*VERBS, *PROGRAMS])}")
-
-
-def help_text() -> str:
-    listed = [f"  {name:<14} {said}" for group in (VERBS, PROGRAMS) for name, said in group.items()]
-    return "\n".join(["usage: hpe COMMAND ...", "", (__doc__ or "").strip(), "", "commands:", *listed])

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
+from workflows.engine import pipeline
 from workflows.engine.commandline import parted
 from workflows.engine.config import arguments, guarded, load, tell
 from workflows.engine.results import DEGREES, Cell, EvaluateResult
-from workflows.full_pipeline import STAGES, run_pipeline
+from workflows.full_pipeline import STAGES
 from workflows.report.comparison import DISTILLED, Compared, into_page, joined, markdown, place_in
 
 KINDS = {
@@ -95,7 +96,7 @@ def together(by_kind: Mapping[str, Sequence[Compared]]) -> list[Compared]:
 def scores(spec: PipelineSpec, title: str) -> tuple[list[Compared], Cells]:
     """The rows and (K, d) map of one run, which is not published: every seed would move the registry's aliases."""
     say(title)
-    return read(run_pipeline(spec, STAGES[:-1]).evaluate, spec.data.test[0])
+    return read(pipeline.run(STAGES[:-1], spec).evaluate, spec.data.test[0])
 
 
 def read(evaluated: EvaluateResult, test: str) -> tuple[list[Compared], Cells]:

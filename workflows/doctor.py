@@ -97,8 +97,7 @@ def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, p
 def check_own(own: dict[str, str]) -> tuple[int, Path | None]:
     """(faces, out). Raises SpecError for a number that is none, and for a folder that cannot be made."""
     faces = own.get("faces", str(FACES))
-    if not faces.isdecimal():
-        raise SpecError(f"faces={faces} is no number of faces (0: all of them)")
+    check(faces.isdecimal(), f"faces={faces} is no number of faces (0: all of them)")
     if "out" not in own:
         return int(faces), None
     out = Path(absolute(own["out"], Path.cwd()))
@@ -117,8 +116,7 @@ def check_keys(words: Sequence[str]) -> bool:
     alone = any(key in ALONE for key in keys)
     known = [*OWN, *ALONE, *(() if alone else PIPELINE)]
     for key in keys:
-        if key not in known:
-            raise SpecError(f"unknown key {key}{nearest(key, known)}")
+        check(key in known, f"unknown key {key}{nearest(key, known)}")
     return alone
 
 

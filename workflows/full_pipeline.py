@@ -60,11 +60,6 @@ NAMES = [stage.name for stage in STAGES]
 VERBS = ("run", "plan", "verify", "sync", *NAMES)
 
 
-def run_pipeline(spec: PipelineSpec, stages: Sequence[Stage] = STAGES) -> Results:
-    """Run every stage that is not finished, in order; returns all results."""
-    return pipeline.run(stages, spec)
-
-
 def main(argv: Sequence[str]) -> int:
     """`full_pipeline.py [VERB] [-c FILE]... [key=value]...`"""
     args = arguments(argv, __doc__ or "", VERBS, options=cost.add_options)
@@ -82,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     elif args.verb in NAMES:
         tell(pipeline.run_alone(STAGES, spec, args.verb, as_json=args.json))
     else:
-        results = run_pipeline(spec)
+        results = pipeline.run(STAGES, spec)
         rows = json.dumps([row.as_json() for row in results.evaluate.rows]) if args.json else ""
         tell(rows or closing(spec, results, time.monotonic() - began))
     return 0

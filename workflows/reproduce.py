@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         "apart_deg": compared.apart,
         "tolerance_deg": tolerance,
         "differences": differing,
-        "parts": [part.as_json() for part in compared.parts],
+        "parts": [vars(part) for part in compared.parts],
     }
     write_json(store / "reproduced.json", tree)
     tell(json.dumps(tree) if args.json else f"{compared.text()}\n\n{verdict}")

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpe_core.errors import check, nearest, say
+from hpe_core.system.files import read_json
 from hpe_core.system.remote import is_remote
 from workflows.engine.cluster import made_by, running_address
 from workflows.engine.commandline import EXIT_STOPPED, parted
@@ -60,8 +61,7 @@ def main(argv: Sequence[str]) -> int:
     write_receipt(receipt, home)
     if spec.mlflow.uri != "none":
         say(show_in_mlflow(receipt, home, spec, began_ms))
-    written = (home / JSON).read_text()
-    tell(json.dumps(json.loads(written)) if args.json else f"{receipt.text()}\nreceipt  {home / HTML}")
+    tell(json.dumps(read_json(home / JSON)) if args.json else f"{receipt.text()}\nreceipt  {home / HTML}")
     return EXIT_FAILED if receipt.count("failed") else 0
 
 

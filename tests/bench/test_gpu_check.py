@@ -72,7 +72,7 @@ def test_a_device_that_computes_something_else_is_seen(monkeypatch, offset):
         return true(net, device, *args, **options)
 
     monkeypatch.setattr(gpu_parts.PoseNet, "to", to)
-    bench = gpu_parts.bench_on(gpu_parts.Place(), small=True)
+    bench = gpu_parts.Bench(gpu_parts.Place(), small=True)
     lines = gpu_parts.parity(bench)
     fp32 = [line.holds for line in lines if "fp32" in line.what and line.holds is not None]
     assert all(fp32) == (offset == 0.0)

@@ -15,9 +15,11 @@ from hpe_core.geometry.crop import offset_grid
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
+from hpe_core.training import rate
+from hpe_core.training.rate import flops
 from workflows.engine import cost as budget
 from workflows.engine.config import REPO, load
-from workflows.engine.cost import Told, costs, finished, flops, memory_gb, train_faces, windows
+from workflows.engine.cost import Told, costs, figures, finished, train_faces, windows
 from workflows.full_pipeline import main
 
 TOLD = Told(faces=10_000, gpus=8, tflops=10.0, shard_rate=100.0, actors=4)
@@ -30,7 +32,7 @@ def spec_of(*overrides: str) -> PipelineSpec:
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network takes a tera-operation a face, and three in a step."""
-    monkeypatch.setattr(budget, "flops", lambda net, size, backward: 3e12 if backward else 1e12)
+    monkeypatch.setattr(rate, "flops", lambda net, size, backward: 3e12 if backward else 1e12)
 
 
 def hours(spec: PipelineSpec, told: Told) -> dict[str, float]:
@@ -190,12 +192,12 @@ def test_memory_is_that_of_the_rows():
     wide = dataclasses.replace(spec_of().data, crop=CropSpec(size=112, margin_px=8))
     spec = dataclasses.replace(spec_of(), data=wide)
     faces = train_faces(spec, TOLD)
-    assert memory_gb(spec, TOLD) == pytest.approx(faces * 3 * 128 * 128 / 1e9)
+    assert figures(spec, TOLD)["rows_gb"] == pytest.approx(faces * 3 * 128 * 128 / 1e9)
 
 
 def test_workers_of_a_machine_share_its_rows_and_a_stream_has_its_own_bound():
     def memory(faces: int, *overrides: str) -> float:
-        return memory_gb(spec_of("cluster.workers=4", *overrides), dataclasses.replace(TOLD, faces=faces))
+        return figures(spec_of("cluster.workers=4", *overrides), dataclasses.replace(TOLD, faces=faces))["rows_gb"]
 
     for ingest in ("all_shards", "own_shards"):
         assert memory(10**6, f"data.ingest={ingest}") == memory(10**6, "cluster.workers=1", "data.resident_gb=1")
@@ -216,7 +218,7 @@ def test_workers_of_a_machine_share_its_rows_and_a_stream_has_its_own_bound():
     ],
 )
 def test_what_cannot_be_planned_is_a_sentence(monkeypatch, words, said):
-    monkeypatch.setattr(budget, "gpus_here", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     given = ["plan", "-c", "tests/tiny.yaml", "cluster.gpus_per_worker=1", "--shard-rate", "1", "--actors", "1"]
     if "no GPU here" not in said:
         given += ["--gpus", "1"]

@@ -58,7 +58,7 @@ def test_the_registry_gets_a_folder_that_loads_anywhere(published, tmp_path):
     source = stage.folder / "model"
     files = {"student.onnx", "student.int8.onnx", "student.pt2", "model.safetensors", "model.json", "README.md"}
     assert files <= {f.name for f in source.iterdir()}
-    assert [body for kind, body in events if kind == "say" and "int8: MAE" in body], "the cost of int8 is printed"
+    assert [text for kind, (text, *_) in events if kind == "say" and "int8: MAE" in text], "the cost of int8 is printed"
     picture = render_head(9, 1, size=64)
     done, encoded = cv2.imencode(".png", cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR))
     assert done

@@ -81,7 +81,7 @@ def test_another_test_set_costs_only_its_own_shards(tmp_path, built):
     wider = dataclasses.replace(data, datasets={**data.datasets, "others": more}, test=("heads", "others"))
     events = list[Event]()
     build_shards(wider, new, LocalReporter(events.append), workers=1)
-    said = " ".join(body for kind, body in events if kind == "say")
+    said = " ".join(text for kind, (text, *_) in events if kind == "say")
     assert "others: 3 faces; the whole archive has 2,000: this is a part" in said and "shards are taken over" in said
     assert sorted(dataset for dataset, _ in built) == ["heads", "others"], "the damaged shard and the new set"
     assert {path: (new / path).read_bytes() for path in mine} == whole

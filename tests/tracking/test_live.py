@@ -82,10 +82,10 @@ def test_a_locked_database_delays_nobody(store, tmp_path, said):
     prepare()
     other = sqlite3.connect(store / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    live = Live(store, uri_of(store), EXPERIMENT, lambda: facts, say=said.append, mend="sync it")
+    live = Live(store, uri_of(store), EXPERIMENT, lambda: facts, say=said.append)
     assert talk(live) < 0.5
     began = time.monotonic()
-    assert live.close(1.0) == "MLflow is behind (no answer in 1 s): `sync it` brings it up"
+    assert live.close(1.0) == "MLflow is behind (no answer in 1 s): `full_pipeline.py sync` brings it up"
     assert time.monotonic() - began < 3
     other.execute("ROLLBACK")
     other.close()

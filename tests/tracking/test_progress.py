@@ -48,7 +48,7 @@ def test_every_event_is_handled_once_and_in_order_though_the_board_answers_late(
     pump = Pump(actor, heard.append, every_s=60)
     reporter.say("300")
     pump.close()
-    assert [body for _, body in heard] == [str(number) for number in range(301)], "the last one is not left behind"
+    assert [text for _, (text,) in heard] == [str(number) for number in range(301)], "the last one is not left behind"
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
 

@@ -79,10 +79,9 @@ def test_an_address_that_would_land_somewhere_else_is_an_error(uri, tmp_path):
 def test_addresses_are_shown_without_passwords():
     assert ui_command("sqlite:////a/m.db") == "mlflow ui --backend-store-uri sqlite:////a/m.db --port 5000"
     for secret in ("secret", "se@cret", "se/cret", "se?cret", "se#cret"):
-        assert ui_command(f"http://me:{secret}@host:1") == public(f"http://me:{secret}@host:1") == "http://host:1"
+        assert public(f"http://me:{secret}@host:1") == "http://host:1"
     assert public("https://host/a?token=secret") == "https://host/a"
     assert public("sqlite:////home/me@work/m.db") == "sqlite:////home/me@work/m.db"
-    assert ui_command("none") == ""
 
 
 def test_mlflow_shows_what_the_store_says_and_gets_it_once(store, tmp_path):
@@ -364,10 +363,10 @@ def test_a_server_that_was_dead_gets_all_exactly_once(store, tmp_path, start_ser
     """Files go through the server: the client sees no folder of its."""
     port, mine, facts = places.free_port(), tmp_path / "mine", places.told(tmp_path / "home")
     uri, said = f"http://127.0.0.1:{port}", list[str]()
-    live = Live(mine, uri, places.EXPERIMENT, lambda: facts, say=said.append, mend="full_pipeline.py sync -c x.yaml")
+    live = Live(mine, uri, places.EXPERIMENT, lambda: facts, say=said.append)
     live.started("publish/1/a", "a", "publish/1", {})
     behind = live.close()
-    assert behind.startswith("MLflow is behind (") and "`full_pipeline.py sync -c x.yaml` brings it up" in behind
+    assert behind.startswith("MLflow is behind (") and "`full_pipeline.py sync` brings it up" in behind
     assert len(said) == 1 and "dead or slow" in said[0] and uri in said[0]
     start_server(port)
     assert sync(mine, uri, places.EXPERIMENT, facts).runs == 3

@@ -26,9 +26,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import torch
+
 from hpe_core.errors import UserError, check, nearest, say
 from hpe_core.training.place import Place
-from workflows.bench.gpu_parts import PARTS, Line, bench_on
+from workflows.bench.gpu_parts import PARTS, Bench, Line
 from workflows.report.markdown import markdown_table
 
 SECONDS = 240
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     for name in args.parts:
         check(name in PARTS, f"unknown part '{name}'{nearest(name, list(PARTS))}")
     place = place_of(args.device, args.small)
-    bench, began = bench_on(place, small=args.small), time.perf_counter()
+    bench, began = Bench(place, args.small), time.perf_counter()
     lines: list[Line] = []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             say(f"{name}: {time.perf_counter() - began - spent:.0f} s")
     report = {
         "device": bench.name,
-        "torch": bench.torch_version,
+        "torch": torch.__version__,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "small": args.small,
@@ -75,15 +77,13 @@ def main(argv: Sequence[str]) -> int:
 
 def place_of(device: str, small: bool) -> Place:
     """Where to measure. Raises SpecError where there is no GPU and nobody asked for less."""
-    import torch
-
     named = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if named.type == "cuda":
         check(torch.cuda.is_available(), f"--device {device}: torch {torch.__version__} finds no CUDA device here")
         torch.cuda.set_device(named.index or 0)
     else:
         check(small, "there is no GPU here; --small runs a small form of the check on the CPU")
-    return Place(named)
+    return Place(named, rows_bytes=1e12)
 
 
 def page(report: dict, lines: Sequence[Line]) -> str:

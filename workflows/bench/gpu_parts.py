@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hpe_core.augment.moves import center_window
-from hpe_core.data.batch import FaceData, PoseBatch, taken
+from hpe_core.data.batch import PoseBatch, taken
 from hpe_core.data.device_rows import DeviceRows
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning.ensemble import ensemble_probs, folded
@@ -40,7 +40,6 @@ OFFSETS = TrainSpec(
     AugmentSpec(turn_deg=15, jitter_px=8, photometric="offsets"),
     hard_loss="offsets",
 )
-SMALL = CropSpec(32, 4)
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,15 @@ class Setup:
     faces: int
 
 
-def tiny(spec: TrainSpec) -> TrainSpec:
+def tiny(setup: Setup) -> Setup:
     """The same training in seconds."""
-    return replace(
-        spec,
-        net=replace(spec.net, backbone="test_resnet"),
-        optim=replace(spec.optim, batch_size=16),
-        augment=replace(spec.augment, jitter_px=2),
+    spec = replace(
+        setup.spec,
+        net=replace(setup.spec.net, backbone="test_resnet"),
+        optim=replace(setup.spec.optim, batch_size=16),
+        augment=replace(setup.spec.augment, jitter_px=2),
     )
+    return Setup(f"test_resnet, 32 px, {setup.name.split(', ')[-1]}", spec, CropSpec(32, 4), 64)
 
 
 @dataclass
@@ -101,35 +101,18 @@ class Bench:
     def name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.is_gpu else "CPU"
 
-    @property
-    def torch_version(self) -> str:
-        return torch.__version__
-
     @cached_property
     def setups(self) -> tuple[Setup, ...]:
         chain = replace(EHPNET, augment=OFFSETS.augment)
-        if self.small:
-            names = ("EHPNet's chain", "the offset paper's chain", "the offset paper's teacher")
-            pairs = zip(names, map(tiny, (EHPNET, chain, OFFSETS)), strict=True)
-            return tuple(Setup(f"test_resnet, 32 px, {name}", spec, SMALL, 64) for name, spec in pairs)
-        return (
+        whole = (
             Setup("ResNet18, 112 px, EHPNet's chain", EHPNET, CropSpec(112, 15), 32_768),
             Setup("ResNet18, 112 px, the offset paper's chain", chain, CropSpec(112, 15), 32_768),
             Setup("ResNet50, 224 px, the offset paper's teacher", OFFSETS, CropSpec(224, 15, "stretch"), 6_144),
         )
-
-    def faces(self, setup: Setup) -> FaceData:
-        return HeldFaces(noise(setup.crop, setup.faces))
-
-    def wait(self) -> None:
-        wait(self.place)
+        return tuple(map(tiny, whole)) if self.small else whole
 
     def rate(self, work: Callable[[], int]) -> float:
         return rate(work, self.place, 0.1 if self.small else 2.0)
-
-
-def bench_on(place: Place, small: bool) -> Bench:
-    return Bench(replace(place, rows_bytes=1e12), small)
 
 
 def views(bench: Bench, setup: Setup, steps: int) -> Iterator[PoseBatch]:
@@ -144,10 +127,6 @@ def with_all(setup: Setup) -> Setup:
     optim = replace(setup.spec.optim, ema_decay=0.99, clip_norm=1.0)
     distill = DistillSpec(temperature=2.0, distrust=10.0)
     return replace(setup, name=f"{setup.name}, distilled", spec=replace(setup.spec, optim=optim, distill=distill))
-
-
-def as_kind(spec: TrainSpec, kind: str) -> TrainSpec:
-    return replace(spec, optim=replace(spec.optim, step=kind))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -169,7 +148,7 @@ def sync(bench: Bench) -> list[Line]:
     for setup, kind in itertools.product([*bench.setups[:2], with_all(bench.setups[0])], ("eager", "graph")):
         with tempfile.TemporaryDirectory() as folder:
             for resumed in (False, True):
-                spec = as_kind(setup.spec, kind)
+                spec = replace(setup.spec, optim=replace(setup.spec.optim, step=kind))  # type: ignore[arg-type]
                 step = begin(spec, setup.crop, bench.place, resume=Path(folder) if resumed else None)
                 step.model.train()
                 waits = 0.0
@@ -191,7 +170,7 @@ def sync(bench: Bench) -> list[Line]:
 
 
 def parity(bench: Bench) -> list[Line]:
-    setup, found = bench.setups[0], {}
+    setup = bench.setups[0]
     spec = replace(setup.spec, optim=replace(setup.spec.optim, amp=False))
     torch.manual_seed(0)
     net = PoseNet(spec.net, setup.crop.size)
@@ -216,12 +195,12 @@ def parity(bench: Bench) -> list[Line]:
             ("bf16", False, True, 2.0, 0.2),
         ):
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-            found[name] = measured(bench.device, half)
-            apart = float((found[name][2] - angles).abs().max())
+            their_loss, their_gradient, their_angles = measured(bench.device, half)
+            apart = float((their_angles - angles).abs().max())
             lines.append(Line("parity", f"angles, {name}, worst of 32 faces", "degrees", apart, holds=apart < degrees))
-            grad = float((found[name][1] - gradient).norm() / gradient.norm())
+            grad = float((their_gradient - gradient).norm() / gradient.norm())
             lines.append(Line("parity", f"gradient, {name}, of its norm", "", grad, holds=grad < share))
-            lines.append(Line("parity", f"loss, {name}", "", found[name][0], loss, "the CPU's"))
+            lines.append(Line("parity", f"loss, {name}", "", their_loss, loss, "the CPU's"))
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     return lines
@@ -234,20 +213,20 @@ def rows(bench: Bench) -> list[Line]:
     order = [np.random.default_rng(i).permutation(len(arrays))[:size] for i in range(len(arrays) // size)]
     began = time.perf_counter()
     there = DeviceRows(arrays, bench.device, 1e12)
-    bench.wait()
+    wait(bench.place)
     gigabytes = (arrays.images.nbytes + arrays.soft.nbytes) / 1e9 if arrays.soft is not None else 0.0
     lines = [Line("rows", "upload of all rows", "GB/s", gigabytes / (time.perf_counter() - began))]
     brought = DeviceRows(arrays, bench.device, 0)
     pairs = list(zip(there.batches(order[:4]), brought.batches(order[:4]), strict=True))
     same = all(torch.equal(a, b) for pair in pairs for a, b in zip(*(each.tensors() for each in pair), strict=True))
     lines.append(Line("rows", "batches that differ between both ways", "", float(not same), holds=same))
+
+    def batches(way: DeviceRows) -> int:
+        return sum(map(len, way.batches(order)))
+
     for name, way in (("on the device", there), ("brought as they are asked for", brought)):
         what = f"faces {name}, {setup.crop.stored_size} px"
-
-        def all_batches(way: DeviceRows = way) -> int:
-            return sum(len(batch) for batch in way.batches(order))
-
-        lines.append(Line("rows", what, "faces/s", bench.rate(all_batches)))
+        lines.append(Line("rows", what, "faces/s", bench.rate(partial(batches, way))))
     return lines
 
 
@@ -263,18 +242,16 @@ def train(bench: Bench) -> list[Line]:
         if find_spec("albumentations") is None:
             bench.left_out.append("train: the old way, albumentations is not installed")
             continue
-        few = replace(setup, spec=replace(setup.spec, augment=replace(setup.spec.augment, backend="albumentations")))
-        few = replace(few, faces=max(64, setup.faces // 16))
-        old = epochs_rate(bench, few)[0]
-        lines.append(
-            Line("train", f"{setup.name}, beside the old way", "faces/s", ours, old, "albumentations, on the host")
-        )
+        spec = replace(setup.spec, augment=replace(setup.spec.augment, backend="albumentations"))
+        old, _ = epochs_rate(bench, replace(setup, spec=spec, faces=max(64, setup.faces // 16)))
+        what, old_way = f"{setup.name}, beside the old way", "albumentations, on the host"
+        lines.append(Line("train", what, "faces/s", ours, old, old_way))
     return lines
 
 
 def epochs_rate(bench: Bench, setup: Setup) -> tuple[float, float]:
     """Faces a second from the end of the first epoch to that of the last, validation and checkpoints in; peak bytes."""
-    faces, held_out = bench.faces(setup), bench.faces(replace(setup, faces=max(16, setup.faces // 16)))
+    faces, held_out = (HeldFaces(noise(setup.crop, count)) for count in (setup.faces, max(16, setup.faces // 16)))
     ends: list[float] = []
     if bench.is_gpu:
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -299,25 +276,24 @@ def standing_rate(bench: Bench, setup: Setup) -> float:
         step(batch)
 
     def some() -> int:
-        for _ in range(2 if bench.small else 20):
+        times = 2 if bench.small else 20
+        for _ in range(times):
             step(batch)
-        return len(batch) * (2 if bench.small else 20)
+        return len(batch) * times
 
     return bench.rate(some)
 
 
 def batch(bench: Bench) -> list[Line]:
-    lines = []
+    lines, first = [], bench.setups[0]
     for size in (16, 32) if bench.small else (128, 512, 1024):
-        setup = bench.setups[0]
-        setup = replace(setup, spec=replace(setup.spec, optim=replace(setup.spec.optim, batch_size=size)))
+        setup = replace(first, spec=replace(first.spec, optim=replace(first.spec.optim, batch_size=size)))
         lines.append(Line("batch", f"{setup.name}, batch {size}", "faces/s", standing_rate(bench, setup)))
     return lines
 
 
 def labels(bench: Bench) -> list[Line]:
-    lines = []
-    setup = bench.setups[0]
+    lines, setup = [], bench.setups[0]
     net = PoseNet(setup.spec.net, setup.crop.size).to(bench.device).to(memory_format=torch.channels_last).eval()
     asked = LabelSet(("net",), 2, 2) if bench.small else LabelSet(("net",), 15, 5)
     windows, size = len(offset_grid(*asked.offsets)), setup.crop.size

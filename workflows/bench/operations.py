@@ -1,6 +1,6 @@
 """What each operation of the augmentation costs a face. Imports torch, numpy and hpe_core.augment alone."""
 
-import time
+import timeit
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,16 +33,13 @@ def operation_costs(device: str, size: int, batch: int) -> dict[str, float]:
 def cost(apply: Apply, images: Tensor, draws: Draws) -> float:
     """Seconds of one call."""
 
-    def seconds() -> float:
-        finish(images)
-        began = time.perf_counter()
+    def calls() -> None:
         for _ in range(CALLS):
             apply(images, draws)
         finish(images)
-        return (time.perf_counter() - began) / CALLS
 
-    seconds()
-    return min(seconds() for _ in range(REPEATS))
+    calls()
+    return min(timeit.repeat(calls, repeat=REPEATS, number=1)) / CALLS
 
 
 def finish(images: Tensor) -> None:

@@ -10,7 +10,7 @@ hypothesis, and told (docs/doctor.md has figures).
 
 import itertools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -121,8 +121,7 @@ def simplest(convention: ConventionSpec, configured: ConventionSpec) -> Conventi
 
 def settings(convention: ConventionSpec, configured: ConventionSpec) -> dict[str, Any]:
     """The keys that turn the configured convention into this one, with their values."""
-    names = [field.name for field in fields(convention)]
-    return {n: getattr(convention, n) for n in names if getattr(convention, n) != getattr(configured, n)}
+    return {key: value for key, value in vars(convention).items() if value != getattr(configured, key)}
 
 
 def in_words(convention: ConventionSpec) -> str:

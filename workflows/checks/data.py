@@ -25,6 +25,7 @@ from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings
 from workflows.checks.findings import Finding
 from workflows.checks.numbers import number_findings
+from workflows.export.faces import evenly
 from workflows.sharding.accounts import FEW
 
 SHOWN = 24  # faces on the contact sheet
@@ -182,23 +183,21 @@ def convention_findings(name: str, verdict: Verdict, configured: ConventionSpec,
             f"{in_words(verdict.best)}: set {keys} (labels lie {verdict.error:.1f} degrees from the poses that their "
             f"landmarks give, {verdict.best_error:.1f} when set; {verdict.prefer} of {verdict.faces} faces prefer it)"
         )
-        return [Finding("error", name, text)]
-    if verdict.kind == "mixed":
+    elif verdict.kind == "mixed":
         text = (
             f"the labels of {verdict.prefer} of {verdict.faces} faces fit their landmarks far better read so: "
             f"{in_words(verdict.best)}; others far worse: they are of two conventions, which no key mends"
         )
-        return [Finding("error", name, text)]
-    if verdict.kind == "unexplained":
+    elif verdict.kind == "unexplained":
         text = (
             f"labels lie {verdict.error:.1f} degrees from the poses that their landmarks give ({verdict.faces} faces), "
             f"and no convention is nearer than {verdict.best_error:.1f}: labels or landmarks are of other faces"
         )
-        return [Finding("error", name, text)]
-    if verdict.kind == "landmarks_mirrored":
+    elif verdict.kind == "landmarks_mirrored":
         text = "landmarks are numbered from the other side (point 0 lies on the wrong cheek); the labels stay unchecked"
-        return [Finding("error", name, text)]
-    return []
+    else:
+        return []
+    return [Finding("error", name, text)]
 
 
 def _reject_findings(name: str, reasons: Counter[str], looked_at: int, data: DataSpec) -> list[Finding]:
@@ -272,7 +271,7 @@ def write_pictures(seen: Examined, data: DataSpec, folder: Path) -> list[Path]:
     if not seen.kept:
         return []
     by_yaw = np.argsort(seen.poses[:, YAW], kind="stable")
-    shown = by_yaw[np.unique(np.linspace(0, len(by_yaw) - 1, SHOWN).round().astype(int))]
+    shown = by_yaw[evenly(len(by_yaw), SHOWN)]
     windows = np.stack([window(seen.kept[i].crop.pixels, data.crop.size) for i in shown])
     folder.mkdir(parents=True, exist_ok=True)
     faces, angles = folder / f"{seen.name}.faces.png", folder / f"{seen.name}.angles.png"

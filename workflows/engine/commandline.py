@@ -60,14 +60,9 @@ class CommandParser(argparse.ArgumentParser):
 
 def parted(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The key=value words of these names by their names, and all others."""
-    own, others = dict[str, str](), list[str]()
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in names:
-            own[key] = value
-        else:
-            others.append(word)
-    return own, others
+    mine = [word for word in words if "=" in word and word.partition("=")[0] in names]
+    own = {key: value for key, _, value in (word.partition("=") for word in mine)}
+    return own, [word for word in words if word not in mine]
 
 
 def typed_overrides(kind: type, words: Sequence[str], files: Any = None) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import offset_grid
 from hpe_core.spec.cluster import TRAINING
 from hpe_core.spec.data import CropSpec
-from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
@@ -79,13 +78,6 @@ def train_faces(spec: PipelineSpec, told: Told) -> int:
     return int(told.faces * (1 - first.val - first.test))
 
 
-def flops(net: NetSpec, size: int, *, backward: bool) -> int:
-    """Floating-point operations of one face; with `backward`, of a whole training step."""
-    from hpe_core.training import rate
-
-    return rate.flops(net, size, backward=backward)
-
-
 def finished(seconds: Iterable[float], lanes: int) -> float:
     """When the last job ends, if `lanes` of them run at once and the next starts where one ends."""
     ends = [0.0] * lanes
@@ -116,6 +108,8 @@ def timed(train: TrainSpec, crop: CropSpec, *, backward: bool) -> float:
 
 def seconds_of(train: TrainSpec, spec: PipelineSpec, told: Told, *, backward: bool) -> float:
     """Of one face on one GPU, or one core where there is none: a training step or a pass forward."""
+    from hpe_core.training.rate import flops
+
     if not told.tflops:
         alone = dataclasses.replace(train, distill=None)  # a student and its hard twin are timed once
         return timed(alone, spec.data.crop, backward=backward)
@@ -173,14 +167,10 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     return found
 
 
-def memory_gb(spec: PipelineSpec, told: Told) -> float:
-    """Pixels of the training rows on one machine, or what streams of Ray Data hold of them for a network's workers."""
-    return spec.data.machine_bytes(train_faces(spec, told), spec.cluster) / 1e9
-
-
 def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
     """Everything as numbers: data (GB are 1e9 bytes), each network's GFLOP and augmented faces a second, stages."""
     from hpe_core.learning.heads import label_bytes
+    from hpe_core.training.rate import flops
 
     crop, faces = spec.data.crop, train_faces(spec, told)
     networks = {
@@ -199,7 +189,7 @@ def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
         "side_px": crop.stored_size,
         "raw_gb": told.faces * CHANNELS * crop.stored_size**2 / 1e9,
         "label_set_gb": faces * label_bytes(spec.student.net) / 1e9,
-        "rows_gb": memory_gb(spec, told),
+        "rows_gb": spec.data.machine_bytes(faces, spec.cluster) / 1e9,
         "networks": networks,
         "stages": [dataclasses.asdict(cost) for cost in [*stages, Cost("together", "", *whole)]],
     }
@@ -251,10 +241,12 @@ def told_of(args: argparse.Namespace, spec: PipelineSpec) -> Told | None:
     ways = [bool(args.measure), args.rates is not None, given["tflops"] is not None]
     if not any(ways) and all(value is None for value in given.values()):
         return None
+    import torch
+
     check(sum(ways) == 1, "what a run costs needs one of --measure, --rates FILE and --tflops N")
     for name, value in given.items():
         check(value is None or value > 0, f"--{name} must be positive, got {value or 0:g}")
-    gpus = gpus_here() if given["gpus"] is None else given["gpus"]
+    gpus = torch.cuda.device_count() if given["gpus"] is None else given["gpus"]
     uses = spec.cluster.share_of("teachers").gpus != 0
     check(uses or args.measure, "this run uses no GPU: cluster.gpus_per_worker is 0; --measure plans it")
     check(gpus > 0 or args.measure, "there is no GPU here: --gpus says how many the cluster has")
@@ -292,12 +284,6 @@ def shard_rate(spec: PipelineSpec) -> float:
     began = time.perf_counter()
     list(load_directly(source, spec.data.crop, some))
     return len(some) / (time.perf_counter() - began)
-
-
-def gpus_here() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def cores() -> int:

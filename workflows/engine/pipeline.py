@@ -31,7 +31,7 @@ def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
     planned = store.plan()
     for entry in planned.values():
         say(entry.line)
-    if all(entry.action == "skip" and store.is_elsewhere(entry) for entry in planned.values()):
+    if all(entry.action == "skip" and not store.mirror.lacks(entry.folder) for entry in planned.values()):
         return store.results(planned)
     if any(entry.action != "skip" for entry in planned.values()):
         check_extra()

@@ -53,7 +53,8 @@ class Placement:
         read = f" and {self.readers} CPU to read for it" if self.readers else ""
         each = "with" if self.at_once == 1 else "each with"
         held = f"{self.cpus:g} CPU and {f'{self.gpus:g} GPU' if self.gpus else 'no GPU'}"
-        return f"{units}, {each} {several}{held}{read} (there: {amounts(self.there)})"
+        there = f"{self.there['CPU']:g} CPU" + (f", {self.there['GPU']:g} GPU" if self.there["GPU"] else "")
+        return f"{units}, {each} {several}{held}{read} (there: {there})"
 
 
 def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placement:
@@ -137,7 +138,3 @@ def auto_gpus(stage: str, wanted: float, there: float) -> float:
 def reads(spec: PipelineSpec, stage: str) -> bool:
     """Whether tasks of Ray Data read for the workers of this stage, on CPUs beside them."""
     return spec.data.ingest == "ray_data" and stage in (*TRAINING, "search")
-
-
-def amounts(there: Mapping[str, float]) -> str:
-    return f"{there['CPU']:g} CPU" + (f", {there['GPU']:g} GPU" if there["GPU"] else "")

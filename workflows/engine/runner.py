@@ -31,7 +31,7 @@ from workflows.storage.manifest import finished, now
 from workflows.tracking.console import Console
 from workflows.tracking.facts import Artifact, RunFacts, Status, git_commit
 from workflows.tracking.live import Live
-from workflows.tracking.progress import Pump, Reporter, now_ms, start_board
+from workflows.tracking.progress import Event, Pump, Reporter, now_ms, start_board
 from workflows.tracking.projection import facts_of
 
 FAILED = "failed.json"  # why a stage has failed, until it runs again
@@ -133,20 +133,16 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
             self.pump.flush()
             told = stage_facts(entry, result, self.run_facts.key, began, now_ms())
             members = [member.to_json() for member in children(entry, result, self.spec)]
-            return {
-                "machinery": self.machinery,
-                "made_by": self.made_by,
-                "told": told.to_json(),
-                "children": members,
-            }
+            return {"machinery": self.machinery, "made_by": self.made_by, "told": told.to_json(), "children": members}
 
         try:
             result, changed = execute(self.store, self.planned, entry, self.reporter, note)
         except Exception as error:
             told = stage_facts(entry, None, self.run_facts.key, began, now_ms()).to_json()
-            reason = explained(error, entry)
+            own = own_sentence(error)
+            reason = own or explained(error, entry)
             write_json(entry.folder / FAILED, {"error": str(reason), "time_ms": now_ms(), "told": told})
-            raise reason from (None if is_explained(error) else error)
+            raise reason from (None if own else error)
         self.learn(entry)
         self.tell()
         self.live.sync()
@@ -155,16 +151,10 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         said = result.headline()
         self.console.say(f"{name}: done in {(now_ms() - began) / 1000:.0f} s{'; ' if said else ''}{said}")
 
-    def handle(self, event: tuple[str, Any]) -> None:
+    def handle(self, event: Event) -> None:
         """One event from the board: to the console, or to MLflow as it is now."""
-        kind, body = event
-        if kind == "progress":
-            self.console.progress(*body)
-        elif kind == "say":
-            self.console.say(body)
-        else:
-            assert kind in ("started", "metrics", "ended"), kind
-            getattr(self.live, kind)(*body)
+        kind, words = event
+        getattr(self.console if kind in ("progress", "say") else self.live, kind)(*words)
 
 
 def execute(
@@ -195,18 +185,14 @@ def execute(
     return result, store.commit(entry, result, noted)
 
 
-def is_explained(error: BaseException) -> bool:
-    """Whether an error, or what a worker raised, already is one sentence for the user."""
-    return isinstance(error, UserError | StageFailed) or isinstance(
-        getattr(error, "cause", None), UserError | StageFailed
-    )
+def own_sentence(error: Exception) -> UserError | StageFailed | None:
+    """What a worker raised, or the error, if it already is one sentence for the user."""
+    known = (getattr(error, "cause", None), error)
+    return next((one for one in known if isinstance(one, UserError | StageFailed)), None)
 
 
-def explained(error: Exception, entry: Planned) -> Exception:
-    """What went wrong in one sentence: a worker's own without its traceback; else a traceback goes into the folder."""
-    if is_explained(error):
-        cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, Exception) else error
+def explained(error: Exception, entry: Planned) -> StageFailed:
+    """What went wrong, in one sentence; its traceback goes into the folder, unless the disk is what is wrong."""
     if disk_is_full(error):
         free = size(shutil.disk_usage(entry.folder).free)
         return StageFailed(

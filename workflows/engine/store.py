@@ -21,7 +21,7 @@ from hpe_core.system.remote import RemoteError
 from workflows.engine.plan import Planned, plan
 from workflows.engine.results import SCHEMA_VERSION, Results, StageResult
 from workflows.engine.stage import Stage
-from workflows.storage.begun import note_finished
+from workflows.storage.begun import BEGUN
 from workflows.storage.contents import MANIFEST, drop_damaged, inventory, misfits
 from workflows.storage.manifest import finished, now, read_manifest
 from workflows.storage.mirror import Mirror, held
@@ -68,10 +68,6 @@ class Store:
         """What each stage would do and why."""
         return {entry.stage.name: entry for entry in plan(self.stages, self.spec, self.mirror.size)}
 
-    def is_elsewhere(self, entry: Planned) -> bool:
-        """Whether a finished stage is finished wherever the store lies: its files could be sent."""
-        return not self.mirror.lacks(entry.folder)
-
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the store for one run, here and there. Raises StoreHeld with who has it."""
@@ -109,7 +105,7 @@ class Store:
             **noted,
         }
         write_json(entry.folder / MANIFEST, manifest)
-        note_finished(entry.folder)
+        (entry.folder / BEGUN).unlink(missing_ok=True)
         drop_damaged(entry.folder)
         self.mirror.push(entry.folder)
         return [] if before is None else _changed(entry.stage.name, before["files"], files)

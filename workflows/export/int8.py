@@ -8,7 +8,6 @@ A range is the mean of the calibration batches' extremes, so one odd face widens
 residual blocks stay float, too. onnxruntime's own pre-processing is left out: the exporter has folded the batch norms.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,12 @@ def quantize_onnx(onnx_file: Path, out: Path, crops: Image) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Crops(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches: Iterator[Image] = (
-                np.ascontiguousarray(crops[i : i + CALIBRATION_BATCH]) for i in range(0, len(crops), CALIBRATION_BATCH)
-            )
+    starts = range(0, len(crops), CALIBRATION_BATCH)
+    batches = ({INPUT: np.ascontiguousarray(crops[i : i + CALIBRATION_BATCH])} for i in starts)
 
+    class Crops(CalibrationDataReader):
         def get_next(self) -> dict[str, Image] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch}
+            return next(batches, None)
 
     with quiet():  # the quantizer warns of every model that its pre-processing was not run
         quantize_static(

@@ -69,8 +69,10 @@ def save_described(network: Path, model: Path, fit: DetectorFit | None, calibrat
 
 def export_files(stage: StageRun, model: Path, weight_terms: str) -> Exported:
     """Write every form of the network in the folder `model` beside it; returns what was measured of each."""
-    scored = faces_of(stage, "test", stage.spec.publish.parity_crops)
-    compared = crops_to_compare(stage, scored)
+    wanted = stage.spec.publish.parity_crops
+    scored = faces_of(stage, "test", wanted)
+    missing = wanted - (len(scored.windows) if scored else 0)
+    compared = together([scored, faces_of(stage, "val", missing)])  # parity asks no label, so validation faces fill up
     crops, opset = compared.windows if compared else None, stage.spec.export.opset
     traced = export_network(model, model / ONNX_FILE, model / PROGRAM_FILE, crops, opset)
     timm = write_timm_folder(model, model / TIMM_FOLDER, weight_terms)
@@ -85,12 +87,6 @@ def faces_of(stage: StageRun, split: str, wanted: int) -> Faces | None:
     data = stage.spec.data
     names = data.test if split == "test" else data.train
     return spread_faces(stage.inputs["shards"], names, split, wanted, data.crop.size)
-
-
-def crops_to_compare(stage: StageRun, scored: Faces | None) -> Faces | None:
-    """Parity asks no label, so validation faces fill up where the test sets are small."""
-    missing = stage.spec.publish.parity_crops - (len(scored.windows) if scored else 0)
-    return together([scored, faces_of(stage, "val", missing)])
 
 
 def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | None:

@@ -27,11 +27,7 @@ from workflows.export.runtimes import deployed, onnx_call, program_call, torch_c
 
 
 def export_network(
-    net_folder: Path,
-    onnx_file: Path,
-    program_file: Path,
-    crops: Image | None = None,
-    opset: int = ExportSpec().opset,
+    net_folder: Path, onnx_file: Path, program_file: Path, crops: Image | None = None, opset: int = ExportSpec().opset
 ) -> TracedNetwork:
     """Write the network in `net_folder` as `onnx_file` and `program_file` (.pt2); returns what was measured of them.
 

@@ -97,14 +97,9 @@ def _readme(net: Any, found: TimmFolder, meaning: dict[str, Any], terms: str) ->
     import timm
     from jinja2 import StrictUndefined, Template
 
-    read: dict[str, Any] = {
-        "undefined": StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-        "keep_trailing_newline": True,
-    }
+    exact: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     normalised = {key: net.backbone.pretrained_cfg[key] for key in ("mean", "std")}
-    return Template(README.read_text(encoding="utf-8"), **read).render(
+    return Template(README.read_text(encoding="utf-8"), undefined=StrictUndefined, **exact).render(
         **meaning,
         **{key: f"[{', '.join(f'{value:.6g}' for value in values)}]" for key, values in normalised.items()},
         found=found,

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +12,7 @@ from PIL import Image as Pil
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, read_bytes
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Image
-from workflows.prediction.copies import DrawnVideo
+from workflows.prediction.copies import DrawnVideo, Moving
 from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.pictures import orientation, turned
 
@@ -22,17 +20,12 @@ TICK = Fraction(1, 1000)
 SHORTEST_MS, USUAL_MS = 11, 100  # a shorter frame stays 100 ms, as browsers show it
 
 
-class Animation:
-    """Its pictures one by one; drawn ones become an MP4 file."""
-
-    noun = "frame"
-    live = False
-    moving = True
+class Animation(Moving):
+    """Its pictures one by one."""
 
     def __init__(self, path: Path, copy: Path, max_pixels: int) -> None:
         """Raises SpecError for a file that cannot be read or whose pictures are too large."""
-        self.name, self.names, self.left_out = path.name, [path.name], Counter[str]()
-        self._copy, self._lasts = DrawnVideo(copy, TICK), TICK
+        super().__init__(path.name, DrawnVideo(copy, TICK))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -62,10 +55,6 @@ class Animation:
             self._lasts = stays * TICK
             yield Frame(self.name, number, image, ms * TICK)
             ms += stays
-
-    def keep(self, frame: Frame, drawn: Image) -> None:
-        assert frame.time is not None
-        self._copy.add(drawn, frame.time, self._lasts)
 
     def close(self) -> None:
         self._copy.close()

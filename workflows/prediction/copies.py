@@ -4,7 +4,7 @@ PyAV is imported when a video is opened, not before: its FFmpeg has 100 MB (docs
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -16,6 +16,7 @@ import numpy as np
 
 from hpe_core.errors import SpecError, UserError, say
 from hpe_core.geometry.crop import Image
+from workflows.prediction.frames import Frame
 
 VIDEO_SUFFIX, CODEC = ".mp4", "libx264"
 # No frame refers to a later one, so packets leave in the order of the frames.
@@ -110,6 +111,20 @@ class DrawnVideo:
         except (OSError, ValueError, av.FFmpegError) as error:  # ValueError: an FFmpeg without the codec
             why = getattr(error, "strerror", None) or error
             raise SpecError(f"the video {self.path} cannot be written: {why}") from None
+
+
+class Moving:
+    """What videos, animations, cameras and streams share: one name, and drawn frames that become an MP4 file."""
+
+    noun, live, moving = "frame", False, True
+
+    def __init__(self, name: str, copy: DrawnVideo) -> None:
+        self.name, self.names, self.left_out = name, [name], Counter[str]()
+        self._copy, self._lasts = copy, LAST_S  # how long a frame stays if no other follows
+
+    def keep(self, frame: Frame, drawn: Image) -> None:
+        assert frame.time is not None
+        self._copy.add(drawn, frame.time, self._lasts)
 
 
 class _Sound:

@@ -16,7 +16,7 @@ from workflows.prediction.kinds import kind_of
 from workflows.prediction.pictures import open_pictures
 from workflows.prediction.resolve import similar
 from workflows.prediction.streams import SCHEMES, Camera, is_address, open_address
-from workflows.prediction.videos import FILES_ALONE, VideoFile, copy_name, is_cut, opened
+from workflows.prediction.videos import VideoFile, copy_name, is_cut
 
 
 def open_media(
@@ -31,7 +31,8 @@ def open_media(
     if addresses:
         return open_address(addresses[0], out, sound=draw)
     if len(words) == 1 and words[0].isdecimal() and not os.path.exists(words[0]):
-        _check_writable(draw)
+        if draw:
+            pyav()  # said at once where what writes the copy is missing
         return Camera(int(words[0]), out)
     paths = [Path(os.path.expanduser(word)) for word in words]
     for word, path in zip(words, paths, strict=True):
@@ -42,11 +43,11 @@ def open_media(
         if draw:
             apart(path, copy)
         if kind == "animation":
-            _check_writable(draw)
+            if draw:
+                pyav()
             return Animation(path, copy, max_pixels)
         try:
-            container = opened(f"file:{path}", path.name, FILES_ALONE)
-            return VideoFile(container, path.name, copy, sound=draw, file=path)
+            return VideoFile.here(path, path.name, copy, sound=draw)
         except SpecError as error:
             raise SpecError(f"{error}{'; a part of it is missing: it was cut off' * is_cut(path)}") from None
     return open_pictures(paths, out, upright=upright, draw=draw, max_pixels=max_pixels)
@@ -78,9 +79,3 @@ def _check_there(word: str, path: Path) -> None:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         camera = "; a camera is named by its number alone" if stat.S_ISCHR(mode) else ""
         raise SpecError(f"{name} is neither a file nor a folder{camera}")
-
-
-def _check_writable(draw: bool) -> None:
-    """Raises UserError at once where a drawn copy is wanted and what writes it is missing."""
-    if draw:
-        pyav()

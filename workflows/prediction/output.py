@@ -37,8 +37,7 @@ def row_of(
     off by more than 10 degrees."""
     box = frame.in_file(face.box)
     seen = (printable(frame.name), frame.number, frame.seconds, number, track)
-    values = [*seen, box.x1, box.y1, box.x2, box.y2, face.score, *map(float, angles), *map(float, spread)]
-    values += [float(sure)]
+    values = [*seen, box.x1, box.y1, box.x2, box.y2, face.score, *map(float, [*angles, *spread, sure])]
     row = dict(zip(COLUMNS, values, strict=True))
     if track is None:
         del row[TRACK]

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -25,19 +24,10 @@ import numpy as np
 from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError, say, shown
 from hpe_core.geometry.crop import Image
-from workflows.prediction.copies import DrawnVideo, pyav
+from workflows.prediction.copies import DrawnVideo, Moving, pyav
 from workflows.prediction.frames import Frame, Media, Unusable
 from workflows.prediction.kinds import VIDEOS
-from workflows.prediction.videos import (
-    FILES_ALONE,
-    Clock,
-    VideoFile,
-    copy_name,
-    opened,
-    packets_of,
-    pictures_of,
-    upright,
-)
+from workflows.prediction.videos import Clock, VideoFile, copy_name, opened, packets_of, pictures_of, upright
 
 WEB = ("http", "https")
 PLAYLISTS = ("hls", "dash")  # name the files of a video, each read from its beginning
@@ -72,8 +62,7 @@ def open_address(address: str, out: Path, *, sound: bool) -> Media:
         if held is None:
             return VideoFile(container, name, copy, sound=sound)
         container.close()
-        path = Path(held.name)
-        return VideoFile(opened(f"file:{path}", name, FILES_ALONE), name, copy, sound=sound, file=path, held=held)
+        return VideoFile.here(Path(held.name), name, copy, sound=sound, held=held)
     plain = re.sub(r"[^\w.]+", "-", f"{parts.netloc}{parts.path}").strip("-")
     return Stream(container, address, name, out / f"{plain}.mp4")
 
@@ -103,21 +92,13 @@ def copied_here(address: str, name: str) -> IO[bytes] | None:
         raise SpecError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-class Live:
+class Live(Moving):
     """What cameras and streams share: no end, and a copy in which each frame has the time at which it came."""
 
-    noun = "frame"
-    live = True
-    moving = True
-    total = 0
+    live, total = True, 0
 
     def __init__(self, name: str, copy: Path) -> None:
-        self.name, self.names, self.left_out = name, [name], Counter[str]()
-        self._copy = DrawnVideo(copy, TICK)
-
-    def keep(self, frame: Frame, drawn: Image) -> None:
-        assert frame.time is not None
-        self._copy.add(drawn, frame.time)
+        super().__init__(name, DrawnVideo(copy, TICK))
 
 
 class Camera(Live):

@@ -34,15 +34,19 @@ class OneEuro:
 
     def __call__(self, angles_deg: ArrayLike, time: float) -> Floats:
         """(pitch, yaw, roll) in degrees at `time`, in seconds, later than the last one -> smoothed ones."""
+        from scipy.spatial.transform import Rotation  # takes longer than all else that the command imports
+
         raw = euler_to_matrix(angles_deg)
         passed = time - self._time
         if self._raw is None:
             self._smooth = raw
         elif passed > 0:
-            speed = _log_deg(self._raw.T @ raw) / passed
+            speed = Rotation.from_matrix(self._raw.T @ raw).as_rotvec(degrees=True) / passed
             self._speed = self._speed + _share(SPEED_CUTOFF_HZ, passed) * (speed - self._speed)
             cutoff = self._cutoff + BETA * float(np.linalg.norm(self._speed))
-            self._smooth = self._smooth @ _exp_deg(_share(cutoff, passed) * _log_deg(self._smooth.T @ raw))
+            way = Rotation.from_matrix(self._smooth.T @ raw).as_rotvec(degrees=True)
+            step = Rotation.from_rotvec(_share(cutoff, passed) * way, degrees=True)
+            self._smooth = self._smooth @ step.as_matrix()
         self._raw, self._time = raw, time
         return nearer_branch(matrix_to_euler(self._smooth), angles_deg)
 
@@ -50,20 +54,6 @@ class OneEuro:
 def _share(cutoff_hz: float, passed: float) -> float:
     """How much of a new value a low-pass takes over after so many seconds."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff_hz * passed))
-
-
-def _log_deg(rotation: Floats) -> Floats:
-    from scipy.spatial.transform import Rotation  # takes longer than all else that the command imports
-
-    vector: Floats = Rotation.from_matrix(rotation).as_rotvec(degrees=True)
-    return vector
-
-
-def _exp_deg(vector: Floats) -> Floats:
-    from scipy.spatial.transform import Rotation
-
-    matrix: Floats = Rotation.from_rotvec(vector, degrees=True).as_matrix()
-    return matrix
 
 
 @dataclass

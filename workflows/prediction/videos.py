@@ -7,7 +7,6 @@ of itself. What a header only estimates counts for the progress line alone.
 
 import errno
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -19,7 +18,7 @@ import numpy as np
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
-from workflows.prediction.copies import LAST_S, VIDEO_SUFFIX, DrawnVideo, pyav
+from workflows.prediction.copies import VIDEO_SUFFIX, DrawnVideo, Moving, pyav
 from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.kinds import QUICKTIME
 
@@ -99,12 +98,8 @@ def timed(frames: Iterable[Any], clock: Clock) -> Iterator[tuple[Any, Fraction]]
         yield held, clock.at(held.pts)
 
 
-class VideoFile:
-    """The frames of a video; drawn ones become an MP4 file."""
-
-    noun = "frame"
-    live = False
-    moving = True
+class VideoFile(Moving):
+    """The frames of a video."""
 
     def __init__(
         self,
@@ -118,19 +113,23 @@ class VideoFile:
     ) -> None:
         """`sound`: the copy gets what there is; `held` is closed in the end. Raises SpecError if there is no video in
         the container."""
-        self.name, self.names, self.left_out = name, [name], Counter[str]()
         self._container, self._file, self._held = container, file, held
         self._stream = stream = pictures_of(container, name)
         start = container.start_time
         known = None if start is None else Fraction(max(0, start), 1_000_000)  # sound may begin a little before zero
         self._clock = Clock(stream, known)
         self._sources = [one for one in container.streams.audio if sound and one.codec_context is not None]
-        self._copy = DrawnVideo(copy, self._clock.tick, self._sources, known or Fraction(0))
+        super().__init__(name, DrawnVideo(copy, self._clock.tick, self._sources, known or Fraction(0)))
         lasts = Fraction(container.duration or 0, 1_000_000)
         self.total = stream.frames or round(lasts * Fraction(stream.average_rate or 0))
         self._tolerant = container.format.name == "mpegts"  # a recording may begin and end inside a picture
-        self._lasts, self._whole = LAST_S, False
-        self._packets, self._damaged, self._torn, self._why = 0, 0, False, ""
+        self._packets, self._damaged, self._torn, self._whole, self._why = 0, 0, False, False, ""
+
+    @classmethod
+    def here(cls, path: Path, name: str, copy: Path, *, sound: bool, held: IO[bytes] | None = None) -> "VideoFile":
+        """A file of this machine."""
+        container = opened(f"file:{path}", name, FILES_ALONE)
+        return cls(container, name, copy, sound=sound, file=path, held=held)
 
     def frames(self) -> Iterator[Frame | Unusable]:
         number, corrupt = 0, False
@@ -180,10 +179,6 @@ class VideoFile:
         if why or number == 0 or self._torn or (self._file is not None and is_cut(self._file)):
             return f"ends after {number} frames, before its end{why}" if number else f"holds no frame{why}"
         return f"has {self._damaged} damaged frame{'s' * (self._damaged != 1)}, left out" if self._damaged else ""
-
-    def keep(self, frame: Frame, drawn: Image) -> None:
-        assert frame.time is not None
-        self._copy.add(drawn, frame.time, self._lasts)
 
     def close(self) -> None:
         self._copy.close(whole=self._whole)

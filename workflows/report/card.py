@@ -71,12 +71,6 @@ class UsedDataset:
         return cls(name, reader.name, reader.terms, reader.photographs, faces)
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """The student's score on the first test set, a few letters for lists: 'MAE 4.10'."""
-    best = next(row for row in rows if row.role is Role.DISTILLED)
-    return f"MAE {best.mae:.2f}"
-
-
 def metrics_table(rows: Sequence[Row]) -> str:
     """The evaluation as a Markdown table, degrees; one line a network and test set, with the number of faces."""
     lines = []

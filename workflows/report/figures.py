@@ -184,13 +184,13 @@ def heat_map(test: str, base: str, cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, error) points that no other point beats in both, by rising cost."""
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, error) points that no other point beats in both, by rising cost."""
     front, best = [], float("inf")
-    for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if points[index][1] < best:
-            front.append(index)
-            best = points[index][1]
+    for cost, error in sorted(points):
+        if error < best:
+            front.append((cost, error))
+            best = error
     return front
 
 
@@ -204,8 +204,8 @@ def pareto(trials: Sequence[Trial]) -> Figure:
         mine = [point for point, other in zip(points, names, strict=True) if other == name]
         color, (costs, errors) = OTHERS[place % len(OTHERS)], zip(*mine, strict=True)
         axes.scatter(costs, errors, s=26, color=color, label=name, zorder=3)
-    front = [points[i] for i in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+    front = zip(*pareto_front(points), strict=True)
+    axes.plot(*front, color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
     axes.set_xlim(left=0)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -218,8 +218,8 @@ def costs(test: str, rows: Sequence[Row]) -> Figure:
     figure, axes = _axes(f"Error against latency, {test}", "one face on one CPU thread, ms", "MAE, degrees", size)
     points = [(row.latency_ms, row.mae) for row in rows]
     others = [row.name for row in rows if row.name not in FIXED]
-    front = [points[i] for i in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
+    front = zip(*pareto_front(points), strict=True)
+    axes.plot(*front, color="#c8500b", drawstyle="steps-post", label="front", zorder=2)
     for place, (row, (cost, error)) in enumerate(zip(rows, points, strict=True)):
         color, _, label = style_of(row.name, others)
         marker = "osD^vPX<>*"[place % 10]

@@ -21,9 +21,6 @@ class Part:
     same: bool
     told: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from workflows.engine.results import SCHEMA_VERSION
 from workflows.full_pipeline import NAMES
 from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
+from workflows.tracking.registry import RUN_ID
 from workflows.tracking.server import asked, brought
 from workflows.tracking.sync import KEY_TAG
 
-RUN_ID = re.compile(r"[0-9a-f]{32}")
 CONFIG, RUN = "config.yaml", "run.json"
 Manifest = Mapping[str, Any]
 
@@ -33,15 +32,11 @@ class Receipt:
     manifests: Mapping[str, Manifest]  # by stage, from the top down
     commit: str = "unknown"  # of the whole run
 
-    def made_by(self, stage: str) -> Mapping[str, Any]:
-        """Commit, Python, packages and processors; nothing where an older version of this program wrote none."""
-        return dict(self.manifests[stage].get("made_by", {}))
-
     def all_of(self, what: str) -> list[str]:
         """What the stages were made by, each once: `commit`, `python`, `processors` or `packages` ("name==version")."""
         found: list[str] = []
-        for stage in self.manifests:
-            value = self.made_by(stage).get(what, [])
+        for manifest in self.manifests.values():
+            value = manifest.get("made_by", {}).get(what, [])  # an older version of this program wrote nothing
             if isinstance(value, Mapping):
                 value = [f"{name}=={version}" for name, version in value.items()]
             found += [value] if isinstance(value, str) else value

@@ -163,10 +163,7 @@ def drift(
     motions |= {"zoom": {"zoom": augment.zoom}} if augment.zoom else {}
     with exact_float32():
         return {
-            f"{kind}, {name}": {
-                **label_drift(nets, labels, part, size, **motion),
-                "faces": len(part),
-            }
+            f"{kind}, {name}": {**label_drift(nets, labels, part, size, **motion), "faces": len(part)}
             for kind, motion in motions.items()
             for name, part in parts.items()
             if len(part)

@@ -19,7 +19,7 @@ from workflows.engine.stage import StageRun
 from workflows.export.model_folder import export_student
 from workflows.export.runtimes import ONNX
 from workflows.export.timm_folder import README
-from workflows.report.card import latency_table, metrics_table, model_card, summary, weight_terms
+from workflows.report.card import latency_table, metrics_table, model_card, weight_terms
 from workflows.report.origin import origin, receipt
 from workflows.report.page import fingerprint
 from workflows.report.published import FILE
@@ -56,15 +56,16 @@ def run(stage: StageRun) -> PublishResult:
     report.progress("publishing", 2, 5, "steps, drawing")
     page = build_report(stage, exported, facts, stage.folder / "report")
     report.progress("publishing", 5, 5, "steps, published")
+    summary = f"MAE {results.evaluate.row(Role.DISTILLED).mae:.2f}"
     registration = Model(
         name=spec.publish.model_name,
         folder=model.name,
         alias=spec.publish.alias,
         contest=contest(stage),
-        summary=summary(rows),
+        summary=summary,
         description=metrics_table(rows),
         tags={
-            "summary": summary(rows),
+            "summary": summary,
             "config": spec.name,
             "backbone": results.student.spec.net.backbone,
             "report": f"{page.parent.name}/{page.name}",

@@ -37,10 +37,6 @@ def note_begun(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
     write_json(folder / BEGUN, {"began_s": time.time() if known is None else known.began_s, **parts})
 
 
-def note_finished(folder: Path) -> None:
-    (folder / BEGUN).unlink(missing_ok=True)
-
-
 def cut_off(stage: Path) -> Begun | None:
     """What was begun last of a stage, if nothing of it was finished since; `stage` holds its folders."""
     notes = [note for note in map(_read, stage.glob("*")) if note is not None and read_manifest(note.folder) is None]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder of both packages
 PACKAGES = ("hpe_core", "workflows")
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Rooms, and modules, that carry things or show them: what they do changes no result.
 CARRIERS = (
     "hpe_core.errors",
@@ -37,8 +38,10 @@ def code_hashes(*modules: str) -> dict[str, str]:
     queue = [*modules]
     while queue:
         name = queue.pop()
-        path = module_file(name)
-        if name not in found and not is_carrier(name) and path is not None:
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        ours = name.split(".")[0] in PACKAGES and path.is_file()  # else it is a package, or not the project's
+        carries = f"{name}.".startswith(tuple(f"{carrier}." for carrier in CARRIERS))
+        if ours and not carries and name not in found:
             found[name], imported = _read(path)
             queue += imported
     return found
@@ -54,22 +57,6 @@ def _read(path: Path) -> tuple[str, tuple[str, ...]]:
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            _drop_docstring(node)
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12], tuple(imported)
-
-
-def is_carrier(name: str) -> bool:
-    """Whether a module is one of `CARRIERS` or lies in a room of them."""
-    return any(name == carrier or name.startswith(f"{carrier}.") for carrier in CARRIERS)
-
-
-def module_file(name: str) -> Path | None:
-    """The file of a project module, or None if it is a package or not the project's."""
-    path = ROOT / (name.replace(".", "/") + ".py")
-    return path if name.split(".")[0] in PACKAGES and path.is_file() else None
-
-
-def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    if ast.get_docstring(node, clean=False) is not None:
-        node.body = node.body[1:] or [ast.Pass()]

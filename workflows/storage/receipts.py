@@ -6,7 +6,6 @@ does only the pieces that have no fitting receipt. A piece that another run of t
 is linked, not made again: folders of one stage share pieces, which are renamed into place and never written again.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpe_core.system.files import file_sha256, replacing
+from hpe_core.system.files import file_sha256, known_json, replacing
 
 Receipt = dict[str, Any]
 
@@ -62,9 +61,7 @@ def adopt(wanted: Mapping[str, Path], receipts: Iterable[Path]) -> int:
 
 def _read(path: Path) -> Receipt:
     """A receipt; an empty one where none is there, or one half-written by a run that was killed."""
-    with suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(path.read_text()))
-    return {}
+    return known_json(path) or {}
 
 
 def _link(source: Path, target: Path) -> None:

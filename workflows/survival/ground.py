@@ -47,10 +47,6 @@ class Command:
     began: float
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -89,7 +85,7 @@ def last(text: str) -> str:
 
 
 @dataclass(eq=False)
-class Ground:
+class Ground(contextlib.AbstractContextManager["Ground"]):
     """The campaign's configuration (`files`, `words`), its folder, its cluster and its lot."""
 
     files: Sequence[str]
@@ -99,9 +95,6 @@ class Ground:
     dice: random.Random
     started: list[Command] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # that each stage took undisturbed
-
-    def __enter__(self) -> "Ground":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.end()
@@ -191,12 +184,8 @@ def finished(store: Path, stage: str) -> bool:
 
 def made_in(store: Path) -> Receipt:
     """The receipt of what has been finished in a store of one configuration."""
-    found = {}
-    for stage in STAGES:
-        for folder in (store / stage).glob("*"):
-            if manifest := read_manifest(folder):
-                found[stage] = manifest
-    return Receipt(store.name, "", found)
+    manifests = ((stage, read_manifest(folder)) for stage in STAGES for folder in (store / stage).glob("*"))
+    return Receipt(store.name, "", {stage: manifest for stage, manifest in manifests if manifest})
 
 
 def kept(store: Path) -> dict[Path, int]:

@@ -87,7 +87,7 @@ class Cluster:
 
     def victim(self, command: Command, kind: str) -> dict[str, Any] | None:
         """By lot one of the living actors of the command's own job whose class has `kind` in its name; else None."""
-        found = [actor for actor in actors_of(command.pid) if kind in str(actor["class"])]
+        found = [actor for actor in actors_of(command.process.pid) if kind in str(actor["class"])]
         found = [actor for actor in found if actor["node"] in self.hands]
         return self.dice.choice(sorted(found, key=lambda actor: actor["pid"])) if found else None
 

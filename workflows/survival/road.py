@@ -18,18 +18,7 @@ from workflows.full_pipeline import NAMES as STAGES
 from workflows.storage.code import ROOT, python_path
 from workflows.storage.contents import MANIFEST
 from workflows.survival.compared import expect_same
-from workflows.survival.ground import (
-    Command,
-    Ground,
-    Lost,
-    back_after,
-    begun,
-    expect,
-    expect_untouched,
-    finished,
-    kept,
-    last,
-)
+from workflows.survival.ground import Ground, Lost, back_after, begun, expect, expect_untouched, finished, kept, last
 from workflows.survival.nodes import Cluster
 from workflows.survival.told import Hit
 from workflows.tracking.server import make_database, prepare
@@ -82,16 +71,11 @@ def one_actor(
             if victim := cluster.victim(command, kind):
                 when = cluster.kill(victim)
         command.sound()
-        if when is not None and finished_after(store, stage, when):
+        if when is not None and all(file.stat().st_mtime > when for file in store.glob(f"{stage}/*/{MANIFEST}")):
             expect_same(store, reference or ground.reference, [stage])
             return [Hit(f"{stage}, {delay:.1f} s after a first piece of work", kind, back_after(store, when))]
         delay /= 2  # it had gone before its moment
     raise Lost(f"in {TRIES} runs no {kind} was still at work {delay:.2f} s after its first piece")
-
-
-def finished_after(store: Path, stage: str, when: float) -> bool:
-    """Whether the stage was not over yet at that time."""
-    return all(file.stat().st_mtime > when for file in store.glob(f"{stage}/*/{MANIFEST}"))
 
 
 def node(ground: Ground, cluster: Cluster) -> list[Hit]:
@@ -133,7 +117,9 @@ def driver_again_and_again(
             break  # the last stage was quicker this time than its moment
         over = " (over by then)" if where == "inside" and finished(store, stage) else ""
         expect_untouched(done)
-        when, done = driver_killed(command, store)
+        done = kept(store)
+        command.kill()
+        when = time.time()
         command = ground.start("run", store)
         ground.until(command, lambda since=when: back_after(store, since) is not None)  # type: ignore[misc]
         hits.append(Hit(f"{where} {stage}{over}", "the driver", back_after(store, when)))
@@ -141,13 +127,6 @@ def driver_again_and_again(
     expect_untouched(done)
     expect_same(store, ground.reference, STAGES[:-1])
     return hits
-
-
-def driver_killed(command: Command, store: Path) -> tuple[float, dict[Path, int]]:
-    """SIGKILL to the driver. Returns when, and what had been finished by then."""
-    before = kept(store)
-    command.kill()
-    return time.time(), before
 
 
 def places(ground: Ground, cluster: Cluster) -> list[Hit]:
@@ -271,6 +250,3 @@ class Silent(http.server.BaseHTTPRequestHandler):
         time.sleep(3600)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""

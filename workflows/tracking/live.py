@@ -9,10 +9,12 @@ from typing import Any
 
 from hpe_core.errors import say as to_stderr
 from workflows.tracking.facts import RunFacts, Status, points_of
+from workflows.tracking.progress import now_ms
 from workflows.tracking.server import check_address, public
 from workflows.tracking.sync import Session, cause
 
 ROOM = 2000  # events that wait at most; more are dropped
+MEND = "full_pipeline.py sync"
 PAUSE_S = 30.0  # after a failure MLflow is left alone for so long
 
 
@@ -21,7 +23,7 @@ class Live:
 
     `facts` reads the store; MLflow is brought up to it at the start, after each `sync` and in the end. Figures of runs
     that have not ended are sent as they come, with one try, and dropped while MLflow is dead or slow, which is said
-    once. `mend` is the command that brings MLflow up to the store. Raises ValueError for an address not absolute.
+    once. Raises ValueError for an address not absolute.
     """
 
     def __init__(
@@ -31,11 +33,10 @@ class Live:
         experiment: str,
         facts: Callable[[], Sequence[RunFacts]],
         *,
-        mend: str = "full_pipeline.py sync",
         say: Callable[[str], None] = to_stderr,
     ) -> None:
         check_address(uri)
-        self._place, self._facts, self._mend, self._say = (store, uri, experiment), facts, mend, say
+        self._place, self._facts, self._say = (store, uri, experiment), facts, say
         self._events: queue.Queue[Callable[[Session], None]] = queue.Queue(ROOM)
         self._closing, self._ended = threading.Event(), threading.Event()
         self._behind, self._said = "", set[str]()
@@ -44,7 +45,7 @@ class Live:
 
     def started(self, key: str, name: str, parent: str, params: Mapping[str, Any]) -> None:
         """Show a network or a trial whose stage has not ended."""
-        now = int(time.time() * 1000)
+        now = now_ms()
         self._put(lambda session: session.begin(RunFacts(key, name, parent, started_ms=now, params=params)))
 
     def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int) -> None:
@@ -65,7 +66,7 @@ class Live:
         self._closing.set()
         self._put(self._sync)  # wakes the thread
         behind = self._behind if self._ended.wait(deadline_s) else f"no answer in {deadline_s:g} s"
-        return f"MLflow is behind ({behind}): `{self._mend}` brings it up" if behind else ""
+        return f"MLflow is behind ({behind}): `{MEND}` brings it up" if behind else ""
 
     def _put(self, event: Callable[[Session], None]) -> None:
         try:
@@ -81,7 +82,7 @@ class Live:
 
     def _complain(self, why: str) -> None:
         trouble = f"MLflow at {public(self._place[1])} is dead or slow ({why})"
-        self._say_once("trouble", f"{trouble}; nothing waits for it, the next run or `{self._mend}` brings it up")
+        self._say_once("trouble", f"{trouble}; nothing waits for it, the next run or `{MEND}` brings it up")
 
     def _work(self) -> None:
         session: Session | None = None

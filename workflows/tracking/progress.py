@@ -11,7 +11,7 @@ from typing import Any
 
 from workflows.tracking.facts import Status
 
-Event = tuple[str, Any]
+Event = tuple[str, tuple[Any, ...]]  # a method of the console or of `Live`, and what it is called with
 
 
 def now_ms() -> int:
@@ -34,7 +34,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line for the user."""
-        self._send(("say", text))
+        self._send(("say", (text,)))
 
     def metrics(self, key: str, values: Mapping[str, float], step: int, when_ms: int) -> None:
         """Figures of the run `key` at a step. What the stage returns says them with the same time: they count once."""

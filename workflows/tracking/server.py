@@ -22,10 +22,8 @@ def public(uri: str) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """The command that shows a database in a browser; for a server, its address; '' for `none`."""
-    if uri.startswith("sqlite:"):
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --port {UI_PORT}"
-    return "" if uri in ("", "none") else public(uri)
+    """The command that shows a database in a browser."""
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --port {UI_PORT}"
 
 
 def check_address(uri: str) -> None:
