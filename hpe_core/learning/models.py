@@ -153,11 +153,15 @@ class PoseNet(nn.Module):
 
 
 def closer(images_BHWC: Tensor, margin: int) -> Tensor:
-    """The centre of windows, without `margin` pixels on each side, enlarged to the whole."""
+    """The centre of windows, without `margin` pixels on each side, enlarged to the whole.
+
+    By a scale, for with a size the ONNX file would count the rows of the batch; it is rounded down, in float32, too.
+    """
     if not margin:
         return images_BHWC
     centre_BCHW = images_BHWC[:, margin:-margin, margin:-margin].permute(0, 3, 1, 2).float()
-    return F.interpolate(centre_BCHW, size=images_BHWC.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    scale = (images_BHWC.shape[1] + 1e-4) / centre_BCHW.shape[2]
+    return F.interpolate(centre_BCHW, scale_factor=scale, mode="bilinear").permute(0, 2, 3, 1)
 
 
 def create_backbone(spec: NetSpec, size: int) -> nn.Module:

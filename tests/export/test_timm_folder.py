@@ -60,7 +60,8 @@ def test_timm_loads_backbone_and_head_and_the_readme_decodes_them(tmp_path, back
     readme = (tmp_path / "timm" / "README.md").read_text()
     assert "free for all" in readme and "2 head(s) that only regularised" in readme
     assert not any(word in readme.partition("What is lost")[2] for word in ("mirror", "looks", "landmarks"))
-    torch.testing.assert_close(*decoded(tmp_path), atol=1e-3, rtol=0)
+    enlarged = looks != (1.0,)  # by a size there, by a scale in our files: noise moves by thousandths of a degree
+    torch.testing.assert_close(*decoded(tmp_path), atol=1e-2 if enlarged else 1e-3, rtol=0)
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     assert config["architecture"] == backbone and config["num_classes"] == 198
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and "url" not in config["pretrained_cfg"]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load, save, save_file
 from torch import nn
 
 from hpe_core.errors import SpecError
 from hpe_core.learning.backbones import BOTNET101
 from hpe_core.learning.checkpoint import load_net, save_net, start_from
-from hpe_core.learning.models import PoseNet, check_backbone, create_backbone
+from hpe_core.learning.models import PoseNet, check_backbone, closer, create_backbone
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from tests.faces import CROP, windows
 
@@ -141,6 +143,15 @@ def test_a_network_of_several_looks_answers_their_mean(head):
         torch.testing.assert_close(both.predict(faces.flip(2)), both.form.mirror(both.predict(faces)))
         back = both.form.mirror(looks.predict(faces.flip(2)))
         torch.testing.assert_close(both.predict(faces), (looks.predict(faces) + back) / 2)
+
+
+@given(st.integers(16, 320), st.data())
+def test_a_closer_look_is_as_large_as_the_window_and_its_mirror_image_is_mirrored(side, data):
+    margin = data.draw(st.integers(1, side // 4))
+    images = torch.randint(0, 256, (1, side, side, 3), generator=torch.Generator().manual_seed(side))
+    near = closer(images, margin)
+    assert near.shape == images.shape
+    torch.testing.assert_close(closer(images.flip(2), margin), near.flip(2), atol=0.05, rtol=0)
 
 
 def test_looks_that_are_the_same_pixels_are_one_sentence():
