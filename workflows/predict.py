@@ -30,7 +30,7 @@ from workflows.prediction.faces import face_finder
 from workflows.prediction.keys import WHOLE, PredictSpec, key_lines, spec_of
 from workflows.prediction.loop import Tally, predict
 from workflows.prediction.media import local, open_media
-from workflows.prediction.output import TABLE, csv_table, print_row
+from workflows.prediction.output import TABLE, ReaderGone, csv_table, json_lines
 from workflows.prediction.pictures import counted
 from workflows.prediction.resolve import model_files
 from workflows.prediction.streams import is_address
@@ -55,11 +55,16 @@ def main(argv: Sequence[str]) -> int:
         with model_files(spec.model, spec.tracking, spec.model_name) as path:
             predictor = HeadPosePredictor.load(path)
             say(f"model: {spec.model}, {path.name}, faces of {predictor.crop.size} px")
-        put = print_row if as_json else opened.enter_context(csv_table(out, media.moving, predictor.has_landmarks))
+        if as_json:
+            put = json_lines(spec.draw)
+        else:
+            put = opened.enter_context(csv_table(out, media.moving, predictor.has_landmarks))
         try:
             predict(media, find, predictor, spec, put, tally)
         except KeyboardInterrupt:  # how a camera is meant to end; what was seen is kept
             stopped = True
+        except ReaderGone:  # `hpe predict 0 --json | head`
+            pass
     kept = f"; in {printable(str(out))}" if spec.draw or not as_json else ""
     (say if as_json else tell)(tally.sentence(media.noun) + kept)
     if stopped and not media.live:

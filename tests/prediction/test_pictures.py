@@ -250,6 +250,23 @@ def test_a_photograph_of_200_megapixels_keeps_its_orientation(tmp_path, monkeypa
     assert isinstance(frame, Frame) and frame.image.shape == (120, 80, 3) and Pil.MAX_IMAGE_PIXELS == 1000
 
 
+@pytest.mark.parametrize("draw", [False, True])
+def test_where_nobody_reads_the_rows_nobody_looks_on_unless_copies_are_drawn(here, draw, monkeypatch, capsys):
+    """A camera would be looked at for ever."""
+    Path("in").mkdir()
+    for name in "abcde":
+        save(Path("in", f"{name}.png"), picture(0, 60, 80), "PNG")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert predict.main(["in", "boxes=whole", "--json", f"draw={str(draw).lower()}"]) == 0
+        monkeypatch.undo()
+    looked, copies = (5, 5) if draw else (1, 0)
+    assert f"{looked} picture{'s' * (looked > 1)}" in capsys.readouterr().err
+    assert len(list(here.glob("poses/*.png"))) == copies
+
+
 def test_a_picture_too_large_for_its_kind_of_file_is_told_and_the_others_are_drawn(here, capsys):
     """JPEG has no more than 65,500 pixels a side, and a copy of a kind that is not written is a JPEG."""
     Path("in").mkdir()

@@ -249,14 +249,16 @@ def guarded(main: Callable[[], int]) -> int:
     return code
 
 
-def tell(text: str) -> None:
+def tell(text: str) -> bool:
     """Print a command's result; a reader that has seen enough (`plan | head`) is no error, nor is a letter that the
-    terminal does not have."""
+    terminal does not have. False: nobody reads any more."""
     letters = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(letters, "backslashreplace").decode(letters), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return False
+    return True
 
 
 def _stop_once() -> None:

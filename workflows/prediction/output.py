@@ -59,8 +59,18 @@ def csv_table(out: Path, tracks: bool, landmarks: bool = False) -> Iterator[Call
         yield writer.writerow
 
 
-def print_row(row: Row) -> None:
-    tell(json.dumps(row))
+class ReaderGone(Exception):
+    """Nobody reads the rows that are printed."""
+
+
+def json_lines(drawing: bool) -> Callable[[Row], None]:
+    """Prints rows. Raises ReaderGone where nobody reads them, and no copy of the picture is `drawing` for them."""
+
+    def put(row: Row) -> None:
+        if not tell(json.dumps(row)) and not drawing:
+            raise ReaderGone
+
+    return put
 
 
 def landmark_text(frame: Frame, marks_L3: Angles) -> str:
