@@ -25,6 +25,7 @@ def small(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.longer
 def test_every_part_runs_on_a_cpu_without_ray_or_albumentations(tmp_path):
     code, out, said = small("--small", "--json", "--device", "cpu")
     report = json.loads(out)

@@ -227,6 +227,7 @@ def test_a_typo_is_one_sentence_before_anything_is_looked_at(words, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.longer
 def test_the_demo_is_well_on_this_machine(tmp_path):
     """As a user runs it: the rendered heads agree with their landmarks, and the exit code says that all is well."""
     command = [sys.executable, "workflows/doctor.py", f"store={tmp_path / 'runs'}", "faces=24", "--json"]

@@ -78,11 +78,10 @@ def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(
     assert same.cost_deg == same.moved_deg == same.margin_deg == 0
 
 
-@pytest.mark.parametrize("looks", [(1.0,), (1, 0.75)])
-def test_a_network_of_several_passes_is_quantized_as_its_plain_form_is(exported_net, tmp_path, looks):
+def test_a_network_of_several_passes_is_quantized_as_its_plain_form_is(exported_net, tmp_path):
     """Passes of the same weights: they are stored once, and the integers cost what they cost the plain file."""
     saved = load_net(exported_net)
-    net = PoseNet(replace(saved.net.spec, mirrored=True, looks=looks), saved.crop.size).eval()
+    net = PoseNet(replace(saved.net.spec, mirrored=True, looks=(1, 0.75)), saved.crop.size).eval()
     net.load_state_dict(saved.net.state_dict())
     save_net(tmp_path, net, saved.crop, {})
     file, small, faces = tmp_path / "student.onnx", tmp_path / "int8.onnx", windows(24)
