@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Who asks for these fixtures starts Ray, and runs in which tier.
-STARTS_RAY = {"ray_cluster": "ray", "head": "longer", "calm": "longer", "killed": "longer", "nodes": "slow"}
+STARTS_RAY = {"ray_cluster": "ray", "ray_head": "longer", "calm": "longer", "killed": "longer", "nodes": "slow"}
 
 
 # Files whose tests start Ray: `make test` runs them one after the other, beside all others.

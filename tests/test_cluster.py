@@ -100,7 +100,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+def ray_head() -> Iterator[Head]:
     # A socket's path has to stay below 108 letters, so pytest's own folder is too deep.
     home = Path(tempfile.mkdtemp(prefix="hpe", dir="/tmp"))
     token = home / "token"
@@ -145,20 +145,22 @@ def left_in(home: Path) -> list[psutil.Process]:
     return found
 
 
-def submit(head: Head, store: Path, *more: str) -> road.Done:
+def submit(ray_head: Head, store: Path, *more: str) -> road.Done:
     """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
     entry = ["python", *road.words("run", store, *more)[1:]]
-    options = ["--address", head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
-    return road.call([sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], head.env)
+    options = ["--address", ray_head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
+    return road.call(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *options, "--", *entry], ray_head.env
+    )
 
 
-def joined(done: road.Done, head: Head) -> None:
-    assert head.joined.search(road.sound(done).err), road.tail(done)
+def joined(done: road.Done, ray_head: Head) -> None:
+    assert ray_head.joined.search(road.sound(done).err), road.tail(done)
 
 
 @pytest.mark.timeout(3600)
-def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(head, tmp_path):
-    done = road.run("shards", tmp_path / "store", env=head.strangers)
+def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(ray_head, tmp_path):
+    done = road.run("shards", tmp_path / "store", env=ray_head.strangers)
     last = done.err.splitlines()[-1]
     assert done.code == 2, road.tail(done)
     assert last.startswith("error: cluster.address") and "RAY_AUTH_MODE=token" in last, road.tail(done)
@@ -176,29 +178,29 @@ def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_stages_are_verbs_and_the_rest_is_a_job(head, tmp_path):
+def test_stages_are_verbs_and_the_rest_is_a_job(ray_head, tmp_path):
     """Two stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
     Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
     manifest lists them as they are: else the store would find them damaged and have them made again.
     """
     store = tmp_path / "store"
-    early = road.run("labels", store, env=head.env)
+    early = road.run("labels", store, env=ray_head.env)
     assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, road.tail(early)
 
-    joined(road.run("shards", store, env=head.env), head)  # address auto: found by the note of `ray start`
+    joined(road.run("shards", store, env=ray_head.env), ray_head)  # address auto: found by the note of `ray start`
     tests = {path: path.read_bytes() for path in road.stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
     assert tests
     replace_files(road.stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
     for path in tests:
         with pytest.raises(ShardError):
             read_shard(path)
-    by_address = {**head.env, "RAY_ADDRESS": head.address}
-    joined(road.run("teachers", store, env=by_address), head)
-    again = road.run("teachers", store, env=head.env)
+    by_address = {**ray_head.env, "RAY_ADDRESS": ray_head.address}
+    joined(road.run("teachers", store, env=by_address), ray_head)
+    again = road.run("teachers", store, env=ray_head.env)
     assert again.code == 0 and "teachers  skip" in again.err and "Ray" not in again.err, road.tail(again)
 
-    broken = submit(head, store)
+    broken = submit(ray_head, store)
     told = broken.out + broken.err
     assert broken.code != 0 and "student: done in" in told, road.tail(broken)
     assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), road.tail(broken)
@@ -206,15 +208,15 @@ def test_stages_are_verbs_and_the_rest_is_a_job(head, tmp_path):
     assert (road.stage_folder(store, "student") / "manifest.json").is_file()
     replace_files(road.stage_folder(store, "shards"), tests)
 
-    done = submit(head, store)
+    done = submit(ray_head, store)
     told = road.sound(done).out + done.err
-    assert head.joined.search(told) and "Job '" in told and "succeeded" in told, road.tail(done)
+    assert ray_head.joined.search(told) and "Job '" in told and "succeeded" in told, road.tail(done)
     assert "distilled" in told and "student   skip" in told, road.tail(done)
     for name in road.NAMES:
         assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
     rows = {row["name"]: row for row in road.result_of(store, "evaluate")["rows"]}
     assert rows["distilled"]["scores"]["n"] == road.result_of(store, "shards")["splits"]["heads.test"]["kept"]
-    assert listens(head.port), "the cluster is left by all of them, and never stopped"
+    assert listens(ray_head.port), "the cluster is left by all of them, and never stopped"
 
 
 DOCTOR = """
@@ -228,22 +230,22 @@ assert doctor.main([*fixed, f"mlflow.uri=sqlite:///{database}"]) == 0
 
 
 @needs_strace
-def test_the_doctor_asks_this_cluster_and_this_mlflow_and_nobody_else(head, fresh_database, tmp_path):
+def test_the_doctor_asks_this_cluster_and_this_mlflow_and_nobody_else(ray_head, fresh_database, tmp_path):
     asked: list[str] = []
-    variables = {name: value for name, value in head.env.items() if name.startswith("RAY_")}
+    variables = {name: value for name, value in ray_head.env.items() if name.startswith("RAY_")}
     with answering(lambda path: (asked.append(path) or 200, b"OK", 2)) as port:
         config = str(REPO / road.CONFIG)
-        words = [config, str(tmp_path / "store"), str(fresh_database), head.address, f"http://127.0.0.1:{port}"]
+        words = [config, str(tmp_path / "store"), str(fresh_database), ray_head.address, f"http://127.0.0.1:{port}"]
         assert seen(tmp_path / "traced", DOCTOR, *words, **variables) == Seen([], [])
     assert asked == ["/health"]
 
 
-def test_nothing_of_ray_is_written_into_the_home_folder(head):
+def test_nothing_of_ray_is_written_into_the_home_folder(ray_head):
     """A token there would switch on authentication for whoever starts Ray next (RAY_AUTH_TOKEN_PATH is enough)."""
-    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+    token = Path(ray_head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
     there = Path.home() / ".ray" / "auth_token"
     assert not there.exists() or there.read_text().strip() != token
-    assert head.env["RAY_TMPDIR"] != os.environ.get("RAY_TMPDIR")
+    assert ray_head.env["RAY_TMPDIR"] != os.environ.get("RAY_TMPDIR")
 
 
 @pytest.mark.parametrize(
