@@ -37,10 +37,7 @@ class View(NamedTuple):
 
     images_BHWC: Tensor
     width: float
-    flipped: bool = False
-
-    def mirrored(self) -> "View":
-        return View(self.images_BHWC.flip(2), self.width, not self.flipped)
+    flipped: bool
 
 
 class PoseNet(nn.Module):
@@ -113,14 +110,18 @@ class PoseNet(nn.Module):
         With `spec.mirrored` a mirrored face has a mirrored pose, exactly."""
         return mean_of([self._predict(view) for view in self._views(images_BHWC)])
 
-    def _views(self, images_BHWC: Tensor) -> list["View"]:
-        looks = [View(closer(images_BHWC, margin), 1 - 2 * margin / self.size) for margin in self.margins]
-        return looks + [view.mirrored() for view in looks if self.spec.mirrored]
+    def _views(self, images_BHWC: Tensor) -> list[View]:
+        looks = [View(closer(images_BHWC, margin), 1 - 2 * margin / self.size, False) for margin in self.margins]
+        return looks + [View(look.images_BHWC.flip(2), look.width, True) for look in looks if self.spec.mirrored]
 
-    def _predict(self, view: "View") -> Tensor:
-        features, kind = self.features(view.images_BHWC).float(), self.kinds[self.predicting]
+    def _predict(self, view: View) -> Tensor:
+        features = self.features(view.images_BHWC).float()
         with torch.autocast(features.device.type, enabled=False):
-            answers = kind.answer(self.heads[self.predicting](features).unflatten(1, (3, kind.columns)))
+            logits = self.heads[self.predicting](features)
+            return self._answer(view, logits.unflatten(1, (3, self.kinds[self.predicting].columns)))
+
+    def _answer(self, view: View, logits_B3K: Tensor) -> Tensor:
+        answers = self.kinds[self.predicting].answer(logits_B3K)
         return self.form.mirror(answers) if view.flipped else answers
 
     def angles(self, images_BHWC: Tensor) -> Tensor:
@@ -134,11 +135,10 @@ class PoseNet(nn.Module):
         answers, landmarks = zip(*map(self._answered, self._views(images_BHWC)), strict=True)
         return mean_of(answers), LandmarkAnswer.mean(landmarks)
 
-    def _answered(self, view: "View") -> tuple[Tensor, LandmarkAnswer]:
+    def _answered(self, view: View) -> tuple[Tensor, LandmarkAnswer]:
         said = self(view.images_BHWC)
         assert said.landmarks is not None
-        answers = self.kinds[self.predicting].answer(said.heads[self.predicting])
-        return self.form.mirror(answers) if view.flipped else answers, said.landmarks.told(view.width, view.flipped)
+        return self._answer(view, said.heads[self.predicting]), said.landmarks.told(view.width, view.flipped)
 
     def landmarks(self, images_BHWC: Tensor) -> LandmarkAnswer:
         """68 landmarks and their visibility, of a network with `spec.landmarks`."""
@@ -155,7 +155,8 @@ class PoseNet(nn.Module):
 def closer(images_BHWC: Tensor, margin: int) -> Tensor:
     """The centre of windows, without `margin` pixels on each side, enlarged to the whole.
 
-    By a scale, for with a size the ONNX file would count the rows of the batch; it is rounded down, in float32, too.
+    A scale says how large, for with a size the ONNX file would count the batch's rows. It is a little too large, since
+    what comes out is rounded down to whole pixels, and in float32 one would be lost.
     """
     if not margin:
         return images_BHWC

@@ -41,8 +41,8 @@ class LandmarkAnswer(NamedTuple):
         return torch.cat([self.points_BL2, self.seen_BL.sigmoid()[..., None]], -1)
 
     def told(self, width: float, flipped: bool) -> "LandmarkAnswer":
-        """Points and visibility in the window of which this answers a centre so many times as wide, or its mirror
-        image, whose sides change. Heat maps stay."""
+        """The same landmarks as places of the whole window: it was asked about the window's centre, `width` times as
+        wide, or about the mirror image of that. Heat maps stay."""
         points_BL2, seen_BL = self.points_BL2 * width, self.seen_BL
         if flipped:
             other = torch.as_tensor(MIRROR_68, device=seen_BL.device)
