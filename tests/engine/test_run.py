@@ -13,7 +13,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
-from workflows.engine.pipeline import check_backbones, run, run_alone
+from workflows.engine.pipeline import check_backbones, registered_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
@@ -101,25 +101,32 @@ def test_a_stage_runs_alone_once_those_that_it_reads_are_whole(tmp_path, monkeyp
 
 
 def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(tmp_path, monkeypatch):
-    words = [f"store={tmp_path}", "student.net.backbone=a"]
-    spec = load(["tests/tiny.yaml"], [*words, "search.space.net.backbone.choice=[b,c]"])
+    """In timm's source first; what is not there, timm itself is asked for."""
+    words = [f"store={tmp_path}", "student.net.backbone=a", "search.space.net.backbone.choice=[b,c]"]
+    spec = load(["tests/tiny.yaml"], words)
     answer = SimpleNamespace(returncode=0, stdout="", stderr="")
     asked: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda words, **_: asked.append(words[3:]) or answer)
     check_backbones(spec)
-    assert asked == [["a", "b", "c", "test_byobnet", "test_resnet"]]
-    check_backbones(load(["tests/tiny.yaml"], words))
-    assert len(asked) == 1, "the store knows them"
-    spec = load(["tests/tiny.yaml"], [*words, "search.space.net.backbone.choice=[b,d]"])
+    assert asked == [["a", "b", "c"]]
     for said in ({"stdout": "no backbone b\n"}, {"returncode": 1, "stderr": "trace\nno module timm"}):
         answer.__dict__.update({"returncode": 0, "stdout": "", "stderr": ""} | said)
         with pytest.raises(SpecError, match="no backbone b|timm cannot be imported: no module timm"):
             check_backbones(spec)
-    assert asked[1:] == [["d"]] * 2, "what was refused is asked again"
-    monkeypatch.setattr(pipeline, "version", lambda package: f"another {package}")
+    check_backbones(load(["tests/tiny.yaml"], words[:1]))
+    assert asked[1:] == [["a", "b", "c"]] * 2, "nobody is asked for those that are in the source"
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: None)
     answer.__dict__.update({"returncode": 0, "stdout": ""})
     check_backbones(spec)
-    assert asked[3] == ["a", "b", "d", "test_byobnet", "test_resnet"], "another timm may know others"
+    assert asked[3] == ["a", "b", "c", "test_byobnet", "test_resnet"], "where there is no source, for all"
+
+
+def test_the_source_names_the_backbones_that_timm_makes_and_ours():
+    import timm
+
+    import hpe_core.learning.backbones  # noqa: F401  # registers ours
+
+    assert registered_backbones() == set(timm.list_models())
 
 
 def test_backbones_that_timm_does_not_know_are_all_named(tmp_path):

@@ -42,6 +42,15 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     return seen
 
 
+@pytest.mark.parametrize(("there", "actors"), [({"CPU": 4.0, "cores": 2.0}, 2), ({"CPU": 8.0, "GPU": 1.0}, 8)])
+def test_faces_are_cut_by_an_actor_a_core(tmp_path, monkeypatch, there, actors):
+    """A local cluster counts more CPUs than cores; who shares a core only loads its libraries once more."""
+    monkeypatch.setattr(shards, "capacity", lambda cluster: there)
+    monkeypatch.setattr(shards, "build_shards", lambda data, folder, reporter, workers: (folder, workers))
+    stage = SimpleNamespace(spec=SimpleNamespace(cluster=None, data=None), folder=tmp_path, reporter=None)
+    assert shards.run(stage) == (tmp_path, actors)
+
+
 @pytest.mark.usefixtures("without_ray")
 def test_a_cut_off_run_goes_on_where_it_was(tmp_path):
     data, folder = pointing(tmp_path / "archive"), tmp_path / "out"

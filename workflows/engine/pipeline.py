@@ -1,16 +1,16 @@
 """Stages in order: run what is not finished, one stage alone, or say what would run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 from hpe_core.errors import SpecError, UserError, check, say
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import to_dict
-from hpe_core.system.files import known_json, write_json
 from hpe_core.system.packages import check_extra
 from workflows.engine.results import Results
 from workflows.engine.runner import Runner
@@ -22,7 +22,7 @@ from workflows.tracking.projection import facts_of
 from workflows.tracking.server import public
 from workflows.tracking.sync import cause, sync
 
-KNOWN_BACKBONES = "backbones.json"
+REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 
 
 def run(stages: Sequence[Stage], spec: PipelineSpec) -> Results:
@@ -130,15 +130,19 @@ def sync_mlflow(stages: Sequence[Stage], spec: PipelineSpec) -> str:
 
 
 def check_backbones(spec: PipelineSpec) -> None:
-    """Raises SpecError for backbones that timm does not know. To ask takes seconds, so the store notes what it knew."""
-    file, timm, names = spec.folder / KNOWN_BACKBONES, version("timm"), backbones_of(spec)
-    known = set((known_json(file) or {}).get(timm, ()))
-    if names <= known:
-        return
-    unknown = unknown_backbones(names - known)
-    check(not unknown, "; ".join(unknown))
-    with suppress(OSError):  # whoever holds the store says what is wrong with it
-        write_json(file, {timm: sorted(known | names)})
+    """Raises SpecError for backbones that timm does not know. To ask it takes seconds, so its source is read first."""
+    if doubtful := backbones_of(spec) - registered_backbones():
+        unknown = unknown_backbones(doubtful)
+        check(not unknown, "; ".join(unknown))
+
+
+def registered_backbones() -> set[str]:
+    """The names of the backbones that the source of timm registers, and ours; nothing is imported."""
+    timm, ours = find_spec("timm"), find_spec("hpe_core.learning.backbones")
+    files = [Path(ours.origin)] if ours and ours.origin else []
+    if timm and timm.origin:
+        files += Path(timm.origin).parent.glob("models/*.py")
+    return {name for file in files for name in REGISTERED.findall(file.read_text("utf-8"))}
 
 
 def backbones_of(spec: PipelineSpec) -> set[str]:

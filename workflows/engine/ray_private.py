@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ANSWER_S = 5.0
+
 
 def drop_worker_count_warnings(*, and_all_else: bool = False) -> None:
     """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
@@ -86,18 +88,26 @@ def trainer_class(workers: int) -> Any:
     TorchTrainer sets up a process group, which one worker does not need, and imports torch into the driver and every
     controller, 0.4 GB each. The actor is a process for each network, with 0.2 GB and two seconds of a core, also where
     a trainer is given no datasets, as ours are.
+
+    A second actor asks the dashboard whether the controller lives, to free what a dead one holds. Where there is no
+    dashboard it never learns it, and every network waits 12 s at its end for an answer. So there it is left out.
     """
+    import ray
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     if workers > 1:
         from ray.train.torch import TorchTrainer
 
     parent: Any = TorchTrainer if workers > 1 else DataParallelTrainer
+    idle: tuple[type, ...] = (DatasetsCallback,)
+    if dashboard_address(ray.get_runtime_context().gcs_address, ANSWER_S) is None:
+        idle += (PlacementGroupCleanerCallback,)
 
     class Trainer(parent):
         def _create_default_callbacks(self) -> list[Any]:
-            return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+            return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
 
     return Trainer
 

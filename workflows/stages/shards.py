@@ -78,7 +78,8 @@ def fingerprint(name: str, source: Source) -> str:
 
 def run(stage: StageRun) -> ShardsResult:
     """The stage: shards of every dataset that `spec.data` trains or tests on, in the stage's folder."""
-    workers = int(capacity(stage.spec.cluster)["CPU"])
+    there = capacity(stage.spec.cluster)
+    workers = int(there.get("cores", there["CPU"]))
     return build_shards(stage.spec.data, stage.folder, stage.reporter, workers=workers)
 
 
