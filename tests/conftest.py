@@ -1,6 +1,7 @@
 """One Ray cluster and a server for each object store for the whole session, and real archives where there are any."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,17 @@ STARTS_RAY = {"ray_cluster": "ray", "ray_head": "longer", "calm": "longer", "kil
 RAY_FILES = ("tests/test_pipeline.py", "tests/stages/test_shards.py", "tests/training/test_stream.py")
 
 
+# A file that has such a test says one of these; the others need not be imported to find them.
+LONGER = re.compile(rf"mark\.longer|\b({'|'.join(name for name, tier in STARTS_RAY.items() if tier == 'longer')})\b")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The longer tier has few tests: to import all files took a third of a minute in each process."""
+    if not config.option.markexpr.startswith("longer") or collection_path.suffix != ".py":
+        return None
+    return None if LONGER.search(collection_path.read_text("utf-8")) else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray are marked so and begin first; those that share a cluster come last of them."""
     turns = {}
@@ -40,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asked = STARTS_RAY.keys() & set(getattr(item, "fixturenames", ()))
         for mark in {"ray", *(STARTS_RAY[name] for name in asked)} if asked else ():
             item.add_marker(mark)
+        if item.get_closest_marker("longer") and not LONGER.search(item.path.read_text("utf-8")):
+            raise pytest.UsageError(f"{item.nodeid}: the longer tier would not find it (LONGER in tests/conftest.py)")
         ray = item.get_closest_marker("ray") is not None
         turns[item] = int("ray_cluster" in asked) if ray else 2
     items.sort(key=turns.__getitem__)
