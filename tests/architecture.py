@@ -39,7 +39,8 @@ PACKAGES = ("hpe_core", "workflows")
 NOT_IN_THE_LIBRARY = ("ray", "mlflow", "omegaconf", "jinja2", "optuna", "workflows")
 HEAVY = ("torch", "torchvision", "timm", "ray", "mlflow", "matplotlib", "albumentations", "onnxruntime")
 PRIVATE = ("ray._private", "ray._raylet", "ray.train.v2", "mlflow.store", "mlflow.utils")
-WINDOWS = ("workflows.engine.ray_private", "workflows.tracking.server")  # the files that look into others' rooms
+# The files that look into others' rooms.
+WINDOWS = ("workflows.engine.cluster.ray_private", "workflows.tracking.server")
 STAGES = "workflows.stages"
 MODULES, LINES = 14, 400  # of a folder, of a module
 

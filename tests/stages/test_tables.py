@@ -23,7 +23,7 @@ from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from tests.faces import CROP, write_heads
-from workflows.engine.placement import placed
+from workflows.engine.cluster.placement import placed
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
 from workflows.scoring import seen as scoring

@@ -24,7 +24,7 @@ from hpe_core.geometry.crop import Image, encoded
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
-from workflows.engine.cluster import connected
+from workflows.engine.cluster.connection import connected
 
 DISTINCT = 24  # heads that are rendered for the archive; the rest are copies of their files
 PICTURE_PX, QUALITY = 450, 95

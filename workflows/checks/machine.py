@@ -19,7 +19,7 @@ from hpe_core.system.packages import DISTRIBUTION, EXTRA, name_of, requirements,
 from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
-from workflows.engine.cluster import running_address
+from workflows.engine.cluster.connection import running_address
 from workflows.engine.pipeline import backbones_of, unknown_backbones
 from workflows.training.jobs import wrong_weights
 

@@ -36,7 +36,7 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.placement import placed
+from workflows.engine.cluster.placement import placed
 
 MEASURE_S, SAMPLE = 3.0, 32  # seconds for each network, and faces that are loaded
 CHANNELS = 3  # bytes of a stored pixel

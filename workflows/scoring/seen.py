@@ -15,7 +15,7 @@ from hpe_core.geometry.rotation import YAW, euler_error
 from hpe_core.learning.metrics import FRONT_DEG
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
-from workflows.engine.cluster import worker_device
+from workflows.engine.cluster.connection import worker_device
 from workflows.engine.results import Cell, Role
 
 if TYPE_CHECKING:

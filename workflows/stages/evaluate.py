@@ -30,8 +30,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import Placement, placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import Placement, placed
 from workflows.engine.results import EvaluateResult, Role, Row, UnderProtocol
 from workflows.engine.stage import StageRun
 from workflows.scoring.seen import Angles, Predictions, parts_of, predict_files, with_ensembles

@@ -26,8 +26,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.disk import check_room
 from hpe_core.system.files import file_sha256, json_sha256, write_json
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import placed
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes

@@ -21,8 +21,8 @@ from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import write_json
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import placed
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun

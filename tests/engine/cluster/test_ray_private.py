@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from workflows.engine import ray_private
+from workflows.engine.cluster import ray_private
 
 
 @pytest.mark.parametrize(("dashboard", "kept"), [(None, False), ("127.0.0.1:8265", True)])

@@ -15,7 +15,7 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
 from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
-from workflows.engine.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
+from workflows.engine.cluster.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 from workflows.engine.stage import StageFailed
 
 QUIET = {

@@ -10,9 +10,9 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import OptimSpec
-from workflows.engine.cluster import worker_device
+from workflows.engine.cluster.connection import worker_device
+from workflows.engine.cluster.placement import Placement, placed
 from workflows.engine.config import load
-from workflows.engine.placement import Placement, placed
 
 
 def spec_of(*words: str) -> PipelineSpec:
