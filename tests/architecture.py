@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Rooms from the ground up. A room imports from those below it and from itself; rooms in one row do not see each other.
+# The first name that fits counts: a room inside another, but lower, stands further up in the list.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.errors",),
     ("hpe_core.system", "hpe_core.shipped"),
@@ -22,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.training",),
     ("hpe_core.predictor",),
     ("hpe_core.pyfunc",),
-    ("workflows.tracking", "workflows.storage"),
+    ("workflows.tracking", "workflows.storage", "workflows.prediction.media"),
     ("workflows.engine",),
     ("workflows.training", "workflows.sharding", "workflows.searching", "workflows.scoring"),
     ("workflows.export",),

@@ -25,12 +25,12 @@ from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from tests.archives import picture
 from tests.faces import FIT, NOTES
-from tests.prediction.clips import write_clip
+from tests.prediction.media.clips import write_clip
 from workflows import predict
 from workflows.engine.config import guarded
 from workflows.prediction.faces import Face, landmarks_of, poses_of, why_unusable
-from workflows.prediction.frames import Frame
 from workflows.prediction.keys import PredictSpec
+from workflows.prediction.media.frames import Frame
 from workflows.prediction.output import TABLE, landmark_text
 
 

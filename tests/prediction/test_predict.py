@@ -28,8 +28,8 @@ from tests.faces import FIT, NET_CROP, save_untrained, write_onnx
 from tests.prediction.asking import angles, refusal, save, table, write_video
 from workflows import predict
 from workflows.engine.config import REPO, load
+from workflows.prediction.media.pictures import turned
 from workflows.prediction.output import TABLE
-from workflows.prediction.pictures import turned
 from workflows.prediction.resolve import loadable, model_files
 
 

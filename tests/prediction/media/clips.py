@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from workflows.prediction.frames import Frame, Media, Unusable
-from workflows.prediction.media import open_media
+from workflows.prediction.media.frames import Frame, Media, Unusable
+from workflows.prediction.opening import open_media
 
 WIDTH, HEIGHT = 176, 144  # the one size that H.263 knows, too
 TICK = Fraction(1, 1000)

@@ -12,9 +12,9 @@ from PIL import Image as Pil
 from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.pictures import BROKEN_DATA, read_bytes
 from hpe_core.errors import SpecError
-from workflows.prediction.copies import DrawnVideo, Moving
-from workflows.prediction.frames import Frame, Unusable
-from workflows.prediction.pictures import orientation, turned
+from workflows.prediction.media.copies import DrawnVideo, Moving
+from workflows.prediction.media.frames import Frame, Unusable
+from workflows.prediction.media.pictures import orientation, turned
 
 TICK = Fraction(1, 1000)
 SHORTEST_MS, USUAL_MS = 11, 100  # a shorter frame stays 100 ms, as browsers show it

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from tests.prediction.clips import EVEN, UNEVEN, grey, opened, seconds, seen, sound_of, times_of, write_clip
-from workflows.prediction.copies import DrawnVideo
+from tests.prediction.media.clips import EVEN, UNEVEN, grey, opened, seconds, seen, sound_of, times_of, write_clip
+from workflows.prediction.media.copies import DrawnVideo
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from PIL import Image as Pil
 from PIL import ImageOps
 
 from hpe_core.errors import SpecError, UserError
-from tests.prediction import clips
-from tests.prediction.clips import (
+from tests.prediction.media import clips
+from tests.prediction.media.clips import (
     EVEN,
     HEIGHT,
     UNEVEN,
@@ -33,8 +33,8 @@ from tests.prediction.clips import (
     write_clip,
 )
 from tests.servers import answering
-from workflows.prediction import videos
-from workflows.prediction.videos import Clock
+from workflows.prediction.media import videos
+from workflows.prediction.media.videos import Clock
 
 CODECS = {
     ".mp4": "libx264",

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from hpe_core.errors import SpecError, shown
-from tests.prediction.broadcast import motion_jpeg, ranged, rtsp, serving, without_length
-from tests.prediction.clips import grey, greys, level, seen, sound_of, times_of, write_clip
+from tests.prediction.media.broadcast import motion_jpeg, ranged, rtsp, serving, without_length
+from tests.prediction.media.clips import grey, greys, level, seen, sound_of, times_of, write_clip
 from tests.servers import answering
-from workflows.prediction import streams
-from workflows.prediction.frames import Frame, Unusable
-from workflows.prediction.media import open_media
-from workflows.prediction.streams import Stream, is_address
-from workflows.prediction.videos import VideoFile
+from workflows.prediction.media import streams
+from workflows.prediction.media.frames import Frame, Unusable
+from workflows.prediction.media.streams import Stream, is_address
+from workflows.prediction.media.videos import VideoFile
+from workflows.prediction.opening import open_media
 
 UNEVEN = [0, 40, 120, 4900, 9940]
 JPEGS = [cv2.imencode(".jpg", grey(number))[1].tobytes() for number in range(9)]

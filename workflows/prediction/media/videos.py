@@ -18,9 +18,9 @@ import numpy as np
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
-from workflows.prediction.copies import VIDEO_SUFFIX, DrawnVideo, Moving, pyav
-from workflows.prediction.frames import Frame, Unusable
-from workflows.prediction.kinds import QUICKTIME
+from workflows.prediction.media.copies import VIDEO_SUFFIX, DrawnVideo, Moving, pyav
+from workflows.prediction.media.frames import Frame, Unusable
+from workflows.prediction.media.kinds import QUICKTIME
 
 FILES_ALONE = {"protocol_whitelist": "file"}  # a playlist must not lead a local file into the network
 LONGEST_PAGE, LONGEST_LIST = 1 << 16, 1 << 24  # bytes of a page of Ogg, and of an MP4's list of fragments

@@ -9,14 +9,14 @@ from urllib.parse import unquote, urlsplit
 from hpe_core.datasets.files import printable
 from hpe_core.datasets.pictures import MAX_PIXELS
 from hpe_core.errors import SpecError, shown
-from workflows.prediction.animations import Animation
-from workflows.prediction.copies import pyav
-from workflows.prediction.frames import Media, apart
-from workflows.prediction.kinds import kind_of
-from workflows.prediction.pictures import open_pictures
+from workflows.prediction.media.animations import Animation
+from workflows.prediction.media.copies import pyav
+from workflows.prediction.media.frames import Media, apart
+from workflows.prediction.media.kinds import kind_of
+from workflows.prediction.media.pictures import open_pictures
+from workflows.prediction.media.streams import SCHEMES, Camera, is_address, open_address
+from workflows.prediction.media.videos import VideoFile, copy_name, is_cut
 from workflows.prediction.resolve import similar
-from workflows.prediction.streams import SCHEMES, Camera, is_address, open_address
-from workflows.prediction.videos import VideoFile, copy_name, is_cut
 
 
 def open_media(

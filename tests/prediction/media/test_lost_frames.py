@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hpe_core.errors import SpecError
-from tests.prediction.clips import EVEN, cut, greys, level, opened, seconds, seen, write_clip
-from workflows.prediction.videos import is_cut
+from tests.prediction.media.clips import EVEN, cut, greys, level, opened, seconds, seen, write_clip
+from workflows.prediction.media.videos import is_cut
 
 
 @pytest.mark.parametrize(

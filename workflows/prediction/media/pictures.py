@@ -23,8 +23,8 @@ from hpe_core.datasets.unread import SAID
 from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image, encoded
-from workflows.prediction.frames import Frame, Unusable, apart
-from workflows.prediction.kinds import PICTURES, is_picture, kind_of, opened_header, unread
+from workflows.prediction.media.frames import Frame, Unusable, apart
+from workflows.prediction.media.kinds import PICTURES, is_picture, kind_of, opened_header, unread
 
 
 def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, draw: bool, max_pixels: int) -> "Pictures":

@@ -24,10 +24,10 @@ import numpy as np
 from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError, say, shown
 from hpe_core.geometry.crop import Image
-from workflows.prediction.copies import DrawnVideo, Moving, pyav
-from workflows.prediction.frames import Frame, Media, Unusable
-from workflows.prediction.kinds import VIDEOS
-from workflows.prediction.videos import Clock, VideoFile, copy_name, opened, packets_of, pictures_of, upright
+from workflows.prediction.media.copies import DrawnVideo, Moving, pyav
+from workflows.prediction.media.frames import Frame, Media, Unusable
+from workflows.prediction.media.kinds import VIDEOS
+from workflows.prediction.media.videos import Clock, VideoFile, copy_name, opened, packets_of, pictures_of, upright
 
 WEB = ("http", "https")
 PLAYLISTS = ("hls", "dash")  # name the files of a video, each read from its beginning

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpe_core.errors import SpecError, UserError, say
 from hpe_core.geometry.crop import Image
-from workflows.prediction.frames import Frame
+from workflows.prediction.media.frames import Frame
 
 VIDEO_SUFFIX, CODEC = ".mp4", "libx264"
 # No frame refers to a later one, so packets leave in the order of the frames.

@@ -22,11 +22,11 @@ from tests.archives import picture
 from tests.prediction.asking import table
 from workflows import predict
 from workflows.prediction.faces import face_finder, why_unusable
-from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.keys import PredictSpec
-from workflows.prediction.media import open_media
+from workflows.prediction.media.frames import Frame, Unusable
+from workflows.prediction.media.pictures import counted
+from workflows.prediction.opening import open_media
 from workflows.prediction.output import TABLE, row_of
-from workflows.prediction.pictures import counted
 
 
 def looked_at(*words: Path, out: Path, **more: int) -> list[Frame | Unusable]:
