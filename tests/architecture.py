@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hpe_core.system", "hpe_core.shipped"),
     ("hpe_core.spec",),
     ("hpe_core.geometry",),
-    ("hpe_core.render", "hpe_core.detection"),
+    ("hpe_core.render", "hpe_core.detection", "hpe_core.networks"),
     ("hpe_core.datasets",),
     ("hpe_core.data",),
     ("hpe_core.augment",),

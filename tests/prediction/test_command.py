@@ -18,8 +18,8 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
 from hpe_core.learning.calibration import confidence
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec

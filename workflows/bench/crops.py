@@ -4,7 +4,7 @@ import torch
 
 from hpe_core.geometry.crop import FaceCrop, Image, canonical_crop, offset_grid, window
 from hpe_core.learning.ensemble import ensemble_probs
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec

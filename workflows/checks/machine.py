@@ -106,7 +106,7 @@ def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:
 
 def bytes_needed(spec: PipelineSpec, seen: Sequence[Examined]) -> float:
     """Shards of every dataset that was listed, and soft labels of every set for those that are trained on."""
-    from hpe_core.learning.heads import label_bytes  # with torch
+    from hpe_core.networks.heads import label_bytes  # with torch
 
     shards = sum(sum(one.splits.values()) * one.row_bytes for one in seen)
     labels = _trained(spec, seen) * len(spec.label_sets()) * label_bytes(spec.student.net)

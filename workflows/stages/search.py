@@ -148,7 +148,7 @@ def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str
 
 
 def cost(net: dict[str, Any], size: int) -> dict[str, float]:
-    from hpe_core.learning.models import PoseNet
+    from hpe_core.networks.models import PoseNet
     from hpe_core.training.latency import cpu_cost
 
     fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time

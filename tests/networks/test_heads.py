@@ -18,11 +18,11 @@ from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.geometry.rotations import Rotations, from_6d, project
 from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs, offset_table, window_answers
-from hpe_core.learning.fisher import normaliser
-from hpe_core.learning.heads import label_bytes
 from hpe_core.learning.losses import geodesic_angle
-from hpe_core.learning.models import PoseLogits, PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.fisher import normaliser
+from hpe_core.networks.heads import label_bytes
+from hpe_core.networks.models import PoseLogits, PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import DistillSpec, LabelSet, TrainSpec
 from tests.faces import CROP, face_row

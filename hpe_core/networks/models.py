@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from hpe_core.errors import SpecError, check
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.forms import Form
-from hpe_core.learning.heads import heads_of, predicting
-from hpe_core.learning.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded, mean_of
+from hpe_core.networks.heads import heads_of, predicting
+from hpe_core.networks.multitask import LandmarkAnswer, LandmarkDecoder, decoder_for, encoded, mean_of
 from hpe_core.spec.network import NetSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -194,7 +194,7 @@ def check_backbone(name: str) -> None:
     """Raises SpecError that names near backbones where neither timm nor `backbones` has one of this name."""
     import timm
 
-    import hpe_core.learning.backbones  # noqa: F401  # registers ours
+    import hpe_core.networks.backbones  # noqa: F401  # registers ours
 
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)

@@ -14,9 +14,9 @@ from safetensors.torch import load, save, save_file
 from torch import nn
 
 from hpe_core.errors import SpecError
-from hpe_core.learning.backbones import BOTNET101
-from hpe_core.learning.checkpoint import load_net, save_net, start_from
-from hpe_core.learning.models import PoseNet, check_backbone, closer, create_backbone
+from hpe_core.networks.backbones import BOTNET101
+from hpe_core.networks.checkpoint import load_net, save_net, start_from
+from hpe_core.networks.models import PoseNet, check_backbone, closer, create_backbone
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from tests.faces import CROP, windows
 

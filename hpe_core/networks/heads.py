@@ -16,7 +16,7 @@ from torch import Tensor
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.forms import Form
 from hpe_core.geometry.rotations import Rotations, from_6d
-from hpe_core.learning.fisher import bounded, normaliser
+from hpe_core.networks.fisher import bounded, normaliser
 from hpe_core.spec.network import HeadName, NetSpec
 
 

@@ -11,10 +11,10 @@ from hpe_core.data.rows import write_shard
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import window
 from hpe_core.geometry.landmarks import MIRROR_68, landmark_errors, mirror_landmarks
-from hpe_core.learning.checkpoint import load_net, save_net, start_from
-from hpe_core.learning.models import PoseNet, closer
-from hpe_core.learning.multitask import HEAT_SD, LandmarkAnswer, landmark_parts
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.checkpoint import load_net, save_net, start_from
+from hpe_core.networks.models import PoseNet, closer
+from hpe_core.networks.multitask import HEAT_SD, LandmarkAnswer, landmark_parts
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit, validate

@@ -11,8 +11,8 @@ from scipy import integrate, special
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotations import Rotations, project, to_euler, to_matrix
-from hpe_core.learning.fisher import LARGEST, bounded, log_normaliser, negative_log_likelihood, normaliser
-from hpe_core.learning.heads import FisherHead
+from hpe_core.networks.fisher import LARGEST, bounded, log_normaliser, negative_log_likelihood, normaliser
+from hpe_core.networks.heads import FisherHead
 
 # Proper singular values s1 >= s2 >= |s3|: none, one, equal, opposite, and up to what a sure network says.
 CASES = [(0, 0, 0), (1e-3, 0, 0), (1, 0.5, -0.2), (5, 5, 5), (50, 10, -10), (300, 300, -299.9), (1e4, 0, 0)]

@@ -18,7 +18,7 @@ from torch import nn
 from hpe_core.errors import SpecError, check
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.serde import build, to_dict
