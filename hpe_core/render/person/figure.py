@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import (
+from hpe_core.render.person.anatomy import (
     AXIS_Z,
     BROW_Y,
     CHART_COLS,
@@ -22,11 +22,11 @@ from hpe_core.render.anatomy import (
     smoothstep,
     wrapped,
 )
-from hpe_core.render.hair import Strands, Surface, grow
-from hpe_core.render.person import HeadStyle
+from hpe_core.render.person.hair import Strands, Surface, grow
+from hpe_core.render.person.skin import canvas, fill, hair_depth, neckline, paint
+from hpe_core.render.person.style import HeadStyle
+from hpe_core.render.person.wear import Solid, dress, lenses
 from hpe_core.render.raster import FAR, Frame, color_map
-from hpe_core.render.skin import canvas, fill, hair_depth, neckline, paint
-from hpe_core.render.wear import Solid, dress, lenses
 
 Float = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import (
+from hpe_core.render.person.anatomy import (
     FEWEST_POINTS,
     MEANS,
     SHARES,
@@ -18,7 +18,7 @@ from hpe_core.render.anatomy import (
     milder,
     solve_pose,
 )
-from hpe_core.render.person import NARROW, _stems, draw_style
+from hpe_core.render.person.style import NARROW, _stems, draw_style
 from tests.datasets.reading import loaded, source
 
 HEAD = landmark_targets()

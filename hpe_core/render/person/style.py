@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpe_core.render.anatomy import ANCESTRIES, MEANS, SEXES, SHARES, anatomy, average_adult, milder
+from hpe_core.render.person.anatomy import ANCESTRIES, MEANS, SEXES, SHARES, anatomy, average_adult, milder
 
 RGB = tuple[float, float, float]
 Cut = Literal[

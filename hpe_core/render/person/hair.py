@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import (
+from hpe_core.render.light import Light
+from hpe_core.render.person.anatomy import (
     AXIS_Z,
     BROW_Y,
     CHART_COLS,
@@ -21,9 +22,8 @@ from hpe_core.render.anatomy import (
     smoothstep,
     unit,
 )
-from hpe_core.render.light import Light
-from hpe_core.render.person import HeadStyle
-from hpe_core.render.skin import beard_of, canvas, hair_depth, linear
+from hpe_core.render.person.skin import beard_of, canvas, hair_depth, linear
+from hpe_core.render.person.style import HeadStyle
 
 Float = NDArray[np.float32]
 DOWN = np.array([0.0, 1.0, 0.0], np.float32)

