@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from hpe_core.datasets.decoding.pictures import MAX_PIXELS
 from hpe_core.datasets.files import printable
-from hpe_core.datasets.pictures import MAX_PIXELS
 from hpe_core.errors import SpecError, shown
 from workflows.prediction.media.animations import Animation
 from workflows.prediction.media.copies import pyav

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pil
 from PIL import ImageOps
 
-from hpe_core.datasets import pictures as decoding
+from hpe_core.datasets.decoding import pictures as decoding
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box
 from hpe_core.predictor import HeadPosePredictor

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as Pil
 
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import BROKEN_DATA, read_bytes
+from hpe_core.datasets.decoding.pictures import BROKEN_DATA, read_bytes
 from hpe_core.errors import SpecError
 from workflows.prediction.media.copies import DrawnVideo, Moving
 from workflows.prediction.media.frames import Frame, Unusable

@@ -11,8 +11,8 @@ from PIL import Image as Pil
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import BROKEN_DATA, container_of, read_bytes
-from hpe_core.datasets.unread import ENDINGS, unread_kind
+from hpe_core.datasets.decoding.pictures import BROKEN_DATA, container_of, read_bytes
+from hpe_core.datasets.decoding.unread import ENDINGS, unread_kind
 
 Kind = Literal["picture", "animation", "video", ""]
 

@@ -18,8 +18,8 @@ from PIL.ExifTags import Base
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import BROKEN_DATA, decode_within, read_bytes
-from hpe_core.datasets.unread import SAID
+from hpe_core.datasets.decoding.pictures import BROKEN_DATA, decode_within, read_bytes
+from hpe_core.datasets.decoding.unread import SAID
 from hpe_core.detection.detector import silent_opencv
 from hpe_core.errors import SpecError, say
 from hpe_core.geometry.crop import Image, encoded

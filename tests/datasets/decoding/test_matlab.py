@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.matlab import HEADER, MAX_INFLATED, read_mat
+from hpe_core.datasets.decoding.matlab import HEADER, MAX_INFLATED, read_mat
 
 POSE = np.arange(7.0)[None]
 

@@ -12,8 +12,14 @@ import pytest
 from PIL import Image as Pil
 
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import decode_picture, decode_within, jpeg_frame, libjpeg_complaints, read_picture
-from hpe_core.datasets.unread import unread_kind
+from hpe_core.datasets.decoding.pictures import (
+    decode_picture,
+    decode_within,
+    jpeg_frame,
+    libjpeg_complaints,
+    read_picture,
+)
+from hpe_core.datasets.decoding.unread import unread_kind
 from tests.archives import picture
 
 

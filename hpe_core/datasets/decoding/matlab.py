@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Pose, Rejected, pose_of
-from hpe_core.datasets.pictures import read_bytes
+from hpe_core.datasets.decoding.pictures import read_bytes
 
 MAX_MAT = 1 << 24  # a .mat of these archives has about 5 kB
 MAX_INFLATED = 1 << 26  # of all its elements together: compressed zeros could be a thousand times the file

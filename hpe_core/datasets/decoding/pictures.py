@@ -33,8 +33,8 @@ from PIL import features
 from PIL.ExifTags import Base
 
 from hpe_core.datasets.base import Rejected
+from hpe_core.datasets.decoding.unread import SAID, unread_kind
 from hpe_core.datasets.files import printable
-from hpe_core.datasets.unread import SAID, unread_kind
 from hpe_core.geometry.crop import Image
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below the size at which PIL itself starts to warn
