@@ -67,8 +67,8 @@ def test_each_kind_of_breach_is_told(tmp_path, kind):
 
 
 def test_a_crowded_folder_is_told(tmp_path):
-    found = breaches(built(tmp_path, {f"hpe_core/data/m{i}.py": "" for i in range(15)}))
-    assert found == ["data holds 15 modules, more than 14"]
+    found = breaches(built(tmp_path, {f"hpe_core/data/m{i}.py": "" for i in range(12)}))
+    assert found == ["data holds 12 modules, more than 11"]
 
 
 EVERY_MODULE = "import hpe_core, importlib, pkgutil\n[importlib.import_module(m.name) for m in "
@@ -76,7 +76,8 @@ LIGHT = {
     EVERY_MODULE + "pkgutil.walk_packages(hpe_core.__path__, 'hpe_core.')]": {"ray", "mlflow", "omegaconf"},
     "import workflows.tracking.live, workflows.tracking.projection": {"mlflow"},
     "import workflows.tracking.console, workflows.tracking.progress": {"ray", "torch", "mlflow", "numpy", "rich"},
-    "import workflows.bench.children": {"torch", "ray", "mlflow", "scipy"},  # else they are part of what is measured
+    # Else they are part of what is measured.
+    "import workflows.bench.shared.children": {"torch", "ray", "mlflow", "scipy"},
 }
 
 
