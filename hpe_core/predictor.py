@@ -204,7 +204,7 @@ class _OnnxRunner:
 
 class _TorchRunner:
     def __init__(self, folder: Path) -> None:
-        from hpe_core.learning.checkpoint import load_net
+        from hpe_core.networks.checkpoint import load_net
 
         saved = load_net(folder)
         self._net, self.crop, self.detector_fit = saved.net, saved.crop, noted_fit(saved.notes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpe_core.datasets.base import Rejected
-from hpe_core.datasets.pictures import decode_picture, read_picture
+from hpe_core.datasets.decoding.pictures import decode_picture, read_picture
 from hpe_core.errors import SpecError, check
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.rotation import ANGLE_NAMES

@@ -16,7 +16,7 @@ import scipy.io
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec
 
 Pose = tuple[float, float, float]

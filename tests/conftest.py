@@ -82,7 +82,7 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
     import ray
 
-    from workflows.engine.ray_private import no_dashboard_process
+    from workflows.engine.cluster.ray_private import no_dashboard_process
 
     # A cluster that the user has started for something else is no business of the tests.
     with no_dashboard_process():

@@ -106,8 +106,8 @@ def save_untrained(folder: Path, backbone: str = "test_resnet", notes: Mapping[s
     """Save a network whose answers differ from face to face, though it has learnt nothing; returns its folder."""
     import torch
 
-    from hpe_core.learning.checkpoint import save_net
-    from hpe_core.learning.models import PoseNet
+    from hpe_core.networks.checkpoint import save_net
+    from hpe_core.networks.models import PoseNet
     from hpe_core.spec.network import NetSpec
 
     torch.manual_seed(0)

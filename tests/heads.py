@@ -31,10 +31,10 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.geometry.crop import Image, canonical_crop, window
-from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.ensemble import ensemble_probs, form_of
 from hpe_core.learning.metrics import RANGE_NAMES, PoseSums
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import FormName, HeadName, NetSpec

@@ -29,7 +29,7 @@ from hpe_core.system.files import file_sha256, read_json, write_json
 from tests import road
 from tests.servers import answering
 from tests.traced import Seen, needs_strace, seen
-from workflows.engine.cluster import TRIES, capacity, machinery
+from workflows.engine.cluster.connection import TRIES, capacity, machinery
 from workflows.engine.config import REPO
 
 
@@ -60,7 +60,7 @@ def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
 def test_a_thread_that_outlives_its_cluster_starts_no_other():
     """Ray's own calls would start one, with a dashboard for all to see, while the run that was stopped waits for it."""
     code = (
-        "import os\nfrom workflows.engine.cluster import QUIET\nos.environ.update(QUIET)\nimport ray\n"
+        "import os\nfrom workflows.engine.cluster.connection import QUIET\nos.environ.update(QUIET)\nimport ray\n"
         "try:\n    ray.put(1)\nexcept Exception as error:\n    print(error)\n"
         "raise SystemExit(ray.is_initialized())"
     )
@@ -270,7 +270,7 @@ def test_a_machine_that_is_too_busy_for_ray_gets_more_time(monkeypatch, failures
     """Ray's own 30 seconds cannot be changed; another fault is no reason to try again."""
     import ray
 
-    from workflows.engine.cluster import start_local
+    from workflows.engine.cluster.connection import start_local
     from workflows.engine.stage import StageFailed
 
     tried: list[dict[str, Any]] = []

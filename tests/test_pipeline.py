@@ -92,7 +92,7 @@ def test_a_password_in_the_environment_is_in_no_line_and_no_file(finished):
 def test_soft_labels_are_the_mean_of_all_teachers_over_all_windows(finished):
     import torch
 
-    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.networks.checkpoint import load_net
 
     torch.set_num_threads(1)  # on a busy machine threads of one sum wait for each other, a hundred times longer
     shards, labels = stage_folder(finished.store, "shards"), stage_folder(finished.store, "labels")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpe_core.errors import SpecError
-from hpe_core.learning.checkpoint import load_net
+from hpe_core.networks.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.pyfunc import COLUMNS, CORNERS, ONNX_FILE, TablePredictor
 from tests.faces import CROP, head, noise, save_untrained, write_onnx

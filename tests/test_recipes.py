@@ -8,7 +8,7 @@ import pytest
 
 from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import encoded
-from hpe_core.learning.checkpoint import load_net
+from hpe_core.networks.checkpoint import load_net
 from hpe_core.spec.data import DatasetSpec
 from tests.road import call, environment, sound
 from workflows.engine.config import load

@@ -13,8 +13,8 @@ import pytest
 
 from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import open_source, readers
-from hpe_core.learning.checkpoint import load_net
 from hpe_core.learning.metrics import RANGE_NAMES, PoseSums
+from hpe_core.networks.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.shipped import NAMES, STUDENT_FILE, shipped_folder
 from hpe_core.spec.data import DatasetSpec, DataSpec

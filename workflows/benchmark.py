@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING
 
 from hpe_core.errors import check, nearest, say
 from hpe_core.system.packages import check_extra
-from workflows.bench.lab import Lab
+from workflows.bench.shared.lab import Lab
 from workflows.engine.commandline import CommandParser
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded, tell
 
 if TYPE_CHECKING:
-    from workflows.bench.common import Row
+    from workflows.bench.shared.common import Row
 
     Benchmarks = Mapping[str, Callable[[Lab], list[Row]]]
 
@@ -64,7 +64,7 @@ def chosen(names: Sequence[str]) -> "Benchmarks":
 
 def measure(wanted: "Benchmarks", faces: int, repeat: int) -> "list[Row]":
     """Run benchmarks one after the other in a temporary folder."""
-    from workflows.bench.common import one_thread
+    from workflows.bench.shared.common import one_thread
 
     rows = []
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started from here
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     check(args.repeat >= 1, f"--repeat must be at least 1, got {args.repeat}")
     check_extra()
     wanted = chosen(args.names)
-    from workflows.bench.common import machine, machine_line, markdown
+    from workflows.bench.shared.common import machine, machine_line, markdown
 
     load, began = os.getloadavg()[0], time.perf_counter()
     rows = measure(wanted, args.faces, args.repeat)

@@ -29,11 +29,11 @@ from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, guarded, tell
 from workflows.prediction.faces import face_finder
 from workflows.prediction.keys import WHOLE, PredictSpec, key_lines, spec_of
 from workflows.prediction.loop import Tally, predict
-from workflows.prediction.media import local, open_media
+from workflows.prediction.media.pictures import counted
+from workflows.prediction.media.streams import is_address
+from workflows.prediction.opening import local, open_media
 from workflows.prediction.output import TABLE, ReaderGone, csv_table, json_lines
-from workflows.prediction.pictures import counted
 from workflows.prediction.resolve import model_files
-from workflows.prediction.streams import is_address
 from workflows.tracking.console import Console
 
 CODES = {0: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input, also if it is only one picture of many"}

@@ -23,7 +23,7 @@ from pathlib import Path
 from hpe_core.errors import check, nearest, say
 from hpe_core.system.files import read_json
 from hpe_core.system.remote import is_remote
-from workflows.engine.cluster import made_by, running_address
+from workflows.engine.cluster.connection import made_by, running_address
 from workflows.engine.commandline import EXIT_STOPPED, parted
 from workflows.engine.config import EXIT_BAD_INPUT, EXIT_FAILED, arguments, guarded, load, tell
 from workflows.storage.lock import holding

@@ -16,7 +16,7 @@ from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.rotation import euler_error
 from hpe_core.learning.ensemble import OnlineTeachers, ensemble_probs
 from hpe_core.learning.losses import soft_label_kl
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.training import LabelSet
 
 

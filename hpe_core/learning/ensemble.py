@@ -19,7 +19,7 @@ from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.crop import Image, offset_grid, window
 from hpe_core.geometry.forms import Form, handed_on
 from hpe_core.geometry.rotations import Rotations
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.training import LabelSet
 
 Offsets = tuple[int, int]  # (K, d) in network pixels

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.geometry.rotations import from_6d, project, to_matrix
-from hpe_core.learning.fisher import negative_log_likelihood
-from hpe_core.learning.models import PoseLogits
+from hpe_core.networks.fisher import negative_log_likelihood
+from hpe_core.networks.models import PoseLogits
 from hpe_core.spec.network import HeadName
 
 NEAR = 1e-6  # radians; below it the geodesic loss is flat

@@ -15,8 +15,8 @@ from hpe_core.learning.losses import (
     offsets_loss,
     soft_loss,
 )
-from hpe_core.learning.models import PoseLogits, PoseNet
-from hpe_core.learning.multitask import landmark_parts
+from hpe_core.networks.models import PoseLogits, PoseNet
+from hpe_core.networks.multitask import landmark_parts
 from hpe_core.spec.training import TrainSpec
 
 

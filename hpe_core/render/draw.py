@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Box
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.anatomy import (
+from hpe_core.render.light import Light, Shadow, directions, nostrils, open_share, open_to
+from hpe_core.render.person.anatomy import (
     EYES,
     MOUTH,
     NECK_PIVOT,
@@ -30,11 +31,10 @@ from hpe_core.render.anatomy import (
     spread,
     unit,
 )
-from hpe_core.render.figure import Figure, build_figure, eye_rows
-from hpe_core.render.light import Light, Shadow, directions, nostrils, open_share, open_to
-from hpe_core.render.person import HeadStyle
+from hpe_core.render.person.figure import Figure, build_figure, eye_rows
+from hpe_core.render.person.style import HeadStyle
+from hpe_core.render.person.wear import Solid
 from hpe_core.render.raster import FAR, Camera, Frame, color_map, fronts
-from hpe_core.render.wear import Solid
 
 Pose = tuple[float, float, float]
 Float = NDArray[np.float32]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.geometry.crop import Box
-from hpe_core.render.person import HeadStyle
-from hpe_core.render.skin import linear
+from hpe_core.render.person.skin import linear
+from hpe_core.render.person.style import HeadStyle
 
 Float = NDArray[np.float32]
 

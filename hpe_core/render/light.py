@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_core.render.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult, normals_of, smoothstep, spread
+from hpe_core.render.person.anatomy import MOUTH, TEETH, TONGUE, anatomy, average_adult, normals_of, smoothstep, spread
 from hpe_core.render.raster import depth_map
 
 Float = NDArray[np.float32]

@@ -1,9 +1,9 @@
 """Rendered heads with exact pose: the embedded default data set, and the oracle of every convention test.
 
-A person on MakeHuman's anatomy (`anatomy.py`, `person.py`) in front of a pinhole camera, drawn by OpenCV's z-buffer at
-twice the size and shrunk. Labels are exact by construction: R is made from the drawn Euler triple, and the landmarks
-are points of the mesh that is drawn. (pitch, yaw, roll) in degrees, R_cam = Rx(-pitch) Ry(yaw) Rz(roll), a head point X
-lands at R X + t. All pixel coordinates follow `crop.Box`: pixel (i, j) covers [i, i+1] x [j, j+1].
+A person on MakeHuman's anatomy (`person/`) in front of a pinhole camera, drawn by OpenCV's z-buffer at twice the size
+and shrunk. Labels are exact by construction: R is made from the drawn Euler triple, and the landmarks are points of the
+mesh that is drawn. (pitch, yaw, roll) in degrees, R_cam = Rx(-pitch) Ry(yaw) Rz(roll), a head point X lands at R X + t.
+All pixel coordinates follow `crop.Box`: pixel (i, j) covers [i, i+1] x [j, j+1].
 
 The label is the triple AS DRAWN. For |yaw| <= 90 it is also the decode of R; beyond, R alone names another triple,
 (p + 180, 180 - y, r + 180) up to whole turns, and the drawn one is kept, as 300W-LP's labels go beyond 90 too.
@@ -28,7 +28,7 @@ from hpe_core.render.background import draw_background
 from hpe_core.render.draw import SUPERSAMPLE, Pose, Scene, render_scene
 from hpe_core.render.lens import develop, expose, occlude, tone
 from hpe_core.render.light import draw_light
-from hpe_core.render.person import draw_style
+from hpe_core.render.person.style import draw_style
 from hpe_core.render.raster import Camera
 from hpe_core.system.memory import keep_freed_memory
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import euler_to_matrix, matrix_to_euler
-from hpe_core.render.anatomy import SIXTEEN, anatomy
-from hpe_core.render.person import draw_style
+from hpe_core.render.person.anatomy import SIXTEEN, anatomy
+from hpe_core.render.person.style import draw_style
 from hpe_core.render.scene import draw_face
 
 

@@ -8,7 +8,7 @@ from hpe_core.spec.serde import Count, Positive, Text, at_most, checked
 WEIGHTS, MEANING = "model.safetensors", "model.json"  # the two files of a saved network
 CLOSEST = 0.5  # no look is narrower: that is a face without its outline
 Degrees = Annotated[Positive, at_most(180)]
-HeadName = Literal["bins", "sixd", "fisher"]  # each is a class of hpe_core/learning/heads.py
+HeadName = Literal["bins", "sixd", "fisher"]  # each is a class of hpe_core/networks/heads.py
 FormName = Literal["bins", "rotations"]  # what a network's answers and its soft labels are (hpe_core/geometry/forms.py)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 
 
 def cpu_cost(net: PoseNet) -> dict[str, float]:

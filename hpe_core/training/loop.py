@@ -24,7 +24,7 @@ from hpe_core.data.device_rows import DeviceRows
 from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.metrics import PoseSums, deciding
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import OptimSpec, TrainSpec

@@ -16,7 +16,7 @@ from hpe_core.data.batch import FaceData, PoseBatch, taken
 from hpe_core.data.shares import FaceArrays
 from hpe_core.geometry.crop import window
 from hpe_core.geometry.landmarks import LANDMARKS
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import TrainSpec

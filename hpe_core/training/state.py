@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import OptimSpec
 from hpe_core.system.files import replacing

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hpe_core.data.batch import PoseBatch
-from hpe_core.learning.checkpoint import start_from
 from hpe_core.learning.ensemble import OnlineTeachers
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.checkpoint import start_from
+from hpe_core.networks.models import PoseNet
 from hpe_core.shipped import network_folder
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.training import OptimSpec, TrainSpec

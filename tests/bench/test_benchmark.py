@@ -18,10 +18,11 @@ from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, shard_files
 from hpe_core.spec.data import CropSpec
 from workflows import benchmark
-from workflows.bench import children, common, crops, reading, training, writing
-from workflows.bench import lab as laboratory
-from workflows.bench.common import Row
-from workflows.bench.lab import Lab
+from workflows.bench import crops, reading, training, writing
+from workflows.bench.shared import children, common
+from workflows.bench.shared import lab as laboratory
+from workflows.bench.shared.common import Row
+from workflows.bench.shared.lab import Lab
 from workflows.engine.config import guarded
 from workflows.engine.stage import StageFailed
 

@@ -11,7 +11,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.convention import to_matrix, to_ours
 from hpe_core.geometry.landmarks import MIRROR_68
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import landmark_targets, solve_pose
+from hpe_core.render.person.anatomy import landmark_targets, solve_pose
 from hpe_core.spec.data import ConventionSpec, DatasetSpec
 from tests.archives import as_stored, write_average_heads
 from workflows.checks import convention as check

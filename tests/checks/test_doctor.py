@@ -17,7 +17,7 @@ from hpe_core.datasets.sandbox import load_directly
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import BOX_RULE
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_300w, write_aflw, write_aflw2000, write_average_heads
 from workflows import doctor

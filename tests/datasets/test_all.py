@@ -17,7 +17,7 @@ from hpe_core.datasets import files
 from hpe_core.datasets.base import UNKNOWN, Annotation, DatasetError, FaceRef, FaceRow, Rejected, Source, census
 from hpe_core.datasets.registry import open_source, readers
 from hpe_core.datasets.sandbox import Sandbox, load_directly
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from tests import archives as archive
 from tests.datasets.reading import FACES, MARKS, ROW, one, only, refusal, rejected, source

@@ -20,7 +20,7 @@ TOYS = '''
 
 from hpe_core.datasets.base import Annotation, FaceRef, Terms
 from hpe_core.datasets.files import Archive, within
-from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box
 

@@ -21,8 +21,8 @@ from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.learning.ensemble import ensemble_probs
 from hpe_core.learning.losses import ehpnet_loss
 from hpe_core.learning.metrics import PoseSums
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.models import PoseNet
 from hpe_core.render.scene import render_head
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build

@@ -124,7 +124,7 @@ def test_every_backbone_that_may_be_asked_for_is_looked_up_before_anything_runs(
 def test_the_source_names_the_backbones_that_timm_makes_and_ours():
     import timm
 
-    import hpe_core.learning.backbones  # noqa: F401  # registers ours
+    import hpe_core.networks.backbones  # noqa: F401  # registers ours
 
     assert registered_backbones() == set(timm.list_models())
 

@@ -12,8 +12,8 @@ from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import canonical_crop, window
-from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec

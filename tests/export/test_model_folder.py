@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hpe_core.data.rows import read_shard
 from hpe_core.datasets.registry import fit_to
 from hpe_core.detection.fit import DetectorFit
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import FIT_NOTE
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.pipeline import PublishSpec

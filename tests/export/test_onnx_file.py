@@ -18,8 +18,8 @@ import torch
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, Image, canonical_crop, window
 from hpe_core.geometry.rotation import CONVENTION
-from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import CONTRACT_KEY, HeadPosePredictor, open_session
 from hpe_core.render.scene import render_head
 from hpe_core.shipped import STUDENT_FILE

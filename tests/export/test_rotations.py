@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_core.learning.heads import heads_of
+from hpe_core.networks.heads import heads_of
 from hpe_core.spec.network import NetSpec
 from workflows.export.int8 import head_and_decoder
 from workflows.export.onnx_file import _graph, _traced

@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 
-from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from workflows.export import timm_folder as hub

@@ -60,7 +60,7 @@ def test_ray_takes_the_runtime_environment_beside_what_the_pipeline_sets():
     """Ray refuses a variable that the job and ray.init both set."""
     from ray.runtime_env.runtime_env import RuntimeEnv, _merge_runtime_env
 
-    from workflows.engine.cluster import worker_environment
+    from workflows.engine.cluster.connection import worker_environment
 
     job = RuntimeEnv(**document("runtime_env.yaml"))
     ours = RuntimeEnv(env_vars=worker_environment())

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hpe_core.augment.augment import Augment
 from hpe_core.data.batch import FaceData
 from hpe_core.data.device_rows import DeviceRows
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.place import Place

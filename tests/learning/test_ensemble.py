@@ -19,7 +19,7 @@ from hpe_core.learning.ensemble import (
     offset_table,
     window_answers,
 )
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
 from tests.faces import CROP, face_row

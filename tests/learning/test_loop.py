@@ -15,11 +15,11 @@ from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_soft_labels
 from hpe_core.errors import SpecError
 from hpe_core.geometry.bins import AngleBins
-from hpe_core.learning.checkpoint import load_net
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.losses import ehpnet_loss
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.checkpoint import load_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.serde import build
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hpe_core.data.batch import PoseBatch
 from hpe_core.geometry.bins import AngleBins
 from hpe_core.learning.losses import offsets_loss, regression_mae
-from hpe_core.learning.models import PoseLogits, PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.models import PoseLogits, PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import DistillSpec, TrainSpec
 

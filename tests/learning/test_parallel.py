@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from hpe_core.data.batch import FaceData, OwnFaces, PoseBatch, TrainFaces
-from hpe_core.learning.checkpoint import load_net
+from hpe_core.networks.checkpoint import load_net
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import EpochEnd, fit

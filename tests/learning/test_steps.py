@@ -17,10 +17,10 @@ from hpe_core.augment.moves import center_window
 from hpe_core.data.batch import FaceData, PoseBatch
 from hpe_core.data.rows import read_shard
 from hpe_core.geometry.crop import window
-from hpe_core.learning import models
 from hpe_core.learning.metrics import PoseSums
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks import models
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, OptimSpec, TrainSpec
 from hpe_core.training.loop import fit

@@ -18,19 +18,19 @@ from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Box, canonical_crop
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
 from hpe_core.learning.calibration import confidence
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import CropSpec, DatasetSpec
 from hpe_core.spec.network import NetSpec
 from tests.archives import picture
 from tests.faces import FIT, NOTES
-from tests.prediction.clips import write_clip
+from tests.prediction.media.clips import write_clip
 from workflows import predict
 from workflows.engine.config import guarded
 from workflows.prediction.faces import Face, landmarks_of, poses_of, why_unusable
-from workflows.prediction.frames import Frame
 from workflows.prediction.keys import PredictSpec
+from workflows.prediction.media.frames import Frame
 from workflows.prediction.output import TABLE, landmark_text
 
 

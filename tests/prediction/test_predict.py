@@ -19,7 +19,7 @@ from hpe_core.datasets.sandbox import load_directly
 from hpe_core.detection.detector import Detection, cache_folder
 from hpe_core.errors import SpecError, UserError
 from hpe_core.geometry.crop import Box, window
-from hpe_core.learning.checkpoint import load_net
+from hpe_core.networks.checkpoint import load_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.spec.data import DatasetSpec, DetectorSpec
 from hpe_core.spec.network import MEANING, WEIGHTS
@@ -28,8 +28,8 @@ from tests.faces import FIT, NET_CROP, save_untrained, write_onnx
 from tests.prediction.asking import angles, refusal, save, table, write_video
 from workflows import predict
 from workflows.engine.config import REPO, load
+from workflows.prediction.media.pictures import turned
 from workflows.prediction.output import TABLE
-from workflows.prediction.pictures import turned
 from workflows.prediction.resolve import loadable, model_files
 
 

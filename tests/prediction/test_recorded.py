@@ -12,9 +12,9 @@ from tests.archives import picture
 from tests.prediction.asking import refusal, table, write_video
 from workflows import predict
 from workflows.engine.commandline import EXIT_STOPPED
-from workflows.prediction import media
+from workflows.prediction import opening
 from workflows.prediction.faces import Face, FindFaces
-from workflows.prediction.frames import Frame
+from workflows.prediction.media.frames import Frame
 
 
 def frames_of(path: Path) -> tuple[list[np.ndarray], float]:
@@ -51,7 +51,7 @@ def without_length(path: Path) -> Path:
 def test_seconds_are_the_file_s_own_whatever_it_knows(here, name):
     """The one has no length, and of the other FFmpeg gives the last frame without its time."""
     path = write_video(here / name, fps=25.0)
-    video = media.open_media([str(without_length(path) if path.suffix == ".mkv" else path)], here, upright=True)
+    video = opening.open_media([str(without_length(path) if path.suffix == ".mkv" else path)], here, upright=True)
     assert (video.total == 0) == (path.suffix == ".mkv") and not video.live
     frames = [frame for frame in video.frames() if isinstance(frame, Frame)]
     video.close()

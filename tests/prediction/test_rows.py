@@ -22,12 +22,12 @@ from tests.prediction.asking import angles, refusal, save, table
 from workflows import predict
 from workflows.prediction import faces, loop
 from workflows.prediction.faces import LOOKS, Face, face_finder
-from workflows.prediction.frames import Frame, Unusable
 from workflows.prediction.keys import PredictSpec
 from workflows.prediction.loop import Tally
-from workflows.prediction.media import open_media
+from workflows.prediction.media.frames import Frame, Unusable
+from workflows.prediction.media.pictures import files
+from workflows.prediction.opening import open_media
 from workflows.prediction.output import TABLE, Row, csv_table
-from workflows.prediction.pictures import files
 from workflows.prediction.tracks import OneEuro
 
 
@@ -127,7 +127,7 @@ def test_pictures_come_in_the_order_of_their_names_whatever_the_disk_says(here, 
 
 
 def test_a_picture_that_needs_too_much_memory_is_told_and_the_next_one_follows(here, monkeypatch):
-    from workflows.prediction import pictures
+    from workflows.prediction.media import pictures
 
     for name in "ab":
         save(Path("in", f"{name}.png"), picture(0))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpe_core.render.draw import Scene, render_scene
 from hpe_core.render.light import Light
-from hpe_core.render.person import HeadStyle
+from hpe_core.render.person.style import HeadStyle
 from hpe_core.render.scene import RenderedHead
 
 SIZE = 128

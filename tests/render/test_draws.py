@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpe_core.render.draw import render_scene
-from hpe_core.render.person import draw_style
+from hpe_core.render.person.style import draw_style
 from hpe_core.render.scene import WHOLE_CIRCLE, PoseRange, draw_pose, render_head
 from tests.render.scenes import GREY, MARKED, SIZE, WHITE, digest
 

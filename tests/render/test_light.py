@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpe_core.render import draw, scene
-from hpe_core.render.anatomy import anatomy, average_adult
 from hpe_core.render.light import KINDS, Light, aimed, cells, draw_light, horizon, nostrils
+from hpe_core.render.person.anatomy import anatomy, average_adult
 from tests.render.scenes import BALD, WHITE, mirrored_light, picture
 
 directions = st.tuples(st.floats(-np.pi, np.pi), st.floats(-1.3, 1.3)).map(lambda at: aimed(*at))

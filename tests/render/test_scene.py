@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from hpe_core.geometry.rotation import matrix_to_euler
-from hpe_core.render import anatomy as anatomy_module
-from hpe_core.render.anatomy import anatomy, average_adult
 from hpe_core.render.draw import Scene, render_scene
 from hpe_core.render.light import Light, cells, horizon
-from hpe_core.render.person import HeadStyle
+from hpe_core.render.person import anatomy as anatomy_module
+from hpe_core.render.person.anatomy import anatomy, average_adult
+from hpe_core.render.person.style import HeadStyle
 from hpe_core.render.raster import FAR
 from hpe_core.render.scene import render_head
 from hpe_core.render.zero import archive_head, fit, our_head

@@ -18,10 +18,10 @@ from workflows.engine.results import Finalist, Results, Role, Trial, UnderProtoc
 from workflows.engine.stage import StageRun
 from workflows.report.build import SECTIONS, build_report, rendered, whole_page
 from workflows.report.figures import Predicted
+from workflows.report.headline import headline, paired_gain
 from workflows.report.material import Material, Section, read_predictions
 from workflows.report.page import TEMPLATES, Book, Entry, Line, Picture, environment, file_name, line, render
 from workflows.report.sections.accounts import accounts
-from workflows.report.sections.headline import headline, paired_gain
 from workflows.report.sections.papers import papers
 from workflows.report.sections.samples import samples
 from workflows.report.sections.search import SHOWN_TRIALS, search

@@ -20,10 +20,10 @@ from workflows.engine.stage import StageRun
 from workflows.report import figures
 from workflows.report.build import rendered
 from workflows.report.figures import Predicted, angles_text
+from workflows.report.headline import headline
 from workflows.report.material import Section, read_predictions
 from workflows.report.published import TableRow
 from workflows.report.sections import samples as sections_samples
-from workflows.report.sections.headline import headline
 from workflows.report.sections.landmarks import landmarks
 from workflows.report.sections.latency import latency
 from workflows.report.sections.papers import paper_line

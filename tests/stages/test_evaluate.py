@@ -14,8 +14,8 @@ from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.protocols import protocol_named
 from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import BOX_RULE
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import EvaluateSpec, PipelineSpec

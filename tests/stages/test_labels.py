@@ -18,9 +18,9 @@ import torch
 from hpe_core.data.rows import Shard, read_shard, read_soft_labels
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning import ensemble
-from hpe_core.learning.checkpoint import load_net, save_net
 from hpe_core.learning.metrics import PoseSums
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import LabelSet

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hpe_core.geometry.crop import canonical_crop, window
-from hpe_core.learning.checkpoint import load_net, save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import load_net, save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import DatasetSpec, DataSpec

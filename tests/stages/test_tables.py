@@ -16,14 +16,14 @@ from hpe_core.geometry.landmarks import landmark_errors
 from hpe_core.geometry.rotation import euler_error, euler_to_matrix, geodesic_deg
 from hpe_core.learning import ensemble
 from hpe_core.learning.calibration import LEVELS
-from hpe_core.learning.checkpoint import save_net
 from hpe_core.learning.metrics import PoseSums, aligned_summary
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from tests.faces import CROP, write_heads
-from workflows.engine.placement import placed
+from workflows.engine.cluster.placement import placed
 from workflows.engine.results import NetworkResult, Results, Role, StudentResult
 from workflows.report.text import print_table
 from workflows.scoring import seen as scoring

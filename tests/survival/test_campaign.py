@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.datasets.registry import open_source
 from hpe_core.errors import SpecError
 from hpe_core.spec.data import DatasetSpec

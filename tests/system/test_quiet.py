@@ -49,7 +49,7 @@ import os
 import ray
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.quiet import SWITCHES
-from workflows.engine.cluster import connected
+from workflows.engine.cluster.connection import connected
 
 def augmented(row):
     from hpe_core.augment.reference import photometric_chain
@@ -64,11 +64,11 @@ ASKING = """
 import contextlib
 import time
 from hpe_core.spec.cluster import ClusterSpec
-from workflows.engine import cluster
+from workflows.engine.cluster import connection
 
 if __name__ == "__main__":
-    cluster.no_dashboard_process = contextlib.nullcontext
-    with cluster.connected(ClusterSpec(address="local", local_cpus=4)):
+    connection.no_dashboard_process = contextlib.nullcontext
+    with connection.connected(ClusterSpec(address="local", local_cpus=4)):
         time.sleep(5)
 """
 

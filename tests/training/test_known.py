@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hpe_core.errors import SpecError
-from hpe_core.learning.checkpoint import save_net
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import MEANING, WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import to_dict

@@ -13,8 +13,8 @@ from hpe_core.augment.reference import run_reference
 from hpe_core.augment.table import Table
 from hpe_core.geometry.crop import canonical_crop
 from hpe_core.spec.data import CropSpec
-from workflows.bench.common import Row, Work, compared, must_agree
-from workflows.bench.lab import BATCH, Lab
+from workflows.bench.shared.common import Row, Work, compared, must_agree
+from workflows.bench.shared.lab import BATCH, Lab
 
 SIZES = (64, 112)
 LARGE = {"offsets": (224,)}  # the offset paper's network

@@ -4,14 +4,14 @@ import torch
 
 from hpe_core.geometry.crop import FaceCrop, Image, canonical_crop, offset_grid, window
 from hpe_core.learning.ensemble import ensemble_probs
-from hpe_core.learning.models import PoseNet
+from hpe_core.networks.models import PoseNet
 from hpe_core.render.scene import RenderedHead, render_head
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import LabelSet
-from workflows.bench.children import read_rgb
-from workflows.bench.common import Row, compared, must_agree
-from workflows.bench.lab import CROP, PICTURE_PX, Lab, jpeg
+from workflows.bench.shared.children import read_rgb
+from workflows.bench.shared.common import Row, compared, must_agree
+from workflows.bench.shared.lab import CROP, PICTURE_PX, Lab, jpeg
 
 SIZES, RENDERED = (64, 112, 192), 12  # two persons of six pictures
 GRIDS = [(size, radius, step) for radius, step in ((15, 5), (8, 1)) for size in (224, 112)]

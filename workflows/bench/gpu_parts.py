@@ -18,8 +18,8 @@ from hpe_core.data.batch import PoseBatch, taken
 from hpe_core.data.device_rows import DeviceRows
 from hpe_core.geometry.crop import offset_grid, window
 from hpe_core.learning.ensemble import ensemble_probs, folded
-from hpe_core.learning.models import PoseNet
 from hpe_core.learning.task import PoseTask
+from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec

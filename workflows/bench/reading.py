@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from hpe_core.data.batch import FaceData, TrainFaces
 from hpe_core.geometry.crop import Box, Image, canonical_crop
 from hpe_core.spec.data import CropSpec
-from workflows.bench.children import read_rgb
-from workflows.bench.common import Row, Side, interleaved, must_agree, rate, rows_of
-from workflows.bench.lab import BATCH, CROP, Lab, shards_in
+from workflows.bench.shared.children import read_rgb
+from workflows.bench.shared.common import Row, Side, interleaved, must_agree, rate, rows_of
+from workflows.bench.shared.lab import BATCH, CROP, Lab, shards_in
 from workflows.training.stream import StreamedFaces
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # images (B, side, side, 3) uint8, angles (B, 3) degrees

@@ -10,9 +10,9 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, OptimSpec, TrainSpec
-from workflows.bench.children import Noting, alone, train_here
-from workflows.bench.common import Row, Side, interleaved, must_agree, rows_of
-from workflows.bench.lab import BATCH, CLUSTER, Lab, shards_in
+from workflows.bench.shared.children import Noting, alone, train_here
+from workflows.bench.shared.common import Row, Side, interleaved, must_agree, rows_of
+from workflows.bench.shared.lab import BATCH, CLUSTER, Lab, shards_in
 from workflows.engine.results import Results
 from workflows.engine.stage import StageRun
 from workflows.training.jobs import Job

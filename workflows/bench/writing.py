@@ -15,9 +15,9 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.errors import say
 from hpe_core.spec.data import DataSpec
 from hpe_core.system.files import file_sha256
-from workflows.bench.children import alone, decode_all, write_here
-from workflows.bench.common import Row, Side, Work, interleaved, must_agree, rate, rows_of
-from workflows.bench.lab import Encoding, Lab, data_of
+from workflows.bench.shared.children import alone, decode_all, write_here
+from workflows.bench.shared.common import Row, Side, Work, interleaved, must_agree, rate, rows_of
+from workflows.bench.shared.lab import Encoding, Lab, data_of
 from workflows.stages.shards import build_shards
 from workflows.tracking.progress import Reporter
 

@@ -1,8 +1,8 @@
 """Are an archive's labels in our convention? Asked of its landmarks, which know nothing of Euler angles.
 
-A pose is solved from the landmarks of every face (`render/anatomy.solve_pose`). Then every way in which labels go wrong
-(each angle negated or not, every order of the three angles, every order of the rotations, R transposed, radians taken
-for degrees) is asked how far its labels lie from the solved poses.
+A pose is solved from the landmarks of every face (`render/person/anatomy.solve_pose`). Then every way in which labels
+go wrong (each angle negated or not, every order of the three angles, every order of the rotations, R transposed,
+radians taken for degrees) is asked how far its labels lie from the solved poses.
 
 What it means to look straight ahead differs between archives, so one tilt, the same for all faces, is fitted with every
 hypothesis, and told (docs/doctor.md has figures).

@@ -20,7 +20,7 @@ from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
 from hpe_core.geometry.crop import encoded, window
 from hpe_core.geometry.rotation import ANGLE_NAMES, YAW
-from hpe_core.render.anatomy import solve_pose
+from hpe_core.render.person.anatomy import solve_pose
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 from workflows.checks.convention import Verdict, check_labels, in_words, settings
 from workflows.checks.findings import Finding

@@ -19,7 +19,7 @@ from hpe_core.system.packages import DISTRIBUTION, EXTRA, name_of, requirements,
 from workflows.checks.data import Examined
 from workflows.checks.findings import Finding, Look, error, warning
 from workflows.checks.services import look_at_mlflow, look_at_ray
-from workflows.engine.cluster import running_address
+from workflows.engine.cluster.connection import running_address
 from workflows.engine.pipeline import backbones_of, unknown_backbones
 from workflows.training.jobs import wrong_weights
 
@@ -106,7 +106,7 @@ def look_at_gpu(cluster: ClusterSpec, joins: bool) -> Look:
 
 def bytes_needed(spec: PipelineSpec, seen: Sequence[Examined]) -> float:
     """Shards of every dataset that was listed, and soft labels of every set for those that are trained on."""
-    from hpe_core.learning.heads import label_bytes  # with torch
+    from hpe_core.networks.heads import label_bytes  # with torch
 
     shards = sum(sum(one.splits.values()) * one.row_bytes for one in seen)
     labels = _trained(spec, seen) * len(spec.label_sets()) * label_bytes(spec.student.net)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from hpe_core.spec.cluster import ClusterSpec
 from workflows.checks.findings import Finding, Look, error, warning
-from workflows.engine.ray_private import cluster_versions, dashboard_address
+from workflows.engine.cluster.ray_private import cluster_versions, dashboard_address
 from workflows.tracking.server import public
 
 TIMEOUT_S = 3.0

@@ -36,7 +36,7 @@ from hpe_core.spec.data import CropSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet, TrainSpec
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.placement import placed
+from workflows.engine.cluster.placement import placed
 
 MEASURE_S, SAMPLE = 3.0, 32  # seconds for each network, and faces that are loaded
 CHANNELS = 3  # bytes of a stored pixel
@@ -91,7 +91,7 @@ def timed(train: TrainSpec, crop: CropSpec, *, backward: bool) -> float:
     """Seconds a face of a training step with its augmentation, or of a pass forward, on this machine's device."""
     import torch
 
-    from hpe_core.learning.models import PoseNet
+    from hpe_core.networks.models import PoseNet
     from hpe_core.training.place import Place
     from hpe_core.training.rate import forward_rate, noise, step_rate
 
@@ -169,7 +169,7 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
 
 def figures(spec: PipelineSpec, told: Told) -> dict[str, Any]:
     """Everything as numbers: data (GB are 1e9 bytes), each network's GFLOP and augmented faces a second, stages."""
-    from hpe_core.learning.heads import label_bytes
+    from hpe_core.networks.heads import label_bytes
     from hpe_core.training.rate import flops
 
     crop, faces = spec.data.crop, train_faces(spec, told)

@@ -138,7 +138,7 @@ def check_backbones(spec: PipelineSpec) -> None:
 
 def registered_backbones() -> set[str]:
     """The names of the backbones that the source of timm registers, and ours; nothing is imported."""
-    timm, ours = find_spec("timm"), find_spec("hpe_core.learning.backbones")
+    timm, ours = find_spec("timm"), find_spec("hpe_core.networks.backbones")
     files = [Path(ours.origin)] if ours and ours.origin else []
     if timm and timm.origin:
         files += Path(timm.origin).parent.glob("models/*.py")
@@ -155,7 +155,7 @@ def backbones_of(spec: PipelineSpec) -> set[str]:
 def unknown_backbones(names: Iterable[str]) -> list[str]:
     """A sentence for each backbone that timm does not know. In a process of its own, which takes torch along."""
     code = (
-        "import sys\nfrom hpe_core.learning.models import check_backbone\nfrom hpe_core.errors import SpecError\n"
+        "import sys\nfrom hpe_core.networks.models import check_backbone\nfrom hpe_core.errors import SpecError\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n        check_backbone(name)\n    except SpecError as error:\n        print(error)"
     )

@@ -17,9 +17,9 @@ from hpe_core.spec.cluster import STAGES
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.disk import disk_is_full, files_are_limited, size
 from hpe_core.system.files import write_atomic, write_json
-from workflows.engine.cluster import capacity, connected, machinery, made_by
+from workflows.engine.cluster.connection import capacity, connected, machinery, made_by
+from workflows.engine.cluster.placement import placed
 from workflows.engine.config import as_yaml
-from workflows.engine.placement import placed
 from workflows.engine.plan import Planned
 from workflows.engine.results import StageResult
 from workflows.engine.stage import StageFailed, StageRun

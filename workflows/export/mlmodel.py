@@ -18,7 +18,7 @@ from hpe_core.spec.data import DatasetSpec
 from hpe_core.system.packages import version_of
 
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
-NOT_NEEDED = ("render/anatomy.npz", "shipped/*/*")  # megabytes of the library that a model does not use
+NOT_NEEDED = ("render/person/anatomy.npz", "shipped/*/*")  # megabytes of the library that a model does not use
 
 
 def begin_folder(folder: Path) -> None:

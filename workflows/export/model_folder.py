@@ -59,7 +59,7 @@ def fit_on_photographs(spec: DatasetSpec) -> DetectorFit | None:
 def save_described(network: Path, model: Path, fit: DetectorFit | None, calibration: Calibration | None) -> None:
     """The network once more in the folder `model`, with notes how a detector's boxes become those that it learnt, and
     what its spreads are worth."""
-    from hpe_core.learning.checkpoint import load_net, save_net
+    from hpe_core.networks.checkpoint import load_net, save_net
 
     saved = load_net(network)
     notes = {FIT_NOTE: fit, CALIBRATION_NOTE: calibration}

@@ -38,7 +38,7 @@ def export_network(
     Raises ValueError that names the figure where a file and the network differ by more than 1e-3 degrees; no file is
     left then.
     """
-    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.networks.checkpoint import load_net
 
     saved = load_net(net_folder)
     size = saved.crop.size

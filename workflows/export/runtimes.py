@@ -27,7 +27,7 @@ Call = Callable[[Image], Sequence[Any]]  # (B, size, size, 3) uint8 -> angles, s
 
 def latency_table(net_folder: Path, onnx_file: Path, int8_file: Path | None = None) -> dict[str, dict[str, float]]:
     """{runtime: {'batch 1': ms, 'batch 32': ms}}: median milliseconds of one call on one core."""
-    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.networks.checkpoint import load_net
     from hpe_core.training.latency import median_ms, torch_threads
 
     saved = load_net(net_folder)

@@ -32,7 +32,7 @@ def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
     import torch
     from timm.models import save_for_hf
 
-    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.networks.checkpoint import load_net
 
     saved = load_net(net_folder)
     net, crop = saved.net, saved.crop

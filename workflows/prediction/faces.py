@@ -20,8 +20,8 @@ from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import turn
 from hpe_core.predictor import HeadPosePredictor, Poses
 from hpe_core.spec.data import DetectorSpec
-from workflows.prediction.frames import Frame, Media
 from workflows.prediction.keys import WHOLE, PredictSpec
+from workflows.prediction.media.frames import Frame, Media
 
 SURE = 0.9  # YuNet is at least as sure of nine upright faces of ten, and of none that lies on its side
 NOTED = 0.8  # what is seen in a turned picture with a lower score may be no face

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpe_core.datasets.pictures import MAX_PIXELS
+from hpe_core.datasets.decoding.pictures import MAX_PIXELS
 from hpe_core.errors import check
 from hpe_core.shipped import SHIPPED
 from hpe_core.spec.serde import build, to_dict

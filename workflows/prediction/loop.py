@@ -10,8 +10,8 @@ import numpy as np
 from hpe_core.learning.calibration import confidence
 from hpe_core.predictor import HeadPosePredictor
 from workflows.prediction.faces import Face, FindFaces, landmarks_of, poses_of, why_unusable
-from workflows.prediction.frames import Frame, Media, Unusable
 from workflows.prediction.keys import PredictSpec
+from workflows.prediction.media.frames import Frame, Media, Unusable
 from workflows.prediction.output import LANDMARKS, Row, drawn, landmark_text, row_of
 from workflows.prediction.tracks import Tracks
 from workflows.tracking.console import Console

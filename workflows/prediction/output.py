@@ -17,7 +17,7 @@ from hpe_core.geometry.draw import draw_axes, draw_landmarks
 from hpe_core.geometry.rotation import ANGLE_NAMES
 from workflows.engine.config import tell
 from workflows.prediction.faces import Face
-from workflows.prediction.frames import Frame
+from workflows.prediction.media.frames import Frame
 
 TABLE = "poses.csv"
 DECIMALS = {"x1": 2, "y1": 2, "x2": 2, "y2": 2}  # of pixels; angles and scores have 4

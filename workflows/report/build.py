@@ -16,10 +16,10 @@ from markupsafe import Markup
 
 from workflows.engine.exported import Exported
 from workflows.engine.stage import StageRun
+from workflows.report.headline import headline
 from workflows.report.material import Material, Section, read_predictions
 from workflows.report.page import Book, render
 from workflows.report.sections.accounts import accounts
-from workflows.report.sections.headline import headline
 from workflows.report.sections.landmarks import landmarks
 from workflows.report.sections.latency import latency
 from workflows.report.sections.papers import papers

@@ -15,11 +15,11 @@ from hpe_core.geometry.rotation import YAW, euler_error
 from hpe_core.learning.metrics import FRONT_DEG
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
-from workflows.engine.cluster import worker_device
+from workflows.engine.cluster.connection import worker_device
 from workflows.engine.results import Cell, Role
 
 if TYPE_CHECKING:
-    from hpe_core.learning.checkpoint import SavedNet
+    from hpe_core.networks.checkpoint import SavedNet
 
 Angles = NDArray[np.float64]
 
@@ -97,8 +97,8 @@ def predict_files(
     folder: str, files: Sequence[str], offsets: tuple[int, int], radius: int, threads: int = 1
 ) -> list[Seen]:
     """One network over some test shards: ids, groups, labels, plain and offset-ensemble angles, errors by (K, d)."""
-    from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.precision import exact_float32
+    from hpe_core.networks.checkpoint import load_net
 
     saved = load_net(Path(folder), worker_device(threads))
     with exact_float32():  # the exported file is held to 1e-3 degrees of these angles

@@ -17,7 +17,7 @@ from pyarrow import csv
 from hpe_core.data.rows import read_table
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, FaceRef, FaceRow, Rejected, Source, Wrapped
-from hpe_core.datasets.pictures import read_bytes
+from hpe_core.datasets.decoding.pictures import read_bytes
 from hpe_core.datasets.plan import DatasetPlan
 from hpe_core.datasets.sandbox import Sandbox
 from hpe_core.geometry.crop import Box, Image, encoded

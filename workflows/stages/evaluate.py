@@ -30,8 +30,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import AugmentSpec, LabelSet
 from hpe_core.system.files import file_sha256
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import Placement, placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import Placement, placed
 from workflows.engine.results import EvaluateResult, Role, Row, UnderProtocol
 from workflows.engine.stage import StageRun
 from workflows.scoring.seen import Angles, Predictions, parts_of, predict_files, with_ensembles
@@ -144,9 +144,9 @@ def drift(
 ) -> dict[str, dict[str, float]]:
     """By motion and yaw: how far moved labels lie from the teachers on the moved view (`hpe_core.learning.drift`)."""
     from hpe_core.data.batch import taken
-    from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.drift import label_drift
     from hpe_core.learning.precision import exact_float32
+    from hpe_core.networks.checkpoint import load_net
 
     device = worker_device()
     augment, labels = build(AugmentSpec, plain), LabelSet(tuple(folders), 0, 1, mirrored, form)
@@ -188,7 +188,7 @@ def under_protocol(spec: PipelineSpec) -> UnderProtocol | None:
 
 
 def cost(folder: str) -> dict[str, float]:
-    from hpe_core.learning.checkpoint import load_net
+    from hpe_core.networks.checkpoint import load_net
     from hpe_core.training.latency import cpu_cost
 
     return cpu_cost(load_net(Path(folder)).net)

@@ -26,8 +26,8 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import LabelSet
 from hpe_core.system.disk import check_room
 from hpe_core.system.files import file_sha256, json_sha256, write_json
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import placed
 from workflows.engine.results import LabelsResult
 from workflows.engine.stage import StageRun
 from workflows.storage.code import code_hashes
@@ -120,7 +120,7 @@ def job_hash(
 
 def row_bytes(net: NetSpec) -> int:
     """How much of a file of soft labels a face takes: the label and its name."""
-    from hpe_core.learning.heads import label_bytes
+    from hpe_core.networks.heads import label_bytes
 
     return label_bytes(net) + 100
 
@@ -153,7 +153,7 @@ class LabelShard:
     ) -> None:
         import torch
 
-        from hpe_core.learning.checkpoint import load_net
+        from hpe_core.networks.checkpoint import load_net
 
         self.device, self.threads, self.turn = worker_device(threads), threads, threading.Lock()
         saved = {name: load_net(Path(path), self.device) for name, path in teachers.items()}

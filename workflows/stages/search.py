@@ -21,8 +21,8 @@ from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import write_json
-from workflows.engine.cluster import capacity, worker_device
-from workflows.engine.placement import placed
+from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.placement import placed
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun
@@ -148,7 +148,7 @@ def costs_of(changes: list[dict[str, Any]], spec: PipelineSpec) -> list[dict[str
 
 
 def cost(net: dict[str, Any], size: int) -> dict[str, float]:
-    from hpe_core.learning.models import PoseNet
+    from hpe_core.networks.models import PoseNet
     from hpe_core.training.latency import cpu_cost
 
     fresh = dataclasses.replace(build(NetSpec, net), pretrained="none")  # weights change no time

@@ -29,7 +29,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.disk import check_room
 from hpe_core.system.files import json_sha256, write_json
 from hpe_core.system.memory import keep_freed_memory
-from workflows.engine.cluster import capacity, quiet_data
+from workflows.engine.cluster.connection import capacity, quiet_data
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import ShardsResult
 from workflows.engine.stage import StageRun

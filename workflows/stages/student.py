@@ -12,8 +12,8 @@ from typing import Any
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import to_dict
 from hpe_core.spec.training import TrainSpec
-from workflows.engine.cluster import capacity
-from workflows.engine.placement import placed
+from workflows.engine.cluster.connection import capacity
+from workflows.engine.cluster.placement import placed
 from workflows.engine.results import Finalist, Role, SearchResult, StudentResult
 from workflows.engine.stage import StageRun
 from workflows.training.jobs import batching, job_for

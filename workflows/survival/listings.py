@@ -23,7 +23,7 @@ from PIL import Image as Pil
 from hpe_core.data.rows import read_shard
 from hpe_core.geometry.crop import Image, encoded
 from hpe_core.geometry.rotation import euler_to_matrix
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.render.scene import RenderedHead, render_head
 from workflows.engine.config import EXIT_BAD_INPUT
 from workflows.storage.code import ROOT

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from workflows.engine.cluster import join, living, our_signals, quiet_ray, worker_environment
-from workflows.engine.ray_private import actors_of, no_dashboard_process
+from workflows.engine.cluster.connection import join, living, our_signals, quiet_ray, worker_environment
+from workflows.engine.cluster.ray_private import actors_of, no_dashboard_process
 from workflows.survival.ground import Command, Lost
 
 NODES, CPUS = 3, 2  # of a cluster of our own

@@ -147,8 +147,8 @@ def online_teachers(job: Job, device: Any) -> Any:
     """The teachers that label each step's views, on the worker's device; None where labels are stored."""
     if job.online is None:
         return None
-    from hpe_core.learning.checkpoint import load_net
     from hpe_core.learning.ensemble import OnlineTeachers
+    from hpe_core.networks.checkpoint import load_net
 
     labels, folder = job.online
     nets = {name: load_net(folder / name, device).net for name in labels.teachers}

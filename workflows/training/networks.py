@@ -21,9 +21,9 @@ from typing import Any
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json, write_json
-from workflows.engine.cluster import QUIET, capacity, worker_device
-from workflows.engine.placement import placed
-from workflows.engine.ray_private import trainer_class
+from workflows.engine.cluster.connection import QUIET, capacity, worker_device
+from workflows.engine.cluster.placement import placed
+from workflows.engine.cluster.ray_private import trainer_class
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import figures

@@ -39,7 +39,7 @@ from hpe_core.data.shares import (
 from hpe_core.errors import UserError
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.spec.data import STREAM_DEPTH
-from workflows.engine.cluster import quiet_data
+from workflows.engine.cluster.connection import quiet_data
 
 if TYPE_CHECKING:
     from hpe_core.data.batch import PoseBatch

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Terms
-from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.spec.data import DatasetSpec
 

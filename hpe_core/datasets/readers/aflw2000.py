@@ -16,8 +16,8 @@ import numpy as np
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms
-from hpe_core.datasets.matlab import numbers, pose_para, read_mat
-from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.decoding.matlab import numbers, pose_para, read_mat
+from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.datasets.readers.landmarks import PAPER, LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms, pose_of
-from hpe_core.datasets.pictures import read_bytes, read_picture
+from hpe_core.datasets.decoding.pictures import read_bytes, read_picture
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.rotation import is_rotation, matrix_to_euler

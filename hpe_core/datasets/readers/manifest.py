@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected, pose_of
 from hpe_core.datasets.boxes import tidy
-from hpe_core.datasets.pictures import read_picture
-from hpe_core.datasets.tables import FORMATS, Row, read_rows
+from hpe_core.datasets.decoding.pictures import read_picture
+from hpe_core.datasets.decoding.tables import FORMATS, Row, read_rows
 from hpe_core.errors import nearest
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.rotation import is_rotation, matrix_to_euler, upright

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms, lacking
-from hpe_core.datasets.pictures import read_bytes, read_picture
+from hpe_core.datasets.decoding.pictures import read_bytes, read_picture
 from hpe_core.detection.fit import DetectorFit
 from hpe_core.geometry.crop import Box, Image
 

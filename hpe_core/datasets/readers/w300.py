@@ -4,9 +4,9 @@
 
 A .pts is text: `version: 1`, `n_points: 68`, and 68 lines `x y` between braces: pixels, the first one's centre at 1.
 
-Nobody published poses of these faces. Ours is solved from the landmarks (`render/anatomy.solve_pose`); on AFLW2000 such
-poses lie 3.0 degrees, as rotations, from the archive's own (docs/datasets.md). Papers that print errors on 300W solved
-theirs with heads of their own. A face whose landmarks fit no head is rejected.
+Nobody published poses of these faces. Ours is solved from the landmarks (`render/person/anatomy.solve_pose`); on
+AFLW2000 such poses lie 3.0 degrees, as rotations, from the archive's own (docs/datasets.md). Papers that print errors
+on 300W solved theirs with heads of their own. A face whose landmarks fit no head is rejected.
 
 Mirror pictures (`_mirror`) belong to the person of their original.
 """
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, FaceRef, Rejected, Terms, pose_of
-from hpe_core.datasets.pictures import read_bytes, read_picture
+from hpe_core.datasets.decoding.pictures import read_bytes, read_picture
 from hpe_core.datasets.readers.landmarks import LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.landmarks import LANDMARKS
 from hpe_core.geometry.rotation import matrix_to_euler
-from hpe_core.render.anatomy import solve_pose
+from hpe_core.render.person.anatomy import solve_pose
 from hpe_core.spec.data import DatasetSpec
 
 POINTS = re.compile(rf"n_points:\s*{LANDMARKS}\s*\{{(?P<numbers>[-+.0-9eE\s]*)\}}\s*$")

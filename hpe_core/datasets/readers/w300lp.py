@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Terms, lacking
-from hpe_core.datasets.matlab import numbers, pose_para, read_mat
-from hpe_core.datasets.pictures import read_picture
+from hpe_core.datasets.decoding.matlab import numbers, pose_para, read_mat
+from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.datasets.readers.landmarks import PAPER, LandmarkArchive
 from hpe_core.geometry.crop import Box, Image
 from hpe_core.geometry.landmarks import MIRROR_68, mirror_landmarks

@@ -9,7 +9,7 @@ import pytest
 
 from hpe_core.datasets.readers import aflw
 from hpe_core.geometry.landmarks import MIRROR_68
-from hpe_core.render.anatomy import SIXTEEN, landmark_targets
+from hpe_core.render.person.anatomy import SIXTEEN, landmark_targets
 from tests.archives import write_aflw
 from tests.datasets.reading import FACES, corners, loaded, refusal, rejected, source
 

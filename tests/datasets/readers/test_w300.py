@@ -9,7 +9,7 @@ from hpe_core.datasets.base import Rejected
 from hpe_core.datasets.readers.aflw2000 import Aflw2000
 from hpe_core.datasets.readers.w300 import read_pts
 from hpe_core.geometry.rotation import euler_to_matrix, geodesic_deg
-from hpe_core.render.anatomy import landmark_targets
+from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.spec.data import DatasetSpec
 from tests.archives import JPEG, pts_text, write_300w
 from tests.datasets.reading import load_reason, loaded, rejected, source
