@@ -99,7 +99,9 @@ def test_a_student_that_lost_is_said_to_have_raised_the_error():
     def row(name, mae):
         return Compared("heads", name, "role", 40, 1e6, {key: [mae] for key in (*DEGREES, "latency_ms")})
 
-    text = markdown([row("hard", 10.0), row("distilled", 12.5)], [0], KINDS)
+    rows = [row(name, 4.0) for name in ("distilled-2", "distilled: by hand")]  # teachers
+    text = markdown([*rows, row("hard", 10.0), row("distilled", 12.5)], [0], KINDS)
+    assert "| distilled-2 |" in text and text.count("Distillation") == 1
     assert text.endswith("Distillation raises the student's MAE by 25.0 % (gain by seed: -25.0 %).")
 
 
