@@ -53,7 +53,7 @@ def pipeline_spec(store: Path) -> PipelineSpec:
         student=TrainSpec(net=net, distill=DistillSpec()),
         evaluate=EvaluateSpec(heatmap_radius=2),
         publish=PublishSpec(parity_crops=6),
-        mlflow=MlflowSpec(uri="https://name:secret@mlflow.example"),
+        mlflow=MlflowSpec(uri="https://name:a@/secret@mlflow.example"),
         store=str(store),
     )
 
