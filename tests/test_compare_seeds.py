@@ -115,6 +115,10 @@ def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, t
         main(["-c", "demo", f"readme={page}", "variants=ensemble"])
     with pytest.raises(SpecError, match="not a list of whole numbers"):
         main(["-c", "demo", "seeds=one"])
+    with pytest.raises(SpecError, match="seeds=0,1,0 names a seed twice"):
+        main(["-c", "demo", "seeds=0,1,0"])
+    with pytest.raises(SpecError, match="seed must be at least 0"):
+        main(["-c", "demo", "seeds=0,-1"])
     with pytest.raises(SpecError, match="heatmap_radius is 0, so there is none"):
         main(["-c", "demo", "evaluate.heatmap_radius=0", "heatmap=map.png"])
     with pytest.raises(SpecError, match="not a .png file in a folder that exists"):
