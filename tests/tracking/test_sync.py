@@ -23,7 +23,7 @@ from workflows.tracking import server
 from workflows.tracking import sync as syncing
 from workflows.tracking.facts import Artifact, Point, RunFacts
 from workflows.tracking.live import Live
-from workflows.tracking.registry import version_of
+from workflows.tracking.registry import downloaded, version_of
 from workflows.tracking.server import connect, make_database, public, ui_command
 from workflows.tracking.sync import Session, Synced, clean, flatten, sync
 
@@ -333,6 +333,8 @@ def test_an_older_schema_is_brought_up(store, monkeypatch):
     upgraded = list[str]()
     monkeypatch.setattr("mlflow.MlflowClient", Old)
     monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", lambda engine: upgraded.append(str(engine.url)))
+    with pytest.raises(SpecError, match="model=champion: MLflow at .*: Detected out-of-date database schema"):
+        downloaded("champion", places.uri_of(store), "head-pose", store)
     connect(places.uri_of(store), "e", store)
     assert upgraded == [places.uri_of(store)]
 
@@ -403,3 +405,6 @@ def test_a_model_is_found_behind_a_hundred_others(tmp_path, fresh_database):
     assert version_of(client, "champion", "head-pose") == str(tmp_path / "model")
     with pytest.raises(SpecError, match="no model 'head-posing'"):
         version_of(client, "champion", "head-posing")
+    (tmp_path / "text.db").write_text("no database" * 99)
+    with pytest.raises(SpecError, match="model=champion: MLflow at .* is not a database"):
+        downloaded("champion", f"sqlite:///{tmp_path}/text.db", "head-pose", tmp_path)

@@ -67,12 +67,13 @@ def client_of(uri: str) -> Any:
 def asked(uri: str, what: str) -> Iterator[Any]:
     """The client, for what is to be brought here. Raises SpecError that names it where MLflow does not hand it out."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    client = client_of(uri)
+    prepare()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield client
-    except (MlflowException, OSError) as error:
+        yield client_of(uri)  # which opens a database: an older one, or a file that is none, is refused here
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise SpecError(f"{what}: MLflow at {public(uri)} does not hand it out: {said}") from None
 
