@@ -99,7 +99,9 @@ def test_a_student_that_lost_is_said_to_have_raised_the_error():
     def row(name, mae):
         return Compared("heads", name, "role", 40, 1e6, {key: [mae] for key in (*DEGREES, "latency_ms")})
 
-    text = markdown([row("hard", 10.0), row("distilled", 12.5)], [0], KINDS)
+    rows = [row(name, 4.0) for name in ("distilled-2", "distilled: by hand")]  # teachers
+    text = markdown([*rows, row("hard", 10.0), row("distilled", 12.5)], [0], KINDS)
+    assert "| distilled-2 |" in text and text.count("Distillation") == 1
     assert text.endswith("Distillation raises the student's MAE by 25.0 % (gain by seed: -25.0 %).")
 
 
@@ -113,6 +115,10 @@ def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, t
         main(["-c", "demo", f"readme={page}", "variants=ensemble"])
     with pytest.raises(SpecError, match="not a list of whole numbers"):
         main(["-c", "demo", "seeds=one"])
+    with pytest.raises(SpecError, match="seeds=0,1,0 names a seed twice"):
+        main(["-c", "demo", "seeds=0,1,0"])
+    with pytest.raises(SpecError, match="seed must be at least 0"):
+        main(["-c", "demo", "seeds=0,-1"])
     with pytest.raises(SpecError, match="heatmap_radius is 0, so there is none"):
         main(["-c", "demo", "evaluate.heatmap_radius=0", "heatmap=map.png"])
     with pytest.raises(SpecError, match="not a .png file in a folder that exists"):

@@ -72,8 +72,7 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
 def compare(spec: PipelineSpec, seeds: Sequence[int], variants: Sequence[str] = ()) -> tuple[list[Compared], Cells]:
     """A row a test set and network (a variant: a distilled row), and the mean (K, d) map, over runs of every seed."""
     runs, maps = [], []
-    for seed in seeds:
-        seeded = with_seed(spec, seed)
+    for seed, seeded in [(seed, with_seed(spec, seed)) for seed in seeds]:  # all can be had before any is run
         found = {kind: scores(variant(seeded, kind), f"seed {seed}, {kind}") for kind in variants}
         found = found or {"": scores(seeded, f"seed {seed}")}
         runs.append(together({kind: rows for kind, (rows, _) in found.items()}))
@@ -117,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
         seeds = [int(seed) for seed in pairs.get("seeds", "0,1,2").split(",")]
     except ValueError:
         raise SpecError(f"seeds={pairs['seeds']} is not a list of whole numbers like 0,1,2") from None
+    check(len({*seeds}) == len(seeds), f"seeds={pairs.get('seeds')} names a seed twice: that is no spread")
     variants = [kind for kind in pairs.get("variants", "").split(",") if kind]
     for kind in variants:
         variant(spec, kind)

@@ -78,8 +78,13 @@ class PublishSpec:
     calibration_crops: Natural = 256  # validation faces that set the ranges of the int8 file; 0 leaves that file out
 
     def __post_init__(self) -> None:
-        taken = self.alias in ("candidate", "latest") or re.fullmatch(r"v\d+", self.alias) is not None
+        alias = self.alias.lower()
+        taken = alias in ("candidate", "latest") or re.fullmatch(r"v\d+", alias) is not None
         check(not taken, f"alias '{self.alias}' means something else in the registry; choose another")
+        said = f"alias '{self.alias}' is not of letters, digits and -_"
+        check(re.fullmatch(r"[\w-]{1,255}", alias) is not None, said)
+        said = f"model_name '{self.model_name}' holds one of / : @ ', which names in the registry cannot have"
+        check(re.search("[/:@']", self.model_name) is None, said)
 
 
 @checked

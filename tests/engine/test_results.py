@@ -23,7 +23,7 @@ SPLIT = made.Split(
 )
 ASKED = made.UnderProtocol("p", "h", ("d",))
 TRACED = TracedNetwork(FILE, FILE, 18, 5, None)
-EXPORTED = Exported(TRACED, TimmFolder("resnet18", True, 0.0), None, {"onnx": {"batch 1": 1.0}}, "")
+EXPORTED = Exported(TRACED, TimmFolder("resnet18", True), None, {"onnx": {"batch 1": 1.0}}, "")
 CHAMPION = Model("head-pose", "model", "champion", ("validation", 3.0), "table", "MAE 3.00", {"config": "demo"})
 RESULTS: tuple[made.StageResult, ...] = (
     made.ShardsResult({"heads.val": SPLIT}, 3, 1, 1, 1, {"heads.test": 2}, {"heads": 3}, "ef"),
@@ -36,9 +36,7 @@ RESULTS: tuple[made.StageResult, ...] = (
     made.EvaluateResult(
         (ROW,), (), {"heads": "renderer"}, {"flip": {"kl": 0.5}}, {"heads": (made.Cell(2, 1, 3.0),)}, ASKED
     ),
-    made.PublishResult(
-        "model/a.onnx", "model/README.md", "report/report.html", EXPORTED, {"onnx/megabytes": 1.0}, CHAMPION
-    ),
+    made.PublishResult("model/a.onnx", "report/report.html", EXPORTED, {"onnx/megabytes": 1.0}, CHAMPION),
 )
 
 

@@ -83,6 +83,17 @@ def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage):
     assert spread_faces(shards, TESTS, "test", 0, CROP.size) is None
 
 
+def test_who_was_filmed_twice_is_one_person_of_the_int8_score(stage):
+    datasets = {**stage.spec.data.datasets, "heads": DatasetSpec("biwi", root="b")}
+    data = dataclasses.replace(stage.spec.data, datasets=datasets)
+    groups = np.array(["heads/sequence02", "heads/sequence21", "heads/sequence03", f"{TESTS[1]}/x/y"])
+    found = model_folder.people_of(data, groups).tolist()
+    assert found == ["heads/person02", "heads/person02", "heads/person03", f"{TESTS[1]}/x/y"]
+    filmed = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, data=data))
+    seen = model_folder.faces_of(filmed, "test", 99)
+    assert seen is not None and {name.split("/")[1][:6] for name in seen.groups[:14]} == {"person"}
+
+
 @given(st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(0, 40), max_size=5), st.integers(-3, 120))
 def test_shares_are_fair_and_nothing_that_is_there_is_left_out(sizes, wanted):
     """A small test set does not make the sample smaller while another has faces to spare."""

@@ -36,7 +36,7 @@ NETS = {"base": made.Role.BASE, "second": made.Role.TEACHER} | {
 PARITY = Parity({"pitch": 2e-5, "yaw": 1e-5, "roll": 1e-5}, {}, 64, 1e-3)
 EXPORTED = Exported(
     TracedNetwork(NetworkFile(2_000_000, PARITY), NetworkFile(3_000_000, PARITY), 20, 400_000, None),
-    TimmFolder("test_resnet", True, 1e-6),
+    TimmFolder("test_resnet", True),
     Int8(600_000, 77, Int8Score(123, 6.25, 6.28, 0.03, 0.02, 0.25)),
     {"ONNX Runtime": {"batch 1": 0.51, "batch 32": 9.02}},
     "some processor",
@@ -53,7 +53,7 @@ def pipeline_spec(store: Path) -> PipelineSpec:
         student=TrainSpec(net=net, distill=DistillSpec()),
         evaluate=EvaluateSpec(heatmap_radius=2),
         publish=PublishSpec(parity_crops=6),
-        mlflow=MlflowSpec(uri="https://name:secret@mlflow.example"),
+        mlflow=MlflowSpec(uri="https://name:a@/secret@mlflow.example"),
         store=str(store),
     )
 

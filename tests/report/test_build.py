@@ -83,6 +83,14 @@ def test_the_report_names_what_it_shows(stage, report):
     assert (stage.folder / "report" / f"{file_name('worst_other <set>_1')}.png").is_file()
 
 
+def test_pictures_of_two_names_are_two_files(tmp_path):
+    book, names = Book(tmp_path), ["heads_a b", "heads_a-b", "heads_日", "heads_本"]
+    for shade, name in enumerate(names):
+        book.faces(name, np.full((2, 2, 3), shade, np.uint8))
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == len(names)
+    assert {"heads_a-b.png", "heads_日.png", "heads_本.png"} < {file.name for file in tmp_path.iterdir()}
+
+
 def table(head: list[str], lines: list[Line], **how: Any) -> str:
     module: Any = environment().get_template("parts.html.j2").module
     return str(module.table(head, lines, **how))
@@ -182,12 +190,17 @@ def test_the_search_says_what_it_hides_and_whom_the_student_beat(stage):
     )
     trials = tuple(Trial(*each) for each in found)
     student = stage.results.student
-    rivals = (Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_error=6.25)),)
+    rivals = (
+        Finalist("a", {"optim.lr": 0.00123456}, dataclasses.replace(student.student, val_error=6.25)),
+        Finalist("b", trials[1].changes, dataclasses.replace(student.student, val_error=6.125)),  # the student
+    )
     found = dataclasses.replace(stage.results.search, trials=trials, failed=2)
     (section,) = search(material(stage, search=found, student=dataclasses.replace(student, finalists=rivals)))
     page = " ".join(rendered(section).split())
     assert page.count("<tr") == 1 + SHOWN_TRIALS and page.count('<tr class="ours">') == 1
-    assert "23 trials finished, 2 failed; 3 more not shown." in page and "is the student: lr 0.00123: 6.25." in page
+    assert "23 trials finished, 2 failed; 3 more not shown." in page
+    assert "is the student: lr 0.00123: 6.25; lr 0.001: 6.12." in page
+    assert re.search('<tr class="ours"> <th scope=row[^>]*>2<', page), "the second trial, which validation chose"
     nothing = dataclasses.replace(found, trials=(), failed=0)
     (section,) = search(material(stage, search=nothing))
     assert "None: the student was trained as configured." in rendered(section) and "<table" not in rendered(section)

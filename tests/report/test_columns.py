@@ -12,6 +12,7 @@ from scipy import stats
 
 from hpe_core.data.rows import read_shard
 from hpe_core.geometry.crop import window
+from hpe_core.geometry.rotation import ANGLE_NAMES
 from hpe_core.learning.metrics import PoseSums
 from tests.report.fakes import CROP, EXPORTED, NETS, TESTS, finished_run
 from tests.report.test_build import material, predictions_of
@@ -32,6 +33,7 @@ from workflows.report.sections.soft_labels import soft_labels
 from workflows.report.sections.sureness import sureness
 from workflows.report.sections.test_sets import test_sets as scored_sets
 from workflows.report.sections.training import training
+from workflows.report.text import print_table
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,14 @@ def test_charts_are_drawn_of_the_numbers_that_they_name():
     history = tuple({"epoch": epoch, "val/mae": mae} for epoch, mae in ((1, 9.0), (2, 4.0), (3, 6.0)))
     curve, dot = figures.training_curves({Role.HARD: history}, "val/mae", "t", "y").axes[0].lines
     assert list(curve.get_ydata()) == [9, 4, 6] and (list(dot.get_xdata()), list(dot.get_ydata())) == ([2], [4])
+
+
+def test_the_console_has_every_row_below_its_test_set_and_the_words_of_its_numbers(stage):
+    rows = [dataclasses.replace(row, parameters=1_250_000, latency_ms=3.5) for row in stage.results.evaluate.rows]
+    blocks = [block.splitlines() for block in print_table(rows).strip().split("\n\n")]
+    assert [title for title, *_ in blocks] == [f"test set {test}, 14 faces" for test in TESTS]
+    for test, (_, head, *lines) in zip(TESTS, blocks, strict=True):
+        assert head.split() == ["network", *ANGLE_NAMES, "MAE", "geod.", "params", "CPU", "ms", "what"]
+        for row, said in zip([row for row in rows if row.test == test], lines, strict=True):
+            degrees = [f"{row.scores[key]:.2f}" for key in (*ANGLE_NAMES, "mae", "geodesic")]
+            assert said.removeprefix(row.name).split() == [*degrees, "1.25M", "3.5", "what", "it", "is"]

@@ -65,6 +65,7 @@ def ours(monkeypatch: pytest.MonkeyPatch, found: Receipt) -> None:
 def test_the_runs_commit_is_checked_out_and_goes_again(clone, monkeypatch, tmp_path):
     old = subprocess.run(["git", "-C", str(clone), "rev-parse", "HEAD~"], capture_output=True, text=True).stdout.strip()
     found = receipt(lambda made: [manifest["made_by"].update(commit=old) for manifest in made.values()])
+    found.manifests["labels"]["made_by"]["commit"] = "5" * 40  # who made the last stage counts
     monkeypatch.setattr(again, "plan", lambda stages, spec: [])
     with again.code_of(found, tmp_path / "c.yaml", []) as root:
         assert (root / "file").read_text() == "old" and root != clone
@@ -92,6 +93,9 @@ def test_a_store_that_holds_something_else_is_left_alone(tmp_path):
     with pytest.raises(SpecError, match="holds other runs"):
         again.run_again(receipt(), tmp_path, {})
     assert not (tmp_path / "reproduced.yaml").exists()
+    (tmp_path / "reproduced.yaml").write_text("name: another run, done again here\n")
+    with pytest.raises(SpecError, match="holds other runs"):
+        again.run_again(receipt(), tmp_path, {})
 
 
 def test_the_command_compares_says_so_and_writes_it_down(monkeypatch, tmp_path, capsys):

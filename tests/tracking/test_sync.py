@@ -23,7 +23,7 @@ from workflows.tracking import server
 from workflows.tracking import sync as syncing
 from workflows.tracking.facts import Artifact, Point, RunFacts
 from workflows.tracking.live import Live
-from workflows.tracking.registry import version_of
+from workflows.tracking.registry import downloaded, version_of
 from workflows.tracking.server import connect, make_database, public, ui_command
 from workflows.tracking.sync import Session, Synced, clean, flatten, sync
 
@@ -67,11 +67,15 @@ def test_params_become_flat_names_that_mlflow_takes():
     assert {name: clean(name) for name in odd} == odd
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "file:///x", "mlruns", "", "nonesuch"])
+ODD = ["sqlite:////runs%20a/mlflow.db", "sqlite:////really?/mlflow.db"]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "file:///x", "mlruns", "", "nonesuch", *ODD])
 def test_an_address_that_would_land_somewhere_else_is_an_error(uri, tmp_path):
-    with pytest.raises(ValueError, match="uri must be"):
+    said = "cannot lie in a folder" if uri in ODD else "mlflow.uri must be"
+    with pytest.raises(SpecError, match=said):
         sync(tmp_path / "store", uri, "e", [])
-    with pytest.raises(ValueError, match="uri must be"):
+    with pytest.raises(SpecError, match=said):
         Live(tmp_path / "store", uri, "e", list)
     assert not (tmp_path / "store").exists()
 
@@ -285,6 +289,13 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store, tmp_path):
     assert bring(store, facts).runs == 4 and len(client.search_model_versions("name = 'head-pose'")) == 4
     assert str(client.get_model_version_by_alias("head-pose", "champion").version) == "1"
     assert str(client.get_model_version_by_alias("head-pose", "candidate").version) == "4"
+    # A server's database has 5,000 letters for a description, and a link has no spaces.
+    model = replace(places.model_in(tmp_path / "9"), name="head pose", description="| a test set |" * 500)
+    bring(store, [replace(facts[-1], key="publish/9", model=model, home=tmp_path / "9")])
+    version = client.get_model_version_by_alias("head pose", "champion")
+    assert len(version.description) == len(client.get_registered_model("head pose").description) == 5000
+    note = client.get_experiment_by_name(places.EXPERIMENT).tags["mlflow.note.content"]
+    assert "](#/models/head%20pose/versions/1)" in note
 
 
 def test_a_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -322,6 +333,8 @@ def test_an_older_schema_is_brought_up(store, monkeypatch):
     upgraded = list[str]()
     monkeypatch.setattr("mlflow.MlflowClient", Old)
     monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", lambda engine: upgraded.append(str(engine.url)))
+    with pytest.raises(SpecError, match="model=champion: MLflow at .*: Detected out-of-date database schema"):
+        downloaded("champion", places.uri_of(store), "head-pose", store)
     connect(places.uri_of(store), "e", store)
     assert upgraded == [places.uri_of(store)]
 
@@ -392,3 +405,6 @@ def test_a_model_is_found_behind_a_hundred_others(tmp_path, fresh_database):
     assert version_of(client, "champion", "head-pose") == str(tmp_path / "model")
     with pytest.raises(SpecError, match="no model 'head-posing'"):
         version_of(client, "champion", "head-posing")
+    (tmp_path / "text.db").write_text("no database" * 99)
+    with pytest.raises(SpecError, match="model=champion: MLflow at .* is not a database"):
+        downloaded("champion", f"sqlite:///{tmp_path}/text.db", "head-pose", tmp_path)

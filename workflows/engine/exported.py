@@ -54,11 +54,10 @@ class TracedNetwork:
 
 @dataclass(frozen=True)
 class TimmFolder:
-    """The network as a timm model: with the predicting head or the backbone alone, and how far timm's outputs lie."""
+    """The network as a timm model: with the predicting head or the backbone alone."""
 
     architecture: str
     head: bool
-    gap: float
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,6 @@ class PublishResult(StageResult):
     """Files relative to the stage's folder, and what was measured of them."""
 
     onnx: str
-    card: str
     report: str
     exported: Exported
     figures: dict[str, float]

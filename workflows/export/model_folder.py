@@ -6,14 +6,17 @@ meaning, and MLflow's MLmodel.
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpe_core.datasets.readers.landmarks import LandmarkArchive
-from hpe_core.datasets.registry import fit_to, readers
+from hpe_core.datasets.registry import fit_to, reader_of, readers
 from hpe_core.detection.fit import DetectorFit, mean_fit
 from hpe_core.learning.calibration import Calibration
 from hpe_core.predictor import CALIBRATION_NOTE, FIT_NOTE, noted_fit
 from hpe_core.pyfunc import ONNX_FILE
 from hpe_core.shipped import network_folder
-from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.network import MEANING
 from hpe_core.spec.serde import to_dict
 from hpe_core.system.files import read_json
@@ -86,7 +89,15 @@ def faces_of(stage: StageRun, split: str, wanted: int) -> Faces | None:
     """Faces of the test sets, or of the training datasets' validation people."""
     data = stage.spec.data
     names = data.test if split == "test" else data.train
-    return spread_faces(stage.inputs["shards"], names, split, wanted, data.crop.size)
+    found = spread_faces(stage.inputs["shards"], names, split, wanted, data.crop.size)
+    return found and found._replace(groups=people_of(data, found.groups))
+
+
+def people_of(data: DataSpec, groups: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Whom groups such as `biwi/sequence02` show: one person may be several groups of a dataset."""
+    used = {name: reader_of(spec) for name, spec in data.datasets.items()}
+    parts = (group.split("/", 1) for group in groups.tolist())
+    return np.array([f"{name}/{used[name].person_of(group)}" for name, group in parts])
 
 
 def export_int8(stage: StageRun, model: Path, scored: Faces | None) -> Int8 | None:

@@ -24,8 +24,8 @@ KEPT = ("architecture", "classifier", "first_conv", "fixed_input_size", "pool_si
 
 
 def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
-    """Write the network in `net_folder` into the folder `out`, anew; returns architecture, whether the head is in, and
-    the largest difference of what timm loads back. `terms` is the weights' licence in a sentence.
+    """Write the network in `net_folder` into the folder `out`, anew; returns architecture and whether the head is in.
+    `terms` is the weights' licence in a sentence.
 
     Raises ValueError where timm loads another network than was saved.
     """
@@ -62,7 +62,7 @@ def write_timm_folder(net_folder: Path, out: Path, terms: str) -> TimmFolder:
     gap = _gap(out, images, expected)
     if not gap <= LOGIT_GAP * max(1.0, float(expected.abs().max())):
         raise ValueError(f"{out}: what timm loads back differs by {gap:.2g} from the network that was saved")
-    found = TimmFolder(net.spec.backbone, has_head, gap)
+    found = TimmFolder(net.spec.backbone, has_head)
     (out / "README.md").write_text(_readme(net, found, meaning, terms))
     return found
 

@@ -46,11 +46,11 @@ def joined(seeds: Sequence[Compared]) -> Compared:
 
 def markdown(rows: Sequence[Compared], seeds: Sequence[int], kinds: Mapping[str, str]) -> str:
     """A table a test set, and what distillation gained, seed by seed. `kinds` describes the variants."""
-    parts = []
+    parts, taught = [], {DISTILLED, *(f"{DISTILLED}: {kind}" for kind in kinds)}  # a teacher may be called distilled-2
     for test in dict.fromkeys(row.test for row in rows):
         block = [row for row in rows if row.test == test]
         parts.append(f"Test set `{test}`, {block[0].n:.0f} faces, seeds {', '.join(map(str, seeds))}, degrees:")
-        students = [row for row in block if row.name.startswith(DISTILLED)]
+        students = [row for row in block if row.name in taught]
         lines = []
         for row in block:
             name = f"**{row.name}**" if row in students else row.name

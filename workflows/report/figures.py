@@ -26,6 +26,7 @@ Floats = NDArray[np.floating]
 
 STYLE: dict[str, Any] = {
     "font.size": 10,
+    "text.parse_math": False,  # a test set may be called 2$ or 3$
     "axes.titlesize": 10,
     "axes.labelsize": 10,
     "axes.spines.top": False,
@@ -76,12 +77,17 @@ class Predicted:
         return Predicted(names, people, self.angles[rows], self.truth[rows])
 
 
+def legend_name(name: str) -> str:
+    """Matplotlib shows no label that begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def style_of(name: str, others: Sequence[str] = ()) -> tuple[str, Any, str]:
     """(colour, line style, label) of a network; teachers take theirs by their place in `others`."""
     if name in FIXED:
         return FIXED[name]
     place = list(others).index(name) if name in others else 0
-    return OTHERS[place % len(OTHERS)], (0, (6, 2, 1 + place % 3, 2)), name
+    return OTHERS[place % len(OTHERS)], (0, (6, 2, 1 + place % 3, 2)), legend_name(name)
 
 
 def _axes(title: str, x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
@@ -147,7 +153,7 @@ def risk_curves(risk: Mapping[str, Sequence[float]]) -> Figure:
     figure, axes = _axes("Error of the surest faces", "surest share of the faces, %", "MAE, degrees")
     for test, errors in risk.items():
         share = 100 * np.arange(1, len(errors) + 1) / len(errors)
-        axes.plot(share, errors, label=test)
+        axes.plot(share, errors, label=legend_name(test))
     axes.set_xlim(0, 100)
     axes.set_ylim(0, None)
     axes.legend(loc="upper left")

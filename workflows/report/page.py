@@ -95,6 +95,7 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._taken = set[Path]()
 
     def chart(self, name: str, figure: Any) -> Picture:
         """A matplotlib figure."""
@@ -107,9 +108,13 @@ class Book:
         return self._saved(name, encoded(sheet), "faces")
 
     def _saved(self, name: str, png: bytes, kind: str) -> Picture:
-        (self.folder / f"{file_name(name)}.png").write_bytes(png)
+        file = self.folder / f"{file_name(name)}.png"
+        while file in self._taken:  # "a b" and "a-b" are two test sets
+            file = file.with_name(f"{file.stem}-.png")
+        self._taken.add(file)
+        file.write_bytes(png)
         return Picture(kind, base64.b64encode(png).decode())
 
 
 def file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+    return re.sub(r"[^\w.-]+", "-", text)

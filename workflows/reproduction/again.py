@@ -28,17 +28,19 @@ def run_again(receipt: Receipt, store: Path, changes: Mapping[str, str]) -> Rece
 
     Raises SpecError where the code cannot be had or the faces are others, and ends as the run ends where it fails.
     """
-    check(not (store / "pipeline").exists() or (store / "reproduced.yaml").exists(), f"store={store} holds other runs")
-    write_atomic(store / "reproduced.yaml", receipt.config)
+    config = store / "reproduced.yaml"
+    ours = config.exists() and config.read_text() == receipt.config
+    check(ours or not (store / "pipeline").exists(), f"store={store} holds other runs: choose another folder")
+    write_atomic(config, receipt.config)
     write_atomic(store / "constraints.txt", "\n".join([*receipt.all_of("packages"), ""]))
     words = [f"store={store}", "mlflow.uri=", *(f"{key}={_placed(key, value)}" for key, value in changes.items())]
     before = {file: file.stat().st_mtime_ns for file in store.glob("pipeline/*/run.json")}
-    with code_of(receipt, store / "reproduced.yaml", words) as root:
+    with code_of(receipt, config, words) as root:
         said = "a commit that is checked out is on this machine alone, so the run is cluster.address=local"
         check(root == REPO or changes.get("cluster.address") == "local", said)
         for verb in ("shards", "run"):
             command = [sys.executable, str(root / "workflows" / "full_pipeline.py"), verb, *words]
-            code = _ended([*command, "-c", str(store / "reproduced.yaml")], root)
+            code = _ended([*command, "-c", str(config)], root)
             if code:
                 raise SystemExit(code)  # its sentence has been said
             if verb == "shards":
@@ -95,9 +97,9 @@ def code_of(receipt: Receipt, config: Path, words: Sequence[str]) -> Iterator[Pa
         return
     commits = receipt.all_of("commit") or [receipt.commit]
     said = f"this code differs from the run's in {', '.join(changed)}"
-    commit = commits[-1]
+    commit = [*receipt.manifests.values()][-1].get("made_by", {}).get("commit", commits[-1])
     if len(commits) > 1:
-        say(f"the stages were made by several commits, {', '.join(commits)}: the last one is taken")
+        say(f"the stages were made by several commits, {', '.join(commits)}: that of the last stage is taken")
     git = ["git", "-C", str(REPO)]
     asked = [*git, "cat-file", "-e", f"{commit}^{{commit}}"]  # fails for `unknown`, and with `-dirty` behind it
     known = (REPO / ".git").exists() and subprocess.run(asked, capture_output=True).returncode == 0

@@ -73,7 +73,6 @@ def run(stage: StageRun) -> PublishResult:
     )
     return PublishResult(
         onnx=f"{model.name}/{ONNX_FILE}",
-        card=f"{model.name}/{CARD_FILE}",
         report=str(page.relative_to(stage.folder)),
         exported=exported,
         figures=figures(exported, rows),

@@ -23,7 +23,7 @@ class Live:
 
     `facts` reads the store; MLflow is brought up to it at the start, after each `sync` and in the end. Figures of runs
     that have not ended are sent as they come, with one try, and dropped while MLflow is dead or slow, which is said
-    once. Raises ValueError for an address not absolute.
+    once. Raises SpecError for an address not absolute.
     """
 
     def __init__(

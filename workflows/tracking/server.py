@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpe_core.errors import SpecError, shown
+from hpe_core.errors import SpecError, check, shown
 
 UI_PORT = 5000  # of the page that `ui_command` opens
 DEADLINE_S = 10  # of one request; MLflow's own tries take minutes
@@ -27,9 +27,13 @@ def ui_command(uri: str) -> str:
 
 
 def check_address(uri: str) -> None:
-    """Raises ValueError unless the address means the same in every folder."""
-    if not re.match(r"sqlite:////[^/]|https?://[^/]|none$", uri):
-        raise ValueError(f"uri must be 'sqlite:////absolute/path/mlflow.db', 'http://host:port' or 'none', not {uri!r}")
+    """Raises SpecError unless the address means the same in every folder, and names the file that MLflow will open:
+    its database driver takes what follows a ? for options, and % for an escape."""
+    known = re.match(r"sqlite:////[^/]|https?://[^/]|none$", uri)
+    said = f"mlflow.uri must be 'sqlite:////absolute/path/mlflow.db', 'http://host:port' or 'none', not {public(uri)!r}"
+    check(known is not None, said)
+    said = f"MLflow's database cannot lie in a folder with ? or % in its name, such as {uri.removeprefix('sqlite:///')}"
+    check(re.match(r"sqlite:.*[?%]", uri) is None, f"{said}: choose another store=, or say mlflow.uri=")
 
 
 @contextmanager
@@ -63,12 +67,13 @@ def client_of(uri: str) -> Any:
 def asked(uri: str, what: str) -> Iterator[Any]:
     """The client, for what is to be brought here. Raises SpecError that names it where MLflow does not hand it out."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    client = client_of(uri)
+    prepare()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield client
-    except (MlflowException, OSError) as error:
+        yield client_of(uri)  # which opens a database: an older one, or a file that is none, is refused here
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise SpecError(f"{what}: MLflow at {public(uri)} does not hand it out: {said}") from None
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from workflows.tracking.facts import Model, Point, RunFacts, Status
 from workflows.tracking.server import alone, check_address, connect
@@ -43,7 +44,7 @@ class Synced:
 
 
 def sync(store: Path, uri: str, experiment: str, facts: Sequence[RunFacts]) -> Synced:
-    """Bring the experiment at `uri` up to `facts`. Raises ValueError for a wrong address, and what MLflow raises."""
+    """Bring the experiment at `uri` up to `facts`. Raises SpecError for a wrong address, and what MLflow raises."""
     return Synced() if uri == "none" else Session(store, uri, experiment).sync(facts)
 
 
@@ -234,7 +235,7 @@ class Session:
         there = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         made = next((version for version in there if version.source == source), None)
         if made is None:
-            about = {"tags": tags, "description": model.description, "await_creation_for": 0}
+            about = {"tags": tags, "description": clip(model.description, 5000), "await_creation_for": 0}
             made = self.client.create_model_version(name, source, run_id, **about)
         version, holder = str(made.version), str(self.client.get_registered_model(name).aliases.get(alias, ""))
         if JUDGED_TAG not in made.tags:
@@ -257,8 +258,8 @@ class Session:
         place, page = f"#/experiments/{self._experiment}/runs/{run_id}", model.tags.get("report")
         report = f", [report]({place}/artifacts/{page})" if page else ""
         text = f"**{model.alias}: version {version}**{report}\n\n{model.description}"
-        self.client.update_registered_model(model.name, text)
-        link = f"[{model.name} version {version}](#/models/{model.name}/versions/{version})"
+        self.client.update_registered_model(model.name, clip(text, 5000))
+        link = f"[{model.name} version {version}](#/models/{quote(model.name)}/versions/{version})"
         first = " · ".join(filter(None, [f"{model.alias}: {link}", model.summary]))
         note = f"**{first}**, from the run [{run_name}]({place}){report}\n\n{model.description}"
         short = " · ".join(filter(None, [model.summary, f"{model.name} v{version}"]))

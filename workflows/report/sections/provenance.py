@@ -18,7 +18,7 @@ def provenance(material: Material) -> Iterator[Section]:
     values = {
         "stages": stage_lines(material),
         "facts": [line(name, Entry(value, code=True)) for name, value in facts.items()],
-        "configuration": re.sub(r"//[^/@\s]*@", "//", as_yaml(spec)),  # a tracking server's password stays out
+        "configuration": re.sub(r"://(?!/)\S*@", "://", as_yaml(spec)),  # a tracking server's password stays out
     }
     yield Section("Provenance", "provenance", values)
 

@@ -12,21 +12,22 @@ SHOWN_TRIALS = 20
 
 
 def search(material: Material) -> Iterator[Section]:
-    found = material.results.search
+    found, rivals = material.results.search, material.results.student.finalists
+    won = min(rivals, key=lambda rival: rival.val_error).changes if rivals else found.best
     shown = found.trials[:SHOWN_TRIALS]
     keys = list(dict.fromkeys(key for trial in shown for key in trial.changes))
     lines = []
     for place, trial in enumerate(shown, start=1):
         figures_of = (f"{trial.best_val_error:.2f}", f"{trial.latency_ms:.1f}", str(trial.epochs))
         changes = (short(trial.changes.get(key, "")) for key in keys)
-        lines.append(line(str(place), *figures_of, *changes, ours=place == 1))
+        lines.append(line(str(place), *figures_of, *changes, ours=trial.changes == won))
     values = {
         "keys": [without_group(key) for key in keys],
         "lines": lines,
         "trials": len(found.trials),
         "failed": found.failed,
         "hidden": len(found.trials) - len(shown),
-        "finalists": [(settings(rival.changes), rival.val_error) for rival in material.results.student.finalists],
+        "finalists": [(settings(rival.changes), rival.val_error) for rival in rivals],
         "pareto": material.book.chart("pareto", figures.pareto(found.trials)) if shown else None,
     }
     yield Section("Search", "search", values)
