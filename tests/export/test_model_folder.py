@@ -1,6 +1,7 @@
 """Laws of the faces by which exported files are judged, and of what happens where one cannot be made."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -72,7 +73,7 @@ def test_a_network_that_cannot_be_quantized_names_the_way_out(stage, monkeypatch
         model_folder.export_int8(stage, stage.folder, None)
 
 
-def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage):
+def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage, tmp_path):
     labels = [read_shard(stage.inputs["shards"] / f"{name}.test" / "part-00000.parquet").angles for name in TESTS]
     shards = stage.inputs["shards"]
     every = spread_faces(shards, TESTS, "test", 1000, CROP.size)
@@ -81,6 +82,12 @@ def test_faces_are_spread_over_all_rows_and_none_is_taken_twice(stage):
     some = spread_faces(shards, TESTS, "test", 6, CROP.size)
     np.testing.assert_array_equal(some.angles, np.concatenate([angles[[0, 6, 13]] for angles in labels]))
     assert spread_faces(shards, TESTS, "test", 0, CROP.size) is None
+    for number, name in enumerate(TESTS):  # two files of one dataset
+        target = tmp_path / "both.test" / f"part-0000{number}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(shards / f"{name}.test" / "part-00000.parquet", target)
+    both = spread_faces(tmp_path, ["both"], "test", 1000, CROP.size)
+    np.testing.assert_array_equal(both.windows, every.windows)
 
 
 def test_who_was_filmed_twice_is_one_person_of_the_int8_score(stage):

@@ -1,6 +1,7 @@
 """Receipts are read from stores; a run's code is ours, or its commit's, or not to be had."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_a_store_with_one_finished_run_or_the_runs_own_folder(tmp_path):
     with pytest.raises(SpecError, match="holds 2 finished runs; name one of"):
         read_receipt(str(tmp_path))
     (tmp_path / "labels" / "labels-hash" / "manifest.json").unlink()
-    with pytest.raises(SpecError, match="labels has no manifest"):
+    shutil.rmtree(tmp_path / "search")
+    with pytest.raises(SpecError, match="labels, search has no manifest"):
         read_receipt(str(home))
 
 

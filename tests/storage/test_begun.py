@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from hpe_core.system.files import write_json
-from workflows.storage.begun import BEGUN, cut_off, note_begun
+from workflows.storage.begun import BEGUN, cut_off, how_far, note_begun
 from workflows.storage.contents import MANIFEST
 
 
@@ -30,3 +30,17 @@ def test_the_last_of_what_was_cut_off_is_told_unless_a_later_run_was_finished(tm
     assert still is not None and still.folder == found.folder
     finished(tmp_path, "last", 150)
     assert cut_off(tmp_path) is None, "nobody waits any more for what was given up"
+
+
+def test_what_an_earlier_go_has_trained_is_told_and_what_lay_there_before_is_not(tmp_path):
+    begun(tmp_path / "teachers", "a", 0)
+    first = cut_off(tmp_path / "teachers")
+    assert first is not None and how_far(first) == ""
+    for home, after_s in (("older-01", -60), ("resnet-02", 60), ("turned-03", 60)):
+        files = {"ray-train/x/history.json": [{}, {}]} | ({} if home == "turned-03" else {"result.json": {}})
+        for file, tree in files.items():
+            write_json(tmp_path / "networks" / home / file, tree)
+        os.utime(tmp_path / "networks" / home, (first.began_s + after_s,) * 2)
+    begun(tmp_path / "teachers", "a", first.began_s + 900)  # it goes on
+    again = cut_off(tmp_path / "teachers")
+    assert again is not None and how_far(again) == "resnet trained, turned 2 epochs"
