@@ -141,6 +141,7 @@ def test_a_server_that_is_gone_hides_no_error_and_holds_nobody_back(store, monke
         hanging.set()
         answered.wait(30)
 
+    monkeypatch.setattr(workflows.storage.lease, "CLOSING_S", 0.2)
     with pytest.raises(StageFailed, match="shards"), held(spec_in(store)) as mirror:
         (mirror.folder / "mlflow.db").write_bytes(b"runs")
         monkeypatch.setattr(Remote, "send", Mock(side_effect=RemoteError("the server is gone")))

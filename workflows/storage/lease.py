@@ -27,6 +27,7 @@ from workflows.storage.manifest import now
 
 LEASE = "lease.json"
 BEAT_S, SETTLE_S = 10.0, 1.0
+CLOSING_S = 10.0  # that the end waits for beats that hang
 STALE_S = BEAT_S + 2 * PATIENCE_S  # a beat reads, then writes
 BEATS_AT_ONCE = 16  # that wait for an answer
 HALF = ""  # the id of a lease that is no JSON
@@ -65,7 +66,7 @@ class Lease:
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
-        end = time.monotonic() + BEAT_S
+        end = time.monotonic() + CLOSING_S
         for beat in self._beats:
             beat.join(max(0.0, end - time.monotonic()))
         if any(beat.is_alive() for beat in self._beats):
