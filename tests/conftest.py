@@ -39,7 +39,7 @@ LONGER = re.compile(rf"mark\.longer|\b({'|'.join(name for name, tier in STARTS_R
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The longer tier has few tests: to import all files took a third of a minute in each process."""
+    """The longer tier has few tests; what a file imports takes long."""
     if not config.option.markexpr.startswith("longer") or collection_path.suffix != ".py":
         return None
     return None if LONGER.search(collection_path.read_text("utf-8")) else True

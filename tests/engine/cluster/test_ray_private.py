@@ -12,7 +12,7 @@ from workflows.engine.cluster import ray_private
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_trainer_starts_no_actor_that_has_nothing_to_do(monkeypatch, dashboard, kept, workers):
     """None for datasets that are not given. One that asks the dashboard whether the controller lives only where there
-    is one: else each network waits 12 s at its end for the answer."""
+    is one: else each network waits at its end for the answer."""
     asked = []
     context = SimpleNamespace(gcs_address="127.0.0.1:6379")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)

@@ -22,7 +22,7 @@ QUIET = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster would start another, with a dashboard
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else every actor pool of Ray Data prints a line of its internals
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # torch imports of several workers on few cores
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # one epoch is fetched each time: no network does more than that
     "RAY_TRAIN_CONTROLLER_FAILURE_LIMIT": "3",  # a worker group that cannot start is not retried for ever
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -89,8 +89,8 @@ def trainer_class(workers: int) -> Any:
     controller, 0.4 GB each. The actor is a process for each network, with 0.2 GB and two seconds of a core, also where
     a trainer is given no datasets, as ours are.
 
-    A second actor asks the dashboard whether the controller lives, to free what a dead one holds. Where there is no
-    dashboard it never learns it, and every network waits 12 s at its end for an answer. So there it is left out.
+    A second actor asks the dashboard whether the controller lives, to free what a dead one holds. Without a dashboard
+    it never learns it, and holds up the end of every network: there it is left out.
     """
     import ray
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
