@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpe_core.data.batch import PoseBatch
+from hpe_core.errors import SpecError
 from hpe_core.learning.ensemble import OnlineTeachers
 from hpe_core.learning.task import PoseTask
 from hpe_core.networks.checkpoint import start_from
@@ -41,11 +42,10 @@ def kind_of(optim: OptimSpec, place: Place) -> str:
 
 
 def choose_kernels(deterministic: bool) -> None:
-    """Of CUDA: the fastest, or those that add in a fixed order. An operation that has none of these is named in a
-    warning."""
+    """Of CUDA: the fastest, or those that add in a fixed order. An operation that has none of these is refused."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
 
@@ -128,7 +128,17 @@ class Step:
         return self._captured is not None
 
     def eager(self, batch: PoseBatch) -> Losses:
-        losses = backward(self.task, self.model, batch, self.optim, self.place, self.teachers)
+        """Raises SpecError for an operation that `optim.deterministic` asks too much of."""
+        try:
+            losses = backward(self.task, self.model, batch, self.optim, self.place, self.teachers)
+        except RuntimeError as error:
+            operation, refused, _ = str(error).partition(" does not have a deterministic implementation")
+            if not refused:
+                raise
+            raise SpecError(
+                f"optim.deterministic: {operation} of this network adds in no fixed order on {self.place.device}; "
+                f"leave the key out, and its bits differ from run to run"
+            ) from None
         self.state.step()
         return losses
 

@@ -1,5 +1,6 @@
 """The check of a GPU, in its small form on a CPU: it runs whole, alone, and where little is installed."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -59,6 +60,25 @@ def test_what_does_not_hold_is_said_by_the_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "PARTS", lines)
     assert gpu.main(["--small", "--device", "cpu"]) == 1
     assert "| 0.50 | NO |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chance", [False, True])
+def test_a_training_that_chance_has_a_part_in_is_seen(monkeypatch, chance):
+    """`bits` compares the files that trainings leave, also of one that went on."""
+    resumed, noted = [], itertools.count()
+
+    def fit(*_, resume, on_epoch, **__):
+        def save(folder):
+            folder.mkdir(parents=True)
+            (folder / gpu_parts.TRAINER).write_bytes(bytes([next(noted) if chance else 0]))
+
+        resumed.append(resume and resume.name)
+        for epoch in (1, 2):
+            on_epoch(gpu_parts.EpochEnd(epoch, {}, 0.0, save))
+
+    monkeypatch.setattr(gpu_parts, "fit", fit)
+    lines = gpu_parts.bits(gpu_parts.Bench(gpu_parts.Place(), small=True))
+    assert [line.holds for line in lines] == [not chance] * 4 and resumed == [None, None, "1"] * 2
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hpe_core.augment.augment import Augment
 from hpe_core.data.batch import FaceData
 from hpe_core.data.device_rows import DeviceRows
+from hpe_core.errors import SpecError
 from hpe_core.learning.task import PoseTask
 from hpe_core.networks.models import PoseNet
 from hpe_core.spec.network import NetSpec
@@ -47,7 +48,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    return FaceData(write_heads(tmp_path_factory.mktemp("heads"), 32))
+    return FaceData(write_heads(tmp_path_factory.mktemp("heads"), 32), landmarks=True)
 
 
 def step_of(spec=SPEC, **options):
@@ -85,6 +86,57 @@ def test_no_step_waits_for_a_number(faces, photometric, optimizer):
     with Waits() as waits:
         float(weights(step).sum())
     assert waits.seen == ["_local_scalar_dense"], "and whoever reads a number is seen"
+
+
+# What CUDA does in no fixed order, by the documentation of torch.use_deterministic_algorithms.
+UNORDERED = {
+    *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "max_unpool2d", "grid_sampler_2d_backward"),
+    *("upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "reflection_pad2d_backward", "nll_loss2d_forward"),
+    *("put_", "histc", "bincount", "median", "scatter_reduce", "scatter_reduce_", "kthvalue"),
+}
+
+
+class Names(TorchDispatchMode):
+    """Notes every operation, those of the way back, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("net", "loss"),
+    [
+        (NetSpec("test_byobnet", landmarks=True, decoder_width=8, decoder_stride=4), "ehpnet"),
+        (NetSpec("resnet18", regression_head=True, bin_widths=(1.0, 3.0)), "offsets"),
+        (NetSpec("botnet26t_256"), "dldl"),
+        (NetSpec("test_resnet", head="sixd"), "geodesic"),
+        (NetSpec("test_resnet", head="fisher"), "fisher"),
+    ],
+)
+def test_every_operation_of_a_step_has_a_fixed_order_on_cuda(faces, net, loss):
+    """So `optim.deterministic` has a kernel for each: the sums of the losses, decoders and heads in use."""
+    spec = TrainSpec(**vars(SPEC) | {"net": net, "hard_loss": loss, "augment": AugmentSpec(photometric="offsets")})
+    step, batch = step_of(spec), views_of(faces, spec)[0]
+    with Names() as names:
+        step(batch)
+    assert "convolution_backward" in names.seen and not names.seen & UNORDERED
+    assert ("upsample_nearest2d_backward" in names.seen) == net.landmarks, "the decoder learns, too"
+
+
+def test_what_has_no_fixed_order_is_refused_in_a_sentence(faces):
+    step = step_of()
+    step.task = lambda *_: torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(SpecError, match="^optim.deterministic: put_ of this network adds in no fixed order on cpu"):
+            step(views_of(faces)[0])
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_captured_step_that_is_the_eager_one_is_taken_from_the_second_step_on(faces):

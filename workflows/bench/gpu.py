@@ -6,6 +6,7 @@
 
     sync      no step makes the host wait for the device, fresh and resumed, eager and captured
     parity    loss, gradients and angles of the device beside those of the CPU, in fp32, TF32 and bf16
+    bits      a training once more, and one that was cut off, to the last bit (optim.deterministic)
     rows      the same batches from rows on the device, and from rows that are brought there; their rates
     train     three networks of the papers over three epochs, beside the same step on one batch that stands still
     batch     the rate by batch size

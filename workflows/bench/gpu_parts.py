@@ -23,10 +23,11 @@ from hpe_core.networks.models import PoseNet
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import NetSpec
 from hpe_core.spec.training import AugmentSpec, DistillSpec, LabelSet, OptimSpec, TrainSpec
-from hpe_core.training.loop import fit
+from hpe_core.training.loop import EpochEnd, fit
 from hpe_core.training.place import Place
 from hpe_core.training.rate import HeldFaces, flops, noise, rate, views_of, wait
-from hpe_core.training.step import begin
+from hpe_core.training.state import TRAINER
+from hpe_core.training.step import begin, choose_kernels
 from workflows.bench.operations import operation_costs
 
 EHPNET = TrainSpec(
@@ -206,6 +207,42 @@ def parity(bench: Bench) -> list[Line]:
     return lines
 
 
+def bits(bench: Bench) -> list[Line]:
+    lines = []
+    for setup in [with_all(bench.setups[0]), with_landmarks(bench.setups[0])]:
+        optim = replace(setup.spec.optim, epochs=2, deterministic=True)
+        fixed = replace(setup, spec=replace(setup.spec, optim=optim), faces=4 * optim.batch_size)
+        with tempfile.TemporaryDirectory() as home:
+            first = last_state(bench, fixed, Path(home, "first"))
+            again = last_state(bench, fixed, Path(home, "again"))
+            resumed = last_state(bench, fixed, Path(home, "resumed"), Path(home, "first", "1"))
+        for name, state in (("trained once more", again), ("resumed after an epoch", resumed)):
+            lines.append(
+                Line("bits", f"{setup.name}, {name}", "of 1 differ", float(state != first), holds=state == first)
+            )
+    if bench.is_gpu:
+        choose_kernels(deterministic=False)
+    return lines
+
+
+def last_state(bench: Bench, setup: Setup, folder: Path, resume: Path | None = None) -> bytes:
+    """Weights, averages, optimiser and counts after the last epoch. Each epoch's are left in a folder of its number."""
+    bins = PoseNet(setup.spec.net, setup.crop.size).bins[0].count if setup.spec.distill else 0
+    faces, held_out = HeldFaces(noise(setup.crop, setup.faces, bins)), HeldFaces(noise(setup.crop, 16))
+
+    def on_epoch(end: EpochEnd) -> None:
+        end.save(folder / str(end.epoch))
+
+    fit(setup.spec, setup.crop, faces, held_out, place=bench.place, resume=resume, on_epoch=on_epoch)
+    return (folder / str(setup.spec.optim.epochs) / TRAINER).read_bytes()
+
+
+def with_landmarks(setup: Setup) -> Setup:
+    """The same with a decoder and its two tasks."""
+    net = replace(setup.spec.net, landmarks=True)
+    return replace(setup, name=f"{setup.name}, landmarks", spec=replace(setup.spec, net=net))
+
+
 def rows(bench: Bench) -> list[Line]:
     setup = bench.setups[0]
     arrays = noise(setup.crop, setup.faces // 4, bins=66)
@@ -326,5 +363,5 @@ def augment(bench: Bench) -> list[Line]:
 
 
 PARTS: Mapping[str, Callable[[Bench], list[Line]]] = {
-    part.__name__: part for part in (sync, parity, rows, train, batch, labels, augment)
+    part.__name__: part for part in (sync, parity, bits, rows, train, batch, labels, augment)
 }
