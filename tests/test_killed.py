@@ -27,7 +27,6 @@ from tests.road import (
     sound,
     stage_folder,
     tail,
-    wait_gone,
     whole_tree,
     words,
 )
@@ -153,5 +152,7 @@ def test_signals_end_a_run_with_one_sentence(calm, tmp_path, finished_before, mo
             time.sleep(0.3)
         _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and err.splitlines()[-1] == "stopped; the same command continues from here", err
-    wait_gone(processes, 20)
+    left = psutil.wait_procs(processes, timeout=20)[1]
+    kill(left)
+    assert left == [], "no process is left behind"
     assert "Traceback" not in err and not list(store.glob("search/*/manifest.json"))

@@ -6,9 +6,9 @@ import platform
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import ClusterSpec
@@ -17,6 +17,9 @@ from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
 from workflows.engine.cluster.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
 from workflows.engine.stage import StageFailed
+
+if TYPE_CHECKING:
+    import psutil
 
 QUIET = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster would start another, with a dashboard
@@ -36,6 +39,7 @@ QUIET = {
 
 
 ANSWER_S = 60  # for a node's word about itself
+LEAVING_S = 20  # for the processes of a cluster that was told to stop
 # Ray gives a node 30 s to come up and has no key for it; a busy machine needs longer.
 SLOW, TRIES = "timed out during startup", 6
 
@@ -104,15 +108,18 @@ def processors() -> list[str]:
     return sorted({*kinds, *ray.get(answered), *(["unknown"] if silent else [])})
 
 
-def start_local(**options: Any) -> None:
-    """Start a cluster of our own. Raises StageFailed where Ray does not come up in time, however often it is tried."""
+def start_local(**options: Any) -> "list[psutil.Process]":
+    """Start a cluster of our own; returns the processes that make it up. Raises StageFailed where Ray does not come up
+    in time, however often it is tried."""
+    import psutil
     import ray
 
+    before = psutil.Process().children()
     for _ in range(TRIES):
         try:
             with no_dashboard_process():
                 ray.init(address="local", include_dashboard=False, **options)
-            return
+            return [process for process in psutil.Process().children() if process not in before]
         except Exception as error:  # Ray has no type for it
             if SLOW not in str(error):
                 raise
@@ -120,6 +127,22 @@ def start_local(**options: Any) -> None:
     raise StageFailed(
         f"Ray did not start, {TRIES} times for 30 s: this machine is too busy; the same command continues from here"
     )
+
+
+def stop_local(started: "Sequence[psutil.Process]") -> None:
+    """Stop the cluster that these processes make up. A worker that hangs on its way out would stay for ever: it is
+    killed."""
+    import psutil
+    import ray
+
+    everybody = list(started)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            everybody += process.children(recursive=True)
+    ray.shutdown()
+    for process in psutil.wait_procs(everybody, timeout=LEAVING_S)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def join(address: str, **options: Any) -> None:
@@ -163,6 +186,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
 
     runtime_env = {"env_vars": worker_environment()}
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
+    started: list[psutil.Process] = []
     address = None if spec.address == "local" else spec.address
     if spec.address == "auto":
         address = running_address()  # Ray's own "auto" would also find what other processes started for themselves
@@ -173,7 +197,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         with our_signals():
-            start_local(num_cpus=cpus, **options)
+            started = start_local(num_cpus=cpus, **options)
         line = f"Ray: local cluster, {cpus} logical CPUs on {cores} cores"
     else:
         with our_signals():
@@ -188,7 +212,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     try:
         yield line
     finally:
-        ray.shutdown()
+        stop_local(started)
 
 
 def quiet_data() -> None:
