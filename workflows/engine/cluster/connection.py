@@ -15,7 +15,7 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
 from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
-from workflows.engine.cluster.ray_private import drop_worker_count_warnings, no_dashboard_process, noted_address
+from workflows.engine.cluster.ray_private import no_dashboard_process, noted_address, tidy_raylet_messages
 from workflows.engine.stage import StageFailed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def quiet_ray(*, and_all_else: bool = False) -> None:
     """For this process, before it imports Ray; `and_all_else`: its driver prints nothing of the raylets."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    drop_worker_count_warnings(and_all_else=and_all_else)
+    tidy_raylet_messages(none=and_all_else)
 
 
 def worker_environment() -> dict[str, str]:

@@ -8,11 +8,12 @@ from typing import Any
 ANSWER_S = 5.0
 
 
-def drop_worker_count_warnings(*, and_all_else: bool = False) -> None:
-    """Several networks on few cores start many workers; Ray repeats a warning about it that tells the user nothing.
+def tidy_raylet_messages(*, none: bool = False) -> None:
+    """What raylets have to say goes to standard error: Ray prints it among the results, which may be JSON.
 
-    `and_all_else`: who kills workers and nodes on purpose needs no word about it. Ray has no switch for it, so its
-    printer of raylet messages is wrapped; where a release moves it, nothing happens.
+    Several networks on few cores start many workers; a warning about it, which tells the user nothing, is dropped.
+    `none`: who kills workers and nodes on purpose needs no word at all. Ray has no switch for any of it, so its printer
+    of these messages is wrapped; where a release moves it, nothing happens.
     """
     from ray._private import worker
 
@@ -22,8 +23,8 @@ def drop_worker_count_warnings(*, and_all_else: bool = False) -> None:
 
     def printer(data: dict[str, Any], *args: Any, **options: Any) -> None:
         counted = any("worker processes have been started" in str(line) for line in data.get("lines", ()))
-        if not (and_all_else or counted):
-            inner(data, *args, **options)
+        if not (none or counted):
+            inner({**data, "is_err": True}, *args, **options)
 
     printer.wrapped = inner  # type: ignore[attr-defined]
     worker.print_to_stdstream = printer
