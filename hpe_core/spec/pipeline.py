@@ -204,8 +204,8 @@ class PipelineSpec:
         searched = {key: self.search.space[key].choice for key in keys if key in self.search.space}
         for key, values in searched.items():
             check(bool(values), f"search.space.{key} takes choice: [...] only")
-        jitter = self.search.space.get("augment.jitter_px", SearchSpace(choice=(self.student.augment.jitter_px,)))
-        searched["augment.jitter_px"] = jitter.choice or (jitter.high,)  # the farthest; no label set depends on it
+        if jitter := self.search.space.get("augment.jitter_px"):
+            searched["augment.jitter_px"] = jitter.choice or (jitter.high,)  # the farthest; no label set depends on it
         students = [self.student]
         for key, values in searched.items():
             students += [student_with(student, {key: value}) for student in students for value in values]

@@ -51,8 +51,8 @@ def checked(kind: type[T]) -> type[T]:
     also: Callable[[Any], None] = getattr(kind, "__post_init__", lambda self: None)
 
     def __post_init__(self: Any) -> None:
-        for name, hint in hints_of(kind).items():
-            _check_limits(hint, getattr(self, name), name)
+        for name, limits in _limited(cast(Any, kind)):
+            _check_limits(limits, getattr(self, name), name)
         also(self)
 
     kind.__post_init__ = __post_init__  # type: ignore[attr-defined]
@@ -112,9 +112,16 @@ def _read_any(kinds: Sequence[Any], value: Any, key: str) -> Any:
     raise SpecError("; or ".join([said[0], *(text.removeprefix(f"{key} ") for text in said[1:])]))
 
 
-def _check_limits(hint: Any, value: Any, key: str) -> None:
-    for said, holds in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
-        check(holds(value), f"{key} {said.format(value)}")
+@functools.cache
+def _limited(kind: type) -> tuple[tuple[str, Sequence[Limit]], ...]:
+    """The fields of a dataclass that have limits, and those."""
+    return tuple((name, get_args(hint)[1:]) for name, hint in hints_of(kind).items() if get_origin(hint) is Annotated)
+
+
+def _check_limits(limits: Sequence[Limit], value: Any, key: str) -> None:
+    for said, holds in limits:
+        if not holds(value):
+            raise SpecError(f"{key} {said.format(value)}")
 
 
 def _read(hint: Any, value: Any, key: str) -> Any:
@@ -127,7 +134,7 @@ def _read(hint: Any, value: Any, key: str) -> Any:
     check(value is not None, f"{key} has no value")
     if origin is Annotated:
         value = _read(args[0], value, key)
-        _check_limits(hint, value, key)
+        _check_limits(args[1:], value, key)
         return value
     if origin in (Union, UnionType):
         return _read_any([kind for kind in args if kind is not NoneType], value, key)

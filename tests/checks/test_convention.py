@@ -69,6 +69,17 @@ def test_the_hypotheses_are_different_readings():
     assert len(np.unique(read.reshape(len(read), -1), axis=0)) == len(check.hypotheses())
 
 
+@pytest.mark.parametrize("angles_range", ["as_read", "wrapped"])
+def test_hypotheses_that_are_read_together_are_read_as_each_alone(angles_range):
+    rng = np.random.default_rng(0)
+    labels, solved = rng.uniform(-300, 300, (3, 3)), euler_to_matrix(rng.uniform(-80, 80, (3, 3)))
+    found = check._errors_of_all(labels, solved, angles_range)
+    every = check.hypotheses(angles_range)
+    assert len(found) == len(every)
+    for place in range(0, len(every), 5):
+        assert np.allclose(found[place], check._errors(labels, solved, every[place])[0], atol=1e-6), every[place]
+
+
 @pytest.mark.parametrize("convention", [ConventionSpec(yaw_sign=-1), ConventionSpec(transposed=True)], ids=keys)
 def test_a_dataset_with_its_convention_gives_our_poses(tmp_path, convention):
     poses = np.array([[10.0, -30.0, 5.0], [-12.0, 60.0, 20.0]])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from workflows.full_pipeline import main
 TOLD = Told(faces=10_000, gpus=8, tflops=10.0, shard_rate=100.0, actors=4)
 
 
+@cache
 def spec_of(*overrides: str) -> PipelineSpec:
     return load(["tests/tiny.yaml"], ["cluster.gpus_per_worker=1", *overrides])
 

@@ -68,9 +68,9 @@ def check_labels(labels_N3: ArrayLike, solved_N33: ArrayLike, configured: Conven
     if (solved[:, 2, 2] < 0).mean() > 0.5:  # numbered from the other side, every head turns its back
         return Verdict("landmarks_mirrored", len(labels))
     candidates = hypotheses(configured.range)
-    errors = np.stack([_errors(labels, solved, candidate)[0] for candidate in candidates])
+    errors = _errors_of_all(labels, solved, configured.range)
     means = errors.mean(axis=1)
-    changes = np.array([_changes(simplest(candidate, configured), configured) for candidate in candidates])
+    changes = np.array(_changes_of_all(configured))
     now, best = int(np.argmin(changes)), int(np.argmin(means + PER_CHANGE * changes))
     if flipped := _mixed(labels, solved, configured, float(means[best])):
         return Verdict("mixed", len(labels), float(means[now]), flipped[0], prefer=flipped[1])
@@ -147,18 +147,41 @@ def _changes(convention: ConventionSpec, configured: ConventionSpec) -> int:
     return sum(1 if key in SIGNS else 2 for key in settings(convention, configured))
 
 
+@cache
+def _changes_of_all(configured: ConventionSpec) -> tuple[int, ...]:
+    return tuple(_changes(simplest(each, configured), configured) for each in hypotheses(configured.range))
+
+
 def choices(key: str) -> tuple[Any, ...]:
     return get_args(get_type_hints(ConventionSpec)[key])
 
 
 def _errors(labels: Floats, solved: Floats, convention: ConventionSpec) -> tuple[Floats, float]:
     """(N,) degrees between labels so read and solved poses, after the tilt that all faces share, and that tilt."""
-    rotation = to_matrix(labels, convention)
-    between = np.einsum("nji,njk->ik", rotation, solved)
+    errors, tilt = _apart(to_matrix(labels, convention), solved)
+    return errors, float(tilt)
+
+
+def _errors_of_all(labels: Floats, solved: Floats, angles_range: Literal["as_read", "wrapped"]) -> Floats:
+    """(864, N) the errors of all `hypotheses`. Those that differ by signs are read at once: an angle's sign is that of
+    its label."""
+    signs = np.array([*itertools.product(*map(choices, SIGNS))], dtype=np.float64)
+    rows = []
+    for unit, order in itertools.product(choices("unit"), choices("order")):
+        signed = labels * signs[:, None, [ANGLE_NAMES.index(name) for name in order.split("_")]]
+        read = [ConventionSpec(unit, angles_range, order, rotation=product) for product in choices("rotation")]
+        rows.append(np.stack([_apart(to_matrix(signed, each), solved)[0] for each in read], axis=1))
+    return np.concatenate(rows).reshape(-1, len(labels))
+
+
+def _apart(rotation: Floats, solved: Floats) -> tuple[Floats, Floats]:
+    """(..., N) degrees between (..., N, 3, 3) and (N, 3, 3) rotations after the (...,) tilt that fits best, and it."""
+    between = np.einsum("...nji,njk->...ik", rotation, solved)
     # The turn about the head's x axis that makes the summed trace of R^T S largest; pitch turns the other way.
-    tilt = -np.degrees(np.arctan2(between[2, 1] - between[1, 2], between[1, 1] + between[2, 2]))
-    tilt = float(np.clip(tilt, -MAX_TILT, MAX_TILT))
-    return geodesic_deg(rotation @ euler_to_matrix([tilt, 0.0, 0.0]), solved), tilt
+    across, along = between[..., 2, 1] - between[..., 1, 2], between[..., 1, 1] + between[..., 2, 2]
+    tilt = np.clip(-np.degrees(np.arctan2(across, along)), -MAX_TILT, MAX_TILT)
+    turned = euler_to_matrix(tilt[..., None, None] * np.array([1.0, 0.0, 0.0]))
+    return geodesic_deg(rotation @ turned, solved), tilt
 
 
 def _mixed(

@@ -66,7 +66,7 @@ def parted(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], 
 
 
 def typed_overrides(kind: type, words: Sequence[str], files: Any = None) -> dict[str, Any]:
-    """The words, laid over merged files, as plain values that `build` takes for `kind`. Raises SpecError."""
+    """The words, laid over merged files, which change by it, as plain values that `build` takes. Raises SpecError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
     from yaml import YAMLError
@@ -78,10 +78,11 @@ def typed_overrides(kind: type, words: Sequence[str], files: Any = None) -> dict
         try:
             value = _value(hint_at(kind, key.split(".")), text)
             untold += [key] * (value == MISSING)
-            laid = OmegaConf.merge(laid, reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value))
+            tree = reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)
+            laid = OmegaConf.unsafe_merge(laid, tree)
         except (OmegaConfBaseException, YAMLError, ValueError) as error:
             raise SpecError(f"'{word}' cannot be read: {' '.join(str(error).split())}") from None
-    merged = OmegaConf.merge({} if files is None else files, laid)
+    merged = laid if files is None else OmegaConf.unsafe_merge(files, laid)
     for key in untold:  # a merge passes over them
         OmegaConf.update(merged, key, MISSING)
     try:

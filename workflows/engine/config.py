@@ -60,7 +60,7 @@ def load(files: Sequence[str], overrides: Sequence[str] = ()) -> PipelineSpec:
     merged = OmegaConf.create({})
     seen: list[Path] = []
     for name in files:
-        merged = OmegaConf.merge(merged, *_layers(find_config(name), seen))
+        merged = OmegaConf.unsafe_merge(merged, *_layers(find_config(name), seen))  # nobody else has them: no copies
     _check_names(OmegaConf.to_container(merged), overrides)
     spec = build(PipelineSpec, _tidied(typed_overrides(PipelineSpec, overrides, merged)))
     check(bool(spec.data.test), "data.test names no dataset")  # hours later, evaluate would have nothing to do
@@ -144,7 +144,7 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
     """Every path absolute: Ray moves its workers into folders of its own. A network to start from becomes its folder,
     which is fetched from the registry if it is `models:/...`."""
     here = Path.cwd()
-    spec = dataclasses.replace(spec, store=absolute(spec.store, lasting_folder(here)))
+    store = absolute(spec.store, lasting_folder(here))
 
     def found(dataset: DatasetSpec) -> DatasetSpec:
         detector = dataset.detector
@@ -162,13 +162,15 @@ def resolve_paths(spec: PipelineSpec) -> PipelineSpec:
     def begun(start: str, key: str) -> str:
         try:
             if start.startswith(SCHEME):
-                return str(fetched_network(start, spec.tracking_uri, spec.folder / "starts"))
+                there = dataclasses.replace(spec, store=store)
+                return str(fetched_network(start, there.tracking_uri, there.folder / "starts"))
             return start if shipped_folder(start) else absolute(start, here)  # shipped/NAME means the same everywhere
         except SpecError as error:
             raise SpecError(f"{key}.start: {error}") from None
 
-    return dataclasses.replace(
+    return dataclasses.replace(  # once: a whole configuration is checked whenever one is made
         spec,
+        store=store,
         data=dataclasses.replace(spec.data, datasets={name: found(d) for name, d in spec.data.datasets.items()}),
         teachers={name: trained(teacher, f"teachers.{name}") for name, teacher in spec.teachers.items()},
         student=trained(spec.student, "student"),

@@ -35,22 +35,29 @@ def python_path(*folders: Path) -> str:
 def code_hashes(*modules: str) -> dict[str, str]:
     """Modules and every project module that they import, directly or not -> hash of its code without docstrings."""
     found: dict[str, str] = {}
-    queue = [*modules]
+    queue = [name for name in modules if _counts(ROOT, name)]
     while queue:
         name = queue.pop()
-        path = ROOT / f"{name.replace('.', '/')}.py"
-        ours = name.split(".")[0] in PACKAGES and path.is_file()  # else it is a package, or not the project's
-        carries = f"{name}.".startswith(tuple(f"{carrier}." for carrier in CARRIERS))
-        if ours and not carries and name not in found:
-            found[name], imported = _read(path)
+        if name not in found:
+            found[name], imported = _read(ROOT, name)
             queue += imported
     return found
 
 
+def _counts(root: Path, name: str) -> bool:
+    """Whether it is a module of the project that no carrier holds; else it is a package, or not the project's."""
+    ours = name.split(".")[0] in PACKAGES and not f"{name}.".startswith(tuple(f"{carrier}." for carrier in CARRIERS))
+    return ours and _file(root, name).is_file()
+
+
+def _file(root: Path, name: str) -> Path:
+    return root / f"{name.replace('.', '/')}.py"
+
+
 @functools.cache
-def _read(path: Path) -> tuple[str, tuple[str, ...]]:
-    """(hash of a file's code, what it imports, wherever in it)."""
-    tree = ast.parse(path.read_text())
+def _read(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    """(hash of a module's code, the modules that count of those that it imports, wherever in it)."""
+    tree = ast.parse(_file(root, name).read_text())
     imported: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -59,4 +66,5 @@ def _read(path: Path) -> tuple[str, tuple[str, ...]]:
             imported += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
         elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12], tuple(imported)
+    code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return code, tuple(other for other in imported if _counts(root, other))

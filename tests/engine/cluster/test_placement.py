@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from workflows.engine.cluster.placement import Placement, placed
 from workflows.engine.config import load
 
 
+@cache
 def spec_of(*words: str) -> PipelineSpec:
     return load(["tests/tiny.yaml"], words)
 
