@@ -3,14 +3,17 @@
 import os
 import shutil
 import threading
+import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hpe_core.system.identity import ID, id_of
 
 
-def test_all_who_ask_at_once_get_one_id_and_other_folders_have_others(tmp_path):
-    found = set()
+def test_all_who_ask_at_once_get_one_id_and_other_folders_have_others(tmp_path, monkeypatch):
+    draw, found = uuid.uuid4, set()
+    monkeypatch.setattr(uuid, "uuid4", lambda: [time.sleep(0.01), draw()][1])  # time for others to come between
     for number in range(20):
         folder, together = tmp_path / str(number), threading.Barrier(8)
         folder.mkdir()
