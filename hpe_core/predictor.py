@@ -128,10 +128,12 @@ class HeadPosePredictor:
 
 
 def as_boxes(boxes: Sequence[Box] | ArrayLike) -> list[Box]:
-    """Box values or (M, 4) corners -> Box values. Raises ValueError for another shape."""
+    """Box values or (M, 4) corners -> Box values; none for an empty array. Raises ValueError for another shape."""
     if isinstance(boxes, Sequence) and all(isinstance(box, Box) for box in boxes):
         return [box for box in boxes if isinstance(box, Box)]
     corners = np.asarray(boxes, dtype=np.float64)
+    if corners.shape[:1] == (0,):
+        return []
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise ValueError(f"boxes must be (M, 4): x1, y1, x2, y2; got an array of shape {corners.shape}")
     return [Box(*map(float, row)) for row in corners]

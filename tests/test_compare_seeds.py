@@ -119,6 +119,11 @@ def test_a_page_without_the_place_is_refused_before_anything_runs(monkeypatch, t
         main(["-c", "demo", "seeds=0,1,0"])
     with pytest.raises(SpecError, match="seed must be at least 0"):
         main(["-c", "demo", "seeds=0,-1"])
+    for kind in ("offsets", "combined", "online"):
+        with pytest.raises(
+            SpecError, match=f"variants: '{kind}' needs offsets, and student.distill.offset_radius is 0"
+        ):
+            main(["-c", "demo", "student.distill.offset_radius=0", f"variants=ensemble,{kind}"])
     with pytest.raises(SpecError, match="heatmap_radius is 0, so there is none"):
         main(["-c", "demo", "evaluate.heatmap_radius=0", "heatmap=map.png"])
     with pytest.raises(SpecError, match="not a .png file in a folder that exists"):

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpe_core.errors import SpecError, check, nearest, say
-from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
+from hpe_core.spec.pipeline import VARIANT, PipelineSpec, SearchSpace
 from workflows.engine import pipeline
 from workflows.engine.commandline import parted
 from workflows.engine.config import arguments, guarded, load, tell
@@ -52,6 +52,8 @@ def variant(spec: PipelineSpec, kind: str) -> PipelineSpec:
     distill = spec.student.distill
     assert distill is not None
     check(kind in KINDS, f"variants: there is no '{kind}'{nearest(kind, list(KINDS))}")
+    said = f"variants: '{kind}' needs offsets, and student.distill.offset_radius is 0"
+    check(kind == "ensemble" or distill.offset_radius > 0, said)
     chosen = dataclasses.replace(
         distill,
         teachers=(spec.base_teacher,) if kind in ("offsets", "online") else (),
@@ -87,7 +89,7 @@ def together(by_kind: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     for kind, rows in by_kind.items():
         for row in rows:
             if kind and row.name == DISTILLED:
-                row = dataclasses.replace(row, name=f"{DISTILLED}: {kind}", role=KINDS[kind])
+                row = dataclasses.replace(row, name=f"{VARIANT} {kind}", role=KINDS[kind])
             found.setdefault((row.test, row.name), row)
     return list(found.values())
 

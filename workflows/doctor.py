@@ -12,7 +12,8 @@ with the axes of their labels) and `<name>.angles.png`. At most faces=300 of eac
 packages, networks, GPU, room in the store, memory, Ray and its dashboard, MLflow, and
 what was published last.
 
-Errors must be mended: a dataset that is missing, empty or cannot be split; more rejected faces than data.max_bad_share;
+Errors must be mended: a dataset that is missing, empty or cannot be split; one that is tested on a picture that another
+is trained on; more rejected faces than data.max_bad_share;
 a wrong convention, or labels that fit their landmarks in none; a package that is missing or of a wrong version; a
 backbone that timm does not know; a GPU that is asked for and not there; a store that is not writable or too small; a
 Ray cluster that is to be joined and does not answer or is of other versions; an MLflow database of a newer schema; an
@@ -28,14 +29,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpe_core.datasets.base import DatasetError
+from hpe_core.datasets.leaks import check_leaks
 from hpe_core.datasets.plan import used_datasets
-from hpe_core.datasets.registry import reader_of
+from hpe_core.datasets.registry import open_source, reader_of
 from hpe_core.errors import SpecError, check, nearest, say
 from hpe_core.spec.data import CropSpec, DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build
 from workflows.checks.data import Examined, examine, in_lines, write_pictures
-from workflows.checks.findings import Look
+from workflows.checks.findings import Finding, Look
 from workflows.checks.machine import examine_machine, look_at_packages
 from workflows.checks.models import look_at_exported, networks_in, published_in
 from workflows.engine.commandline import parted, typed_overrides
@@ -91,6 +94,12 @@ def look_at_data(data: DataSpec, faces: int, prefix: str, out: Path | None, *, p
             raise SpecError(f"out={out}: the pictures cannot be written: {error}") from None
         for path in written:
             say(f"wrote {path}")
+    plans = {one.name: one.plan for one in seen if one.plan is not None}
+    try:
+        check_leaks(plans, {name: open_source(data.datasets[name]) for name in plans})
+    except DatasetError as error:
+        found = Finding("error", seen[-1].name, str(error))
+        seen[-1] = dataclasses.replace(seen[-1], findings=(*seen[-1].findings, found))
     return seen
 
 

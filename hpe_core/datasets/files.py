@@ -48,7 +48,7 @@ class Archive(Reader):
 
     @abstractmethod
     def files_of(self, ref: FaceRef) -> tuple[str, ...]:
-        """Every file that decides a face, below `folder`, whether or not it is there, in an order of the reader's."""
+        """Every file that decides a face, below `folder`, whether or not it is there: the picture first."""
 
     def tables(self) -> tuple[str, ...]:
         """Files that list faces, below `folder`, whether or not they are there."""

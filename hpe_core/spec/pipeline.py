@@ -15,6 +15,7 @@ from hpe_core.spec.training import LabelSet, OptimSpec, TrainSpec, canonical_off
 from hpe_core.system.remote import Remote, is_remote
 
 TAKEN = ("hard", "distilled", "offset ensemble", "combined ensemble")  # names of other rows in the tables
+VARIANT = "distilled:"  # how the names of rows begin in a comparison of variants
 
 
 @checked
@@ -131,9 +132,10 @@ class PipelineSpec:
             check(jitter <= self.data.crop.margin_px, said)
             self._check_batch(spec.optim, f"{who}.optim", stage)
         for name in self.teachers:
-            good = is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None and name not in TAKEN
+            good = is_name(name) and re.fullmatch(r"[\w.:@=, -]{1,100}", name) is not None
+            good = good and name.strip() not in TAKEN and not name.strip().startswith(VARIANT)
             said = "a name is made of letters, digits, spaces and .:@=,-_ (100 at most), does not begin with a dot"
-            check(good, f"teachers.{name}: {said}, and is none of {', '.join(TAKEN)}")
+            check(good, f"teachers.{name}: {said}, does not begin with '{VARIANT}', and is none of {', '.join(TAKEN)}")
         self._check_search()
         base = self.evaluate.base
         check(not base or base in self.teachers, f"evaluate.base '{base}' is no teacher ({', '.join(self.teachers)})")

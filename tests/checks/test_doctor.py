@@ -20,6 +20,7 @@ from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.person.anatomy import landmark_targets
 from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_300w, write_aflw, write_aflw2000, write_average_heads
+from tests.datasets.test_leaks import LEARNT, table
 from workflows import doctor
 from workflows.checks.data import _solved, examine, histogram, in_lines, sample
 from workflows.checks.findings import Look, error, warning
@@ -51,6 +52,14 @@ def test_poses_that_were_solved_from_landmarks_are_not_checked_by_them(tmp_path,
     assert told["looked_at"] == len(POSES) and told["convention"] is None
     assert doctor.main(["reader=300w", f"root={tmp_path}"]) == 0
     assert "unchecked: no landmarks, or poses that come from them" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_trained_and_tested_on_is_an_error(tmp_path):
+    datasets = {"learnt": table(tmp_path / "train.csv", LEARNT)}
+    datasets["asked"] = table(tmp_path / "test.csv", {"b.png": "test"}, pictures=False)
+    seen = doctor.look_at_data(DataSpec(datasets, ("learnt",), ("asked",)), 0, "", None, planned=True)
+    found = [finding for one in seen for finding in one.findings if finding.level == "error"]
+    assert [finding.text.startswith("dataset 'asked' is tested on") for finding in found] == [True]
 
 
 @pytest.mark.parametrize(

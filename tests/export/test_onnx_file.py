@@ -353,12 +353,20 @@ def test_a_file_that_is_no_onnx_is_one_sentence(tmp_path, content):
             HeadPosePredictor.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("none", [[], (), np.array([]), np.zeros((0, 4)), np.zeros((0, 0)), np.zeros((0, 4, 1), int)])
+def test_of_no_boxes_there_are_no_poses(exported_net, none):
+    for path in (exported_net / "student.onnx", exported_net):
+        found = HeadPosePredictor.load(path).predict(np.zeros((9, 9, 3), np.uint8), none)
+        assert found.angles.shape == found.spread.shape == (0, 3)
+
+
 def test_wrong_input_is_named(exported_net, tmp_path):
     predictor = HeadPosePredictor.load(exported_net / "student.onnx")
     with pytest.raises(ValueError, match="uint8 RGB"):
         predictor.predict(np.zeros((9, 9), np.uint8), [(0, 0, 5, 5)])
-    with pytest.raises(ValueError, match="boxes must be"):
-        predictor.predict(np.zeros((9, 9, 3), np.uint8), [(0, 0, 5)])
+    for boxes in ([(0, 0, 5)], [0, 0, 5, 5], np.zeros((3, 0)), 7.0):
+        with pytest.raises(ValueError, match="boxes must be"):
+            predictor.predict(np.zeros((9, 9, 3), np.uint8), boxes)
     with pytest.raises(ValueError, match="windows must be"):
         predictor.predict_windows(np.zeros((2, 9, 9, 3), np.uint8))
     (tmp_path / "empty.onnx").write_bytes(b"")

@@ -15,7 +15,7 @@ import torch
 from hpe_core.datasets.registry import open_source
 from hpe_core.detection.detector import Detection
 from hpe_core.errors import SpecError
-from hpe_core.geometry.crop import Box, canonical_crop
+from hpe_core.geometry.crop import Box, canonical_crop, fault_of
 from hpe_core.geometry.rotation import ANGLE_NAMES, euler_to_matrix, geodesic_deg, turn
 from hpe_core.learning.calibration import confidence
 from hpe_core.networks.checkpoint import save_net
@@ -361,3 +361,26 @@ def test_of_a_detected_face_the_fitted_box_is_judged_in_the_picture_turned_as_it
     monkeypatch.setattr("workflows.prediction.faces.find_faces", lambda *args, **how: looked)
     cv2.imwrite("a.png", image)
     assert predict.main(["a.png", "detector=y.onnx", "turns=4", "model=net", "draw=false"]) == 0 and len(table()) == 1
+
+
+@pytest.mark.parametrize("edge", ["top", "bottom", "left", "right"])
+def test_of_detected_faces_those_are_answered_that_the_library_answers(here, edge):
+    """At the forehead the picture may show nothing of the detector's box, and a part of the fitted one."""
+    torch.manual_seed(0)
+    save_net(here / "net", PoseNet(NetSpec("test_byobnet"), 32).eval(), CropSpec(32, 4), NOTES)
+    predictor, spec, image = HeadPosePredictor.load(here / "net"), PredictSpec(detector="y.onnx"), picture(0, 100, 120)
+    answered, raw = [], []
+    for shown in np.linspace(-12, 12, 97):
+        x, y = {"left": (shown - 40, 30), "right": (120 - shown, 30)}.get(edge, (30, 100 - shown))
+        box = Box(x, shown - 50 if edge == "top" else y, 0, 0)
+        box = Box(box.x1, box.y1, box.x1 + 40, box.y1 + 50)
+        said = why_unusable(Face(box, 0.9), Frame("a.png", 0, image), predictor, spec)
+        try:
+            predictor.predict(image, [box], detected=True)
+        except ValueError as error:
+            assert said == f"a.png: {error}"
+        else:
+            assert not said
+            answered.append(shown)
+            raw += [shown] * (fault_of(box, 120, 100) is not None)
+    assert 0 < len(answered) < 97 and bool(raw) == (edge != "bottom")

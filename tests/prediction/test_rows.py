@@ -143,6 +143,57 @@ def test_a_picture_that_needs_too_much_memory_is_told_and_the_next_one_follows(h
     assert isinstance(first, Unusable) and "a.png needs more memory" in first.said and isinstance(second, Frame)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["other/a.png", "in", "out=in"],
+        ["in", "other/a.png", "out=in"],
+        ["other", "top/in", "out=top"],
+        ["in", "out=linked"],
+        ["in/b.png", "in/a.png", "out=linked"],
+        ["in/b.png", "out=turned"],
+        ["other/poses.csv", "boxes=whole", "out=other"],
+    ],
+)
+def test_no_picture_that_was_named_is_written_over(here, words):
+    """Neither by the drawn copy of another one, nor by the table, nor behind a link; and then nothing is written."""
+    for seed, name in enumerate(("in/a.png", "in/b.png", "other/a.png", "other/in/a.png", "top/in/a.png")):
+        save(Path(name), picture(seed))
+    Path("other/poses.csv").write_bytes(Path("in/a.png").read_bytes())
+    for folder, link, target in (("linked", "b.png", "../in/a.png"), ("turned", "b.png", "../in/b.png")):
+        Path(folder).mkdir()
+        Path(folder, link).symlink_to(target)
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    said = refusal(*words, *([] if "boxes=whole" in words else ["boxes=whole"]))
+    assert "is read, and would be written over; choose another folder with out=FOLDER" in said
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("bad", "limit", "shown"), [("z", 0, 3), ("0", 0, 3), ("z", 2, 2), ("0", 2, 3), ("a1", 1, 1)])
+def test_progress_comes_to_its_end_once_whichever_picture_cannot_be_read(here, capsys, bad, limit, shown):
+    for name in "ab":
+        save(Path("in", f"{name}.png"), picture(0))
+    Path("in", f"{bad}.png").write_text("<html>")
+    predict.main(["in", "boxes=whole", "draw=false", f"frames={limit}"])
+    said = capsys.readouterr().err
+    assert said.count("(100 %)") == (shown > 1) and (shown == 1 or f"{shown} of {shown} pictures (100 %)" in said)
+
+
+def test_a_table_that_finds_the_disk_full_is_named(here):
+    save(Path("a.png"), picture(0))
+    Path("poses").mkdir()
+    Path("poses", TABLE).symlink_to("/dev/full")
+    assert refusal("a.png", "boxes=whole", "draw=false") == f"poses/{TABLE} cannot be written: No space left on device"
+    said = "rows/poses.csv cannot be written: No space left"
+    with pytest.raises(SpecError, match=said), csv_table(Path("rows"), tracks=False) as put:
+        put({"file": "a.png"})
+        (opened,) = (int(fd.name) for fd in Path("/proc/self/fd").iterdir() if fd.resolve() == here / "rows" / TABLE)
+        with open("/dev/full", "w") as full:
+            os.dup2(full.fileno(), opened)  # from here on the disk is full
+        put({"file": "b.png"})
+    assert [row["file"] for row in table(Path("rows"))] == ["a.png"], "what was seen is kept"
+
+
 def test_an_earlier_run_behind_a_link_is_not_looked_at(here):
     save(Path("in", "a.png"), picture(0))
     Path("link").symlink_to("in")

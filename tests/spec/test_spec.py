@@ -66,6 +66,10 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ("teachers.regnt.optim.lr=1", "teachers has no entry 'regnt'"),
         ("data.train=[haeds]", "data.train names 'haeds', which data.datasets does not define"),
         ("data.datasets.heads.reader=sythetic", "did you mean 'synthetic'?"),
+        *(
+            (f'teachers={{"{name}": {{}}}}', f"teachers.{name}: a name is made of letters")
+            for name in ("hard", "distilled", "distilled ", "offset ensemble", "distilled: offsets", "distilled:x")
+        ),
         ("student.distill=null", "student.distill is missing"),
         ("student.distill.offset_radius=99", "exceeds data.crop.margin_px"),
         ("student.net.bin_widths=[1]", "narrowest bin width"),

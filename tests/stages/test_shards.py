@@ -23,6 +23,7 @@ from hpe_core.datasets.registry import open_source
 from hpe_core.geometry.crop import Box
 from hpe_core.spec.data import DatasetSpec, DataSpec
 from tests.archives import write_aflw2000
+from tests.datasets.test_leaks import LEARNT, table
 from tests.datasets.test_sandbox import Trouble
 from tests.stages.sharding import CROP, SPLITS, archive, build, check_law, content, pointing, quarantine, wild
 from tests.stages.sharding import without_ray as without_ray
@@ -94,6 +95,16 @@ def test_every_kind_of_bad_face_is_quarantined_with_its_reason(tmp_path):
     assert (entry.input, entry.kept, entry.filtered) == (21, 7, {"out_of_range": 2})
     ids = [sample_id for path in shard_files(folder, "wild", "test") for sample_id in read_shard(path).sample_ids]
     assert ids == ["image00011", *[f"image{i:05d}" for i in range(14, 20)]]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_test_picture_that_another_is_trained_on_stops_the_run_before_a_shard_is_cut(tmp_path):
+    learnt = table(tmp_path / "train.csv", LEARNT)
+    asked = table(tmp_path / "test.csv", {"b.png": "test"}, pictures=False)
+    data = DataSpec({"learnt": learnt, "asked": asked}, train=("learnt",), test=("asked",), crop=CROP)
+    with pytest.raises(DatasetError, match=r"'asked' is tested on \S*/b.png, which dataset 'learnt' is trained on"):
+        build(data, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_common_reason_hides_no_rare_one():

@@ -14,6 +14,7 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.disk import DiskFull
 from hpe_core.system.files import write_json
+from hpe_core.system.identity import ID, id_of
 from hpe_core.system.remote import Remote, RemoteError
 from tests.engine.test_store import actions, spec_in
 from tests.storage.test_contents import TOY, flip, run_toy, tear
@@ -77,7 +78,7 @@ def test_the_manifest_goes_last(store, monkeypatch):
         patch.setattr(Remote, "send", until_cut)
         with pytest.raises(RemoteError):
             run_toy(here(store))
-    assert len(sent) == 6 and not any("manifest" in name for name in Remote(store).index())
+    assert len(sent) == 1 + 6 and sent[0] == ID and not any("manifest" in name for name in Remote(store).index())
     behind = Mirror(here(store))
     behind.look()
     assert behind.lacks(plan(TOY, here(store))[0].folder)
@@ -140,7 +141,7 @@ def test_a_piece_that_two_folders_share_is_sent_once_for_each(store, monkeypatch
             with held(here(store)) as mirror:
                 mirror.push(folder)
     wanted = [f"shards/{name}/{file}" for name in ("old", "grown") for file in ("part.parquet", "manifest.json")]
-    assert [name for name in sent if not name.startswith("mlflow")] == wanted
+    assert [name for name in sent if not name.startswith("mlflow")] == [ID, *wanted]
 
 
 def test_what_is_damaged_here_is_fetched_and_what_is_damaged_there_is_made_again(store, monkeypatch, tmp_path):
@@ -184,6 +185,23 @@ def test_mlflows_files_follow(store, monkeypatch, tmp_path):
     assert here(store).folder == spec.folder
     run_toy(here(store))
     assert (spec.folder / "mlflow.db").read_bytes() == b"more runs", "what is newer there replaces ours"
+
+
+def test_a_store_has_one_id_on_all_machines_and_before_its_run_has_ended(store, monkeypatch, tmp_path):
+    """Whoever works in it next shows MLflow the same runs, also after a kill. The id there is the store's."""
+    with held(here(store)) as mirror:
+        known = id_of(mirror.folder)
+        assert Remote(store).read(ID) == known.encode()
+    (here(store).folder / ID).write_text("a" * 32)  # of a working folder whose bucket was another
+    elsewhere(monkeypatch, tmp_path)
+    Mirror(here(store)).look()  # as `sync` does while somebody else holds the store
+    assert id_of(here(store).folder) == known
+    elsewhere(monkeypatch, tmp_path, "cache")
+    with held(here(store)) as mirror:
+        assert id_of(mirror.folder) == known and Remote(store).read(ID) == known.encode()
+    Remote(store).delete(ID)  # as in a store of an earlier version
+    with held(here(store)):
+        assert Remote(store).read(ID) == known.encode()
 
 
 def test_networks_are_sent_with_the_stages_and_fetched_for_training_alone(store, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpe_core.data.rows import stored_image
 from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError, FaceRef, FaceRow, Rejected, Source, census, share_of
-from hpe_core.datasets.plan import plan_dataset
+from hpe_core.datasets.plan import DatasetPlan, plan_dataset
 from hpe_core.datasets.registry import boxes_of, open_source
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
 from hpe_core.geometry.convention import to_ours
@@ -45,6 +45,7 @@ class Examined:
     census: str = ""
     missing: tuple[str, ...] = ()  # parts of the archive that are not there, or not whole
     splits: dict[str, int] = field(default_factory=dict)
+    plan: DatasetPlan | None = None  # None: it has no role, or cannot be split
     looked_at: int = 0
     kept: tuple[FaceRow, ...] = ()
     poses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
@@ -94,7 +95,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     if not refs:
         return Examined(name, spec, (Finding("error", name, f"the reader {spec.reader} finds no face in {spec.root}"),))
     findings: list[Finding] = []
-    splits = _splits(name, source, data, findings) if planned else {}
+    splits, plan = _splits(name, source, data, findings) if planned else ({}, None)
     chosen = sample(refs, faces)
     kept, rejected = _load(source, chosen, data)
     raw = np.array([face.pose for face in kept]).reshape(-1, 3)
@@ -123,6 +124,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
         census=census(source, len(refs)),
         missing=tuple(missing),
         splits=splits,
+        plan=plan,
         looked_at=len(chosen),
         kept=tuple(kept),
         poses=poses,
@@ -141,20 +143,22 @@ def sample(refs: list[FaceRef], faces: int) -> list[FaceRef]:
     return sorted(sorted(refs, key=lambda ref: (share_of(ref.sample_id, 0), ref))[:faces])
 
 
-def _splits(name: str, source: Source, data: DataSpec, findings: list[Finding]) -> dict[str, int]:
-    """Faces of every split that is built; what the shards stage would refuse becomes a finding."""
+def _splits(
+    name: str, source: Source, data: DataSpec, findings: list[Finding]
+) -> tuple[dict[str, int], DatasetPlan | None]:
+    """Faces of every split that is built, and the plan; what the shards stage would refuse becomes a finding."""
     try:
         plan = plan_dataset(name, source, data)
     except DatasetError as error:
         findings.append(Finding("error", name, str(error).removeprefix(f"dataset '{name}': ")))
-        return {}
+        return {}, None
     counts: Counter[str] = Counter()
     for job in plan.jobs:
         counts[job.split] += job.count
     if plan.repeated:
         text = f"{len(plan.repeated):,} sample ids occur more than once, e.g. {plan.repeated[0][1].sample_id}"
         findings.append(Finding("warning", name, text))
-    return dict(counts)
+    return dict(counts), plan
 
 
 def _load(source: Source, refs: list[FaceRef], data: DataSpec) -> tuple[list[FaceRow], list[Rejected]]:

@@ -64,7 +64,18 @@ def predict(
     """Look at every frame: rows to `put`, drawn copies to `media`, counts and times into `tally`."""
     console, frames, told = Console(), media.frames(), time.monotonic()
     tracks = Tracks(spec.smooth) if media.moving else None
-    total, looked = min(media.total, spec.frames or media.total), 0
+    looked = 0
+
+    def show() -> None:
+        """How far it is. Pictures that cannot be read do not count among the `frames` that are wanted."""
+        nonlocal told
+        total = min(media.total, spec.frames + looked - tally.frames) if spec.frames else media.total
+        if total > 1:
+            console.progress("poses", looked, max(total, looked), f"{media.noun}s")
+        elif total == 0 and time.monotonic() - told > TOLD_EVERY_S:
+            told = time.monotonic()
+            console.say(tally.sentence(media.noun))
+
     while not spec.frames or tally.frames < spec.frames:
         with tally.timed("reading"):
             frame = next(frames, None)
@@ -74,6 +85,7 @@ def predict(
         if isinstance(frame, Unusable):
             tally.unusable += 1
             console.say(f"unusable: {frame.said}")
+            show()
             continue
         tally.frames += 1
         with tally.timed("faces"):
@@ -97,11 +109,7 @@ def predict(
             if spec.draw:
                 media.keep(frame, drawn(frame.image, faces, angles, marks))
         tally.faces += len(faces)
-        if total > 1:
-            console.progress("poses", looked, max(total, looked), f"{media.noun}s")
-        elif total == 0 and time.monotonic() - told > TOLD_EVERY_S:
-            told = time.monotonic()
-            console.say(tally.sentence(media.noun))
+        show()
 
 
 def usable(

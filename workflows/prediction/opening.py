@@ -16,6 +16,7 @@ from workflows.prediction.media.kinds import kind_of
 from workflows.prediction.media.pictures import open_pictures
 from workflows.prediction.media.streams import SCHEMES, Camera, is_address, open_address
 from workflows.prediction.media.videos import VideoFile, copy_name, is_cut
+from workflows.prediction.output import TABLE
 from workflows.prediction.resolve import similar
 
 
@@ -37,11 +38,12 @@ def open_media(
     paths = [Path(os.path.expanduser(word)) for word in words]
     for word, path in zip(words, paths, strict=True):
         _check_there(word, path)
+    apart(paths, [out / TABLE])
     kind = kind_of(paths[0]) if len(paths) == 1 and not paths[0].is_dir() else ""
     if kind in ("animation", "video"):
         path, copy = paths[0], out / copy_name(paths[0].name)
         if draw:
-            apart(path, copy)
+            apart([path], [copy])
         if kind == "animation":
             if draw:
                 pyav()

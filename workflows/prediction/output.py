@@ -46,17 +46,32 @@ def row_of(
 
 @contextmanager
 def csv_table(out: Path, tracks: bool, landmarks: bool = False) -> Iterator[Callable[[Row], None]]:
-    """Writes rows into the table, each at once: what was seen outlives an interruption."""
-    try:
+    """Writes rows into the table, each at once: what was seen outlives an interruption. Raises SpecError that names the
+    file, also of the row that finds the disk full."""
+    with _writing(out / TABLE):
         out.mkdir(parents=True, exist_ok=True)
         stream = open(out / TABLE, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed below
+    columns = [name for name in COLUMNS if tracks or name != TRACK] + [LANDMARKS] * landmarks
+    writer = csv.DictWriter(stream, columns)
+
+    def put(row: Row) -> None:
+        with _writing(out / TABLE):
+            writer.writerow(row)
+
+    try:
+        put(dict(zip(columns, columns, strict=True)))
+        yield put
+    finally:
+        with _writing(out / TABLE):  # a full disk is met once more by what is still to be written
+            stream.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise SpecError(f"{out / TABLE} cannot be written: {error.strerror}") from None
-    with stream:
-        columns = [name for name in COLUMNS if tracks or name != TRACK] + [LANDMARKS] * landmarks
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        yield writer.writerow
+        raise SpecError(f"{path} cannot be written: {error.strerror}") from None
 
 
 class ReaderGone(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpe_core.errors import SpecError
 from hpe_core.geometry.rotation import ANGLE_NAMES
+from hpe_core.spec.pipeline import VARIANT
 from workflows.engine.results import DEGREES
 from workflows.report.markdown import markdown_table
 
@@ -46,7 +47,7 @@ def joined(seeds: Sequence[Compared]) -> Compared:
 
 def markdown(rows: Sequence[Compared], seeds: Sequence[int], kinds: Mapping[str, str]) -> str:
     """A table a test set, and what distillation gained, seed by seed. `kinds` describes the variants."""
-    parts, taught = [], {DISTILLED, *(f"{DISTILLED}: {kind}" for kind in kinds)}  # a teacher may be called distilled-2
+    parts, taught = [], {DISTILLED, *(f"{VARIANT} {kind}" for kind in kinds)}  # a teacher may be called distilled-2
     for test in dict.fromkeys(row.test for row in rows):
         block = [row for row in rows if row.test == test]
         parts.append(f"Test set `{test}`, {block[0].n:.0f} faces, seeds {', '.join(map(str, seeds))}, degrees:")

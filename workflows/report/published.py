@@ -33,11 +33,9 @@ class PublishedRow:
     yaw: float | None = None
     roll: float | None = None
     mae: float | None = None
-    quoted: bool = False  # the paper repeats somebody else's figure
     boxes: str | None = None  # where they are not known to be the protocol's
     split: str | None = None  # the same
     printed_mean_differs: bool = False
-    note: str = ""
 
     def __post_init__(self) -> None:
         known = [value for value in (self.pitch, self.yaw, self.roll, self.mae) if value is not None]

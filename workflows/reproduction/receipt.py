@@ -17,7 +17,7 @@ from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
 from workflows.tracking.registry import RUN_ID
 from workflows.tracking.server import asked, brought
-from workflows.tracking.sync import KEY_TAG
+from workflows.tracking.sync import KEY_TAG, STORE_TAG
 
 CONFIG, RUN = "config.yaml", "run.json"
 Manifest = Mapping[str, Any]
@@ -83,7 +83,8 @@ def from_mlflow(run_id: str, uri: str) -> Receipt:
         stages = {run.data.tags["stage"]: run.info.run_id for run in below if "stage" in run.data.tags}
         for tag, key in whole.data.tags.items():
             if tag.startswith("reused."):  # made by an earlier run
-                makers = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
+                found = client.search_runs(experiment, f"tags.`{KEY_TAG}` = '{key}'")
+                makers = [run for run in found if run.data.tags.get(STORE_TAG) == whole.data.tags.get(STORE_TAG)]
                 check(bool(makers), f"the run of {key}, which {run_id} used, is no longer in MLflow")
                 stages[tag.removeprefix("reused.")] = makers[0].info.run_id
 

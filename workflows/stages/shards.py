@@ -21,6 +21,7 @@ from hpe_core.data.rows import row_bytes, write_shard
 from hpe_core.datasets.base import FaceRef, FaceRow, Rejected, Source, census, naming
 from hpe_core.datasets.faces import LISTING, read_line
 from hpe_core.datasets.files import Archive, printable
+from hpe_core.datasets.leaks import check_leaks
 from hpe_core.datasets.plan import Job, plan_dataset, used_datasets
 from hpe_core.datasets.registry import open_source, reader_modules
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
@@ -102,6 +103,7 @@ def _build_listed(data: DataSpec, folder: Path, listings: Path, reporter: Report
     """`build_shards` with a folder for the sorted faces, which actors on any node read."""
     sources = {name: open_source(data.datasets[name]) for name in used_datasets(data)}
     plans = {name: plan_dataset(name, source, data, listings) for name, source in sources.items()}
+    check_leaks(plans, sources)
     jobs = [job for name, plan in plans.items() for job in with_code(plan.jobs, data.datasets[name].reader)]
     for name, source in sources.items():
         if source.reader.whole is not None:  # an archive of known size: a part of one is fine, and said

@@ -15,6 +15,7 @@ from hpe_core.errors import say
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.disk import check_room, size
+from hpe_core.system.identity import ID, id_of
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
 from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
 from workflows.storage.lease import Lease
@@ -35,9 +36,10 @@ class Mirror:
         self._there: dict[str, Entry] = {}  # by path below the store; of a store on this machine nothing
 
     def look(self) -> None:
-        """List what is there and bring the manifests, so that a plan knows what is finished."""
+        """List what is there and bring the manifests, so that a plan knows what is finished, and the store's id."""
         if self.remote is not None:
             self._there = self.remote.index()
+            self.remote.copy_here({name: self._there[name] for name in (ID,) if name in self._there})
             self._bring(name for name in self._there if name.count("/") == 2 and name.endswith(f"/{MANIFEST}"))
 
     def size(self, path: Path) -> int | None:
@@ -89,6 +91,11 @@ class Mirror:
         for is_last in (False, True):
             names = (name for name in self._there if name.startswith("networks/"))
             self._bring(name for name in names if name.endswith(f"/{NETWORK[-1]}") is is_last)
+
+    def push_id(self) -> None:
+        """Send the store's id, made now if there is none: before MLflow shows a run under it."""
+        id_of(self.folder)
+        self._send([self.folder / ID])
 
     def bring_tracking(self) -> None:
         """MLflow's files, if those there are newer than ours."""
@@ -162,6 +169,7 @@ def held(spec: PipelineSpec) -> Iterator[Mirror]:
             return
         with Lease(mirror.remote, spec.folder) as mirror.lease:
             mirror.look()
+            mirror.push_id()
             mirror.bring_tracking()
             try:
                 yield mirror

@@ -1,8 +1,9 @@
 """Bring MLflow up to what the store says: each run, point, file and model version once, however often it is called.
 
-A run is found by its tag `hpe.key`. Its tag `hpe.sent`, written last, says what it has got: most of what is there is
-not sent again. What was cut off is, and leaves no trace: MLflow keeps identical points once, and files, tags and params
-overwrite themselves. A run that somebody deleted in MLflow comes back when the store has news of it.
+A run is found by its tags `hpe.store`, the id of its store, and `hpe.key`: stores of one configuration share keys. Its
+tag `hpe.sent`, written last, says what it has got: most of what is there is not sent again. What was cut off is, and
+leaves no trace: MLflow keeps identical points once, and files, tags and params overwrite themselves. A run that
+somebody deleted in MLflow comes back when the store has news of it.
 """
 
 import getpass
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from hpe_core.system.identity import id_of
 from workflows.tracking.facts import Model, Point, RunFacts, Status
 from workflows.tracking.server import alone, check_address, connect
 
-KEY_TAG, SENT_TAG = "hpe.key", "hpe.sent"
+KEY_TAG, STORE_TAG, SENT_TAG = "hpe.key", "hpe.store", "hpe.sent"
+PARENT_TAG = "mlflow.parentRunId"
 JUDGED_TAG = "hpe.judged"  # of a model version: who holds the alias was decided
 CANDIDATE = "candidate"  # the alias of the newest version, whoever is champion
 RUNNING = "RUNNING"
@@ -104,6 +107,26 @@ def sent_to(run: Any) -> dict[str, Any]:
     return dict(json.loads(run.data.tags.get(SENT_TAG, "{}")))
 
 
+def sent_before(found: Sequence[Any], facts: Sequence[RunFacts], store: str) -> Iterator[Any]:
+    """Those of MLflow's runs that an earlier version, which named no store, has sent for the store with these facts.
+
+    A whole run has its store's place among its params, as the store itself notes it, wherever it lies now. What stands
+    below a whole run is of its store. Of two stores that lay at one place on two machines nobody can tell.
+    """
+    told = {run.key: run.params["store"] for run in facts if "store" in run.params}
+    there = {run.info.run_id: run for run in found}
+
+    def is_ours(run: Any) -> bool:
+        tags = run.data.tags
+        if STORE_TAG in tags:
+            return bool(tags[STORE_TAG] == store)
+        if PARENT_TAG in tags:
+            return tags[PARENT_TAG] in there and is_ours(there[tags[PARENT_TAG]])
+        return told.get(tags[KEY_TAG], "") in (run.data.params.get("store"), tags.get("param.store"))
+
+    return (run for run in found if STORE_TAG not in run.data.tags and is_ours(run))
+
+
 class Session:
     """MLflow as seen from one store, for one thread. The store's lock keeps other processes out while runs are made."""
 
@@ -111,14 +134,15 @@ class Session:
         check_address(uri)
         store.mkdir(parents=True, exist_ok=True)
         self._lock = store.resolve() / "mlflow.lock"
-        self._runs: dict[str, Any] = {}  # MLflow's runs by key, as of the last look
+        self._runs: dict[str, Any] = {}  # the store's runs in MLflow by key, as of the last look
         with alone(self._lock):
+            self._store = id_of(store)
             self.client, self._experiment = connect(uri, experiment, self._lock.with_name("mlartifacts"))
 
     def sync(self, facts: Sequence[RunFacts]) -> Synced:
         done = Synced()
         with alone(self._lock):
-            self._look()
+            self._look(facts)
             for run in facts:
                 try:
                     self._bring(run, done)
@@ -148,8 +172,8 @@ class Session:
         """MLflow's id of a run that was shown; '' for others."""
         return str(self._runs[key].info.run_id) if key in self._runs else ""
 
-    def _look(self) -> None:
-        """Ask MLflow for all runs with a key; of several with one, the first that nobody deleted counts."""
+    def _look(self, facts: Sequence[RunFacts] = ()) -> None:
+        """Ask MLflow for the store's runs; of several with one key, the first that nobody deleted counts."""
         from mlflow.entities import ViewType
 
         found: list[Any] = []
@@ -159,7 +183,13 @@ class Session:
             page = self.client.search_runs([self._experiment], keyed, ViewType.ALL, 1000, page_token=token or None)
             found, token = [*found, *page], page.token or None
         found.sort(key=lambda run: (is_active(run), -run.info.start_time))
-        self._runs = {run.data.tags[KEY_TAG]: run for run in found}
+        ours = {run.data.tags[KEY_TAG]: run for run in found if run.data.tags.get(STORE_TAG) == self._store}
+        news = [run for run in facts if run.key not in ours]
+        old = {run.data.tags[KEY_TAG]: run for run in sent_before(found, news, self._store)}
+        self._runs = old | ours
+        for key in old.keys() - ours:
+            if is_active(old[key]):  # MLflow writes nothing into a deleted one
+                self.client.set_tag(old[key].info.run_id, STORE_TAG, self._store)
 
     def _bring(self, run: RunFacts, done: Synced) -> None:
         """One run, and in the end the tag that says what was sent."""
@@ -190,9 +220,10 @@ class Session:
 
     def _open(self, run: RunFacts, there: Any) -> Any:
         """The run, made where it is not there, with its name, tags and params."""
-        tags = {clean(tag): clip(str(value), 5000) for tag, value in run.tags.items()} | {KEY_TAG: run.key}
+        tags = {clean(tag): clip(str(value), 5000) for tag, value in run.tags.items()}
+        tags |= {KEY_TAG: run.key, STORE_TAG: self._store}
         tags |= {"mlflow.source.git.commit": run.tags["commit"]} if "commit" in run.tags else {}
-        tags |= {"mlflow.parentRunId": self.run_id(run.parent)} if self.run_id(run.parent) else {}
+        tags |= {PARENT_TAG: self.run_id(run.parent)} if self.run_id(run.parent) else {}
         name = clip(run.name, 250)
         if there is None:
             tags |= {"mlflow.source.name": Path(sys.argv[0] or "python").name, "mlflow.source.type": "LOCAL"}

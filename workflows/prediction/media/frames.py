@@ -1,8 +1,7 @@
 """What a frame is, and what each kind of media gives and takes: pictures, videos, animations, streams, cameras."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,7 +72,18 @@ class Media(Protocol):
     def close(self) -> None: ...
 
 
-def apart(source: Path, target: Path) -> None:
-    """Raises SpecError if the target is the very file that is read."""
-    if os.path.exists(target) and target.samefile(source):
-        raise SpecError(f"{target} would be written over itself; choose another folder with out=FOLDER")
+def apart(sources: Iterable[Path], targets: Iterable[Path]) -> None:
+    """Raises SpecError if a target is one of the files that are read, by whichever name."""
+    read = {_identity(source) for source in sources} - {None}
+    for target in targets:
+        if _identity(target) in read:
+            raise SpecError(f"{target} is read, and would be written over; choose another folder with out=FOLDER")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file that is there."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

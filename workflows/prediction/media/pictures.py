@@ -32,24 +32,26 @@ def open_pictures(paths: Sequence[Path], out: Path, *, upright: bool, draw: bool
     found: dict[str, Path] = {}
     kept: dict[str, Path] = {}  # by the name of the row, or of the drawn copy
     left_out: Counter[str] = Counter()
+    own: list[Path] = []  # in folders that were named and lie in `out`: no earlier run wrote them
     for path in paths:
-        for name, file in _pictures(path, out, left_out):
+        for name, file in _pictures(path, out, left_out, own):
             copy = drawn_name(name) if draw else name
             if copy in kept and not (name in found and file.samefile(found[name])):
                 raise SpecError(f"{kept[copy]} and {file} would both be written as {out / copy}; give them apart")
             found[name] = kept[copy] = file
-            if draw:
-                apart(file, out / copy)
+    if draw:
+        apart([*found.values(), *own], (out / copy for copy in kept))
     if not found:
         others = f"; it holds {counted(left_out)}" if left_out else ""
         raise SpecError(f"{paths[0]} holds no picture ({', '.join(PICTURES)}), leaving out what lies in {out}{others}")
     return Pictures(found, out, left_out, upright=upright, max_pixels=max_pixels)
 
 
-def _pictures(path: Path, out: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path]]:
+def _pictures(path: Path, out: Path, left_out: Counter[str], own: list[Path]) -> Iterator[tuple[str, Path]]:
     """(name below `out`, file) of each picture, without those that an earlier run wrote into `out`.
 
-    Other files of a folder are counted by their endings, so that nobody takes a video in it for seen.
+    Other files of a folder are counted by their endings, so that nobody takes a video in it for seen. If all of the
+    folder lies in `out`, its files are noted as the user's `own`.
     """
     if not path.is_dir():
         if kind := unread(path):
@@ -59,9 +61,12 @@ def _pictures(path: Path, out: Path, left_out: Counter[str]) -> Iterator[tuple[s
             raise SpecError(f"{path} is no picture by its content or its ending{more}")
         yield path.name, path
         return
+    place = os.path.realpath(out)
+    is_within = Path(os.path.realpath(path)).is_relative_to(place)
     for name in sorted(files.listing(path, ("",))):
         file = path / name
-        if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(out)):  # pathlib raises of a loop of links
+        if Path(os.path.realpath(file)).is_relative_to(place):  # pathlib raises of a loop of links
+            own += [file] * is_within
             continue
         if is_picture(file):
             yield name, file
