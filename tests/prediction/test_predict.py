@@ -127,7 +127,7 @@ def test_an_earlier_run_is_not_looked_at_and_no_picture_is_written_over_itself(h
     for _ in range(2):
         assert predict.main(["in", onnx, "boxes=whole", "out=in/poses"]) == 0
         assert [row["file"] for row in table(Path("in/poses"))] == ["a.png"]
-    assert "over itself" in refusal("in/a.png", onnx, "boxes=whole", "out=in")
+    assert "would be written over" in refusal("in/a.png", onnx, "boxes=whole", "out=in")
     save(here / "other" / "a.png", picture(1))
     assert predict.main(["in/a.png", "in/a.png", onnx, "boxes=whole"]) == 0 and len(table()) == 1  # named twice
     assert "both be written as" in refusal("in/a.png", "other/a.png", onnx, "boxes=whole")

@@ -152,11 +152,13 @@ def landmarks_of(predictor: HeadPosePredictor, image: Image, faces: list[Face], 
 
 
 def why_unusable(face: Face, frame: Frame, predictor: HeadPosePredictor, spec: PredictSpec) -> str:
-    """Why the picture does not show this box as it is fitted for the network, by the rule of the shards; '' for a box
-    that it shows."""
+    """Why the picture does not show this box, a detector's as it is fitted for the network, by the rule of the shards;
+    '' for a box that it shows."""
     name = printable(frame.name)
-    name += f", decoded at 1/{frame.scale} (max_pixels)" * (frame.scale > 1)  # the network is shown fewer pixels
     try:
+        if not spec.fits:
+            check_box(frame.in_file(face.box), *frame.file_size, name)
+        name += f", decoded at 1/{frame.scale} (max_pixels)" * (frame.scale > 1)  # the network is shown fewer pixels
         columns, rows = frame.image.shape[1::-1] if face.quarters % 2 == 0 else frame.image.shape[:2]
         shown = predictor.fitted(_upright(face, frame.image, spec), spec.fits)
         check_box(shown, columns, rows, name, predictor.crop.box_scale)

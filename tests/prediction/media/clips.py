@@ -47,6 +47,7 @@ def write_clip(
     with av.open(str(path), "w", format=FORMATS.get(path.suffix), options=options or {}) as file:
         video = file.add_stream(codec, rate=25, options={"g": str(gop), "bf": "0", "deadline": "realtime"})
         video.width, video.height = WIDTH, HEIGHT
+        video.codec_context.thread_count = 2  # which bytes come out depends on it, and by itself it is the machine's
         video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         exact = codec in ("libx264", "libvpx", "flv", "wmv2", "mpeg4")
         video.codec_context.time_base = TICK if exact and path.suffix not in (".avi", ".ogv") else Fraction(1, 25)
