@@ -18,9 +18,10 @@ a wrong convention, or labels that fit their landmarks in none; a package that i
 backbone that timm does not know; a GPU that is asked for and not there; a store that is not writable or too small; a
 Ray cluster that is to be joined and does not answer or is of other versions; an MLflow database of a newer schema; an
 exported network that OpenVINO, where it is installed, reads as another one.
-Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, like two
-units or nothing known, more than half of the faces beyond data.limit_deg, the same angles for all, an idle GPU, little
-memory, a dashboard that is open to the network, an MLflow server that does not answer.
+Warnings may be meant: a part of an archive, some rejected or repeated faces, angles that look like radians, like
+two units or nothing known, more than half of the faces beyond data.limit_deg, the same angles for all, a table that
+names no persons, or pictures that other programs turn by their EXIF, an idle GPU, little memory, a dashboard that is
+open to the network, an MLflow server that does not answer.
 """
 
 import dataclasses

@@ -136,8 +136,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def count_rows(file: Path) -> int:
-    """Of a Parquet file, by its footer alone."""
-    return int(pq.read_metadata(file).num_rows)
+    """Of a Parquet file, by its footer alone. Raises ShardError that names the file."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"shard {file} cannot be read: {error}") from None
 
 
 def read_sample_ids(file: Path) -> list[str]:

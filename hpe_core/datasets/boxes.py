@@ -2,8 +2,9 @@
 
 Papers are comparable on one detector's boxes only, and some publish theirs. A face keeps its reader's pose, person and
 landmarks and gets the published box: of several the one that overlaps the reader's own most (intersection over union).
-Without an entry, or if no box overlaps, it is rejected as no_box. Where the reader has no box of its own a picture's
-only box is the face's. `type` is not used: the dataset's own keys say who is tested on.
+Without an entry, or if none overlaps by `MIN_OVERLAP`, it is rejected as no_box: a neighbour's box would teach a wrong
+pose. (That is low because boxes differ in what they mean: docs/datasets.md.) Where the reader has no box of its own a
+picture's only box is the face's. `type` is not used: the dataset's own keys say who is tested on.
 
 An entry belongs to a picture if their paths agree over the folders that both name: `01/frame_00003_rgb.png` fits
 `hpdb/01/frame_00003_rgb.png`. It must fit one picture only: BIWI repeats its names in every sequence and 300W-LP in
@@ -22,6 +23,8 @@ from hpe_core.datasets import files
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
 from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.system.remote import Remote, is_remote
+
+MIN_OVERLAP = 0.2  # of a face's own box with another one of it, intersection over union
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +84,9 @@ class Boxed(Wrapped):
         # Boxes that are none come last: if there is no other, `check_box` says what is wrong with them.
         sound = [box for box in boxes if box.is_valid()]
         best, shared = best_match(sound or boxes, annotation.box)
-        if sound and shared == 0:
-            raise Rejected("no_box", f"{ref.sample_id}: no box in {place} touches this face")
+        if sound and shared < MIN_OVERLAP:
+            said = f"largest overlap {shared:.2f}; {MIN_OVERLAP:g} is needed"
+            raise Rejected("no_box", f"{ref.sample_id}: no box in {place} is that of this face ({said})")
         return replace(annotation, box=best), image
 
     def states(self, refs: Sequence[FaceRef]) -> list[str]:

@@ -1,9 +1,8 @@
 """A face detector's boxes for any reader: what a network meets in use, in place of boxes drawn by hand or landmarks.
 
 A face keeps its reader's pose, person and landmarks and gets the detection that overlaps the reader's own box most.
-Below `MIN_OVERLAP` the detector has not found this face, and it is rejected as no_box: a neighbour's box would teach a
-wrong pose. (It is low because boxes differ in what they mean: docs/datasets.md.) Where the reader has no box of its
-own, a picture's only detection is the face. The detector runs where the picture is decoded, so a file that ends it
+Below `MIN_OVERLAP` the detector has not found this face, and it is rejected as no_box. Where the reader has no box of
+its own, a picture's only detection is the face. The detector runs where the picture is decoded, so a file that ends it
 costs that file only.
 """
 
@@ -12,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Rejected, Source, Wrapped
-from hpe_core.datasets.boxes import best_match
+from hpe_core.datasets.boxes import MIN_OVERLAP, best_match
 from hpe_core.datasets.files import printable
 from hpe_core.detection.detector import detector_of, model_sha256
 from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.errors import SpecError
 from hpe_core.geometry.crop import Image
-
-MIN_OVERLAP = 0.2
 
 
 class Detected(Wrapped):

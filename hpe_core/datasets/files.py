@@ -5,7 +5,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from stat import S_ISLNK
 from typing import ClassVar
 from unicodedata import normalize
@@ -81,6 +81,16 @@ class Archive(Reader):
             index = _index(self.remote)
             self.remote.fetch([spelled(name, index.__contains__) for name in names])
 
+    def origin(self, spec: DatasetSpec) -> PurePath:
+        return PurePath(spec.root)
+
+    def shares_faces(self, other: DatasetSpec) -> bool:
+        """Also where one root lies in the other: whatever a folder holds is listed from above, too."""
+        if other.reader != self.name:
+            return False
+        own, its = self.origin(self.spec), self.origin(other)
+        return own.is_relative_to(its) or its.is_relative_to(own)
+
     def listing(self, suffixes: tuple[str, ...], folder: str = "") -> Iterator[str]:
         """Paths relative to `folder`, a folder in the root, of the files with these suffixes. Raises DatasetError."""
         if self.remote is None:
@@ -108,10 +118,12 @@ class Archive(Reader):
             entry = index.get(spelled(name, index.__contains__))
             return "gone" if entry is None else f"{entry.size}/{entry.changed_ns}"
         try:
-            status = (self.folder / spelled(name, lambda name: os.path.exists(self.folder / name))).stat()
+            place = self.folder / spelled(name, lambda name: os.path.exists(self.folder / name))
+            status = place.stat()
         except (OSError, ValueError):  # a name from a table may be no name
             return "gone"
-        return f"{status.st_size}/{status.st_mtime_ns}"
+        # Permission changes neither size nor time, and a face that was rejected for want of it must be read again.
+        return f"{status.st_size}/{status.st_mtime_ns}" + " shut" * (not os.access(place, os.R_OK))
 
 
 @lru_cache(maxsize=8)

@@ -225,7 +225,7 @@ def _split_groups(
         # Whether or not the test faces are asked for: who is trained on must not depend on the list of test sets.
         if not trained_on or share == 0 or (splits == code).any():
             continue
-        counts = np.bincount(splits[drawn], minlength=NOWHERE)
+        counts = np.bincount(splits[drawn & ~named], minlength=NOWHERE)
         fullest = max(sorted(range(NOWHERE), key=SPLITS.__getitem__), key=counts.__getitem__)
         donors = np.flatnonzero(drawn & (splits == fullest) & ~named)  # in the order of their places
         if len(donors) > 1:
@@ -234,14 +234,16 @@ def _split_groups(
 
 
 def _drawn(groups: Places, spec: DatasetSpec, *, trained_on: bool) -> Codes:
-    """(G,) train, val or test for whole groups, by chance; a dataset that is never trained on is all test."""
-    share, splits = groups / 2**64, np.full(len(groups), TRAIN if trained_on else TEST, np.uint8)
+    """(G,) train, val or test for whole groups, by chance; of a dataset that is never trained on the people that
+    test_groups names are test, and without them all."""
+    share = groups / 2**64
+    splits = np.full(len(groups), TRAIN if trained_on or spec.test_groups else TEST, np.uint8)
     if trained_on:
         test = 0.0 if spec.test_groups else spec.test
         splits[share - test < (0.0 if spec.val_groups else spec.val)] = VAL
         splits[share < test] = TEST
         splits[np.isin(groups, _places(spec.val_groups, spec))] = VAL
-        splits[np.isin(groups, _places(spec.test_groups, spec))] = TEST
+    splits[np.isin(groups, _places(spec.test_groups, spec))] = TEST
     return splits
 
 

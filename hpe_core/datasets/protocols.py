@@ -139,7 +139,7 @@ def _held(dataset: DatasetSpec, trained_on: bool, split: Split) -> tuple[str, st
         wanted = listed(split.test_groups)
     if groups:
         ours = f"{len(groups)} named images" if split.rule == "images" else listed(groups)
-    return ours if trained_on else "all of it", wanted
+    return ours if trained_on or groups else "all of it", wanted
 
 
 def listed(words: Iterable[str]) -> str:

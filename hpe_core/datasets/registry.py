@@ -15,6 +15,9 @@ from hpe_core.detection.fit import TO_LANDMARKS, DetectorFit
 from hpe_core.errors import SpecError, check, one_of
 from hpe_core.spec.data import ConventionSpec, DatasetSpec, DataSpec
 
+# Keys that decide, with the faces, which of them are tested on.
+DIVIDED = ("seed", "val", "test", "val_groups", "test_groups", "count", "group_by", "heads_per_person")
+
 
 @functools.cache
 def readers() -> Mapping[str, type[Reader]]:
@@ -40,11 +43,19 @@ def reader_of(spec: DatasetSpec, key: str = "") -> Reader:
 def check_datasets(data: DataSpec) -> None:
     """What only the readers know: every dataset can be read, and no test set holds training faces. Raises SpecError."""
     sources = {name: reader_of(spec, f"data.datasets.{name}") for name, spec in data.datasets.items()}
-    for name in set(data.test) - set(data.train):
-        for other in data.train:
+    for name in dict.fromkeys(data.test):
+        for other in dict.fromkeys(data.train):
             tested, trained = sources[name], sources[other]
-            shared = tested.shares_faces(trained.spec) or trained.shares_faces(tested.spec)
-            check(not shared, f"data.test names '{name}', which holds the same faces as '{other}' in data.train")
+            if name != other and (tested.shares_faces(trained.spec) or trained.shares_faces(tested.spec)):
+                said = f"data.test names '{name}', which holds the same faces as '{other}' in data.train"
+                check(name in data.train, said)
+                keys = ", ".join(DIVIDED[:-1])
+                check(_division(tested) == _division(trained), f"{said}: both need one root and the same {keys}")
+
+
+def _division(source: Reader) -> list[object]:
+    """What decides who is tested on: of two datasets that agree in it none trains on people that the other tests on."""
+    return [source.name, source.origin(source.spec), *(getattr(source.spec, key) for key in DIVIDED)]
 
 
 def open_source(spec: DatasetSpec) -> Source:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pil
+from PIL.ExifTags import Base
 
 from hpe_core.datasets.base import FaceRow
 from hpe_core.datasets.readers.aflw import AMONG_68
@@ -123,6 +126,48 @@ def test_a_manifest_in_radians_without_landmarks_is_suspected(tmp_path, capsys):
     tree = looked_at(tmp_path, capsys, reader="manifest")
     assert tree["ok"] and "convention.unit=radians_as_degrees" in tree["findings"][0]["text"]
     assert looked_at(tmp_path, capsys, "convention.unit=radians_as_degrees", reader="manifest")["findings"] == []
+
+
+def table(root: Path, exif: Sequence[int], people: Sequence[str] = (), splits: Sequence[str] = ()) -> DataSpec:
+    """A manifest whose pictures have these EXIF orientations; it is trained and tested on."""
+    for number, way in enumerate(exif):
+        notes = Pil.Exif()
+        notes[Base.Orientation] = way
+        Pil.fromarray(picture(number, 60, 60)).save(root / f"{number}.jpg", exif=notes if way else b"")
+    rows = [f"{i}.jpg,{10 * i},{-5 * i},{i},10,10,50,50" for i in range(len(exif))]
+    columns = {"group": people, "split": splits}
+    header = ",".join(["path,pitch,yaw,roll,x1,y1,x2,y2", *(name for name, values in columns.items() if values)])
+    lines = [",".join(line) for line in zip(rows, *filter(None, columns.values()), strict=True)]
+    (root / "manifest.csv").write_text("\n".join([header, *lines]))
+    spec = DatasetSpec("manifest", root=str(root), val=0.2, test=0.4)
+    return DataSpec({"mine": spec}, ("mine",), ("mine",), crop=CropSpec(size=32, margin_px=0))
+
+
+def said_of(data: DataSpec, *, planned: bool = True) -> list[str]:
+    return [found.text for found in examine("mine", data.datasets["mine"], data, 0, "", planned=planned).findings]
+
+
+def test_pictures_that_others_would_turn_are_told(tmp_path):
+    """Most programs that label pictures turn them by EXIF, and boxes would then be of other pixels."""
+    data = table(tmp_path, [0, 1, 6, 3, 0], people="abcab")
+    (told,) = said_of(data, planned=False)
+    assert told.startswith("2 of 5 pictures have an EXIF orientation, which is not applied")
+    assert said_of(table(tmp_path, [0, 1, 1], people="abc"), planned=False) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({}, True),
+        ({"people": "abcdef"}, True),
+        ({"people": "aabbcc"}, False),
+        ({"splits": ("train", "train", "val", "val", "test", "test")}, False),
+    ],
+)
+def test_a_table_without_persons_is_told(tmp_path, columns, told):
+    """Frames of one video would lie on both sides of the split, and nothing else would show it."""
+    said = [text for text in said_of(table(tmp_path, [0] * 6, **columns)) if "a person of its own" in text]
+    assert len(said) == told and all("6 pictures" in text and "column group" in text for text in said)
 
 
 def test_an_aflw_in_degrees_without_landmarks_is_suspected(tmp_path, capsys):

@@ -31,6 +31,15 @@ def test_the_parts_of_all_workers_are_every_row_once_in_order(sizes, world):
     assert all(piece.rows > 0 for part in parts for piece in part)
 
 
+@pytest.mark.parametrize("content", [b"PAR1 and no more", None])
+def test_a_shard_without_a_footer_is_named(tmp_path, content):
+    file = tmp_path / "part-00000.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ShardError, match=f"shard {file} cannot be read"):
+        whole_shards([file])
+
+
 @given(SIZES, st.integers(1, 9), st.integers(1, 30))
 def test_every_worker_has_rows_for_all_steps_and_less_than_a_batch_is_left(sizes, world, part):
     shards, batch_size = shards_of(sizes), part * world

@@ -150,6 +150,20 @@ def test_a_face_and_its_dataset_change_with_each_of_its_files_and_with_no_other(
             assert opened.fingerprint() == before and opened.states([ref]) == [state], path
 
 
+def test_a_face_is_read_again_once_its_files_may_be_read(tmp_path, monkeypatch):
+    """Permission changes neither size nor time: what was rejected for want of it would stay so for ever."""
+    access, shut = os.access, set[Path]()
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) not in shut and access(place, mode))
+    for name, (opened, parts) in archives(tmp_path).items():
+        ref = only(opened)
+        (state,), before = opened.states([ref]), opened.fingerprint()
+        for path in parts:
+            shut.add(path)
+            assert opened.states([ref]) != [state] and opened.fingerprint() != before, (name, path)
+            shut.clear()
+        assert opened.states([ref]) == [state] and opened.fingerprint() == before
+
+
 def test_names_that_climb_out_of_the_root_reach_nothing(tmp_path):
     """Whatever a table calls its pictures; the readers of folders are asked with a key of the same kind."""
     cv2.imwrite(str(tmp_path / "secret.jpg"), archive.picture(1))

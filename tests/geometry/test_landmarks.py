@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpe_core.geometry.landmarks import landmark_errors, mirror_landmarks, recall_at_precision
+from hpe_core.geometry.landmarks import MIRROR_68, landmark_errors, mirror_landmarks, recall_at_precision
+from hpe_core.render.person.anatomy import landmark_targets
 
 
 def marks(seed: int, faces: int = 5) -> np.ndarray:
@@ -65,3 +66,10 @@ def test_recall_at_a_precision_is_its_definition(drawn, precision):
         assert recall == pytest.approx(recall_by_hand(scores, seen == 0, precision))
     unknown = recall_at_precision([*scores, 99], [*seen, np.nan], precision)
     assert unknown == pytest.approx(recall, nan_ok=True), "a point of which nobody knows does not count"
+
+
+def test_each_landmark_changes_places_with_the_one_across_the_face():
+    """On the mean head; a mouth whose corners stay where they were would pass for its own mirror image."""
+    head = landmark_targets()
+    across = np.linalg.norm(head[:, None] * [-1, 1, 1] - head, axis=-1)
+    assert np.array_equal(across.argmin(axis=0), MIRROR_68)

@@ -216,6 +216,12 @@ def test_online_labels_leave_room_for_every_searched_jitter():
         ({"reader": "aflw", "root": "/a"}, {"reader": "aflw2000", "root": "/b"}, True),
         ({"reader": "aflw", "root": "/a", "test_groups": ["image00002"]}, {"reader": "aflw2000", "root": "/b"}, False),
         ({"reader": "biwi", "root": "/x/biwi"}, {"reader": "biwi", "root": "/x/biwi/hpdb"}, True),
+        ({"reader": "biwi", "root": "/x/biwi/hpdb"}, {"reader": "biwi", "root": "/x/biwi/hpdb/01"}, True),
+        ({"reader": "pointing04", "root": "/p"}, {"reader": "pointing04", "root": "/p/Person05"}, True),
+        ({"reader": "pointing04", "root": "/p/Person05"}, {"reader": "pointing04", "root": "/p/Person06"}, False),
+        ({"reader": "aflw2000", "root": "/a"}, {"reader": "aflw2000", "root": "/ab"}, False),
+        ({"reader": "pointing04", "root": "s3://p"}, {"reader": "pointing04", "root": "s3://p/Person05/"}, True),
+        ({"reader": "manifest", "root": "/m"}, {"reader": "manifest", "root": "/m/more"}, False),
         ({"reader": "manifest", "root": "/m"}, {"reader": "manifest", "root": "/m/manifest.csv"}, True),
         ({"reader": "manifest", "root": "/m.d"}, {"reader": "manifest", "root": "/m.d/manifest.csv"}, True),
         ({"reader": "manifest", "root": "/d/v1.0"}, {"reader": "manifest", "root": "/d/v1.1"}, False),
@@ -232,6 +238,28 @@ def test_archives_of_the_same_pictures_are_known(trained, tested, same):
     for role, other in (("trained", "tested"), ("tested", "trained")):
         data = DataSpec(datasets, (role,), (other,))
         with pytest.raises(SpecError, match="same faces as") if same else nullcontext():
+            check_datasets(data)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"boxes": "b.json"}, None),
+        ({"root": "/x/biwi/hpdb", "convention": {"yaw_sign": -1}}, None),
+        ({"root": "/other"}, None),
+        *(({key: value}, key) for key, value in (("seed", 1), ("test", 0.0), ("val", 0.0), ("count", 9))),
+        ({"test_groups": ["person01"]}, "test_groups"),
+        ({"group_by": "sequence"}, "group_by"),
+        ({"root": "/x/biwi/hpdb/01"}, "root"),
+    ],
+)
+def test_an_archive_that_is_trained_on_twice_is_divided_once(changed, said):
+    """Else the second dataset trains on people that the first one tests on."""
+    keys = {"reader": "biwi", "root": "/x/biwi", "test": 0.3}
+    datasets = {"one": build(DatasetSpec, keys), "two": build(DatasetSpec, keys | changed)}
+    for test in ("one", "two"):
+        data = DataSpec(datasets, ("one", "two"), (test,))
+        with pytest.raises(SpecError, match=f"same faces as .* {said}") if said else nullcontext():
             check_datasets(data)
 
 

@@ -5,6 +5,7 @@ the whole archive, so that the first folder is not taken for all.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from hpe_core.data.rows import stored_image
 from hpe_core.datasets.base import OUT_OF_RANGE, DatasetError, FaceRef, FaceRow, Rejected, Source, census, share_of
+from hpe_core.datasets.decoding.pictures import read_bytes
+from hpe_core.datasets.files import Archive, within
 from hpe_core.datasets.plan import DatasetPlan, plan_dataset
 from hpe_core.datasets.registry import boxes_of, open_source
 from hpe_core.datasets.sandbox import FACE_TIMEOUT_S, Sandbox, load_directly
@@ -26,9 +29,11 @@ from workflows.checks.convention import Verdict, check_labels, in_words, setting
 from workflows.checks.findings import Finding
 from workflows.checks.numbers import number_findings
 from workflows.export.faces import evenly
+from workflows.prediction.media.pictures import orientation
 from workflows.sharding.accounts import FEW
 
 SHOWN = 24  # faces on the contact sheet
+HEAD = 1 << 18  # bytes of a picture in which its EXIF orientation stands
 BARS = " ▁▂▃▄▅▆▇█"
 MARKS = np.arange(-100, 101, 10)  # edges of the histogram in letters, degrees
 
@@ -98,6 +103,7 @@ def examine(name: str, spec: DatasetSpec, data: DataSpec, faces: int, prefix: st
     splits, plan = _splits(name, source, data, findings) if planned else ({}, None)
     chosen = sample(refs, faces)
     kept, rejected = _load(source, chosen, data)
+    findings += _table_findings(name, source, refs, {face.sample_id for face in kept}, splits)
     raw = np.array([face.pose for face in kept]).reshape(-1, 3)
     verdict = None
     if any(face.landmarks is not None for face in kept) and not source.reader.labels_from_landmarks:
@@ -159,6 +165,32 @@ def _splits(
         text = f"{len(plan.repeated):,} sample ids occur more than once, e.g. {plan.repeated[0][1].sample_id}"
         findings.append(Finding("warning", name, text))
     return dict(counts), plan
+
+
+def _table_findings(
+    name: str, source: Source, refs: Sequence[FaceRef], kept: set[str], splits: dict[str, int]
+) -> list[Finding]:
+    """What only the owner of a table knows: who is who, and which way up a picture was labelled."""
+    reader, findings = source.reader, list[Finding]()
+    if reader.own_boxes is not None or not isinstance(reader, Archive):
+        return findings
+    groups, pictures = {ref.group for ref in refs if ref.key}, {ref.key for ref in refs if ref.key}
+    if {"train", "test"} <= splits.keys() and len(groups) == len(pictures) and not any(ref.split for ref in refs):
+        text = f"each of its {len(pictures):,} pictures counts as a person of its own: where several show one, name the"
+        findings.append(Finding("warning", name, f"{text} person in a column group, or a person is on both sides"))
+    shown = sorted({ref.key for ref in refs if ref.sample_id in kept})
+    if turned := sum(_orientation(reader, key) != 1 for key in shown):
+        text = f"{turned:,} of {len(shown):,} pictures have an EXIF orientation, which is not applied"
+        findings.append(Finding("warning", name, f"{text}: boxes and angles must be those of the pixels as stored"))
+    return findings
+
+
+def _orientation(reader: Archive, key: str) -> int:
+    """By EXIF, of a picture that was decoded before."""
+    try:
+        return orientation(read_bytes(within(reader.folder, key, reader.spec.links), head=HEAD))
+    except Rejected:  # it went in the meantime
+        return 1
 
 
 def _load(source: Source, refs: list[FaceRef], data: DataSpec) -> tuple[list[FaceRow], list[Rejected]]:

@@ -99,7 +99,10 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         if "too large" in str(error):  # a text inside a PNG that inflates beyond all measure
             raise Rejected("too_large", f"{name} unpacks to more than is read: {_cause(error)}") from None
         if data.startswith(STARTS):
-            raise Rejected("truncated_picture", f"{name} ends or breaks inside its header") from None
+            other = ", or is a TIFF of a kind that is not read, such as colours of 32 bits" * data.startswith(
+                STARTS[3:5]
+            )
+            raise Rejected("truncated_picture", f"{name} ends or breaks inside its header{other}") from None
         what = "it is of no known format"
         if any(mark in data[:1024].lower() for mark in (b"<html", b"<!doctype html")):
             what = "it is a page of HTML"

@@ -37,7 +37,7 @@ def read_rows(path: Path, wanted: frozenset[str]) -> tuple[list[str], list[Row]]
         example = "for example path,pitch,yaw,roll,x1,y1,x2,y2"
         said = f"its first line, {printable(first)}, is a row; put a line before it that names the columns, {example}"
         raise DatasetError(f"{name} has no header: {said}")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
+    twice = sorted({column for column in columns if column and columns.count(column) > 1})
     if twice:
         raise DatasetError(f"{name} has two columns '{twice[0]}'")
     return columns, rows

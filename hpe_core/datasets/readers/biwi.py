@@ -104,7 +104,7 @@ class Biwi(files.Archive):
         pose = path.with_name(path.name.rpartition("_")[0] + "_pose.txt")
         return str(path), str(pose), str(path.with_name("rgb.cal"))
 
-    def origin(self, spec: DatasetSpec) -> object:
+    def origin(self, spec: DatasetSpec) -> PurePath:
         """The archive may be named with or without hpdb."""
         root = PurePath(spec.root)
         return root.parent if root.name == "hpdb" else root

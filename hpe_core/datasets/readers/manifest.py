@@ -12,7 +12,8 @@ of these kinds. Columns, in any order; others are ignored:
     group      optional: the person; without it each picture is a group, so that its faces stay together
     split      optional: train, val or test for every row. It decides; then shares and named groups do not, but for
                val: where no row says val, it is drawn from the groups that say train (published splits have no val)
-    id         optional: the sample's name; without it the path, and path#2 ... for further faces of a picture
+    id         optional: the sample's name; without it the path, and path#2 ... for further faces of a picture; a row
+               that the table has twice is one face
     landmarks  optional: 68 times [x, y] or [x, y, 1 or 0 for seen or hidden], null: unknown; in CSV as JSON text
 
 A split that cannot be read stops the dataset: a misspelt `test` must not end up in training. Any other bad row is
@@ -32,12 +33,13 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.datasets import files
-from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Rejected, pose_of
+from hpe_core.datasets.base import Annotation, DatasetError, FaceRef, Pose, Reader, Rejected, pose_of
 from hpe_core.datasets.boxes import tidy
 from hpe_core.datasets.decoding.pictures import read_picture
 from hpe_core.datasets.decoding.tables import FORMATS, Row, read_rows
@@ -67,7 +69,7 @@ class Table:
     rows: list[Row]
     refs: list[FaceRef]
     row_of: dict[FaceRef, int]
-    faces: Counter[str]  # of each picture
+    faces: Counter[str]  # of each picture, by `_one_name`
 
 
 class Manifest(files.Archive):
@@ -103,7 +105,7 @@ class Manifest(files.Archive):
         if _boxed(row, table.box):
             x, y, *rest = _numbers(row, table.box, name)
             box = Box(x, y, *rest) if table.box == BOX else Box(x, y, x + rest[0], y + rest[1])
-        elif table.faces[tidy(ref.key)] > 1:
+        elif table.faces[_one_name(ref.key, file.parent)] > 1:
             raise Rejected("no_box", f"{name} has no box, and there are other faces in its picture")
         else:
             box = Rejected("no_box", f"{name} has no box")
@@ -127,17 +129,23 @@ class Manifest(files.Archive):
     def states(self, refs: Sequence[FaceRef]) -> list[str]:
         """Rows may move: a face that was rejected earlier goes on being named by the row in which it was then."""
         self.fetch_tables()
-        table = self._table(self._file())
+        file = self._file()
+        table = self._table(file)
         rows = [table.rows[table.row_of[ref]] if ref in table.row_of else "gone" for ref in refs]
         texts = (json.dumps(row, sort_keys=True, default=str) for row in rows)
-        alone = (_boxed(row, table.box) or table.faces[tidy(ref.key)] < 2 for row, ref in zip(rows, refs, strict=True))
+        only = (table.faces[_one_name(ref.key, file.parent)] < 2 for ref in refs)
+        alone = (_boxed(row, table.box) or one for row, one in zip(rows, only, strict=True))
         pictures = zip(texts, super().states(refs), alone, strict=True)
         return [f"{row} {picture}" + " among others" * (not own) for row, picture, own in pictures]
 
-    def origin(self, spec: DatasetSpec) -> object:
+    def origin(self, spec: DatasetSpec) -> PurePath:
         """The table may be named by its folder, which has one `manifest` alone; other tables stand for themselves."""
         root = PurePath(spec.root)
         return root.parent if root.stem == "manifest" and root.suffix.lower() in FORMATS else root
+
+    def shares_faces(self, other: DatasetSpec) -> bool:
+        """A table in or below the folder of another one lists faces of its own."""
+        return Reader.shares_faces(self, other)
 
     def _file(self) -> Path:
         """The table itself. Raises DatasetError where `root` is none and holds none, or several."""
@@ -169,24 +177,40 @@ def _read(file: Path, size: int, changed_ns: int, boxed: bool) -> Table:
     used = frozenset(("path", *pose, *box, *OPTIONAL))
     rows = [row if isinstance(row, str) else {key: row[key] for key in row if key in used} for row in rows]
     refs: list[FaceRef] = []
-    seen, faces = Counter[str](), Counter[str]()
+    listed = Counter(_text(row.get("path")) for row in rows if not isinstance(row, str))
+    seen, faces, groups, known = Counter[str](), Counter[str](), dict[str, str](), dict[str, FaceRef]()
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str) or not (path := _text(row.get("path"))) or "\0" in path:
             if not isinstance(row, str):
                 rows[number - 1] = "names no picture"
             refs.append(FaceRef(f"row {number}", f"row {number}", ""))
             continue
-        seen[path] += 1
-        faces[tidy(path)] += 1
-        named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
         split = _text(row.get("split"))
         if "split" in columns and split not in SPLITS:
             raise DatasetError(f"{name}, row {number} has the split '{split}'{nearest(split, list(SPLITS))}")
-        refs.append(FaceRef(files.printable(named), _text(row.get("group")) or tidy(path), path, split))
+        said = json.dumps(row, sort_keys=True, default=str) if listed[path] > 1 else ""
+        if said in known:  # the same face once more: the plan drops it as a repeated one
+            refs.append(known[said])
+            continue
+        seen[path] += 1
+        picture = _one_name(path, file.parent)
+        faces[picture] += 1
+        named = _text(row.get("id")) or (path if seen[path] == 1 else f"{path}#{seen[path]}")
+        group = _text(row.get("group"))
+        group = groups.setdefault(normalize("NFC", group) or picture, group or tidy(path))
+        refs.append(FaceRef(files.printable(named), group, path, split))
+        if said:
+            known[said] = refs[-1]
     row_of: dict[FaceRef, int] = {}
     for index, ref in enumerate(refs):
         row_of.setdefault(ref, index)
     return Table(pose, box, rows, refs, row_of, faces)
+
+
+def _one_name(path: str, folder: Path) -> str:
+    """A picture's path in one spelling, by which rows that show one picture know each other."""
+    stem, ending = os.path.splitext(os.path.normpath(os.path.join(folder, path.replace("\\", "/"))))
+    return normalize("NFC", stem + ending.lower())
 
 
 def _boxed(row: Row, columns: tuple[str, ...]) -> bool:
@@ -238,8 +262,8 @@ def _numbers(row: dict[str, Any], columns: tuple[str, ...], name: str) -> list[f
     for column in columns:
         value = row.get(column)
         try:
-            if value is None or isinstance(value, bool):
-                raise ValueError
+            if value is None or isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+                raise ValueError  # Python itself takes 1_5 for 15
             found.append(float(value))
         except (TypeError, ValueError, OverflowError):
             said = f"{_text(value)[:40] or 'empty'}, no number" + "; decimals have a point" * ("," in _text(value))

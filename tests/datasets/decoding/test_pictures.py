@@ -50,6 +50,12 @@ def test_jpeg_equals_an_independent_decoder():
     assert np.array_equal(decode_picture(JPEG, "f"), np.asarray(Pil.open(io.BytesIO(JPEG)).convert("RGB")))
 
 
+def test_a_whole_tiff_of_a_kind_that_is_not_read_is_not_only_called_cut_off():
+    data = cv2.imencode(".tiff", RGB.astype(np.float32) / 255)[1].tobytes()
+    with pytest.raises(Rejected, match="of a kind that is not read"):
+        decode_picture(data, "f.tiff")
+
+
 def test_gray_alpha_and_palette_become_rgb():
     gray = RGB[..., 0]
     for kind in ("PNG", "TIFF"):

@@ -19,6 +19,7 @@ TABLES = {  # what people's tools make of one table
     "quotes after spaces": lambda text: "\n".join(
         ", ".join(f'"{value}"' for value in line.split(",")) for line in text.splitlines()
     ),
+    "columns without a name": lambda text: "".join(f"{line},,\n" for line in text.splitlines()),
     "capitals": lambda text: text.replace(text.splitlines()[0], text.splitlines()[0].upper()),
     "titles; semicolons": lambda text: text.replace("path", "Path").replace("pitch", "Pitch").replace(",", ";"),
 }

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from hpe_core.datasets.base import FaceRef
+from hpe_core.datasets.plan import plan_dataset
 from hpe_core.datasets.registry import open_source
 from hpe_core.detection.detector import read_model
 from hpe_core.errors import SpecError
 from hpe_core.geometry.rotation import euler_error, euler_to_matrix
-from hpe_core.spec.data import DatasetSpec
+from hpe_core.spec.data import DatasetSpec, DataSpec
 from tests.archives import picture, write_boxes, write_manifest
 from tests.datasets.reading import ROW, corners, one, only, refusal, rejected, source, splits
 
@@ -128,8 +129,42 @@ def test_a_picture_is_one_however_its_path_is_written(tmp_path):
     file = write_boxes(tmp_path / "b.json", {"pictures/a.png": one((1, 2, 30, 40))})
     opened = source("manifest", tmp_path, boxes=file)
     refs = list(opened.refs())
-    assert {ref.group for ref in refs} == {"pictures/a.png"} and len({ref.sample_id for ref in refs}) == 3
+    assert {ref.group for ref in refs} == {"pictures/a.png"} and len({ref.sample_id for ref in refs}) == len(names)
     assert all("other faces" in rejected(opened, ref)[1] for ref in refs)
+
+
+def test_rows_of_one_picture_are_a_group_whatever_they_call_it(tmp_path):
+    """Joined tables name pictures from several folders; two splits must not share one."""
+    names = ["pictures/Zoë.png", "pictures/../pictures/Zoë.png", str(tmp_path / "pictures" / "Zoë.png")]
+    names += ["pictures/Zoë.PNG", unicodedata.normalize("NFD", names[0]), "pictures/Zoe.png"]
+    write_manifest(tmp_path, [{**ROW, "path": name} for name in names], pictures=False)
+    refs = list(source("manifest", tmp_path).refs())
+    assert [ref.group for ref in refs] == names[:1] * 5 + names[5:] and [ref.key for ref in refs] == names
+
+
+def test_a_person_is_one_however_a_system_writes_accents(tmp_path):
+    """Who looks the same in the table must not be trained on and tested on."""
+    names = [unicodedata.normalize(form, "Zoë") for form in ("NFD", "NFC", "NFD")]
+    rows = [{**ROW, "path": f"{i}.png", "group": name} for i, name in enumerate([*names, "Zoe"])]
+    write_manifest(tmp_path, rows, pictures=False)
+    assert [ref.group for ref in source("manifest", tmp_path).refs()] == [names[0]] * 3 + ["Zoe"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_row_that_stands_there_twice_is_one_face(tmp_path, kind):
+    """Tables that were joined repeat rows. A face that counts twice weighs twice, in training and in the error."""
+    bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
+    file = write_boxes(tmp_path / "b.json", {"pictures/a.png": one((1, 2, 30, 40))})
+    for row, others in ((ROW, [{**ROW, "yaw": 7.0}, {**ROW, "x1": 6}]), (bare, [])):
+        write_manifest(tmp_path / "m", [row, *others, row, *others[:1]], kind)
+        spec = DatasetSpec("manifest", root=str(tmp_path / "m"), boxes="" if others else file)
+        data = DataSpec({"it": spec, "heads": DatasetSpec("synthetic", count=4)}, ("heads",), ("it",))
+        plan = plan_dataset("it", open_source(spec), data)
+        faces = [ref for job in plan.jobs for ref in job.refs]
+        assert len({ref.sample_id for ref in faces}) == len(faces) == 1 + len(others)
+        assert len(plan.repeated) == 1 + len(others[:1])
+        for ref in faces:
+            open_source(spec).load(ref)[0].known_box()
 
 
 @pytest.mark.parametrize("boxed", [False, True])
@@ -151,6 +186,8 @@ def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
     )
     opened = source("manifest", tmp_path)
     assert {ref.key: opened.load(ref)[0].pose[1] for ref in opened.refs()} == {"z.png": 1.0, "b.png": 2.0}
+    write_manifest(tmp_path, [{**ROW, "id": "x", "yaw": yaw} for yaw in (1, 2)])
+    assert {opened.load(ref)[0].pose[1] for ref in opened.refs()} == {1.0}, "of one name and picture the first row"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +195,7 @@ def test_manifest_rows_of_one_id_are_not_mixed_up(tmp_path):
     [
         ({"yaw": "left"}, "bad_annotation", "yaw is left"),
         ({"yaw": ""}, "bad_annotation", "yaw is empty"),
+        ({"yaw": "1_5"}, "bad_annotation", "yaw is 1_5, no number"),
         ({"yaw": "nan"}, "nan_pose", "pose"),
         ({"roll": "inf"}, "nan_pose", "pose"),
         ({"x1": "", "y1": "", "x2": "", "y2": ""}, "no_box", "no box"),
@@ -309,7 +347,7 @@ def test_accents_find_their_file_however_a_system_writes_them(tmp_path, table, d
 
 def test_a_manifest_needs_no_boxes_where_others_draw_them(tmp_path):
     bare = {key: value for key, value in ROW.items() if key not in ("x1", "y1", "x2", "y2")}
-    write_manifest(tmp_path, [bare, {**bare, "path": "b.png"}, {**bare, "path": "b.png"}])
+    write_manifest(tmp_path, [bare, {**bare, "path": "b.png"}, {**bare, "path": "b.png", "yaw": 7.0}])
     assert "has no column 'x1'" in refusal(lambda: list(source("manifest", tmp_path).refs()))
     file = write_boxes(tmp_path / "b.json", {name: one((1, 2, 30, 40)) for name in ("pictures/a.png", "b.png")})
     opened = source("manifest", tmp_path, boxes=file)

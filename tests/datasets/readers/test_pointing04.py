@@ -53,6 +53,16 @@ def test_pointing04_texts(tmp_path, text, reason):
         assert load_reason(opened, ref) == reason
 
 
+def test_a_person_is_whom_the_name_says_in_whatever_folder(tmp_path):
+    """Else a copy in one folder, or in the folders of the other edition, would be another person of the split."""
+    path = write_pointing04(tmp_path, 3, 7, 0, 30)
+    shutil.copy(path, tmp_path / path.name.replace("person0310", "personne0310"))
+    for name in ("personne03", "all"):
+        (tmp_path / name).mkdir()
+        shutil.copy(path, tmp_path / name / path.name)
+    assert {ref.group for ref in source("pointing04", tmp_path).refs()} == {"Person03"}
+
+
 def test_pointing04_extremes_and_strangers(tmp_path):
     write_pointing04(tmp_path, 15, 0, -90, 0)
     write_pointing04(tmp_path, 15, 92, 90, 0)
