@@ -1,6 +1,8 @@
 """The search as a game without Tune: trials run in any order, at any speed, cut off anywhere. One outcome."""
 
+import pickle
 import random
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -53,7 +55,7 @@ def play(
     scores: Callable[[float], dict[str, float]] = front,
 ) -> Outcome:
     """Tune's part: so many trials at once, an epoch of any of them after the other, the driver cut off now and then."""
-    searcher, scheduler = Rounds(made), AgainstEarlierRounds(made, folder)
+    searcher, scheduler = Rounds(made), AgainstEarlierRounds(made)
     running: dict[str, dict[str, Any]] = {}
     found: Outcome = {}
     while True:
@@ -61,7 +63,7 @@ def play(
             searcher.save(str(folder / "state"))
             searcher = Rounds(made)
             searcher.restore(str(folder / "state"))
-            scheduler = AgainstEarlierRounds(made, folder)
+            scheduler = AgainstEarlierRounds(made)
         if len(running) < at_once and dice.random() < 0.7:
             name = f"{dice.random():.12f}"
             config = searcher.suggest(name)
@@ -87,7 +89,7 @@ def play(
             SimpleNamespace(config={NUMBER: n}, last_result={"training_iteration": len(e)})
             for n, (_, e) in found.items()
         ]
-        controller = SimpleNamespace(get_trials=lambda known=trials: known)
+        controller = SimpleNamespace(get_trials=lambda known=trials: known, experiment_path=f"{folder}/tune")
         decided = scheduler.on_trial_result(controller, SimpleNamespace(config=running[name]), result)
         if decided == "STOP" or len(errors) == made.search.epochs:
             del running[name]
@@ -134,6 +136,19 @@ def test_nobody_loses_against_nobody_or_an_equal(value, others, lost):
     for others in ([float("nan")], [float("nan"), 5.0], [float("inf"), float("nan"), 5.0]):
         assert not loses(4.0, others), "and stops nobody else"
         assert loses(6.0, others) == (5.0 in others)
+
+
+def test_a_search_goes_on_in_a_store_that_was_moved(tmp_path):
+    """Tune keeps the scheduler as it was made; where the other trials' errors lie, it knows of each run anew."""
+    scheduler = pickle.loads(pickle.dumps(AgainstEarlierRounds(searched())))
+    first = SimpleNamespace(config={NUMBER: 1}, last_result={"training_iteration": 1})
+    for place in ("here", "there"):
+        write_json(trial_file(tmp_path / place, 1), {"history": [{"epoch": 1, **front(5.0)}]})
+        tune = SimpleNamespace(get_trials=lambda: [first], experiment_path=str(tmp_path / place / "tune"))
+        for error, decided in ((4.0, scheduler.CONTINUE), (6.0, scheduler.STOP)):
+            result = {"training_iteration": 1, "val_error": error}
+            assert scheduler.on_trial_result(tune, SimpleNamespace(config={NUMBER: 4}), result) == decided
+        shutil.rmtree(tmp_path / place)
 
 
 def test_a_trial_counts_by_its_best_epoch_and_one_without_any_has_failed():
