@@ -162,6 +162,22 @@ def test_a_trial_counts_by_its_best_epoch_and_one_without_any_has_failed():
     assert rounds.errors == {"a": 3.0, "b": None, "c": None}
 
 
+def test_no_more_trials_run_than_there_is_room_for(tmp_path):
+    """Rounds of three where two have room: trials that hold every CPU would wait for their readers for ever."""
+    rounds = Rounds(searched(), at_once=2)
+    assert [isinstance(rounds.suggest(name), dict) for name in "abc"] == [True, True, False]
+    rounds.on_trial_complete("b", error=True)
+    rounds.save(str(tmp_path / "state"))
+    again = Rounds(searched(), at_once=2)
+    again.restore(str(tmp_path / "state"))
+    for each in (rounds, again):
+        assert each.suggest("c") is not None and each.suggest("d") is None, "one that has failed makes room"
+        each.on_trial_complete("a", {"best_val_error": 2.0})
+        assert each.suggest("d") is None, "the round is not over"
+        each.on_trial_complete("c", {"best_val_error": 1.0})
+        assert [isinstance(each.suggest(name), dict) for name in "def"] == [True, True, False]
+
+
 def test_without_a_space_there_is_one_trial(tmp_path):
     rounds = Rounds(spec({}))
     assert rounds.suggest("a") == {NUMBER: 1} and rounds.suggest("b") == Rounds.FINISHED

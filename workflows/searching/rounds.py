@@ -26,10 +26,14 @@ KEPT = 4  # one trial in so many goes on past a rung, and the next rung is so ma
 
 
 class Rounds(Searcher):
-    """Gives Tune the next round as soon as every trial of the last one has ended."""
+    """Gives Tune the next round as soon as every trial of the last one has ended, and never more than `at_once`.
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    Tune itself counts what trials hold, and not the CPUs beside them that tasks of Ray Data need to read for them.
+    """
+
+    def __init__(self, spec: PipelineSpec, at_once: float = math.inf) -> None:
         super().__init__(metric="val_error", mode="min")
+        self.at_once = at_once
         self.spec = to_dict(spec)  # a plain tree: Tune pickles searchers
         self.size, self.trials = spec.search.concurrent, spec.search.tried
         self.begin([], {})
@@ -46,9 +50,11 @@ class Rounds(Searcher):
         self.proposed += self.proposer.round([self.errors[name] for name in last])
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration; None while a round is not over."""
+        """The next trial's configuration; None while a round is not over, or there is no room."""
         if len(self.names) == self.trials:
             return Searcher.FINISHED
+        if len(self.names) - len(self.errors) >= self.at_once:
+            return None
         if len(self.names) == len(self.proposed):
             if not all(name in self.errors for name in self.names):
                 return None

@@ -77,7 +77,7 @@ def run(stage: StageRun) -> SearchResult:
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=rules(stage.spec),
+            tune_config=rules(stage.spec, place.at_once),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(stage.folder),
@@ -107,7 +107,7 @@ def run(stage: StageRun) -> SearchResult:
     return SearchResult(tuple(trials), search.tried - len(trials))
 
 
-def rules(spec: PipelineSpec) -> Any:
+def rules(spec: PipelineSpec, at_once: int) -> Any:
     """Tune's own settings: who proposes, how many trials, and when a loser is stopped."""
     from ray import tune
 
@@ -117,7 +117,7 @@ def rules(spec: PipelineSpec) -> Any:
         metric="val_error",
         mode="min",
         num_samples=spec.search.tried,
-        search_alg=Rounds(spec),
+        search_alg=Rounds(spec, at_once),
         scheduler=AgainstEarlierRounds(spec),
         reuse_actors=True,
     )
