@@ -166,8 +166,9 @@ def is_train_worker(process: psutil.Process) -> bool:
 
 
 def nothing_left(store: Path) -> None:
-    leftovers = [*store.glob("networks/*/ray-train"), *store.glob("shards/*/*/.part-*")]
-    assert not leftovers, "finished networks leave no checkpoints, finished shards no temporary files"
+    leftovers = [*store.glob("networks/*/ray-train"), *store.glob("search/*/tune/*/checkpoint_*")]
+    leftovers += store.glob("shards/*/*/.part-*")
+    assert not leftovers, "finished networks and trials leave no checkpoints, finished shards no temporary files"
 
 
 def runs_in(database: Path) -> tuple[Any, list[Any]]:

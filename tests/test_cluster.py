@@ -44,7 +44,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
 
 def test_a_cluster_at_zero_is_planned_for_at_the_size_that_it_grows_to(monkeypatch):
     cluster_of(monkeypatch, memory=8e9)  # a head that has neither a CPU nor a GPU to give
-    assert capacity(ClusterSpec()) == {"CPU": 0, "GPU": 0, "memory 0": 8e9}
+    assert capacity(ClusterSpec()) == {"CPU": 0, "GPU": 0, "CPU 0": 0, "GPU 0": 0, "memory 0": 8e9}
     assert capacity(ClusterSpec(max_cpus=64, max_gpus=8)) == {"CPU": 64, "GPU": 8}
 
 
@@ -52,7 +52,8 @@ def test_what_a_cluster_has_counts_where_it_is_more(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     cluster_of(monkeypatch, CPU=16.0, GPU=2.0, memory=3e9)
     assert capacity(ClusterSpec(max_cpus=8, max_gpus=1)) == {"CPU": 16, "GPU": 2}, "nobody knows what will come"
-    assert capacity(ClusterSpec()) == {"CPU": 16, "GPU": 2, "memory 0": 3e9, "GPU memory 0": 3e9}
+    one = {"CPU 0": 16, "GPU 0": 2, "memory 0": 3e9}
+    assert capacity(ClusterSpec()) == {"CPU": 16, "GPU": 2, **one}, "and what lies on which machine"
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert capacity(ClusterSpec())["cores"] == 6, "a local cluster claims more"
 

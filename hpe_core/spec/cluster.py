@@ -58,7 +58,7 @@ class ClusterSpec:
     memory_gb_per_worker: NotNegative = 1.0  # asked of Ray, so that no machine gets more workers than it can hold
     stages: StageShares = StageShares()  # what a stage wants otherwise, e.g. `stages.search: {gpus: 0.25, cpus: 2}`
     readers_per_worker: Count = 1  # data.ingest ray_data: tasks of one CPU each that read for a worker, beside it
-    max_failures: int = 2
+    max_failures: Natural = 2  # of a network's or a trial's workers, before it has failed
     checkpoint_s: NotNegative = 10.0  # an epoch that ends sooner after a checkpoint makes none, but for the last
     max_cpus: Natural = 0  # CPUs that a cluster may grow to, nodes with GPUs not counted; 0: it does not grow
     max_gpus: Natural = 0  # the same for GPUs

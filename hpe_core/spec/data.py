@@ -136,6 +136,7 @@ class DataSpec:
         check(bool(self.train), "data.train names no dataset")
         for role, names in (("train", self.train), ("test", self.test)):
             for name in names:
+                check(names.count(name) == 1, f"data.{role} names '{name}' twice: each of its faces would count twice")
                 said = f"data.{role} names '{name}', which data.datasets does not define"
                 check(name in self.datasets, f"{said} (defined: {', '.join(self.datasets) or 'none'})")
         for name in self.datasets:

@@ -1,8 +1,10 @@
 """The whole configuration, `PipelineSpec`, and the keys of the search, the evaluation, publishing and MLflow."""
 
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +30,19 @@ class SearchSpace:
     log: bool = False
 
     def __post_init__(self) -> None:
-        ranged = self.low is not None and self.high is not None
-        check(bool(self.choice) != ranged, "a search space is either choice: [...] or low: and high:")
+        ends = [end for end in (self.low, self.high) if end is not None]
+        said = "a search space is either choice: [...] or low: and high:"
+        check(not ends if self.choice else len(ends) == 2, said)
         if self.low is not None and self.high is not None:
             check(self.low < self.high, f"a search space needs low < high, got {self.low} and {self.high}")
             check(not self.log or self.low > 0, "a log search space needs low > 0")
+
+    def samples(self, whole: bool) -> tuple[Any, ...]:
+        """Every choice, or the ends of a range and a value near the lower one: a key may take the ends alone."""
+        if self.low is None or self.high is None:
+            return self.choice
+        near = self.low + (1 if whole else (self.high - self.low) / 1000)
+        return self.low, min(near, self.high), self.high
 
 
 @checked
@@ -50,9 +60,14 @@ class SearchSpec:
         check(self.grace_epochs <= self.epochs, f"grace_epochs {self.grace_epochs} exceeds epochs {self.epochs}")
 
     @property
+    def tried(self) -> int:
+        """How many trials there are: without a space all would be the same."""
+        return self.trials if self.space else min(self.trials, 1)
+
+    @property
     def ending(self) -> int:
         """How many settings are trained to the end: no more than were tried, and without a search the student's own."""
-        return min(self.finalists, max(self.trials, 1))
+        return min(self.finalists, max(self.tried, 1))
 
     @property
     def learning(self) -> int:
@@ -161,21 +176,31 @@ class PipelineSpec:
         """Every searched value makes a student that can be trained: said now, not by a trial that dies."""
         for key, entry in self.search.space.items():
             student_with(self.student, {key: None}, check_only=True)
+            own = own_value(self.student, key)
+            check(not isinstance(own, dict), f"search.space.{key} is a group of keys; search those in it that you mean")
             check(key not in ("net.pretrained", "start"), f"search.space.{key}: weights files are not searched")
             said = "search.space.net.backbone: a student with a start keeps the backbone that it starts from"
             check(key != "net.backbone" or not self.student.start, said)
             check(key != "optim.epochs", "search.space.optim.epochs: every trial has search.epochs epochs")
-            for value in entry.choice or (entry.low, entry.high):
-                try:
-                    changed = student_with(self.student, {key: value})
-                except SpecError as error:
-                    raise SpecError(f"search.space.{key}: {error}") from None
+            for value in entry.samples(isinstance(own, int)):
+                changed = self._tried({key: value}, f"search.space.{key}")
                 self._check_batch(changed.optim, f"search.space.{key}: student.optim", "student")
                 margin = self.data.crop.margin_px
                 said = f"search.space.{key}: {value} exceeds data.crop.margin_px {margin}"
                 check(changed.augment.jitter_px <= margin, said)
                 for teacher in self.teachers.values():
                     self._check_labels(teacher.net, changed.net, f"search.space.{key}")
+        ends = {"optim.batch_size": min, "optim.accumulate": max}  # the smallest parts that a trial may ask for
+        space = {key: self.search.space[key].samples(True) for key in ends if key in self.search.space}
+        searched = {key: ends[key](values) for key, values in space.items()}
+        self._check_batch(self._tried(searched, "search.space").optim, "search.space: student.optim", "student")
+
+    def _tried(self, changes: Mapping[str, Any], key: str) -> TrainSpec:
+        """The student with these changes. Raises SpecError that names the key of the search."""
+        try:
+            return student_with(self.student, changes)
+        except SpecError as error:
+            raise SpecError(f"{key}: {error}") from None
 
     @staticmethod
     def _check_labels(teacher: NetSpec, student: NetSpec, key: str) -> None:
@@ -238,6 +263,11 @@ class PipelineSpec:
     @property
     def base_teacher(self) -> str:
         return self.evaluate.base or next(iter(self.teachers))
+
+
+def own_value(student: TrainSpec, key: str) -> Any:
+    """The student's own value of a dotted key."""
+    return reduce(operator.getitem, key.split("."), to_dict(student))
 
 
 def student_with(student: TrainSpec, changes: Mapping[str, Any], *, check_only: bool = False) -> TrainSpec:

@@ -8,7 +8,9 @@ from hpe_core.errors import check
 from hpe_core.spec.data import CropSpec
 from hpe_core.spec.network import FormName, NetSpec
 from hpe_core.spec.serde import Count, Natural, NotNegative, Positive, Share, at_least, at_most, below, checked
+from hpe_core.system.files import json_sha256
 
+LONGEST = 200  # bytes of teachers' names in a folder's; a disk takes 255, and MLflow 250 letters
 HARD_LOSSES = {"bins": ("ehpnet", "offsets", "dldl", "ce"), "sixd": ("geodesic",), "fisher": ("fisher",)}
 
 
@@ -134,9 +136,13 @@ class LabelSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder, e.g. resnet+regnet-K15-d5, or resnet-K4-d4-mirrored-rotations."""
+        """Of its folder, e.g. resnet+regnet-K15-d5, or resnet-K4-d4-mirrored-rotations. Of more teachers than a name
+        can hold their number and a hash."""
         marks = ["mirrored"] * self.mirrored + [self.form] * (self.form != "bins")
-        return "-".join(["+".join(self.teachers), f"K{self.radius}", f"d{self.step}", *marks])
+        who = "+".join(self.teachers)
+        if len(who.encode()) > LONGEST:
+            who = f"{len(self.teachers)}-teachers-{json_sha256(self.teachers)[:12]}"
+        return "-".join([who, f"K{self.radius}", f"d{self.step}", *marks])
 
 
 def canonical_offsets(radius: int, step: int) -> tuple[int, int]:

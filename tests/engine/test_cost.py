@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.training import rate
 from hpe_core.training.rate import flops
 from workflows.engine import cost as budget
+from workflows.engine.cluster.placement import placed
 from workflows.engine.config import REPO, load
 from workflows.engine.cost import Told, costs, figures, finished, train_faces, windows
 from workflows.full_pipeline import main
@@ -82,6 +84,13 @@ def test_a_search_costs_its_trials_and_each_of_them_its_own_epochs():
     faces = train_faces(spec, TOLD)
     assert gpu_hours(spec, TOLD)["search"] == pytest.approx(5 * 3 * faces * 0.3 / 3600)
     assert hours(spec, TOLD)["search"] == pytest.approx(3 * 3 * faces * 0.3 / 3600), "two at once: three rounds"
+
+
+def test_without_a_space_there_is_one_trial_and_one_setting_to_end():
+    spec = spec_of("search.space=null", "search.trials=5", "search.finalists=3")
+    alone = spec_of("search.space=null", "search.trials=1")
+    assert gpu_hours(spec, TOLD) == gpu_hours(alone, TOLD)
+    assert (placed(spec, "search", TOLD.there).at_once, placed(spec, "student", TOLD.there).at_once) == (1, 2)
 
 
 def test_mirrored_labels_ask_a_teacher_twice_about_every_window():
@@ -226,6 +235,13 @@ def test_what_cannot_be_planned_is_a_sentence(monkeypatch, words, said):
         given += ["--gpus", "1"]
     with pytest.raises(SpecError, match=said):
         main([*given, *words])
+
+
+def test_a_dataset_without_a_face_is_no_rate(monkeypatch):
+    """Faces that are told may be nowhere yet."""
+    monkeypatch.setattr(budget, "sources", lambda spec: [SimpleNamespace(refs=lambda: iter(()))])
+    with pytest.raises(SpecError, match="no face was found in dataset 'heads' to measure by; --shard-rate says"):
+        budget.shard_rate(spec_of())
 
 
 def test_scripts_get_the_numbers_of_the_page(capsys):

@@ -164,6 +164,7 @@ TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 TABLE |= {f"teachers.*.{key}": (value, TAUGHT) for key, value in NETWORK.items()}
 TABLE |= {f"student.{key}": (value, SEARCH) for key, value in NETWORK.items()}
+TABLE["student.optim.epochs"] = (9, STUDENT)  # every trial has the search's
 TABLE |= {f"student.distill.{key}": row for key, row in DISTILL.items()}
 REFUSED = {f"teachers.*.distill.{key}" for key in DISTILL}  # teachers learn from hard labels
 

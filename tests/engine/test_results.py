@@ -45,6 +45,16 @@ def test_every_result_comes_back_as_it_was():
         assert build(type(result), json.loads(json.dumps(to_dict(result)))) == result
 
 
+def test_a_headline_ends_where_there_is_nothing_more_to_say():
+    """Without a space a search changes nothing; where all students ask online, no labels are stored."""
+    trial = made.Trial("001", {"optim.lr": 0.0123456}, True, 3.0, 2, 1.0)
+    two = made.SearchResult((trial, replace(trial, trial="002")), 1)
+    assert two.headline() == "best of 2 trials (1 failed) 3.00 with lr=0.0123"
+    assert made.SearchResult((replace(trial, changes={}),)).headline() == "best of 1 trial 3.00"
+    assert made.LabelsResult((), (), 0, {}, "").headline() == "left out (nobody reads stored labels)"
+    assert all(result.headline() == result.headline().strip() for result in RESULTS)
+
+
 def test_a_row_is_found_by_its_role():
     found = made.EvaluateResult((ROW,), (), {}, {}, {})
     assert found.row(made.Role.DISTILLED) is ROW and found.row(made.Role.DISTILLED, "heads").mae == 3.25
@@ -65,11 +75,11 @@ def test_every_headline_and_figure_says_what_the_result_says():
         "heads.val 1 of 3",
         "validation error resnet 3.00",
         "MAE on the training faces resnet-K0-d1 2.50",
-        "best of 1 trials (1 failed) 3.00 with lr=0.0123, teachers=['a']",
+        "best of 1 trial (1 failed) 3.00 with lr=0.0123, teachers=['a']",
         "validation error distilled 3.00, hard 4.50 (best of the finalists 3.00)",
     ]
     assert replace(RESULTS[4], finalists=()).headline() == "validation error distilled 3.00, hard 4.50"
-    assert replace(RESULTS[3], failed=0).headline().startswith("best of 1 trials 3.00 with")
+    assert replace(RESULTS[3], failed=0).headline().startswith("best of 1 trial 3.00 with")
     assert [result.metrics() for result in RESULTS] == [
         {"heads.val/kept": 1.0, "heads.val/input": 3.0},
         {"resnet/val_error": 3.0},

@@ -327,6 +327,17 @@ def test_a_run_that_cannot_open_is_told_and_what_was_opened_is_closed(spec, monk
     assert statuses(spec) == {"pipeline": "FAILED"} and closed == [True]
 
 
+def test_a_clock_that_is_set_back_makes_no_stage_end_before_it_began(spec, monkeypatch):
+    """As a machine's does that asks the network for the time while it works."""
+    clock = iter(range(2 * 10**12, 10**12, -3_600_000))
+    monkeypatch.setattr(runner, "now_ms", lambda: next(clock))
+    pipeline.run(ROAD, spec)
+    told = [fact for fact in facts_of(spec.folder) if fact.key.startswith(("pipeline", "teachers", "evaluate", "last"))]
+    seconds = [point.value for fact in told for point in fact.points if point.name == "seconds"]
+    assert len(seconds) == 3 and all(0 <= value < 600 for value in seconds)
+    assert all(fact.ended_ms is not None and fact.ended_ms >= fact.started_ms for fact in told)
+
+
 def test_lines_and_progress_go_to_the_console_and_all_else_to_mlflow():
     said = {"say": ("a line",), "progress": ("shards", 3.0, 8.0, "faces"), "ended": ("a/1/b", "FAILED")}
     said |= {"started": ("a/1/b", "a: b", "a/1", {"lr": 1}), "metrics": ("a/1/b", {"loss": 2.0}, 4, 500)}

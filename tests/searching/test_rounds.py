@@ -1,6 +1,8 @@
 """The search as a game without Tune: trials run in any order, at any speed, cut off anywhere. One outcome."""
 
+import pickle
 import random
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -53,7 +55,7 @@ def play(
     scores: Callable[[float], dict[str, float]] = front,
 ) -> Outcome:
     """Tune's part: so many trials at once, an epoch of any of them after the other, the driver cut off now and then."""
-    searcher, scheduler = Rounds(made), AgainstEarlierRounds(made, folder)
+    searcher, scheduler = Rounds(made), AgainstEarlierRounds(made)
     running: dict[str, dict[str, Any]] = {}
     found: Outcome = {}
     while True:
@@ -61,7 +63,7 @@ def play(
             searcher.save(str(folder / "state"))
             searcher = Rounds(made)
             searcher.restore(str(folder / "state"))
-            scheduler = AgainstEarlierRounds(made, folder)
+            scheduler = AgainstEarlierRounds(made)
         if len(running) < at_once and dice.random() < 0.7:
             name = f"{dice.random():.12f}"
             config = searcher.suggest(name)
@@ -87,7 +89,7 @@ def play(
             SimpleNamespace(config={NUMBER: n}, last_result={"training_iteration": len(e)})
             for n, (_, e) in found.items()
         ]
-        controller = SimpleNamespace(get_trials=lambda known=trials: known)
+        controller = SimpleNamespace(get_trials=lambda known=trials: known, experiment_path=f"{folder}/tune")
         decided = scheduler.on_trial_result(controller, SimpleNamespace(config=running[name]), result)
         if decided == "STOP" or len(errors) == made.search.epochs:
             del running[name]
@@ -136,6 +138,19 @@ def test_nobody_loses_against_nobody_or_an_equal(value, others, lost):
         assert loses(6.0, others) == (5.0 in others)
 
 
+def test_a_search_goes_on_in_a_store_that_was_moved(tmp_path):
+    """Tune keeps the scheduler as it was made; where the other trials' errors lie, it knows of each run anew."""
+    scheduler = pickle.loads(pickle.dumps(AgainstEarlierRounds(searched())))
+    first = SimpleNamespace(config={NUMBER: 1}, last_result={"training_iteration": 1})
+    for place in ("here", "there"):
+        write_json(trial_file(tmp_path / place, 1), {"history": [{"epoch": 1, **front(5.0)}]})
+        tune = SimpleNamespace(get_trials=lambda: [first], experiment_path=str(tmp_path / place / "tune"))
+        for error, decided in ((4.0, scheduler.CONTINUE), (6.0, scheduler.STOP)):
+            result = {"training_iteration": 1, "val_error": error}
+            assert scheduler.on_trial_result(tune, SimpleNamespace(config={NUMBER: 4}), result) == decided
+        shutil.rmtree(tmp_path / place)
+
+
 def test_a_trial_counts_by_its_best_epoch_and_one_without_any_has_failed():
     """The last epoch may be a worse one, and chance decides which one it is."""
     rounds = Rounds(searched())
@@ -145,6 +160,22 @@ def test_a_trial_counts_by_its_best_epoch_and_one_without_any_has_failed():
     rounds.on_trial_complete("b", {"training_iteration": 0})
     rounds.on_trial_complete("c", {"val_error": 2.0, "best_val_error": 2.0}, error=True)
     assert rounds.errors == {"a": 3.0, "b": None, "c": None}
+
+
+def test_no_more_trials_run_than_there_is_room_for(tmp_path):
+    """Rounds of three where two have room: trials that hold every CPU would wait for their readers for ever."""
+    rounds = Rounds(searched(), at_once=2)
+    assert [isinstance(rounds.suggest(name), dict) for name in "abc"] == [True, True, False]
+    rounds.on_trial_complete("b", error=True)
+    rounds.save(str(tmp_path / "state"))
+    again = Rounds(searched(), at_once=2)
+    again.restore(str(tmp_path / "state"))
+    for each in (rounds, again):
+        assert each.suggest("c") is not None and each.suggest("d") is None, "one that has failed makes room"
+        each.on_trial_complete("a", {"best_val_error": 2.0})
+        assert each.suggest("d") is None, "the round is not over"
+        each.on_trial_complete("c", {"best_val_error": 1.0})
+        assert [isinstance(each.suggest(name), dict) for name in "def"] == [True, True, False]
 
 
 def test_without_a_space_there_is_one_trial(tmp_path):

@@ -15,7 +15,7 @@ from hpe_core.shipped import STUDENT_FILE, network_folder
 from hpe_core.spec.data import DatasetSpec, DataSpec
 from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
-from hpe_core.spec.training import TrainSpec, canonical_offsets
+from hpe_core.spec.training import LabelSet, TrainSpec, canonical_offsets
 from workflows.engine.config import REPO, as_yaml, load
 
 CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
@@ -102,6 +102,18 @@ def test_the_header_of_the_photographs_says_what_the_page_of_results_says():
         ),
         ("search.space.augment.jitter_px.choice=[50]", "exceeds data.crop.margin_px"),
         ("search.space.distill.offset_step.choice=[0]", "must be at least 1"),
+        ("search.space.optim.choice=[{lr: 1}]", "search.space.optim is a group of keys; search those in it"),
+        ("search.space.distill.choice=[null]", "search.space.distill is a group of keys"),
+        ("search.space.optim.batch_size={choice: [8], low: 8}", "either choice: [...] or low: and high:"),
+        ("search.space.optim.batch_size.high=8", "either choice: [...] or low: and high:"),
+        ("search.space.augment.turn_gain={low: 0, high: 3}", "turn_gain is 0 or at least 1"),
+        (
+            "search.space.optim={batch_size: {choice: [4, 32]}, accumulate: {low: 1, high: 8}}",
+            "search.space: student.optim: accumulate 8 leaves less than two faces of a batch of 4",
+        ),
+        ("data.train=[heads, heads]", "data.train names 'heads' twice: each of its faces would count twice"),
+        ("data.test=[heads, heads]", "data.test names 'heads' twice"),
+        ("cluster.max_failures=-1", "cluster.max_failures must be at least 0, got -1"),
         ("data.test=[]", "data.test names no dataset"),
         ("data={test: [again], datasets: {again: {reader: synthetic, seed: 1, count: 30}}}", "same faces as 'heads'"),
         ("store=", "store has no value"),
@@ -178,6 +190,25 @@ def test_pairs_with_the_same_windows_share_a_name(radius, step):
 
     assert offset_grid(*canonical_offsets(radius, step)) == offset_grid(radius, step)
     assert canonical_offsets(*canonical_offsets(radius, step)) == canonical_offsets(radius, step)
+
+
+def test_a_range_holds_no_batch_that_workers_cannot_share():
+    """One worker takes any; two would share a batch of 9 unevenly, and their gradients would not weigh the same."""
+    space = "search.space.optim.batch_size={low: 8, high: 32}"
+    assert load(["tests/tiny.yaml"], [space])
+    with pytest.raises(SpecError, match="student.optim.batch_size 9 is no multiple of cluster.workers 2"):
+        load(["tests/tiny.yaml"], [space, "cluster.workers=2"])
+
+
+@given(st.integers(1, 40), st.integers(1, 100))
+def test_a_set_of_labels_has_a_name_that_a_folder_can_have_and_no_other_set(count, letters):
+    """However many teachers there are; the few of most runs are named."""
+    teachers = tuple(f"{'n' * letters}{number:02d}"[-100:] for number in range(count))
+    sets = [LabelSet(teachers, 4, 2), LabelSet(teachers, 4, 2, True), LabelSet(teachers, 4, 2, True, "rotations")]
+    sets += [LabelSet(teachers[::-1] if count > 1 else ("other",), 4, 2), LabelSet((*teachers, "other"), 4, 2)]
+    names = [labels.name for labels in sets]
+    assert len(set(names)) == len(sets) and all(len(name) <= 250 and name.isascii() for name in names)
+    assert (names[0] == "+".join(teachers) + "-K4-d2") == (len("+".join(teachers)) <= 200)
 
 
 def test_every_label_set_that_a_trial_may_ask_for_is_written():

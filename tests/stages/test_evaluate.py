@@ -107,6 +107,19 @@ def test_labels_are_judged_apart_for_heads_that_look_far_to_either_side(tmp_path
     assert set(found("far.parquet", [-61.0])) == {"flip, yaw beyond 60"}
 
 
+def test_validation_faces_come_in_one_order_however_datasets_are_named(tmp_path):
+    """The stage's hash does not know the order either, and drift is measured on the first of them."""
+    for name in ("a.val", "b.val", "a.train", "c.val"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-00000.parquet").touch()
+    for names in (("a", "b"), ("b", "a")):
+        stage: Any = SimpleNamespace(
+            inputs={"shards": tmp_path}, spec=SimpleNamespace(data=SimpleNamespace(train=names))
+        )
+        found = [Path(file).parent.name for file in evaluate.validation(stage)]
+        assert found == ["a.val", "b.val"]
+
+
 def test_protocol_3_has_a_part_whose_people_were_not_trained_on(tmp_path):
     spec = dataclasses.replace(archive(tmp_path / "hpdb"), group_by="sequence", test_groups=PUBLISHED)
     data, groups = planned(spec, tmp_path / "shards")

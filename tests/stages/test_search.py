@@ -128,8 +128,10 @@ def test_the_search_tells_its_best_trial_and_how_many_failed(tmp_path, monkeypat
 
     spec, events = load(["tests/tiny.yaml"], ["search.trials=3", f"store={tmp_path}"]), list[Event]()
     results = [result(9.0 - i, number=i, error="" if i <= ended else "a\ndied of it") for i in (1, 2, 3)]
-    tuner = SimpleNamespace(fit=lambda: results)
-    monkeypatch.setattr(ray_tune, "Tuner", lambda *_, **__: tuner)
+    checkpoint = tmp_path / "tune" / "trial_1" / "checkpoint_000000"
+    tuner = SimpleNamespace(fit=lambda: checkpoint.mkdir(parents=True) or results)
+    asked: list[Any] = []
+    monkeypatch.setattr(ray_tune, "Tuner", lambda *_, tune_config, **__: asked.append(tune_config) or tuner)
     monkeypatch.setattr(ray_tune, "with_parameters", lambda function, **_: function)
     monkeypatch.setattr(ray_tune, "with_resources", lambda function, _: function)
     monkeypatch.setattr(tune, "capacity", lambda cluster: {"CPU": 2.0, "GPU": 0.0})
@@ -141,7 +143,11 @@ def test_the_search_tells_its_best_trial_and_how_many_failed(tmp_path, monkeypat
     else:
         found = tune.run(run)
         assert [trial.trial for trial in found.trials] == [f"{number:03d}" for number in range(ended, 0, -1)]
+        assert asked[0].search_alg.at_once == 2, "two CPUs, and nobody who reads beside"
+        assert checkpoint.parent.exists() and not checkpoint.exists(), "a search that is over needs none"
         assert found.failed == 3 - ended and found.metrics()["best_val_error"] == 9.0 - ended
         assert {(trial.parameters, trial.latency_ms) for trial in found.trials} == {(4.0, 2.0)}
+    said = [body[0] for kind, body in events if kind == "say"]
+    assert said == [f"  trial 00{i} failed: died of it" for i in (1, 2, 3) if i > ended]
     told = [body for kind, body in events if kind == "ended"]
     assert told == [(f"search/1/00{i}", "FINISHED" if i <= ended else "FAILED") for i in (1, 2, 3)]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpe_core.data.rows import ShardError, read_shard, shard_files
-from hpe_core.spec.network import NetSpec
+from hpe_core.spec.network import WEIGHTS, NetSpec
 from hpe_core.spec.pipeline import student_with
 from hpe_core.spec.serde import to_dict
-from hpe_core.system.files import write_json
+from hpe_core.system.files import file_sha256, write_json
 from hpe_core.training.loop import EpochEnd
 from tests.faces import CROP, ordered
 from tests.reporting import LocalReporter
@@ -279,6 +279,25 @@ def test_a_network_that_exists_is_taken_not_trained(tmp_path, monkeypatch):
     assert events[-1] == ("ended", ("s/1/distilled", "FINISHED"))
     kept = {path.name: path.read_text() for path in (stage.folder / "distilled").iterdir()}
     assert kept == {name: f"{name} of distilled" for name in train.KEPT}
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"bytes of another", "gone", "torn"])
+def test_a_network_whose_files_are_damaged_is_trained_anew(tmp_path, damage):
+    """Its stage would copy them, and every stage to come would be made from them, without a word."""
+    trained = NetworkResult.of([{"epoch": 1, "time_ms": 1, "val/mae": 3.0}], 1.0)
+    for name in train.KEPT:
+        (tmp_path / name).write_bytes(b"bytes of its own")
+    noted = {name: file_sha256(tmp_path / name) for name in train.KEPT}
+    write_json(tmp_path / train.RESULT, {**to_dict(trained), "files": noted})
+    for name in train.KEPT if isinstance(damage, bytes) else ():
+        (tmp_path / name).write_bytes(damage)
+        assert train.kept_result(tmp_path) is None
+        (tmp_path / name).write_bytes(b"bytes of its own")
+    if damage == "gone":
+        (tmp_path / WEIGHTS).unlink()
+    if damage == "torn":
+        (tmp_path / train.RESULT).write_text('{"epochs": 1')
+    assert train.kept_result(tmp_path) == (None if isinstance(damage, str) else trained)
 
 
 @pytest.mark.parametrize("room", [1, 8])

@@ -157,7 +157,8 @@ def costs(spec: PipelineSpec, told: Told) -> list[Cost]:
     if spec.search.trials:
         trial = training(spec, told, spec.student, spec.search.epochs, 1)
         at_once = min(spec.search.concurrent, told.lanes)  # trials that share a GPU do not make it faster
-        stage("search", f"{spec.search.trials} trials", at_once, [trial] * spec.search.trials)
+        tried = spec.search.tried
+        stage("search", f"{tried} trial{'s' * (tried > 1)}", at_once, [trial] * tried)
     alone = dataclasses.replace(spec.student, distill=None)  # a hard twin asks no teacher, whoever labels
     student, twin = (training(spec, told, net, net.optim.epochs, learning.workers[1]) for net in (spec.student, alone))
     ending = spec.search.ending
@@ -281,6 +282,8 @@ def shard_rate(spec: PipelineSpec) -> float:
     """Faces a second that one process loads and crops, of the first training dataset."""
     source = sources(spec)[0]
     some = sorted(source.refs())[:SAMPLE]
+    said = f"no face was found in dataset '{spec.data.train[0]}' to measure by; --shard-rate says what an actor writes"
+    check(bool(some), said)
     began = time.perf_counter()
     list(load_directly(source, spec.data.crop, some))
     return len(some) / (time.perf_counter() - began)

@@ -161,5 +161,6 @@ def unknown_backbones(names: Iterable[str]) -> list[str]:
     )
     done = subprocess.run([sys.executable, "-c", code, *sorted(names)], capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        return [f"timm cannot be imported: {done.stderr.strip().splitlines()[-1]}"]
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]  # killed, say
+        return [f"timm cannot be imported: {said[-1]}"]
     return done.stdout.splitlines()

@@ -167,6 +167,8 @@ class LabelsResult(StageResult):
         return {f"train_mae/{name}": mae for name, mae in self.train_mae.items()}
 
     def headline(self) -> str:
+        if not self.sets:
+            return "left out (nobody reads stored labels)"
         return "MAE on the training faces " + ", ".join(f"{name} {mae:.2f}" for name, mae in self.train_mae.items())
 
 
@@ -205,7 +207,9 @@ class SearchResult(StageResult):
             return "left out (search.trials=0)"
         chosen = ", ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in self.best.items())
         died = f" ({self.failed} failed)" if self.failed else ""
-        return f"best of {len(self.trials)} trials{died} {self.trials[0].best_val_error:.2f} with {chosen}"
+        ended = f"{len(self.trials)} trial{'s' * (len(self.trials) > 1)}{died}"
+        best = f"{self.trials[0].best_val_error:.2f}" + f" with {chosen}" * bool(chosen)
+        return f"best of {ended} {best}"
 
 
 def short(value: Any) -> str:

@@ -105,7 +105,7 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
 
     def tell(self, status: Status = "RUNNING") -> None:
         """Write down how the whole run stands."""
-        ended_ms = None if status == "RUNNING" else now_ms()
+        ended_ms = None if status == "RUNNING" else max(now_ms(), self.run_facts.started_ms)
         self.run_facts = dataclasses.replace(self.run_facts, status=status, ended_ms=ended_ms)
         named = dataclasses.replace(self.run_facts, name=run_name(self.spec, self.run_facts.tags))
         keys = {entry.key: entry.action for entry in self.planned.values()}
@@ -120,7 +120,7 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
 
     def run(self, entry: Planned) -> None:
         """One stage, from its line on the console to its manifest. Raises StageFailed, and UserError as it is."""
-        name, began = entry.stage.name, now_ms()
+        name, began, clock = entry.stage.name, now_ms(), time.monotonic()
         self.console.enter(f"{name} {self.number[name]}")
         self.console.say(f"{name}: {DOING[entry.action]} ({entry.reason})")
         if name in self.placed:
@@ -129,16 +129,20 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         entry.folder.mkdir(parents=True, exist_ok=True)
         self.live.sync()
 
+        def ended() -> int:
+            """By the time that has passed: the clock may have been set meanwhile."""
+            return began + round(1000 * (time.monotonic() - clock))
+
         def note(result: StageResult) -> dict[str, Any]:
             self.pump.flush()
-            told = stage_facts(entry, result, self.run_facts.key, began, now_ms())
+            told = stage_facts(entry, result, self.run_facts.key, began, ended())
             members = [member.to_json() for member in children(entry, result, self.spec)]
             return {"machinery": self.machinery, "made_by": self.made_by, "told": told.to_json(), "children": members}
 
         try:
             result, changed = execute(self.store, self.planned, entry, self.reporter, note)
         except Exception as error:
-            told = stage_facts(entry, None, self.run_facts.key, began, now_ms()).to_json()
+            told = stage_facts(entry, None, self.run_facts.key, began, ended()).to_json()
             own = own_sentence(error)
             reason = own or explained(error, entry)
             write_json(entry.folder / FAILED, {"error": str(reason), "time_ms": now_ms(), "told": told})
@@ -149,7 +153,7 @@ class Runner(contextlib.AbstractContextManager["Runner"]):
         for sentence in changed:
             self.console.say(sentence)
         said = result.headline()
-        self.console.say(f"{name}: done in {(now_ms() - began) / 1000:.0f} s{'; ' if said else ''}{said}")
+        self.console.say(f"{name}: done in {time.monotonic() - clock:.0f} s{'; ' if said else ''}{said}")
 
     def handle(self, event: Event) -> None:
         """One event from the board: to the console, or to MLflow as it is now."""

@@ -6,13 +6,10 @@ how many trials the machine runs at once, which of them was quicker, or whether 
 
 import ast
 import math
-import operator
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
-from hpe_core.spec.pipeline import PipelineSpec, SearchSpace
-from hpe_core.spec.serde import to_dict
+from hpe_core.spec.pipeline import PipelineSpec, SearchSpace, own_value
 
 NUMBER = "number"  # beside the changes in a trial's configuration: trials are counted from 1
 Changes = dict[str, Any]  # dotted keys of the student -> values, in the form in which Optuna and Tune carry them
@@ -25,15 +22,15 @@ class Proposer:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.trials, self.size = count(spec), spec.search.concurrent
+        self.trials, self.size = spec.search.tried, spec.search.concurrent
         startup = max(4, spec.search.trials // 3)
         # "Liar": trials of one round stay away from each other.
         sampler = optuna.samplers.TPESampler(seed=spec.student.seed, n_startup_trials=startup, constant_liar=True)
         self.study = optuna.create_study(sampler=sampler, direction="minimize")
         if start := first_point(spec):
             self.study.enqueue_trial(start)
-        searched = spec.search.space.items()
-        self.space = {key: distribution(entry, isinstance(own(spec, key), int)) for key, entry in searched}
+        whole = {key: isinstance(own_value(spec.student, key), int) for key in spec.search.space}
+        self.space = {key: distribution(entry, whole[key]) for key, entry in spec.search.space.items()}
         self.asked: list[Any] = []
 
     def round(self, errors: Sequence[float | None]) -> list[Changes]:
@@ -47,11 +44,6 @@ class Proposer:
         new = [self.study.ask(self.space) for _ in range(min(self.size, self.trials - len(self.asked)))]
         self.asked += new
         return [dict(trial.params) for trial in new]
-
-
-def count(spec: PipelineSpec) -> int:
-    """How many trials there are: without a space all would be the same."""
-    return spec.search.trials if spec.search.space else 1
 
 
 def distribution(entry: SearchSpace, whole: bool = False) -> Any:
@@ -75,16 +67,11 @@ def decode_changes(config: Changes) -> Changes:
     return config | lists
 
 
-def own(spec: PipelineSpec, key: str) -> Any:
-    """The configured student's own value of a dotted key."""
-    return reduce(operator.getitem, key.split("."), to_dict(spec.student))
-
-
 def first_point(spec: PipelineSpec) -> Changes:
     """The configured student's own values, where each lies inside the search space."""
     point = {}
     for key, entry in spec.search.space.items():
-        value = own(spec, key)
+        value = own_value(spec.student, key)
         inside = value in entry.choice if entry.choice else (entry.low or 0) <= value <= (entry.high or 0)
         if not inside:
             return {}

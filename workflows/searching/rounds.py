@@ -19,19 +19,23 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import read_json
 from workflows.engine.told import trial_file
-from workflows.searching.proposals import NUMBER, Changes, Proposer, count
+from workflows.searching.proposals import NUMBER, Changes, Proposer
 
 LOOKS, PAUSE_S = 20, 0.5  # at a file that has to come
 KEPT = 4  # one trial in so many goes on past a rung, and the next rung is so many times as far
 
 
 class Rounds(Searcher):
-    """Gives Tune the next round as soon as every trial of the last one has ended."""
+    """Gives Tune the next round as soon as every trial of the last one has ended, and never more than `at_once`.
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    Tune itself counts what trials hold, and not the CPUs beside them that tasks of Ray Data need to read for them.
+    """
+
+    def __init__(self, spec: PipelineSpec, at_once: float = math.inf) -> None:
         super().__init__(metric="val_error", mode="min")
+        self.at_once = at_once
         self.spec = to_dict(spec)  # a plain tree: Tune pickles searchers
-        self.size, self.trials = spec.search.concurrent, count(spec)
+        self.size, self.trials = spec.search.concurrent, spec.search.tried
         self.begin([], {})
 
     def begin(self, names: list[str], errors: dict[str, float | None]) -> None:
@@ -46,9 +50,11 @@ class Rounds(Searcher):
         self.proposed += self.proposer.round([self.errors[name] for name in last])
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration; None while a round is not over."""
+        """The next trial's configuration; None while a round is not over, or there is no room."""
         if len(self.names) == self.trials:
             return Searcher.FINISHED
+        if len(self.names) - len(self.errors) >= self.at_once:
+            return None
         if len(self.names) == len(self.proposed):
             if not all(name in self.errors for name in self.names):
                 return None
@@ -71,11 +77,12 @@ class AgainstEarlierRounds(FIFOScheduler):
     """Successive halving: at each rung a trial goes on if its error is among the best quarter of earlier rounds.
 
     The first round is never stopped. What the others reached lies in the search's folder, so a restored run knows it.
+    Tune keeps this object as it is, and says where that folder is now: a store may have been moved.
     """
 
-    def __init__(self, spec: PipelineSpec, folder: Path) -> None:
+    def __init__(self, spec: PipelineSpec) -> None:
         super().__init__()
-        self.folder, self.size = folder, spec.search.concurrent
+        self.size = spec.search.concurrent
         self.rungs = rungs(spec.search.grace_epochs, spec.search.epochs)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -85,7 +92,8 @@ class AgainstEarlierRounds(FIFOScheduler):
             return str(self.CONTINUE)
         known = {int(one.config[NUMBER]): one.last_result for one in tune_controller.get_trials()}
         before = range(1, (number - 1) // self.size * self.size + 1)
-        earlier = [history(self.folder, other, epochs_of(known.get(other))) for other in before]
+        folder = Path(tune_controller.experiment_path).parent
+        earlier = [history(folder, other, epochs_of(known.get(other))) for other in before]
         lost = loses(float(result["val_error"]), [other[epoch] for other in earlier if epoch in other])
         return str(self.STOP if lost else self.CONTINUE)
 

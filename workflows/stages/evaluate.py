@@ -97,8 +97,9 @@ def networks_of(spec: PipelineSpec, inputs: Mapping[str, Path]) -> dict[str, Pat
 
 
 def validation(stage: StageRun) -> list[str]:
-    """The shards of the faces by which networks were chosen."""
-    return [str(file) for name in stage.spec.data.train for file in shard_files(stage.inputs["shards"], name, "val")]
+    """The shards of the faces by which networks were chosen, in whatever order the datasets are named."""
+    names = sorted(stage.spec.data.train)
+    return [str(file) for name in names for file in shard_files(stage.inputs["shards"], name, "val")]
 
 
 def asked_of(spec: PipelineSpec, name: str) -> tuple[tuple[int, int], int]:

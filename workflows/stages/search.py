@@ -27,10 +27,10 @@ from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import trial_file, trial_name
-from workflows.searching.proposals import NUMBER, count, decode_changes, first_point
+from workflows.searching.proposals import NUMBER, decode_changes, first_point
 from workflows.tracking.progress import Reporter, now_ms
 from workflows.training.jobs import Job, online_teachers, open_data, soft_labels, weights
-from workflows.training.networks import HISTORY, resend, resumed
+from workflows.training.networks import HISTORY, last_line, resend, resumed
 
 # Tune's files below `tune/`: its settings, the trials, how many were made, and what the searcher knows.
 STATE = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
@@ -38,8 +38,10 @@ STATE = ("tuner.pkl", "experiment_state-*.json", "search_gen_state-*.json", "sea
 
 def depends(spec: PipelineSpec) -> dict[str, Any]:
     """The student's keys, the weights that it starts from, the search's own keys, and what decides batches."""
+    student = to_dict(spec.student)
+    del student["optim"]["epochs"]  # trials have the search's
     return {
-        "student": to_dict(spec.student),
+        "student": student,
         "weights": weights({"student": spec.student}, spec.data.crop),
         "search": leaves_of(spec.search, "finalists") if spec.search.trials else "none",
         **spec.data.batching,
@@ -75,7 +77,7 @@ def run(stage: StageRun) -> SearchResult:
         tuner = tune.Tuner(
             trainable,
             param_space={},
-            tune_config=rules(stage.spec, stage.folder),
+            tune_config=rules(stage.spec, place.at_once),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(stage.folder),
@@ -88,20 +90,24 @@ def run(stage: StageRun) -> SearchResult:
     for result in results:  # a trial that was stopped early has not said so itself
         name = trial_name((result.config or {})[NUMBER])
         stage.reporter.ended(f"{stage.key}/{name}", "FAILED" if result.error else "FINISHED")
+        if result.error:
+            stage.reporter.say(f"  trial {name} failed: {last_line(result.error)}")
     ended = ranked(list(results), stage.spec)
     if not ended:
         shutil.rmtree(path, ignore_errors=True)  # whatever is mended now, the next run tries them again
-        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error is not None]
+        errors = [last_line(result.error) for result in results if result.error is not None]
         raise StageFailed(f"stage search: no trial finished: {errors[0] if errors else 'no reason given'}")
+    for left in path.glob("*/checkpoint_*"):  # nobody goes on from them any more, and they are most of what lies here
+        shutil.rmtree(left)
     costs = costs_of([trial.changes for trial in ended], stage.spec)
     trials = [
         dataclasses.replace(trial, parameters=cost["parameters"], latency_ms=cost["latency_ms"])
         for trial, cost in zip(ended, costs, strict=True)
     ]
-    return SearchResult(tuple(trials), count(stage.spec) - len(trials))
+    return SearchResult(tuple(trials), search.tried - len(trials))
 
 
-def rules(spec: PipelineSpec, folder: Path) -> Any:
+def rules(spec: PipelineSpec, at_once: int) -> Any:
     """Tune's own settings: who proposes, how many trials, and when a loser is stopped."""
     from ray import tune
 
@@ -110,9 +116,9 @@ def rules(spec: PipelineSpec, folder: Path) -> Any:
     return tune.TuneConfig(
         metric="val_error",
         mode="min",
-        num_samples=count(spec),
-        search_alg=Rounds(spec),
-        scheduler=AgainstEarlierRounds(spec, folder),
+        num_samples=spec.search.tried,
+        search_alg=Rounds(spec, at_once),
+        scheduler=AgainstEarlierRounds(spec),
         reuse_actors=True,
     )
 

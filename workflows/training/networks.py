@@ -20,7 +20,7 @@ from typing import Any
 
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.serde import build, to_dict
-from hpe_core.system.files import read_json, write_json
+from hpe_core.system.files import file_sha256, known_json, read_json, write_json
 from workflows.engine.cluster.connection import QUIET, capacity, worker_device
 from workflows.engine.cluster.placement import placed
 from workflows.engine.cluster.ray_private import trainer_class
@@ -35,6 +35,7 @@ TOLD_EVERY_S = 1.0
 # has waited this long for their room does it count again. Fixed workers wait for nodes that still have to start.
 START_TIMEOUT, ELASTIC_START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
 KEPT = (WEIGHTS, MEANING)
+RESULT = "result.json"  # makes a network count
 HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
 
@@ -46,12 +47,13 @@ def train_all(jobs: Sequence[Job], stage: StageRun) -> dict[str, NetworkResult]:
         running = {job.name: pool.submit(train_one, job, stage) for job in jobs}
     failed = {name: future.exception() for name, future in running.items() if future.exception() is not None}
     if failed:
-        reasons = "; ".join(f"{name}: {_first_line(error)}" for name, error in failed.items())
+        reasons = "; ".join(f"{name}: {last_line(error)}" for name, error in failed.items())
         raise StageFailed(f"stage {stage.name}: {reasons} (finished networks are kept; the same command continues)")
     return {name: future.result() for name, future in running.items()}
 
 
-def _first_line(error: BaseException | None) -> str:
+def last_line(error: BaseException | None) -> str:
+    """What went wrong, without the traceback before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 
@@ -60,9 +62,10 @@ def train_one(job: Job, stage: StageRun) -> NetworkResult:
     """Train one network unless it exists, and copy it into `<stage>/<name>/`; returns its summary."""
     home = stage.spec.folder / "networks" / job.hash
     stage.reporter.started(job.key, f"{stage.name}: {job.name}", stage.key, to_dict(job.spec))
-    known = read_json(home / "result.json")
-    if known is not None:
-        result = build(NetworkResult, known)
+    result = kept_result(home)
+    if result is None and (home / RESULT).exists():
+        stage.reporter.say(f"  {job.name}: its files in {home} are damaged; it is trained anew")
+    if result is not None:
         stage.reporter.say(f"  {job.name}: already trained, validation error {result.val_error:.2f}")
         resend(stage.reporter, job.key, result.history)
     else:
@@ -77,6 +80,18 @@ def train_one(job: Job, stage: StageRun) -> NetworkResult:
         shutil.copyfile(home / name, folder / name)
     stage.reporter.ended(job.key)
     return result
+
+
+def kept_result(home: Path) -> NetworkResult | None:
+    """The result of a network that was trained before, if its files still are as they were written."""
+    known = known_json(home / RESULT)
+    if known is None:
+        return None
+    written = known.pop("files", {})  # an older result holds none: there the files are believed
+    for name in KEPT:
+        if not (home / name).is_file() or written.get(name) not in (None, file_sha256(home / name)):
+            return None
+    return build(NetworkResult, known)
 
 
 def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
@@ -130,7 +145,8 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
             shutil.copyfile(Path(last) / name, home / name)
         history = read_json(Path(last) / HISTORY) or []
     trained = NetworkResult.of(history, time.monotonic() - began)
-    write_json(home / "result.json", to_dict(trained))
+    files = {name: file_sha256(home / name) for name in KEPT}
+    write_json(home / RESULT, {**to_dict(trained), "files": files})
     shutil.rmtree(home / "ray-train", ignore_errors=True)
     return trained
 

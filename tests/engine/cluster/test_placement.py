@@ -88,12 +88,32 @@ def test_no_machine_gets_more_workers_than_its_memory_holds():
     assert little.at_once == 1 and 5e8 < little.memory <= 6e8, "what no machine has would be waited for without end"
     four = with_memory("cluster.stages.teachers.workers=4", machines=[2.6e9], stage="teachers")
     assert (four.at_once, four.workers) == (1, (4, 4)) and 4 * four.memory <= 2.6e9, "the workers of a network, too"
-    gpus = {"CPU": 64.0, "GPU": 2.0, "memory 0": 64e9, "memory 1": 8e9, "GPU memory 1": 8e9}
+    gpus = {"CPU": 64.0, "GPU": 2.0, "GPU 0": 0.0, "GPU 1": 2.0, "memory 0": 64e9, "memory 1": 8e9}
     found = placed(spec_of("cluster.memory_gb_per_worker=16"), "teachers", gpus)
     assert found.memory <= 8e9 and found.at_once == 1, "beside the GPU, not on the machine without one"
     nothing = with_memory("cluster.memory_gb_per_worker=0")
     assert nothing.at_once == 64 and "memory" not in nothing.resources
     assert at("evaluate").at_once == 64, "a cluster that grows: nobody knows what its machines will have"
+
+
+def test_a_worker_lies_on_one_machine():
+    """A network that waits for room counts as failed after a while: no more are started than the machines hold."""
+
+    def on(machines: Sequence[int], *words: str, gpus: int = 0) -> Placement:
+        known = {f"CPU {number}": float(cpus) for number, cpus in enumerate(machines)}
+        known |= {f"GPU {number}": float(gpus) for number in range(len(machines))}
+        there = {"CPU": float(sum(machines)), "GPU": float(gpus * len(machines))}
+        return placed(spec_of(*words), "search", there | known)
+
+    many = ("search.concurrent=9", "search.trials=9")
+    assert on([4, 4, 4], *many, "cluster.cpus_per_worker=3").at_once == 3, "of twelve CPUs, not four"
+    assert on([4, 4, 4], *many, "cluster.cpus_per_worker=2").at_once == 6
+    assert on([16, 2], *many, "cluster.cpus_per_worker=4").at_once == 4
+    assert on([4, 4], *many, "cluster.cpus_per_worker=4", "cluster.gpus_per_worker=1", gpus=4).at_once == 2
+    assert on([64, 2], *many, "cluster.cpus_per_worker=2", "cluster.gpus_per_worker=1", gpus=2).at_once == 3
+    assert on([8, 8], *many, "cluster.gpus_per_worker=0.6", gpus=2).at_once == 4
+    with pytest.raises(SpecError, match="1 workers of 5 CPU do not fit into a cluster of 8 CPU on 2 machines"):
+        on([4, 4], "cluster.cpus_per_worker=5")
 
 
 def test_a_share_lies_on_one_gpu():

@@ -15,6 +15,7 @@ from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.memory import keep_freed_memory
 from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
+from workflows.engine.cluster.placement import KINDS
 from workflows.engine.cluster.ray_private import no_dashboard_process, noted_address, tidy_raylet_messages
 from workflows.engine.stage import StageFailed
 
@@ -226,8 +227,8 @@ def quiet_data() -> None:
 
 
 def capacity(spec: ClusterSpec) -> dict[str, float]:
-    """CPUs, GPUs and each machine's memory to plan for: those of the connected cluster; CPUs and GPUs that it may grow
-    to if that is more. "cores" is there where one machine counts more CPUs than it has.
+    """CPUs and GPUs to plan for, in all and of each machine, and its memory: those of the connected cluster; CPUs and
+    GPUs that it may grow to if that is more. "cores" is there where one machine counts more CPUs than it has.
 
     A cluster that scales from zero has no GPU until somebody asks for one. Ray 2.60 has a place for an autoscaler's
     limits (ClusterConfig in the GCS), but its own autoscaler leaves it empty, so the configuration names them.
@@ -241,9 +242,7 @@ def capacity(spec: ClusterSpec) -> dict[str, float]:
     if (cores := machinery()["cpus"]) < found["CPU"]:
         found["cores"] = cores
     for number, node in enumerate(node["Resources"] for node in living()):
-        found[f"memory {number}"] = node.get("memory", 0.0)
-        if node.get("GPU"):
-            found[f"GPU memory {number}"] = node.get("memory", 0.0)
+        found |= {f"{kind} {number}": node.get(kind, 0.0) for kind in KINDS}
     return found
 
 

@@ -14,6 +14,7 @@ from hpe_core.spec.cluster import TRAINING, Pool
 from hpe_core.spec.pipeline import PipelineSpec
 
 POOLED = {"labels": "actor", "evaluate": "task"}  # units of the stages whose work is cut into pieces
+KINDS = ("CPU", "GPU", "memory")  # of each machine, as Ray names them
 MOST_ON_A_GPU = 4  # trials or tasks that `auto` lets share one: each brings torch and its kernels, and its own rows
 
 
@@ -67,18 +68,17 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
     sharing = min(wanted, len(spec.teachers) + 2) if stage == "evaluate" else wanted  # every network at once
     gpus = auto_gpus(stage, sharing, there["GPU"]) if isinstance(share.gpus, str) else share.gpus
     readers = spec.cluster.readers_per_worker if reads(spec, stage) else 0
-    kind = "GPU memory " if gpus else "memory "
-    machines = [bytes_ for name, bytes_ in there.items() if name.startswith(kind)]
-    memory = fitting(share.memory_gb * 1e9, machines, workers[0])
+    machines = machines_of(there)
+    memory = fitting({"CPU": cpus, "GPU": gpus, "memory": share.memory_gb * 1e9}, machines, workers[0])
+    worker = {"CPU": cpus, "GPU": gpus, "memory": memory}
 
     def room(count: int) -> int:
         """How many units of so many workers fit."""
         found = int(min(there["CPU"], 1e9) / ((cpus + readers) * count))
         if gpus:
-            whole, part = int(there["GPU"]), int(1 / gpus)  # a share lies on one GPU
-            found = min(found, (whole * part if gpus < 1 else int(whole / gpus)) // count)
-        if memory and machines:
-            found = min(found, slots(memory, machines) // count)
+            found = min(found, shares(there["GPU"], gpus) // count)
+        if machines:
+            found = min(found, slots(worker, machines) // count)
         return found
 
     fits = room(workers[1]) or min(1, room(workers[0]))  # elastic networks have the whole cluster, one after the other
@@ -87,6 +87,7 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
         asked += f" with {readers} CPU each to read for them (data.ingest=ray_data)" if readers else ""
         counted = [kind for kind in ("CPU", "GPU") if math.isfinite(there[kind]) and (gpus or kind == "CPU")]
         had = ", ".join(f"{there[kind]:g} {kind}" for kind in counted)
+        had += f" on {len(machines)} machines" if machines[1:] else ""  # a worker lies on one of them
         raise SpecError(f"cluster: {stage}: {asked} do not fit into a cluster of {had}")
     if stage == "labels" and not gpus:
         fits = max(1, fits // 2)  # a local cluster counts more CPUs than cores
@@ -97,16 +98,33 @@ def placed(spec: PipelineSpec, stage: str, there: Mapping[str, float]) -> Placem
     return Placement(stage, unit, at_once, workers, cpus, gpus, share.threads, memory, readers, there)
 
 
-def slots(memory: float, machines: Sequence[float]) -> int:
-    """How many workers of so much memory the machines hold."""
-    return sum(int(machine // memory) for machine in machines)
+def machines_of(there: Mapping[str, float]) -> list[dict[str, float]]:
+    """What each machine has, as `capacity` says it; none where nobody knows the machines."""
+    numbers = dict.fromkeys(name.rpartition(" ")[2] for name in there if " " in name)
+    return [{kind: there.get(f"{kind} {number}", math.inf) for kind in KINDS} for number in numbers]
 
 
-def fitting(wanted: float, machines: Sequence[float], workers: int) -> int:
+def shares(gpus: float, each: float) -> int:
+    """How many workers so many GPUs hold: a share lies on one of them."""
+    gpus = min(gpus, 1e9)
+    return int(gpus) * int(1 / each) if each < 1 else int(gpus / each)
+
+
+def slots(worker: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> int:
+    """How many such workers the machines hold, each of them whole on one."""
+    found = 0
+    for machine in machines:
+        held = [machine[kind] / worker[kind] for kind in ("CPU", "memory") if worker[kind]]
+        held += [shares(machine["GPU"], worker["GPU"])] if worker["GPU"] else []
+        found += int(min(*held, 1e9))
+    return found
+
+
+def fitting(wanted: Mapping[str, float], machines: Sequence[Mapping[str, float]], workers: int) -> int:
     """Bytes that a worker asks for: what is wanted, or less where not even `workers` of them would fit. More would be
     waited for without end, and what a machine has left is an estimate."""
-    memory = wanted
-    while machines and memory > 1e6 and slots(memory, machines) < workers:
+    memory = wanted["memory"]
+    while machines and memory > 1e6 and slots({**wanted, "memory": memory}, machines) < workers:
         memory *= 0.9
     return int(memory) if memory > 1e6 else 0
 
@@ -120,7 +138,7 @@ def units(spec: PipelineSpec, stage: str) -> tuple[str, float]:
     if stage == "student":
         return "network", spec.search.learning
     if stage == "search":
-        return "trial", max(1, min(spec.search.concurrent, spec.search.trials))
+        return "trial", max(1, min(spec.search.concurrent, spec.search.tried))
     return POOLED[stage], most
 
 
