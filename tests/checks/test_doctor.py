@@ -128,7 +128,7 @@ def test_a_manifest_in_radians_without_landmarks_is_suspected(tmp_path, capsys):
     assert looked_at(tmp_path, capsys, "convention.unit=radians_as_degrees", reader="manifest")["findings"] == []
 
 
-def table(root: Path, exif: Sequence[int], people: Sequence[str] = (), splits: Sequence[str] = ()) -> DataSpec:
+def photographs(root: Path, exif: Sequence[int], people: Sequence[str] = (), splits: Sequence[str] = ()) -> DataSpec:
     """A manifest whose pictures have these EXIF orientations; it is trained and tested on."""
     for number, way in enumerate(exif):
         notes = Pil.Exif()
@@ -149,10 +149,10 @@ def said_of(data: DataSpec, *, planned: bool = True) -> list[str]:
 
 def test_pictures_that_others_would_turn_are_told(tmp_path):
     """Most programs that label pictures turn them by EXIF, and boxes would then be of other pixels."""
-    data = table(tmp_path, [0, 1, 6, 3, 0], people="abcab")
+    data = photographs(tmp_path, [0, 1, 6, 3, 0], people="abcab")
     (told,) = said_of(data, planned=False)
     assert told.startswith("2 of 5 pictures have an EXIF orientation, which is not applied")
-    assert said_of(table(tmp_path, [0, 1, 1], people="abc"), planned=False) == []
+    assert said_of(photographs(tmp_path, [0, 1, 1], people="abc"), planned=False) == []
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_pictures_that_others_would_turn_are_told(tmp_path):
 )
 def test_a_table_without_persons_is_told(tmp_path, columns, told):
     """Frames of one video would lie on both sides of the split, and nothing else would show it."""
-    said = [text for text in said_of(table(tmp_path, [0] * 6, **columns)) if "a person of its own" in text]
+    said = [text for text in said_of(photographs(tmp_path, [0] * 6, **columns)) if "a person of its own" in text]
     assert len(said) == told and all("6 pictures" in text and "column group" in text for text in said)
 
 
