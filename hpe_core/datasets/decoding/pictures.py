@@ -41,7 +41,8 @@ MAX_PIXELS = 80_000_000  # 240 MB as RGB; below the size at which PIL itself sta
 MAX_BYTES = 1 << 30
 MAX_REDUCED = 1 << 29  # pixels of a JPEG that is decoded at a half, a quarter or an eighth
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF", "HEIF")
-STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
+TIFF = (b"II*\0", b"MM\0*")
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", *TIFF, b"RIFF", b"P5", b"P6")
 AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -99,9 +100,8 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         if "too large" in str(error):  # a text inside a PNG that inflates beyond all measure
             raise Rejected("too_large", f"{name} unpacks to more than is read: {_cause(error)}") from None
         if data.startswith(STARTS):
-            other = ", or is a TIFF of a kind that is not read, such as colours of 32 bits" * data.startswith(
-                STARTS[3:5]
-            )
+            unread = data.startswith(TIFF)  # whole, maybe
+            other = ", or is a TIFF of a kind that is not read, such as colours of 32 bits" * unread
             raise Rejected("truncated_picture", f"{name} ends or breaks inside its header{other}") from None
         what = "it is of no known format"
         if any(mark in data[:1024].lower() for mark in (b"<html", b"<!doctype html")):
