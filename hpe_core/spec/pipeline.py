@@ -193,7 +193,8 @@ class PipelineSpec:
         ends = {"optim.batch_size": min, "optim.accumulate": max}  # the smallest parts that a trial may ask for
         space = {key: self.search.space[key].samples(True) for key in ends if key in self.search.space}
         searched = {key: ends[key](values) for key, values in space.items()}
-        self._check_batch(self._tried(searched, "search.space").optim, "search.space: student.optim", "student")
+        if searched:
+            self._check_batch(self._tried(searched, "search.space").optim, "search.space: student.optim", "student")
 
     def _tried(self, changes: Mapping[str, Any], key: str) -> TrainSpec:
         """The student with these changes. Raises SpecError that names the key of the search."""

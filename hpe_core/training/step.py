@@ -128,7 +128,7 @@ class Step:
         return self._captured is not None
 
     def eager(self, batch: PoseBatch) -> Losses:
-        """Raises SpecError for an operation that `optim.deterministic` asks too much of."""
+        """Raises SpecError that names an operation without a fixed order, where `optim.deterministic` asks for one."""
         try:
             losses = backward(self.task, self.model, batch, self.optim, self.place, self.teachers)
         except RuntimeError as error:

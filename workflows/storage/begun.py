@@ -15,6 +15,7 @@ from workflows.storage.manifest import read_manifest
 
 BEGUN = ".begun.json"
 NETWORKS = "networks"  # beside the stages' folders, in the store
+RESULT = "result.json"  # in a network's folder: makes it count
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def how_far(begun: Begun) -> str:
     """'resnet 4 of 30 epochs, resnet10 trained', or '3 trials'; '' where nothing was kept that takes long to make."""
     leaves, found = begun.parts["leaves"], []
     for home in sorted(begun.folder.parents[1].glob(f"{NETWORKS}/*")):
-        name, result = home.name.rpartition("-")[0], home / "result.json"
+        name, result = home.name.rpartition("-")[0], home / RESULT
         if home.stat().st_mtime < begun.began_s:
             continue
         if result.exists():

@@ -17,12 +17,13 @@ from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.system.disk import check_room, size
 from hpe_core.system.identity import ID, id_of
 from hpe_core.system.remote import Entry, Remote, RemoteError, is_remote
+from workflows.storage.begun import RESULT
 from workflows.storage.contents import MANIFEST, Files, set_aside_damaged
 from workflows.storage.lease import Lease
 from workflows.storage.lock import StoreHeld, holding
 from workflows.storage.manifest import read_manifest
 
-NETWORK = (WEIGHTS, MEANING, "result.json")  # the last one makes it count
+NETWORK = (WEIGHTS, MEANING, RESULT)  # the last one makes it count
 TRACKING = ("mlflow.db", "mlartifacts", "pipeline")
 
 

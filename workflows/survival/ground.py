@@ -21,6 +21,7 @@ import psutil
 from hpe_core.errors import say
 from workflows.full_pipeline import NAMES as STAGES
 from workflows.reproduction.receipt import Receipt
+from workflows.storage.begun import NETWORKS, RESULT
 from workflows.storage.code import ROOT, python_path
 from workflows.storage.contents import MANIFEST
 from workflows.storage.manifest import read_manifest
@@ -192,7 +193,7 @@ def kept(store: Path) -> dict[Path, int]:
     """Finished work, and when it was written: pieces with their receipts, networks, manifests."""
     pieces = [*store.glob("shards/*/*/part-*.json"), *store.glob("labels/*/*/*/part-*.json")]
     pieces += [path.with_suffix(".parquet") for path in pieces]
-    done = [*pieces, *store.glob("networks/*/result.json"), *store.glob(f"*/*/{MANIFEST}")]
+    done = [*pieces, *store.glob(f"{NETWORKS}/*/{RESULT}"), *store.glob(f"*/*/{MANIFEST}")]
     return {path: path.stat().st_mtime_ns for path in done if path.exists()}
 
 

@@ -27,6 +27,7 @@ from workflows.engine.cluster.ray_private import trainer_class
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import figures
+from workflows.storage.begun import RESULT
 from workflows.tracking.progress import now_ms
 from workflows.training.jobs import Job, online_teachers, open_data
 
@@ -35,7 +36,6 @@ TOLD_EVERY_S = 1.0
 # has waited this long for their room does it count again. Fixed workers wait for nodes that still have to start.
 START_TIMEOUT, ELASTIC_START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
 KEPT = (WEIGHTS, MEANING)
-RESULT = "result.json"  # makes a network count
 HISTORY = "history.json"  # in a checkpoint: the epochs so far
 
 

@@ -130,9 +130,9 @@ def start_local(**options: Any) -> "list[psutil.Process]":
     )
 
 
-def stop_local(started: "Sequence[psutil.Process]") -> None:
-    """Stop the cluster that these processes make up. A worker that hangs on its way out would stay for ever: it is
-    killed."""
+def leave(started: "Sequence[psutil.Process]") -> None:
+    """Leave the cluster. One of our own, which these processes make up, stops: a worker that hangs on its way out would
+    stay for ever, so it is killed."""
     import psutil
     import ray
 
@@ -213,7 +213,7 @@ def connected(spec: ClusterSpec) -> Iterator[str]:
     try:
         yield line
     finally:
-        stop_local(started)
+        leave(started)
 
 
 def quiet_data() -> None:
