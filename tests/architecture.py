@@ -41,7 +41,8 @@ NOT_IN_THE_LIBRARY = ("ray", "mlflow", "omegaconf", "jinja2", "optuna", "workflo
 HEAVY = ("torch", "torchvision", "timm", "ray", "mlflow", "matplotlib", "albumentations", "onnxruntime")
 PRIVATE = ("ray._private", "ray._raylet", "ray.train.v2", "mlflow.store", "mlflow.utils")
 # The files that look into others' rooms.
-WINDOWS = ("workflows.engine.cluster.ray_private", "workflows.tracking.server")
+ROOMS = ("engine.cluster.ray_private", "engine.cluster.trainer", "tracking.server")
+WINDOWS = tuple(f"workflows.{room}" for room in ROOMS)
 STAGES = "workflows.stages"
 MODULES, LINES = 11, 400  # of a folder, of a module
 

@@ -128,6 +128,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
     from hpe_core.datasets.files import _index
     from hpe_core.system.filesystems import open_filesystem
+    from tests.servers import s3_variables
 
     scheme, name = getattr(request, "param", "s3"), f"b{abs(hash(str(tmp_path))):x}"
     server = request.getfixturevalue("google_server" if scheme == "gs" else "s3_server")
@@ -135,10 +136,8 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server)
         made = GcsFileSystem(anonymous=True, scheme="http", endpoint_override=server.split("//")[1], project_id="tests")
     else:
-        keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1", "ENDPOINT_URL": server}
-        for key, value in keys.items():
-            monkeypatch.setenv(f"AWS_{key}", value)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for key, value in s3_variables(server).items():
+            monkeypatch.setenv(key, value)
         made = S3FileSystem(endpoint_override=server, allow_bucket_creation=True)
     monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
     for cached in (open_filesystem, _index):

@@ -49,7 +49,7 @@ class Done:
     seconds: float
 
 
-def run(verb: str, store: Path, *more: str, env: dict[str, str] | None = None) -> Done:
+def run(verb: str, store: Path | str, *more: str, env: dict[str, str] | None = None) -> Done:
     """Run a verb to its end. On a cluster of its own, whatever else is running on this machine."""
     local = () if env else ("cluster.address=local",)
     return call(words(verb, store, *local, *more), env or environment())
@@ -100,13 +100,15 @@ def wait_gone(processes: Sequence[psutil.Process], seconds: float = 60) -> None:
     kill(psutil.wait_procs(list(processes), timeout=seconds)[1])
 
 
-def killed_when(moment: Moment, store: Path, log: Path, *, everything: bool, meanwhile: Any = lambda pid: None) -> bool:
+def killed_when(
+    moment: Moment, store: Path, log: Path, *more: str, everything: bool, meanwhile: Any = lambda pid: None
+) -> bool:
     """Start the pipeline and SIGKILL it (the driver alone, or all its processes) as soon as `moment(store)` is true.
 
     Returns False where the run ended before that. `meanwhile` is called with the driver's pid until then.
     """
     with open(log, "w") as stream, whole_tree() as start:
-        command = words("run", store, "cluster.address=local")
+        command = words("run", store, *more, "cluster.address=local")
         process = start(command, stdout=stream, stderr=stream, start_new_session=True)
         deadline = time.monotonic() + PATIENCE_S
         while not moment(store):

@@ -1,4 +1,4 @@
-"""A server on loopback that answers as a test says."""
+"""Servers on loopback: one that answers as a test says, and what is told about one that speaks S3."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -27,3 +27,9 @@ def answering(answer: Callable[[str], tuple[int, bytes, int]], host: str = "127.
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server.server_port
         server.shutdown()
+
+
+def s3_variables(server: str) -> dict[str, str]:
+    """What a process is told about a server that speaks S3; moto lets any key in."""
+    keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1", "ENDPOINT_URL": server}
+    return {f"AWS_{key}": value for key, value in {**keys, "EC2_METADATA_DISABLED": "true"}.items()}

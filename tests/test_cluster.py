@@ -26,8 +26,10 @@ import pytest
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.files import file_sha256, read_json, write_json
+from hpe_core.system.remote import Remote
 from tests import road
-from tests.servers import answering
+from tests.servers import answering, s3_variables
+from tests.test_bucket import FEWER, finished_everywhere
 from tests.traced import Seen, needs_strace, seen
 from workflows.engine.cluster.connection import TRIES, capacity, machinery
 from workflows.engine.config import REPO
@@ -101,14 +103,14 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def ray_head() -> Iterator[Head]:
+def ray_head(s3_server: str) -> Iterator[Head]:
     # A socket's path has to stay below 108 letters, so pytest's own folder is too deep.
     home = Path(tempfile.mkdtemp(prefix="hpe", dir="/tmp"))
     token = home / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     gcs, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
-    strangers = road.environment(RAY_TMPDIR=str(home))
+    strangers = road.environment(RAY_TMPDIR=str(home), HPE_CACHE=str(home / "cache"), **s3_variables(s3_server))
     env = {**strangers, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     log = home / "head.log"
@@ -146,7 +148,7 @@ def left_in(home: Path) -> list[psutil.Process]:
     return found
 
 
-def submit(ray_head: Head, store: Path, *more: str) -> road.Done:
+def submit(ray_head: Head, store: str, *more: str) -> road.Done:
     """`ray job submit --working-dir . -- python workflows/full_pipeline.py ...`, and wait for the job's end."""
     entry = ["python", *road.words("run", store, *more)[1:]]
     options = ["--address", ray_head.dashboard, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"]
@@ -168,55 +170,63 @@ def test_a_cluster_with_tokens_refuses_a_client_without_one_in_a_sentence(ray_he
     assert "Traceback" not in done.err and len(last) < 500, road.tail(done)
 
 
-def replace_files(folder: Path, contents: Mapping[Path, bytes]) -> None:
-    """Other bytes in a finished stage's folder, and in its manifest the sizes and hashes of those."""
+def replace_files(ray_head: Head, there: Remote, contents: Mapping[Path, bytes]) -> None:
+    """Other bytes for files of the shards in the bucket, and in the manifest their sizes and hashes.
+
+    Nothing of it is left on the cluster's machine, which fetches what it will read.
+    """
+    folder = road.stage_folder(there.folder, "shards")
     manifest = read_json(folder / "manifest.json")
     for path, content in contents.items():
         path.write_bytes(content)
         listed = {"bytes": len(content), "sha256": file_sha256(path)}
         manifest["files"][str(path.relative_to(folder))] = listed
     write_json(folder / "manifest.json", manifest)
+    there.send(str(path.relative_to(there.folder)) for path in (*contents, folder / "manifest.json"))
+    shutil.rmtree(ray_head.env["HPE_CACHE"])
 
 
 @pytest.mark.timeout(3600)
-def test_stages_are_verbs_and_the_rest_is_a_job(ray_head, tmp_path):
+def test_stages_are_verbs_and_the_rest_is_a_job(ray_head, bucket, tmp_path):
     """Two stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
-    Nothing before "evaluate" stumbles over the unreadable test shards, so nothing before it has looked into them. The
-    manifest lists them as they are: else the store would find them damaged and have them made again.
+    All of it in a bucket, where another machine finds it finished. Nothing before "evaluate" stumbles over the
+    unreadable test shards, so nothing before it has looked into them. The manifest lists them as they are: else the
+    store would find them damaged and have them made again.
     """
-    store = tmp_path / "store"
-    early = road.run("labels", store, env=ray_head.env)
+    store, there = f"{bucket}/runs", Remote(f"{bucket}/runs")
+    early = road.run("labels", store, *FEWER, env=ray_head.env)
     assert early.code == 2 and "stage labels needs shards, teachers, not finished" in early.err, road.tail(early)
 
-    joined(road.run("shards", store, env=ray_head.env), ray_head)  # address auto: found by the note of `ray start`
-    tests = {path: path.read_bytes() for path in road.stage_folder(store, "shards").glob("heads.test/part-*.parquet")}
+    # Its address is `auto`: it is found by the note of `ray start`.
+    joined(road.run("shards", store, *FEWER, env=ray_head.env), ray_head)
+    there.fetch(there.index("shards"))
+    tests = {path: path.read_bytes() for path in there.folder.glob("shards/*/heads.test/part-*.parquet")}
     assert tests
-    replace_files(road.stage_folder(store, "shards"), dict.fromkeys(tests, b"nobody may read this"))
+    replace_files(ray_head, there, dict.fromkeys(tests, b"nobody may read this"))
     for path in tests:
         with pytest.raises(ShardError):
             read_shard(path)
     by_address = {**ray_head.env, "RAY_ADDRESS": ray_head.address}
-    joined(road.run("teachers", store, env=by_address), ray_head)
-    again = road.run("teachers", store, env=ray_head.env)
+    joined(road.run("teachers", store, *FEWER, env=by_address), ray_head)
+    again = road.run("teachers", store, *FEWER, env=ray_head.env)
     assert again.code == 0 and "teachers  skip" in again.err and "Ray" not in again.err, road.tail(again)
 
-    broken = submit(ray_head, store)
+    broken = submit(ray_head, store, *FEWER)
     told = broken.out + broken.err
     assert broken.code != 0 and "student: done in" in told, road.tail(broken)
     assert re.search(r"^error: shard .*part-0000\d.parquet cannot be read", told, re.MULTILINE), road.tail(broken)
     assert "Traceback" not in told and "predict_all" not in told, "a damaged file is one sentence, also from a worker"
-    assert (road.stage_folder(store, "student") / "manifest.json").is_file()
-    replace_files(road.stage_folder(store, "shards"), tests)
+    replace_files(ray_head, there, tests)
 
-    done = submit(ray_head, store)
+    done = submit(ray_head, store, *FEWER)
     told = road.sound(done).out + done.err
     assert ray_head.joined.search(told) and "Job '" in told and "succeeded" in told, road.tail(done)
     assert "distilled" in told and "student   skip" in told, road.tail(done)
-    for name in road.NAMES:
-        assert (road.stage_folder(store, name) / "manifest.json").is_file(), name
-    rows = {row["name"]: row for row in road.result_of(store, "evaluate")["rows"]}
-    assert rows["distilled"]["scores"]["n"] == road.result_of(store, "shards")["splits"]["heads.test"]["kept"]
+    there.fetch(there.index("evaluate"))
+    rows = {row["name"]: row for row in road.result_of(there.folder, "evaluate")["rows"]}
+    assert rows["distilled"]["scores"]["n"] == road.result_of(there.folder, "shards")["splits"]["heads.test"]["kept"]
+    finished_everywhere(store, told, tmp_path / "other")
     assert listens(ray_head.port), "the cluster is left by all of them, and never stopped"
 
 

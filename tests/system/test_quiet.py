@@ -46,6 +46,7 @@ photometric_chain("light", 1.0)
 """
 ON_RAY = """
 import os
+import psutil
 import ray
 from hpe_core.spec.cluster import ClusterSpec
 from hpe_core.system.quiet import SWITCHES
@@ -59,6 +60,10 @@ def augmented(row):
 if __name__ == "__main__":
     with connected(ClusterSpec(address="local", local_cpus=4)):
         assert all(row["quiet"] for row in ray.data.range(4).map(augmented).take_all())
+        us = psutil.Process()
+        open_ports = [port for one in (us, *us.children(recursive=True)) for port in one.net_connections("tcp")]
+        listening = {port.laddr.ip.removeprefix("::ffff:") for port in open_ports if port.status == "LISTEN"}
+        assert listening == {"127.0.0.1"}, listening
 """
 ASKING = """
 import contextlib
@@ -151,6 +156,9 @@ def test_the_libraries_of_a_run_are_loud_where_nobody_silences_them(tmp_path):
 @needs_strace
 @pytest.mark.longer
 def test_a_cluster_asks_nobody_where_it_is(tmp_path):
-    """Ray's own processes and its workers. The process of its dashboard would ask for the cloud, switches or not."""
+    """Ray's own processes and its workers; and nobody else can reach these.
+
+    The process of its dashboard would ask for the cloud, switches or not.
+    """
     assert seen(tmp_path / "quiet", ON_RAY) == Seen([], [])
     assert any("169.254.169.254" in line for line in seen(tmp_path / "loud", ASKING).calls)

@@ -1,15 +1,12 @@
 """Laws of the Ray Data stream: the rows of its plan, in the order of its plan, whatever Ray does in between."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -17,7 +14,6 @@ import torch
 from hpe_core.data.batch import PoseBatch
 from hpe_core.data.rows import ShardError, read_shard
 from hpe_core.data.shares import FaceArrays, count
-from tests import road
 from tests.faces import exchanged, marked_labels, write_heads
 from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
@@ -122,45 +118,3 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
         assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
     with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
         list(StreamedFaces(files, exchanged(labels, tmp_path)).shuffled(16, **where))
-
-
-STREAM = ("cluster.workers=2", "data.ingest=ray_data", "data.stream_shards=2", "cluster.address=local")
-ONE_TEACHER = ("teachers.byobnet=null", "teachers.resnet.optim.epochs=4")
-
-
-def is_reader(process: psutil.Process) -> bool:
-    """A task of the stream while it reads: Ray names the process by what it does."""
-    with suppress(psutil.Error):
-        return "read_groups" in " ".join(process.cmdline())
-    return False
-
-
-@pytest.mark.ray
-@pytest.mark.longer
-@pytest.mark.timeout(3600)
-def test_killed_workers_and_readers_change_no_weight(tmp_path):
-    """Two workers; in the second run one of them and a reading task are killed after a checkpoint."""
-    calm, store, log = tmp_path / "calm", tmp_path / "store", tmp_path / "log"
-    road.sound(road.run("shards", calm, *ONE_TEACHER))
-    shutil.copytree(calm, store)
-    road.sound(road.run("teachers", calm, *ONE_TEACHER, *STREAM))
-    killed: set[str] = set()
-    with open(log, "w") as stream, road.whole_tree() as start:
-        process = start(road.words("teachers", store, *ONE_TEACHER, *STREAM), stdout=stream, stderr=stream)
-        deadline = time.monotonic() + road.PATIENCE_S
-        while process.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-            for name, wanted in (("reader", is_reader), ("worker", road.is_train_worker)):
-                if name not in killed and road.has_checkpoint(store):
-                    victim = next(filter(wanted, road.family(process.pid)), None)
-                    if victim is not None:
-                        with suppress(psutil.NoSuchProcess):
-                            victim.kill()
-                            killed.add(name)
-        process.wait(timeout=road.PATIENCE_S)
-    assert process.returncode == 0, log.read_text()[-3000:]
-    assert killed == {"reader", "worker"}
-    ours, theirs = (road.stage_folder(place, "teachers") for place in (store, calm))
-    assert road.result_of(store, "teachers")["networks"]["resnet"]["epochs"] == 4
-    weights = [(folder / "resnet" / "model.safetensors").read_bytes() for folder in (ours, theirs)]
-    assert weights[0] == weights[1]

@@ -23,7 +23,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import file_sha256, known_json, read_json, write_json
 from workflows.engine.cluster.connection import QUIET, capacity, worker_device
 from workflows.engine.cluster.placement import placed
-from workflows.engine.cluster.ray_private import trainer_class
+from workflows.engine.cluster.trainer import trainer_of
 from workflows.engine.results import NetworkResult
 from workflows.engine.stage import StageFailed, StageRun
 from workflows.engine.told import figures
@@ -105,7 +105,8 @@ def run_ray_train(job: Job, stage: StageRun, home: Path) -> NetworkResult:
     def fit() -> Any:
         discard_torn(home / "ray-train")
         os.environ[START_TIMEOUT] = QUIET[START_TIMEOUT] if fewest == most else ELASTIC_START_S
-        trainer = trainer_class(most)(
+        trainer = trainer_of(
+            most,
             train_worker,
             train_loop_config={
                 "job": job,

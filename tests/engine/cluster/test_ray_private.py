@@ -1,9 +1,6 @@
-"""What is done to Ray's own trainer, and to what its raylets say."""
-
-from types import SimpleNamespace
+"""What is done to what Ray's raylets say."""
 
 import pytest
-import ray
 
 from workflows.engine.cluster import ray_private
 
@@ -22,19 +19,3 @@ def test_nothing_that_a_raylet_says_stands_among_the_results(monkeypatch, capsys
         worker.print_to_stdstream({**data, "task_name": None}, ignore_prefix=False)
     out, err = capsys.readouterr()
     assert out == "" and "many actors" not in err and ("a worker died" in err) != none
-
-
-@pytest.mark.parametrize(("dashboard", "kept"), [(None, False), ("127.0.0.1:8265", True)])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_trainer_starts_no_actor_that_has_nothing_to_do(monkeypatch, dashboard, kept, workers):
-    """None for datasets that are not given. One that asks the dashboard whether the controller lives only where there
-    is one: else each network waits at its end for the answer."""
-    asked = []
-    context = SimpleNamespace(gcs_address="127.0.0.1:6379")
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(ray_private, "dashboard_address", lambda address, _: asked.append(address) or dashboard)
-    trainer = ray_private.trainer_class(workers)(print, scaling_config=ray.train.ScalingConfig(num_workers=workers))
-    names = {type(one).__name__ for one in trainer._create_default_callbacks()}
-    assert asked == ["127.0.0.1:6379"] and names > {"BackendSetupCallback", "AcceleratorSetupCallback"}
-    assert "DatasetsCallback" not in names
-    assert ("PlacementGroupCleanerCallback" in names) == kept

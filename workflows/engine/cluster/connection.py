@@ -16,7 +16,7 @@ from hpe_core.system.memory import keep_freed_memory
 from hpe_core.system.packages import versions
 from hpe_core.system.processor import KIND, processor
 from workflows.engine.cluster.placement import KINDS
-from workflows.engine.cluster.ray_private import no_dashboard_process, noted_address, tidy_raylet_messages
+from workflows.engine.cluster.ray_private import no_dashboard_process, noted_address, on_loopback, tidy_raylet_messages
 from workflows.engine.stage import StageFailed
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def start_local(**options: Any) -> "list[psutil.Process]":
     before = psutil.Process().children()
     for _ in range(TRIES):
         try:
-            with no_dashboard_process():
+            with no_dashboard_process(), on_loopback():
                 ray.init(address="local", include_dashboard=False, **options)
             return [process for process in psutil.Process().children() if process not in before]
         except Exception as error:  # Ray has no type for it

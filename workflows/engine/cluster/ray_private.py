@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 ANSWER_S = 5.0
@@ -47,12 +48,36 @@ def no_dashboard_process() -> Iterator[None]:
         services.start_api_server = start
 
 
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Around `ray.init(address="local")`: its processes listen to this machine alone.
+
+    Else whoever reaches one of their ports may run code as the user. Ray does so by itself on macOS and Windows; its
+    variable for it, which is read when Ray is imported, would also keep a machine from joining a cluster.
+    """
+    from ray._private import ray_constants
+
+    before = vars(ray_constants).get("ENABLE_RAY_CLUSTER")
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def noted_address() -> str | None:
     """The address that `ray start` noted on this machine; the cluster may be gone since."""
     from ray._private.services import find_bootstrap_address
 
     address: str | None = find_bootstrap_address(None)
     return address or None
+
+
+def session_folder() -> Path:
+    """Where Ray keeps, and leaves, the logs and sockets of this machine's part of the connected cluster."""
+    from ray._private.worker import global_worker
+
+    return Path(global_worker.node.get_session_dir_path())
 
 
 def dashboard_address(cluster: str, timeout_s: float) -> str | None:
@@ -81,36 +106,6 @@ def _asked(cluster: str, key: bytes, namespace: bytes, timeout_s: float) -> str 
     except RayError:
         return None
     return known.decode() if known else None
-
-
-def trainer_class(workers: int) -> Any:
-    """Ray's TorchTrainer, or for one worker its parent, without the actor that serves datasets.
-
-    TorchTrainer sets up a process group, which one worker does not need, and imports torch into the driver and every
-    controller, 0.4 GB each. The actor is a process for each network, with 0.2 GB and two seconds of a core, also where
-    a trainer is given no datasets, as ours are.
-
-    A second actor asks the dashboard whether the controller lives, to free what a dead one holds. Without a dashboard
-    it never learns it, and holds up the end of every network: there it is left out.
-    """
-    import ray
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    if workers > 1:
-        from ray.train.torch import TorchTrainer
-
-    parent: Any = TorchTrainer if workers > 1 else DataParallelTrainer
-    idle: tuple[type, ...] = (DatasetsCallback,)
-    if dashboard_address(ray.get_runtime_context().gcs_address, ANSWER_S) is None:
-        idle += (PlacementGroupCleanerCallback,)
-
-    class Trainer(parent):
-        def _create_default_callbacks(self) -> list[Any]:
-            return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
-
-    return Trainer
 
 
 def actors_of(driver_pid: int) -> list[dict[str, str | int]]:
