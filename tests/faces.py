@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,8 +103,11 @@ def noise(count: int, size: int = CROP.size, seed: int = 1) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def save_untrained(folder: Path, backbone: str = "test_resnet", notes: Mapping[str, object] | None = None) -> Path:
-    """Save a network whose answers differ from face to face, though it has learnt nothing; returns its folder."""
+def save_untrained(
+    folder: Path, backbone: str = "test_resnet", notes: Mapping[str, object] | None = None, **more: Any
+) -> Path:
+    """Save a network whose answers differ from face to face, though it has learnt nothing; returns its folder. `more`
+    are other keys of its spec."""
     import torch
 
     from hpe_core.networks.checkpoint import save_net
@@ -111,9 +115,11 @@ def save_untrained(folder: Path, backbone: str = "test_resnet", notes: Mapping[s
     from hpe_core.spec.network import NetSpec
 
     torch.manual_seed(0)
-    net = PoseNet(NetSpec(backbone, bin_widths=(3.0, 9.0)), NET_CROP.size)
+    net = PoseNet(NetSpec(backbone, bin_widths=(3.0, 9.0), **more), NET_CROP.size)
     net.train()(torch.from_numpy(windows(24)))  # statistics of faces
     for head in net.heads:
         torch.nn.init.normal_(next(head.parameters()))
+    if net.decoder is not None:
+        torch.nn.init.normal_(net.decoder.regression[-1].weight, std=0.02)
     save_net(folder, net.eval(), NET_CROP, NOTES if notes is None else notes)
     return folder

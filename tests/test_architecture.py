@@ -73,7 +73,9 @@ def test_a_crowded_folder_is_told(tmp_path):
 
 EVERY_MODULE = "import hpe_core, importlib, pkgutil\n[importlib.import_module(m.name) for m in "
 LIGHT = {
-    EVERY_MODULE + "pkgutil.walk_packages(hpe_core.__path__, 'hpe_core.')]": {"ray", "mlflow", "omegaconf"},
+    EVERY_MODULE + "pkgutil.walk_packages(hpe_core.__path__, 'hpe_core.')]\nimport workflows.bench.operations": {
+        *("ray", "mlflow", "omegaconf", "pydantic", "albumentations")
+    },
     "import workflows.tracking.live, workflows.tracking.projection": {"mlflow"},
     "import workflows.tracking.console, workflows.tracking.progress": {"ray", "torch", "mlflow", "numpy", "rich"},
     # Else they are part of what is measured.

@@ -1,19 +1,15 @@
 """Laws of the int8 file: same contract, float head and decoder, a cost that is the difference of two scores."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
 
 from hpe_core.data.batch import FaceData
 from hpe_core.data.rows import read_shard, write_shard
 from hpe_core.datasets.base import FaceRow
 from hpe_core.geometry.crop import canonical_crop, window
-from hpe_core.networks.checkpoint import load_net, save_net
-from hpe_core.networks.models import PoseNet
+from hpe_core.networks.checkpoint import save_net
 from hpe_core.predictor import HeadPosePredictor
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import CropSpec
@@ -76,26 +72,6 @@ def test_the_cost_is_the_difference_of_the_scores_and_nothing_for_the_same_file(
     assert alone.margin_deg != some.margin_deg and alone.cost_deg == some.cost_deg, "people count"
     same = score_int8(files[0], files[0], faces)
     assert same.cost_deg == same.moved_deg == same.margin_deg == 0
-
-
-def test_a_network_of_several_passes_is_quantized_as_its_plain_form_is(exported_net, tmp_path):
-    """Passes of the same weights: they are stored once, and the integers cost what they cost the plain file."""
-    saved = load_net(exported_net)
-    net = PoseNet(replace(saved.net.spec, mirrored=True, looks=(1, 0.75)), saved.crop.size).eval()
-    net.load_state_dict(saved.net.state_dict())
-    save_net(tmp_path, net, saved.crop, {})
-    file, small, faces = tmp_path / "student.onnx", tmp_path / "int8.onnx", windows(24)
-    export_network(tmp_path, file, tmp_path / "student.pt2")
-    quantize_onnx(file, small, faces)
-    assert file.stat().st_size < 1.2 * (exported_net / "student.onnx").stat().st_size
-    with torch.inference_mode():
-        expected = net.angles(torch.from_numpy(faces)).numpy()
-    plain, moved = (HeadPosePredictor.load(each).predict_windows(faces).angles for each in (file, small))
-    np.testing.assert_allclose(plain, expected, atol=1e-3)
-    flipped = HeadPosePredictor.load(small).predict_windows(np.ascontiguousarray(faces[:, :, ::-1])).angles
-    assert np.abs(flipped * (1, -1, -1) - moved).mean() < 0.2, "each pass has ranges of its own"
-    assert 0 < np.abs(moved - plain).mean() < 0.5
-    assert {node.op_type for node in onnx.load(file).graph.node}.isdisjoint({"Shape", "Range", "Gather"})
 
 
 @pytest.mark.parametrize(("apart", "warned"), [(None, False), (0.2, False), (3.0, True), (float("nan"), True)])

@@ -1,13 +1,8 @@
 """Laws of the sync: MLflow shows what the store says, nothing twice, whatever was cut off, deleted or refused."""
 
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from werkzeug.serving import BaseWSGIServer, make_server
 
 from hpe_core.errors import SpecError
 from tests.tracking import places
@@ -125,15 +121,13 @@ class Cut:
 
 
 def test_a_sync_that_is_cut_off_anywhere_is_completed_by_the_next(store, tmp_path, monkeypatch):
-    facts = places.told(tmp_path / "home", points=3)
-    model = facts[1].model
+    run, stage, _ = places.told(tmp_path / "home")
 
     def named(name: str) -> list[RunFacts]:
-        """The facts, with a registered model of their own."""
-        own = replace(facts[1], model=replace(model, name=name))
-        return [facts[0], own, replace(facts[2], params={"p": 1})]
+        """The run and its stage, which has all that a run may have, with a registered model of its own."""
+        return [run, replace(stage, model=replace(stage.model, name=name))]
 
-    assert bring(store, named("whole"), "whole").runs == 3
+    assert bring(store, named("whole"), "whole").runs == 2
     expected = state(places.uri_of(store), "whole")
     for at in range(1, 99):
         name = f"cut-{at}"
@@ -279,35 +273,25 @@ def test_the_alias_is_won_on_the_same_faces_and_once(store, tmp_path):
 
 @pytest.fixture
 def start_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    started: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # two more processes that import all of MLflow
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # the machine may be busy; who is dead refuses at once
+    """What `mlflow server` serves, in this process, which has imported MLflow."""
+    running: list[BaseWSGIServer] = []
 
     def start(port: int) -> None:
-        words = f"server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri {places.uri_of(store)}"
-        words += f" --artifacts-destination {store}/served"
-        command = [sys.executable, "-m", "mlflow", *words.split()]
-        with open(store / "server.log", "wb") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        from mlflow.server import app, constants, handlers
 
-        def up() -> bool:
-            assert started[0].poll() is None, (store / "server.log").read_text()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
-                    return bool(answer.status == 200)
-            except OSError:
-                return False
-
-        places.until(up, 180)  # a server imports for a minute on a busy machine
+        monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, places.uri_of(store))
+        monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+        monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(store / "served"))
+        monkeypatch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
+        for opened in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
+            monkeypatch.setattr(handlers, opened, None)
+        running.append(make_server("127.0.0.1", port, app, threaded=True))
+        threading.Thread(target=running[0].serve_forever, daemon=True).start()
 
     yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)  # its own session: the workers go with it
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    for one in running:
+        one.shutdown()
+        one.server_close()
 
 
 def test_a_server_that_was_dead_gets_all_exactly_once(store, tmp_path, start_server):

@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,7 @@ FRONTAL_DEG = 45  # no configuration's limit is below
 SPLITS = ("train", "train", "val", "test")
 
 
+@cache
 def head(number: int) -> RenderedHead:
     return render_head(5, number, size=96)
 
