@@ -23,6 +23,8 @@ from workflows.storage.lease import BEAT_S, STALE_S, Lease
 from workflows.storage.lock import StoreHeld
 from workflows.storage.mirror import held
 
+pytestmark = pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
+
 HOLD = """
 import sys, time, workflows.storage.lease as lease
 from pathlib import Path
@@ -35,7 +37,6 @@ with lease.Lease(Remote(sys.argv[1]), Path("/first")):
 """
 
 
-@pytest.mark.parametrize("bucket", ("s3", "gs"), indirect=True)
 def test_the_second_run_says_who_holds_the_store_and_a_killed_holder_does_not_for_long(store):
     process = subprocess.Popen([sys.executable, "-c", HOLD, store], stdout=subprocess.PIPE, text=True, cwd=REPO)
     try:
