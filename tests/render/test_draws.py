@@ -58,7 +58,7 @@ def test_occluders_only_take_visibility_away() -> None:
         assert not (dressed.visible & ~plain.visible).any()
         np.testing.assert_array_equal(dressed.landmarks, plain.landmarks)
         hidden += bool((dressed.visible != plain.visible).any())
-    assert 2 <= hidden <= 10  # about 20 % have something in front, not always of a landmark
+    assert 2 <= hidden <= 9  # about 20 % have something in front, not always of a landmark
 
 
 def test_poses_are_wide_and_inside_the_bins() -> None:
