@@ -124,7 +124,7 @@ def faces_of(root, count=1000):
 
 
 NEAR = ConventionSpec(rotation="xzy")  # differs from ours only where yaw and roll are large: six of the 39 faces
-FOUND = [("people", one) for one in MISTAKES] + [("aflw2000", one) for one in MISTAKES if one != NEAR]
+FOUND = [("people", one) for one in MISTAKES] + [("aflw2000", one) for one in MISTAKES[::2]]
 
 
 @pytest.mark.parametrize(("faces", "mistake"), FOUND)
