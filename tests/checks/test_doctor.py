@@ -25,7 +25,8 @@ from hpe_core.spec.data import ConventionSpec, CropSpec, DatasetSpec, DataSpec
 from tests.archives import as_stored, picture, write_300w, write_aflw, write_aflw2000, write_average_heads
 from tests.datasets.test_leaks import LEARNT, table
 from workflows import doctor
-from workflows.checks.data import _solved, examine, histogram, in_lines, sample
+from workflows.checks.convention import check_labels
+from workflows.checks.data import _solved, convention_findings, examine, histogram, in_lines, sample
 from workflows.checks.findings import Look, error, warning
 from workflows.engine.config import REPO
 
@@ -48,13 +49,14 @@ def errors(tree: dict[str, Any]) -> list[str]:
     return [finding["text"] for finding in tree["findings"] if finding["level"] == "error"]
 
 
-def test_poses_that_were_solved_from_landmarks_are_not_checked_by_them(tmp_path, capsys):
+def test_poses_that_were_solved_from_landmarks_are_not_checked_by_them(tmp_path):
     for number, pose in enumerate(POSES):
         write_300w(tmp_path, f"face{number}", 0.5 * (HEAD @ euler_to_matrix(pose).T)[:, :2] + [60, 50])
-    (told,) = looked_at(tmp_path, capsys, reader="300w")["datasets"].values()
-    assert told["looked_at"] == len(POSES) and told["convention"] is None
-    assert doctor.main(["reader=300w", f"root={tmp_path}"]) == 0
-    assert "unchecked: no landmarks, or poses that come from them" in capsys.readouterr().out
+    spec = DatasetSpec("300w", root=str(tmp_path))
+    seen = examine("it", spec, DataSpec({"it": spec}, ("it",), ()), 0, "", planned=False)
+    assert seen.looked_at == len(seen.kept) == len(POSES) and seen.verdict is None
+    assert not any(finding.level == "error" for finding in seen.findings)
+    assert "unchecked: no landmarks, or poses that come from them" in "\n".join(in_lines(seen))
 
 
 def test_a_picture_that_is_trained_and_tested_on_is_an_error(tmp_path):
@@ -77,11 +79,18 @@ def test_a_picture_that_is_trained_and_tested_on_is_an_error(tmp_path):
         ),
     ],
 )
-def test_a_wrong_archive_is_found_and_the_advice_mends_it(tmp_path, capsys, convention, words, keys):
-    write_faces(tmp_path, convention)
+def test_a_wrong_convention_has_its_words_and_its_keys(convention, words, keys):
+    verdict = check_labels(as_stored(POSES, convention), euler_to_matrix(POSES), ConventionSpec())
+    (said,) = convention_findings("it", verdict, ConventionSpec(), "")
+    assert said.level == "error" and said.text.startswith(f"{words}: set {keys} (labels lie ")
+
+
+def test_a_wrong_archive_is_found_and_the_advice_mends_it(tmp_path, capsys):
+    write_faces(tmp_path, ConventionSpec(order="yaw_pitch_roll"))
     tree = looked_at(tmp_path, capsys)
     (said,) = errors(tree)
-    assert said.startswith(f"{words}: set {keys} (labels lie ") and tree["code"] == 2 and not tree["ok"]
+    keys = "convention.order=yaw_pitch_roll"
+    assert f": set {keys} (labels lie " in said and tree["code"] == 2 and not tree["ok"]
     mended = looked_at(tmp_path, capsys, keys)
     assert mended["ok"] and mended["code"] == 0 and mended["datasets"]["aflw2000"]["convention"]["kind"] == "agrees"
 

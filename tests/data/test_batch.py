@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpe_core.data.batch import FaceData, OwnFaces
@@ -112,6 +112,7 @@ def test_workers_share_every_global_batch(files):
     assert sorted(key for part in validation for key in part) == sorted(keys(ordered(data, 8)))
 
 
+@settings(max_examples=30)
 @given(
     st.integers(1, 70), st.integers(1, 3), st.integers(0, 9), st.integers(0, 3), st.sampled_from([FaceData, OwnFaces])
 )

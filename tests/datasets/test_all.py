@@ -282,11 +282,11 @@ def test_census_compares_with_the_whole_archive(tmp_path):
 def test_heads_are_drawn_from_all_around_if_asked_for():
     """The pose as drawn, and the landmarks with it: a head seen from behind hides all of its face."""
 
-    def drawn(poses: str) -> list[Annotation]:
-        opened = open_source(DatasetSpec("synthetic", count=24, seed=5, image_px=48, poses=poses))
+    def drawn(poses: str, count: int) -> list[Annotation]:
+        opened = open_source(DatasetSpec("synthetic", count=count, seed=5, image_px=48, poses=poses))
         return [opened.load(ref)[0] for ref in opened.refs()]
 
-    ahead, around = drawn("ahead"), drawn("around")
+    ahead, around = drawn("ahead", 8), drawn("around", 16)
     assert max(abs(face.pose[1]) for face in ahead) <= 99
     behind = [face for face in around if abs(face.pose[1]) > 140]
     assert len(behind) >= 3

@@ -19,6 +19,7 @@ def split_of(group: str, spec: DatasetSpec) -> str:
     return "test" if place < first else "val" if place - first < (0.0 if spec.val_groups else spec.val) else "train"
 
 
+@settings(max_examples=40)
 @given(
     st.sets(st.integers(0, 10**6), min_size=30, max_size=60),
     st.integers(0, 9),

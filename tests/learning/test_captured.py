@@ -67,8 +67,9 @@ def weights(step):
     return torch.cat([p.detach().flatten() for p in step.state.net.parameters()])
 
 
-@pytest.mark.parametrize("photometric", ["none", "light", "ehpnet", "offsets"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("photometric", "optimizer"), [("none", "adam"), ("light", "adamw"), ("ehpnet", "sgd"), ("offsets", "adam")]
+)
 def test_no_step_waits_for_a_number(faces, photometric, optimizer):
     """From the table of an epoch to the averaged weights: gather, flip, turn, colours, loss, optimiser, average."""
     changed = {"augment": {"photometric": photometric, "backend": "device"}, "optim": {"optimizer": optimizer}}

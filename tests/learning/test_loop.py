@@ -41,7 +41,7 @@ SPEC = TrainSpec(
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
-    return write_heads(folder, 96), write_heads(folder, 32, split="val", first=96)
+    return write_heads(folder, 48), write_heads(folder, 24, split="val", first=48)
 
 
 def data(shards):
@@ -110,10 +110,7 @@ def test_resume_equals_no_interruption(shards, whole, tmp_path, cut):
 @pytest.mark.parametrize(
     ("errors", "cut", "score", "key"),
     [
-        *(
-            (errors, cut, scored, "mae")
-            for errors, cut in [((1, 2, 3), 2), ((3, 1, 2), 1), ((3, 2, 1), 1), ((3, 1, 2), 3), ((2, 2, 3), 1)]
-        ),
+        *((errors, cut, scored, "mae") for errors, cut in [((1, 2, 3), 2), ((3, 1, 2), 1), ((2, 2, 3), 1)]),
         ((3, 1, 2), 2, scored_wide, "geodesic"),
     ],
 )
@@ -129,19 +126,20 @@ def test_the_best_epoch_is_that_of_the_smallest_error_before_or_after_a_cut(
         end.save(tmp_path / str(end.epoch))
         seen.append((end.epoch, end.metrics[f"val/{key}"], end.best_error))
 
-    net = fit(SPEC, CROP, *data(shards), on_epoch=keep, stop_after=cut)
-    if cut < 3:
-        net = fit(SPEC, CROP, *data(shards), on_epoch=keep, resume=tmp_path / str(cut))
+    cut_off = fit(SPEC, CROP, *data(shards), on_epoch=keep, stop_after=cut)
+    net = fit(SPEC, CROP, *data(shards), on_epoch=keep, resume=tmp_path / str(cut))
     assert seen == [(epoch, errors[epoch - 1], min(errors[:epoch])) for epoch in (1, 2, 3)]
     for epoch in (1, 2, 3):
         best = 1 + errors.index(min(errors[:epoch]))
         weights = trainer_state(whole[0] / str(best))["ema"]
         saved = load_net(tmp_path / str(epoch))
         same(dict(saved.net.state_dict()), dict(weights))
+        if epoch == cut:
+            same(dict(cut_off.state_dict()), dict(weights))
         assert saved.crop == CROP and build(TrainSpec, saved.notes["train_spec"]) == SPEC
         assert (saved.notes["epoch"], saved.notes["val_error"]) == (best, errors[best - 1])
         state = trainer_state(tmp_path / str(epoch))
-        assert state["numbers"] == [epoch, 6 * epoch, errors[best - 1], best]
+        assert state["numbers"] == [epoch, 3 * epoch, errors[best - 1], best]
     same(dict(net.state_dict()), dict(weights))
 
 
@@ -161,8 +159,9 @@ def test_a_validation_that_finds_no_number_stops_the_training(shards, monkeypatc
 )
 def test_loss_falls_and_the_right_sign_is_learnt(shards, head, hard_loss):
     """Trained on one half of the labels' meaning, the network must beat its own mirror image by far."""
-    optim = dataclasses.replace(SPEC.optim, epochs=45, ema_decay=0.0)
-    spec = dataclasses.replace(SPEC, optim=optim, net=dataclasses.replace(SPEC.net, head=head), hard_loss=hard_loss)
+    changes = {"optim": dataclasses.replace(SPEC.optim, epochs=30, lr=1e-2, ema_decay=0.0), "hard_loss": hard_loss}
+    changes["augment"] = AugmentSpec(turn_deg=8, photometric="none")  # of which few faces are learnt in few epochs
+    spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, head=head), **changes)
     losses = []
     net = fit(spec, CROP, *data(shards), on_epoch=lambda end: losses.append(end.metrics["train/loss"]))
     assert losses[-1] < (0.8 * losses[0] if losses[0] > 0 else losses[0] - 1)  # a log-density may be below nothing

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,6 +60,7 @@ def loss(made: PoseTask, raw: torch.Tensor, angles: np.ndarray, soft: torch.Tens
 # ---------------------------------------------------------------- losses
 
 
+@settings(max_examples=25)
 @given(seeds)
 def test_hard_losses_are_their_equations(seed):
     random = np.random.default_rng(seed)
@@ -87,6 +88,7 @@ def test_the_geodesic_angle_has_a_finite_slope_everywhere(degrees):
         assert along == pytest.approx(1, rel=1e-2), "a radian is a radian, near nothing and near a half turn"
 
 
+@settings(max_examples=40)
 @given(seeds, st.sampled_from([0.0, 0.7]), st.sampled_from([0.0, 2.0]))
 def test_soft_losses_are_their_equations(seed, hard_weight, distrust):
     """Each face by the scatter of its labels: 1 / (1 + k v). The labels of bins scatter as rotations do."""

@@ -23,7 +23,7 @@ from tests.faces import CROP, face_row, ordered, windows, write_heads
 NET = NetSpec(backbone="test_byobnet", landmarks=True, decoder_width=16)
 SPEC = TrainSpec(
     net=NET,
-    optim=OptimSpec(epochs=8, batch_size=8, lr=1e-2, warmup_epochs=0.5),
+    optim=OptimSpec(epochs=24, batch_size=16, lr=1e-2, warmup_epochs=0.5),
     augment=AugmentSpec(turn_deg=8, jitter_px=2, photometric="none"),
     mse_weight=0.01,
 )
@@ -197,9 +197,9 @@ def test_the_weights_are_those_of_the_spec_and_a_student_learns_landmarks_too(tm
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """(A network that learnt 192 heads, its figures, the validation files)."""
+    """(A network that learnt 96 heads, its figures, the validation files)."""
     folder, told = tmp_path_factory.mktemp("heads"), []
-    train, val = write_heads(folder, 192), write_heads(folder, 32, split="val", first=192)
+    train, val = write_heads(folder, 96), write_heads(folder, 24, split="val", first=96)
     net = fit(
         SPEC,
         CROP,
@@ -213,7 +213,7 @@ def learnt(tmp_path_factory):
 def test_it_learns_where_landmarks_are(learnt):
     """Better than the best guess that does not look: the mean place of each landmark."""
     _, told, val = learnt
-    (batch,) = ordered(FaceData(val, landmarks=True), 32)
+    (batch,) = ordered(FaceData(val, landmarks=True), 24)
     marks = batch.landmarks_BL3[..., :2]
     sides = marks.amax(1) - marks.amin(1)
     guess = (marks - marks.mean(0)).norm(dim=-1).mean(1) * 100 / sides.prod(1).sqrt()

@@ -53,12 +53,12 @@ def test_group_is_the_person() -> None:
 
 def test_occluders_only_take_visibility_away() -> None:
     hidden = 0
-    for index in range(60):
+    for index in range(24):
         dressed, plain = render_head(9, index, size=48), render_head(9, index, size=48, plain=True)
         assert not (dressed.visible & ~plain.visible).any()
         np.testing.assert_array_equal(dressed.landmarks, plain.landmarks)
         hidden += bool((dressed.visible != plain.visible).any())
-    assert 2 <= hidden <= 24  # about 20 % have something in front, not always of a landmark
+    assert 2 <= hidden <= 9  # about 20 % have something in front, not always of a landmark
 
 
 def test_poses_are_wide_and_inside_the_bins() -> None:

@@ -209,7 +209,7 @@ def test_a_shard_is_hashed_once_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_run_jobs", jobs_here)
     for module in (shards, labels):
         monkeypatch.setattr(module, "capacity", lambda cluster: {"CPU": 2.0, "GPU": 0.0})
-    words = [f"store={tmp_path}", "data.rows_per_shard=12"]
+    words = [f"store={tmp_path}", "data.datasets.heads.count=30", "data.rows_per_shard=6"]
     spec, teachers = load(["tests/tiny.yaml"], words), tmp_path / "taught"
     for name, train in spec.teachers.items():
         save_net(teachers / name, PoseNet(train.net, spec.data.crop.size), spec.data.crop, {})

@@ -125,7 +125,7 @@ def test_faces_that_kill_or_stop_the_decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "FACE_TIMEOUT_S", 1.0)
     troubled = {"aflw2000": lambda spec: Trouble(root)}
     monkeypatch.setattr(shards, "open_source", lambda spec: troubled.get(spec.reader, open_source)(spec))
-    summary = build(wild(root, rows_per_shard=1), tmp_path / "out")
+    summary = build(wild(root, rows_per_shard=1), tmp_path / "out", workers=1)
     check_law(summary, tmp_path / "out")
     entry = summary.splits["wild.test"]
     assert entry.kept == 4

@@ -17,7 +17,7 @@ from hpe_core.data.shares import FaceArrays, count
 from tests.faces import exchanged, marked_labels, write_heads
 from workflows.training.stream import StreamedFaces, read_groups, tasks_of, to_batch, to_table
 
-ROWS, PER_SHARD = 130, 12
+ROWS, PER_SHARD = 66, 6
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def keys(batch: PoseBatch) -> list[bytes]:
 
 
 @pytest.mark.parametrize("stream_shards", [1, 3, 100])
-@pytest.mark.parametrize(("world", "batch_size"), [(1, 16), (2, 16), (3, 12), (4, 1000)])
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 8), (2, 8), (3, 9), (4, 1000)])
 def test_every_row_once_in_equal_steps(files, stream_shards, world, batch_size):
     data = StreamedFaces(files, None, stream_shards)
     for epoch in (0, 1):
@@ -57,17 +57,17 @@ def test_every_row_once_in_equal_steps(files, stream_shards, world, batch_size):
 def test_a_task_reads_few_shards_however_many_there_are(files):
     """What a stream holds is bounded by its groups; a group of 3 shards' rows touches one or two more at its ends."""
     data = StreamedFaces(files, None, 3)
-    groups = data.plan(16, seed=0, epoch=0, rank=0, world=1)
+    groups = data.plan(8, seed=0, epoch=0, rank=0, world=1)
     assert all(count(group) <= 3 * PER_SHARD and len({piece.file for piece in group}) <= 5 for group in groups)
-    assert len(groups) == ROWS // 16 / 2 == 4
+    assert len(groups) == ROWS // 8 / 2 == 4
 
 
 def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     data = StreamedFaces(files, None, 3)
     base = {"seed": 0, "epoch": 0, "rank": 0, "world": 1}
-    orders = [keys(without_ray(data, 16, **{**base, **change})) for change in ({}, {"epoch": 1}, {"seed": 1}, {})]
+    orders = [keys(without_ray(data, 8, **{**base, **change})) for change in ({}, {"epoch": 1}, {"seed": 1}, {})]
     assert orders[0] == orders[3] and orders[0] != orders[1] != orders[2] != orders[0]
-    own, first = without_ray(data, 130, **base), np.concatenate([read_shard(file).angles for file in files])
+    own, first = without_ray(data, ROWS, **base), np.concatenate([read_shard(file).angles for file in files])
     assert sorted(map(tuple, own.angles_B3.tolist())) == sorted(map(tuple, first.tolist())), "one group: all rows"
     assert not np.array_equal(own.angles_B3.numpy(), first)
 
@@ -91,11 +91,11 @@ def test_rows_cross_as_they_are():
 
 
 def test_soft_labels_stay_with_their_rows(files, labels, tmp_path):
-    whole = without_ray(StreamedFaces(files, labels, 3), 16, seed=0, epoch=0, rank=1, world=2)
+    whole = without_ray(StreamedFaces(files, labels, 3), 8, seed=0, epoch=0, rank=1, world=2)
     assert whole.soft_B3N is not None and torch.equal(whole.soft_B3N[:, :, 0], whole.angles_B3.half())
     wrong = StreamedFaces(files, exchanged(labels, tmp_path), 3)
     with pytest.raises(ShardError, match="do not belong"):
-        without_ray(wrong, 16, seed=0, epoch=0, rank=0, world=1)
+        without_ray(wrong, 8, seed=0, epoch=0, rank=0, world=1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -111,10 +111,10 @@ def test_ray_gives_the_rows_of_the_plan_in_its_order(files, labels, monkeypatch,
     monkeypatch.setattr("workflows.training.stream.BLOCK_BYTES", 5 * 3 * 44 * 44)
     data = StreamedFaces(files, labels, 2, readers=2, landmarks=True)
     where = {"seed": 3, "epoch": 1, "rank": 1, "world": 2}
-    batches = list(data.shuffled(16, **where))
-    assert [len(batch) for batch in batches] == [8] * data.steps(16)
-    expected = without_ray(data, 16, **where)
+    batches = list(data.shuffled(8, **where))
+    assert [len(batch) for batch in batches] == [4] * data.steps(8)
+    expected = without_ray(data, 8, **where)
     for field in dataclasses.fields(PoseBatch):
         assert torch.equal(torch.cat([getattr(batch, field.name) for batch in batches]), getattr(expected, field.name))
     with pytest.raises(ShardError, match="soft labels .*part-0000.* do not belong to this shard"):
-        list(StreamedFaces(files, exchanged(labels, tmp_path)).shuffled(16, **where))
+        list(StreamedFaces(files, exchanged(labels, tmp_path)).shuffled(8, **where))
