@@ -42,6 +42,9 @@ class Workers:
     def execute(self, task: Any) -> list[Any]:
         return list(self.nodes) if task.__name__ == "node" else [task() for _ in self.nodes]
 
+    def execute_single(self, _rank: int, task: Any) -> Any:
+        return task()
+
     def execute_single_async(self, _rank: int, task: Any, **words: Any) -> Any:
         return task, words
 

@@ -28,7 +28,7 @@ class FileBackend(_TorchBackend):
             return
         worker_group.execute(_set_torch_distributed_env_vars)
         worker_group.execute(stay)
-        meeting = session_folder() / f"workers-{uuid.uuid4().hex}"
+        meeting = worker_group.execute_single(0, session_folder) / f"workers-{uuid.uuid4().hex}"
         group = {"backend": "gloo", "world_size": len(worker_group), "init_method": meeting.as_uri()}
         group["timeout_s"] = backend_config.timeout_s
         joining = [
