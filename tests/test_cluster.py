@@ -187,6 +187,7 @@ def replace_files(ray_head: Head, there: Remote, contents: Mapping[Path, bytes])
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_stages_are_verbs_and_the_rest_is_a_job(ray_head, bucket, tmp_path):
     """Two stages one by one on the running cluster, with test shards that cannot be read; then a job does what is left.
 
