@@ -39,14 +39,8 @@ from workflows.survival.ground import expect_untouched, kept
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
-# All rows come as a stream of Ray Data, two workers share a teacher, and labels and trials have two processes, too; in
-# `test_pipeline.py` none of it is so.
-STREAMED = (
-    "data.ingest=ray_data",
-    "data.stream_shards=2",
-    *(f"cluster.stages.{stage}.workers=2" for stage in ("teachers", "labels")),
-    "search.concurrent=2",
-)
+# All rows come as a stream of Ray Data, and two workers share a teacher; in `test_pipeline.py` neither is so.
+STREAMED = ("data.ingest=ray_data", "data.stream_shards=2", "cluster.stages.teachers.workers=2")
 
 
 def is_reader(process: psutil.Process) -> bool:
