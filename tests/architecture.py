@@ -39,10 +39,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 PACKAGES = ("hpe_core", "workflows")
 NOT_IN_THE_LIBRARY = ("ray", "mlflow", "omegaconf", "jinja2", "optuna", "workflows")
 HEAVY = ("torch", "torchvision", "timm", "ray", "mlflow", "matplotlib", "albumentations", "onnxruntime")
-PRIVATE = ("ray._private", "ray._raylet", "ray.train.v2", "mlflow.store", "mlflow.utils")
+PRIVATE = ("ray._private", "ray._raylet", "ray.train.v2", "ray.train.torch.config", "mlflow.store", "mlflow.utils")
 # The files that look into others' rooms.
-ROOMS = ("engine.cluster.ray_private", "engine.cluster.trainer", "tracking.server")
-WINDOWS = tuple(f"workflows.{room}" for room in ROOMS)
+WINDOWS = (
+    "workflows.engine.cluster.ray_private",
+    "workflows.engine.cluster.torch_group",
+    "workflows.engine.cluster.trainer",
+    "workflows.tracking.server",
+)
 STAGES = "workflows.stages"
 MODULES, LINES = 11, 400  # of a folder, of a module
 

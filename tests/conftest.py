@@ -80,15 +80,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local cluster of 4 logical CPUs (fewer can deadlock Ray Data), stopped at the end of the session."""
-    import ray
+    from workflows.engine.cluster.connection import leave, start_local
 
-    from workflows.engine.cluster.ray_private import no_dashboard_process
-
-    # A cluster that the user has started for something else is no business of the tests.
-    with no_dashboard_process():
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    started = start_local(num_cpus=4, log_to_driver=False)
     yield
-    ray.shutdown()
+    leave(started)
 
 
 @pytest.fixture(scope="session")

@@ -59,9 +59,11 @@ class Killer:
 
     def __call__(self, driver: int) -> None:
         for name, wanted in list(self.left.items()):
-            if has_checkpoint(self.store) and (victims := list(filter(wanted, family(driver)))):
-                kill(victims[:1])
-                del self.left[name]
+            victim = next(filter(wanted, family(driver)), None) if has_checkpoint(self.store) else None
+            if victim is not None:
+                with suppress(psutil.NoSuchProcess):  # it has ended by itself: the next one, then
+                    victim.kill()
+                    del self.left[name]
 
 
 @pytest.fixture(scope="session")

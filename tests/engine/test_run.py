@@ -1,10 +1,7 @@
 """What a run does with the stages, without Ray and MLflow: in order, only what is not finished, and nothing in vain."""
 
-import contextlib
-import io
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +13,7 @@ from hpe_core.spec.pipeline import PipelineSpec
 from tests.engine.test_store import TOY, Counted, counting, spec_in
 from workflows.engine import pipeline
 from workflows.engine.config import load
-from workflows.engine.pipeline import ROOT, check_backbones, registered_backbones, run, run_alone
+from workflows.engine.pipeline import check_backbones, registered_backbones, run, run_alone
 from workflows.engine.plan import Planned, plan
 from workflows.engine.runner import execute
 from workflows.engine.stage import Stage
@@ -133,18 +130,7 @@ def test_the_source_names_the_backbones_that_timm_makes_and_ours():
     assert registered_backbones() == set(timm.list_models())
 
 
-def test_backbones_that_timm_does_not_know_are_all_named(tmp_path, monkeypatch):
-    """The code that its own process runs, in this one, which has torch."""
-
-    def here(command: list[str], **how: Any) -> SimpleNamespace:
-        python, flag, code, *names = command
-        assert (python, flag, how["cwd"]) == (sys.executable, "-c", ROOT)
-        monkeypatch.setattr(sys, "argv", [flag, *names])
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            exec(code, {})
-        return SimpleNamespace(returncode=0, stdout=said.getvalue(), stderr="")
-
-    monkeypatch.setattr(subprocess, "run", here)
+def test_backbones_that_timm_does_not_know_are_all_named(tmp_path):
     words = ["student.net.backbone=resnet81", "teachers.resnet.net.backbone=vitt"]
     spec = load(["tests/tiny.yaml"], [f"store={tmp_path}", *words])
     with pytest.raises(SpecError, match="resnet81.*; .*vitt"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.train
 
 from workflows.engine.cluster import trainer
 

@@ -1,8 +1,8 @@
 """How the workers of one network meet where all of them are processes of one machine without GPUs: over a file.
 
-torch's own way is a server that writes down who called, by name. So it asks a name server for the name even of
-127.0.0.1: somebody else's business and, without a network, seconds a call. Workers on several machines, and those with
-GPUs, meet as Ray has it. Made of parts that Ray 2.60 offers to nobody.
+torch's own way is a server that writes down who called, by name, and asks a name server for the name even of
+127.0.0.1. Workers on several machines, and those with GPUs, meet as Ray has it. Made of parts that Ray 2.60 offers to
+nobody.
 """
 
 import os
