@@ -177,7 +177,7 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     facing = fronts(xy, triangles, side)
     chart = Frame.empty(side)
     chart.draw(xy, points[:, 2], facing, np.concatenate([shared.uv, gleam[:, None]], 1))
-    shade = color_map(xy, points[:, 2], facing, diffuse, np.zeros_like(chart.color))
+    shade = _shaded(xy, points[:, 2], facing, diffuse, side)
     seen = chart.depth < FAR / 2
     box = _span(np.asarray(seen.any(1))), _span(np.asarray(seen.any(0)))
     column, row, shine = (np.ascontiguousarray(chart.color[*box, k]) for k in range(3))
@@ -195,7 +195,11 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
     if (solid := figure.solid) is not None:
         at, out = posed(solid.points, solid.normals)
         frame.draw(posed.project(at)[0], at[:, 2], solid.triangles, shade_solid(solid, at, out, light, shadow), "both")
-    for strands in figure.strands:
+    for grown in figure.strands:
+        (at,) = posed(grown.points.reshape(-1, 3))
+        strands = grown.shown(posed.project(at)[0], at[:, 2], frame.depth)
+        if not len(strands.points):
+            continue
         at, out = posed(strands.points.reshape(-1, 3), strands.out.reshape(-1, 3))
         xy, scale = posed.project(at)
         reached = shadow.lit(at + 6 * out)
@@ -210,6 +214,17 @@ def render_scene(style: HeadStyle, scene: Scene, size: int, background: Float) -
         frame.color[:] += share * (0.8 * glass.color - 0.7 * frame.color)
     visible = _visible(landmark_normals(normals), points_head, camera, frame.depth)
     return Drawing(frame.color, frame.depth, camera, points_head, visible)
+
+
+def _shaded(xy: Float, z: Float, facing: NDArray[np.integer], diffuse: Float, side: int) -> Float:
+    """(side, side, 3) the light on what is drawn, and a little beyond its rim. It is drawn at half the size: light
+    changes slowly."""
+    small = color_map(xy / 2, z, facing, diffuse, np.zeros((side // 2, side // 2, 3), np.float32))
+    drawn = np.sign(small[..., 0])
+    near = cv2.boxFilter(drawn, -1, (3, 3), normalize=False)
+    rim = np.nonzero((drawn == 0) & (near > 0))
+    small[rim] = cv2.boxFilter(small, -1, (3, 3), normalize=False)[rim] / near[rim][:, None]
+    return cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def _span(mask: NDArray[np.bool_]) -> slice:

@@ -213,14 +213,16 @@ def occlude(rng: np.random.Generator, light: Float, box: Box, style: HeadStyle) 
     blur = float(rng.uniform(0.6, 2.5)) * side / 220
     mask = np.asarray(cv2.GaussianBlur(stencil.mask, (0, 0), max(blur, 0.5)), np.uint8)
     inner = cv2.GaussianBlur(mask, (0, 0), 0.04 * side).astype(np.float32) / 255
-    grain = cv2.resize(rng.standard_normal((12, 12)), (width, height), interpolation=cv2.INTER_CUBIC)
+    lots = rng.standard_normal((12, 12), dtype=np.float32)
+    grain = cv2.resize(lots, (width, height), interpolation=cv2.INTER_CUBIC)
     face = light[int(max(box.y1, 0)) : int(box.y2), int(max(box.x1, 0)) : int(box.x2)].mean()
     strength = np.float32(face / 0.25)
-    shade = cv2.GaussianBlur(stencil.shade, (0, 0), max(0.5, 0.012 * side))
-    sleeve = (stencil.sleeve / np.float32(255))[..., None]
+    bright = cv2.GaussianBlur(stencil.shade, (0, 0), max(0.5, 0.012 * side))
+    bright *= strength * (np.float32(0.55) + np.float32(0.45) * inner)
+    bright *= 1 + np.float32(0.10) * grain
+    sleeve, alpha = stencil.sleeve / np.float32(255), mask / np.float32(255)
     cloth = linear(style.cloth_color) * np.float32(0.8)
-    bright = strength * shade * (0.55 + 0.45 * inner) * (1 + 0.10 * grain)
-    paint = (color + (cloth - color) * sleeve) * bright[..., None]
-    alpha = mask.astype(np.float32)[..., None] / 255
-    light += (np.maximum(paint, 0) - light) * alpha
+    for k, (bare, clad) in enumerate(zip(color, cloth, strict=True)):
+        paint = np.maximum((bare + (clad - bare) * sleeve) * bright, 0)
+        light[..., k] += (paint - light[..., k]) * alpha
     return mask > 127

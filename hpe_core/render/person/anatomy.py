@@ -40,6 +40,8 @@ ZERO_PITCH = 3.9
 # The chart: columns turn about a vertical axis, rows go down from the crown; a texel is about a millimetre.
 CHART_ROWS, CHART_COLS, TURN_COLS = 384, 512, 464  # TURN_COLS go once round; the rest lies twice
 AXIS_Z, BROW_Y, CROWN_ROW = 5.0, -20.0, 134.0
+CELL = 2  # texels a side: a person's shape, and where hair grows, are charted by cells
+CELL_ROWS, CELL_COLS = CHART_ROWS // CELL, CHART_COLS // CELL
 PATCH = 64  # rows and columns of the squares below the chart: the eye, mouth, teeth, tongue and lashes
 ATLAS_ROWS = CHART_ROWS + PATCH
 
@@ -201,9 +203,10 @@ def chart_column(turn: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def wrapped(chart: Float) -> Float:
-    """A chart whose first and last columns are what they lie on."""
-    out, edge = chart.copy(), (CHART_COLS - TURN_COLS) // 2
-    out[:, :edge], out[:, -edge:] = chart[:, TURN_COLS : TURN_COLS + edge], chart[:, edge : 2 * edge]
+    """A chart, of this size or a whole part of it, whose first and last columns are what they lie on."""
+    texels = CHART_COLS // chart.shape[1]
+    out, turn, edge = chart.copy(), TURN_COLS // texels, (CHART_COLS - TURN_COLS) // 2 // texels
+    out[:, :edge], out[:, -edge:] = chart[:, turn : turn + edge], chart[:, edge : 2 * edge]
     return out
 
 

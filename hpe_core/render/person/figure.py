@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from hpe_core.render.person.anatomy import (
     AXIS_Z,
     BROW_Y,
+    CELL,
+    CELL_COLS,
+    CELL_ROWS,
     CHART_COLS,
     CHART_ROWS,
     EYES,
@@ -26,7 +29,7 @@ from hpe_core.render.person.hair import Strands, Surface, grow
 from hpe_core.render.person.skin import canvas, fill, hair_depth, neckline, paint
 from hpe_core.render.person.style import HeadStyle
 from hpe_core.render.person.wear import Solid, dress, lenses
-from hpe_core.render.raster import FAR, Frame, color_map
+from hpe_core.render.raster import FAR, Frame
 
 Float = NDArray[np.float32]
 
@@ -66,30 +69,32 @@ def build_figure(style: HeadStyle) -> Figure:
 
 
 def surface_of(points: Float) -> Surface:
-    """The chart of these points (V, 3); where it has no skin it is the average adult's."""
-    shared = anatomy()
-    radius = np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
-    charts = []
-    for values, usual in zip((points, normals_of(points)), _usual(), strict=True):
-        chart = color_map(shared.uv / 2, 1000 - radius, shared.skin, values, usual.copy(), "both")
-        whole = cv2.resize(chart, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-        charts.append(wrapped(whole[:CHART_ROWS, :CHART_COLS]))
-    place, normal = charts
-    x, y, z = place[..., 0], np.minimum(place[..., 1] - np.float32(BROW_Y), 0), place[..., 2] - np.float32(AXIS_Z)
-    return Surface(place, normal, np.sqrt(x * x + y * y + z * z))
+    """The chart of these points (V, 3)."""
+    values = np.concatenate([points, normals_of(points)], 1)
+    chart = wrapped((_cells() @ values).reshape(CELL_ROWS, CELL_COLS, 6))
+    x, y, z = chart[..., 0], np.minimum(chart[..., 1] - np.float32(BROW_Y), 0), chart[..., 2] - np.float32(AXIS_Z)
+    return Surface(chart[..., :3], chart[..., 3:], np.sqrt(x * x + y * y + z * z))
 
 
 @lru_cache(maxsize=1)
-def _usual() -> tuple[Float, Float]:
-    """Points and normals of the average adult on a square that holds the chart at half its size, without gaps."""
-    shared, side = anatomy(), max(CHART_ROWS, CHART_COLS) // 2
-    points = shared.shaped(average_adult())
-    charts = []
-    for values in (points, normals_of(points)):
-        frame = Frame.empty(side)
-        frame.draw(shared.uv / 2, 1000 - np.hypot(points[:, 0], points[:, 2] - AXIS_Z), shared.skin, values, "both")
-        charts.append(fill(frame.color, frame.depth < FAR / 2))
-    return charts[0], charts[1]
+def _cells() -> csr_matrix:
+    """(cells of the chart, V) how the corners of the average adult's triangle there are mixed; where it has no skin,
+    those of the nearest that has."""
+    shared, side = anatomy(), max(CELL_ROWS, CELL_COLS)
+    corners = shared.skin.ravel()
+    points = shared.shaped(average_adult())[corners]
+    values = np.zeros((len(corners), 3), np.float32)  # the triangle, and the shares of its second and third corner
+    values[:, 0] = np.arange(len(corners)) // 3
+    values[1::3, 1], values[2::3, 2] = 1, 1
+    frame, radius = Frame.empty(side), np.hypot(points[:, 0], points[:, 2] - AXIS_Z)
+    own = np.arange(len(corners)).reshape(-1, 3)
+    frame.draw(shared.uv[corners] / CELL, 1000 - radius, own, values, "both")
+    chart = fill(frame.color, frame.depth < FAR / 2)[:CELL_ROWS].reshape(-1, 3)
+    shares = np.stack([1 - chart[:, 1] - chart[:, 2], chart[:, 1], chart[:, 2]], 1)
+    found = shared.skin[np.rint(chart[:, 0]).astype(np.intp)]
+    return csr_matrix(
+        (shares.ravel(), found.ravel(), np.arange(0, found.size + 1, 3)), (len(found), len(shared.points))
+    )
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +15,11 @@ from hpe_core.render.light import Light
 from hpe_core.render.person.anatomy import (
     AXIS_Z,
     BROW_Y,
+    CELL,
+    CELL_COLS,
+    CELL_ROWS,
     CHART_COLS,
-    CHART_ROWS,
+    TURN_COLS,
     chart_column,
     chart_row,
     dot,
@@ -31,18 +35,18 @@ DOWN = np.array([0.0, 1.0, 0.0], np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A person's chart: points and outward normals (CHART_ROWS, CHART_COLS, 3), and how far the skin is from the axis
-    (or, above the brows, from the middle of the skull)."""
+    """A person's chart by cells of CELL x CELL texels: points and outward normals (CELL_ROWS, CELL_COLS, 3), and how
+    far the skin is from the axis (or, above the brows, from the middle of the skull)."""
 
     points: Float
     normals: Float
     radius: Float
 
-    def texel(self, points: Float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def cell(self, points: Float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         x, y, z = points[..., 0], points[..., 1], points[..., 2] - AXIS_Z
-        col = chart_column(np.arctan2(x, -z))
-        row = chart_row(y, np.hypot(x, z))
-        return np.clip(row, 0, CHART_ROWS - 1).astype(np.intp), np.clip(col, 0, CHART_COLS - 1).astype(np.intp)
+        col = chart_column(np.arctan2(x, -z)) / CELL
+        row = chart_row(y, np.hypot(x, z)) / CELL
+        return np.clip(row, 0, CELL_ROWS - 1).astype(np.intp), np.clip(col, 0, CELL_COLS - 1).astype(np.intp)
 
     def outside(self, points: Float, margin: Float | float) -> Float:
         """Points (..., 3), those too near to the head moved out to `margin` mm over it."""
@@ -56,7 +60,7 @@ class Surface:
 
     def _from_middle(self, points: Float) -> tuple[Float, Float, Float]:
         """The way to points (..., 3) from the head's middle, how far that is, and how far the skin is there, mm."""
-        row, col = self.texel(points)
+        row, col = self.cell(points)
         from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
         from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
         far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
@@ -73,6 +77,16 @@ class Strands:
     width: Float
     color: Float
 
+    def shown(self, xy: Float, z: Float, depth: Float) -> Strands:
+        """Those of which a point, projected (N * K, 2) with depths (N * K,), lies in the picture and before `depth`."""
+        side, (n, k) = len(depth), self.width.shape
+        column, row = (np.clip(xy[:, axis], 0, side - 1).astype(np.intp) for axis in (0, 1))
+        seen = z < depth.take(row * side + column) + 4
+        for axis in (0, 1):
+            seen &= np.abs(xy[:, axis] - side / 2) < side / 2 + 12
+        kept = np.flatnonzero(seen.reshape(n, k).any(1))
+        return Strands(*(part.take(kept, axis=0) for part in (self.points, self.out, self.width, self.color)))
+
     def ribbons(
         self, xy: Float, z: Float, scale: Float, lit: Float, depth: Float
     ) -> tuple[Float, Float, Float, NDArray[np.int32]]:
@@ -84,7 +98,7 @@ class Strands:
         half = np.float32(0.5) * self.width * scale.reshape(n, k)
         whole = np.concatenate([x.reshape(n, k, -1) for x in (xy, z, half, lit)], 2)
         reach = np.abs(whole[:, 1:, :2] - whole[:, :-1, :2]).mean()
-        while reach > 6 and k < 40:
+        while reach > 9 and k < 40:
             whole, reach, k = _between(whole), reach / 2, 2 * k - 1
         side, line, z = len(depth), whole[..., :2], whole[..., 2]
         column, row = (np.clip(line[..., axis], 0, side - 1).astype(np.intp) for axis in (0, 1))
@@ -152,24 +166,28 @@ def grow(style: HeadStyle, surface: Surface) -> list[Strands]:
     return [part for part in (_head_hair(style, surface, rng), _beard(style, surface, rng)) if part is not None]
 
 
+def _by_cells(chart: Float) -> Float:
+    return cv2.resize(chart, (CELL_COLS, CELL_ROWS), interpolation=cv2.INTER_AREA)
+
+
 def _roots(
     rng: np.random.Generator, weight: Float, count: int, symmetric: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Texels drawn with these odds."""
+    """Cells drawn with these odds."""
     total = np.cumsum(weight.ravel(), dtype=np.float64)
     draws = np.searchsorted(total, (np.arange(count) + rng.random(count)) / count * total[-1])
     rows, cols = np.unravel_index(np.minimum(draws, weight.size - 1), weight.shape)
     if symmetric:
-        rows, cols = np.concatenate([rows, rows]), np.concatenate([cols, CHART_COLS - 1 - cols])
+        rows, cols = np.concatenate([rows, rows]), np.concatenate([cols, CELL_COLS - 1 - cols])
     return rows, cols
 
 
-def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.intp], cell: int, count: int) -> Float:
-    """(count, N) standard normal lots that neighbours share, the same on both sides of the head."""
-    wide = CHART_COLS // cell + 1
-    table = rng.standard_normal((count, (CHART_ROWS // cell + 1) * wide), dtype=np.float32)
-    other = np.minimum(cols, CHART_COLS - 1 - cols)
-    return table[:, rows // cell * wide + other // cell]
+def _clumps(rng: np.random.Generator, rows: NDArray[np.intp], cols: NDArray[np.intp], clump: int, count: int) -> Float:
+    """(count, N) standard normal lots that neighbours share, `clump` cells wide, the same on both sides of the head."""
+    wide = CELL_COLS // clump + 1
+    table = rng.standard_normal((count, (CELL_ROWS // clump + 1) * wide), dtype=np.float32)
+    other = np.minimum(cols, CELL_COLS - 1 - cols)
+    return table[:, rows // clump * wide + other // clump]
 
 
 def _singles(rng: np.random.Generator, count: int, symmetric: bool) -> Float:
@@ -178,42 +196,43 @@ def _singles(rng: np.random.Generator, count: int, symmetric: bool) -> Float:
     return np.concatenate([single[:, : count // 2]] * 2, 1) if symmetric else single
 
 
-PLANS = {  # strands, points, width in mm, clump in texels, lift from the skin, gravity, stiffness
-    "crop": (900, 3, 1.7, 6, 1.0, 0.0, 0.9), "short": (900, 5, 2.5, 9, 0.55, 0.10, 0.7),
-    "side": (800, 6, 2.8, 12, 0.6, 0.10, 0.6), "back": (800, 6, 2.8, 12, 0.6, 0.05, 0.6),
-    "wavy": (850, 13, 4.6, 12, 0.5, 0.5, 0.5), "curly": (1000, 12, 3.8, 7, 0.9, 0.5, 0.5),
-    "afro": (1300, 4, 4.0, 6, 1.2, 0.0, 1.0), "bob": (850, 10, 4.8, 12, 0.4, 0.7, 0.4),
-    "long": (850, 13, 5.0, 12, 0.4, 0.7, 0.4), "bun": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
-    "ponytail": (650, 8, 3.2, 15, 0.2, 0.0, 0.3),
+PLANS = {  # strands, points, width in mm, clump in cells, lift from the skin, gravity, stiffness
+    "crop": (900, 3, 1.7, 3, 1.0, 0.0, 0.9), "short": (900, 5, 2.5, 4, 0.55, 0.10, 0.7),
+    "side": (800, 6, 2.8, 6, 0.6, 0.10, 0.6), "back": (800, 6, 2.8, 6, 0.6, 0.05, 0.6),
+    "wavy": (850, 13, 4.6, 6, 0.5, 0.5, 0.5), "curly": (1000, 12, 3.8, 4, 0.9, 0.5, 0.5),
+    "afro": (1300, 4, 4.0, 3, 1.2, 0.0, 1.0), "bob": (850, 10, 4.8, 6, 0.4, 0.7, 0.4),
+    "long": (850, 13, 5.0, 6, 0.4, 0.7, 0.4), "bun": (650, 8, 3.2, 8, 0.2, 0.0, 0.3),
+    "ponytail": (650, 8, 3.2, 8, 0.2, 0.0, 0.3),
 }  # fmt: skip
 
 
 def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Strands | None:
     if style.cut in ("bald", "shaved") or (style.hat in ("helmet", "hood", "scarf") and style.cut != "long"):
         return None
-    count, steps, width, cell, lift, gravity, stiff = PLANS[style.cut]
-    c, deep = canvas(), hair_depth(style)
-    rows_all = np.arange(CHART_ROWS, dtype=np.float32)[:, None]
-    area = np.where(rows_all < 114, np.sin(np.clip(rows_all, 4, 134) / 134 * np.pi / 2), 1.0)
-    weight = (smoothstep(-1, 6, deep) * area * (rows_all < 226)).astype(np.float32)
-    weight[:, :24], weight[:, -24:] = 0, 0  # they lie twice
-    front = smoothstep(40, 4, deep) * smoothstep(62, 50, c.turn)
+    count, steps, width, clump, lift, gravity, stiff = PLANS[style.cut]
+    deep, turn = _by_cells(hair_depth(style)), _by_cells(canvas().turn)
+    texel_row = CELL * np.arange(CELL_ROWS, dtype=np.float32)[:, None]
+    area = np.where(texel_row < 114, np.sin(np.clip(texel_row, 4, 134) / 134 * np.pi / 2), 1.0)
+    weight = (smoothstep(-1, 6, deep) * area * (texel_row < 226)).astype(np.float32)
+    twice = (CHART_COLS - TURN_COLS) // 2 // CELL
+    weight[:, :twice], weight[:, -twice:] = 0, 0
+    front = smoothstep(40, 4, deep) * smoothstep(62, 50, turn)
     weight *= 1 + 0.8 * front
     if style.cut in ("bun", "ponytail"):
-        weight *= (rows_all < 150) | (c.turn > 100)
+        weight *= (texel_row < 150) | (turn > 100)
     if style.hat != "none":
-        weight *= smoothstep(118, 126, rows_all + 0.06 * c.turn)
+        weight *= smoothstep(118, 126, texel_row + 0.06 * turn)
     if style.symmetric:
-        weight[:, CHART_COLS // 2 :] = 0
+        weight[:, CELL_COLS // 2 :] = 0
         count //= 2
     if weight.sum() <= 0:
         return None
     rows, cols = _roots(rng, weight, count, style.symmetric)
     n = len(rows)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
-    lots = _clumps(rng, rows, cols, cell, 5)
+    lots = _clumps(rng, rows, cols, clump, 5)
     single = _singles(rng, n, style.symmetric)
-    side = np.where(cols < CHART_COLS / 2, -1.0, 1.0).astype(np.float32)
+    side = np.where(cols < CELL_COLS / 2, -1.0, 1.0).astype(np.float32)
     layer = np.clip(0.5 + 0.28 * single[0], 0.05, 1).astype(np.float32)
     at_front = front[rows, cols]
     length = style.hair_length * np.exp(0.16 * lots[0] + 0.10 * single[1]) * _cut_length(style, root)
@@ -222,7 +241,7 @@ def _head_hair(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> 
     fuller = {"curly": 2.2, "wavy": 1.4, "long": 1.2}.get(style.cut, 1.0)
     volume = fuller * style.hair_volume * (0.35 + 0.65 * smoothstep(0, 26, deep[rows, cols]))
     parting = 0.0 if style.symmetric else style.parting
-    knot = np.array([0.0, -34.0 if style.cut == "bun" else -12.0, surface.points[120, 24, 2] + 6.0], np.float32)
+    knot = np.array([0.0, -34.0 if style.cut == "bun" else -12.0, surface.points[60, 12, 2] + 6.0], np.float32)
 
     points = np.empty((n, steps, 3), np.float32)
     if style.cut == "afro":  # tufts on the coat that the figure wears
@@ -367,14 +386,14 @@ def _finish(style: HeadStyle, points: Float, layer: Float, clump: Float, single:
 def _beard(style: HeadStyle, surface: Surface, rng: np.random.Generator) -> Strands | None:
     if style.beard < 3 or style.mask:
         return None
-    c = canvas()
-    weight = beard_of(style) + 0.8 * style.moustache * c.lip_hair
+    lip_hair = _by_cells(canvas().lip_hair)
+    weight = _by_cells(beard_of(style)) + 0.8 * style.moustache * lip_hair
     if style.symmetric:
-        weight = weight * (np.arange(CHART_COLS) < CHART_COLS / 2)
+        weight = weight * (np.arange(CELL_COLS) < CELL_COLS / 2)
     rows, cols = _roots(rng, weight.astype(np.float32), 1100, style.symmetric)
     root, normal = surface.points[rows, cols], surface.normals[rows, cols]
     single = _singles(rng, len(rows), style.symmetric)
-    lip = c.lip_hair[rows, cols] > 0.3
+    lip = lip_hair[rows, cols] > 0.3
     below = style.beard * (0.45 + 0.55 * smoothstep(70, 105, root[:, 1]))
     length = np.where(lip, min(style.beard, 7.0), below) * np.exp(0.2 * single[1])
     heading = 0.5 * normal + DOWN * 0.9 + single[2:5].T * 0.15

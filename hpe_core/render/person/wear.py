@@ -16,6 +16,7 @@ from hpe_core.render.person.style import RGB, HeadStyle
 
 Float = NDArray[np.float32]
 Number = NDArray[np.floating] | float
+BLURRED = 4  # texels a side: clothes lie on a surface that is smoother than the skin
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +77,18 @@ class _Wardrobe:
         self.surface = surface
 
     @cached_property
-    def points(self) -> Float:
-        return _blurred(self.surface.points, 5)
-
-    @cached_property
-    def normals(self) -> Float:
-        return _blurred(self.surface.normals, 9)
+    def smooth(self) -> tuple[Float, Float]:
+        """Points and normals, (CHART_ROWS, CHART_COLS, 3) / BLURRED texels."""
+        return _blurred(self.surface.points, 5), _blurred(self.surface.normals, 9)
 
     def at(self, rows: Number, turn: Number, off: Number) -> NDArray[np.float64]:
         """Points (R, C, 3) `off` mm over the chart at rows and degrees round from the nose (R, C)."""
         rows, turn, off = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (rows, turn, off)))
-        col = np.ascontiguousarray(chart_column(np.radians(turn)).astype(np.float32) - 0.5)
-        row = np.ascontiguousarray(np.clip(rows, 2, CHART_ROWS - 3))
-        place = cv2.remap(self.points, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        normal = cv2.remap(self.normals, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        col = np.ascontiguousarray(chart_column(np.radians(turn)).astype(np.float32) / BLURRED - np.float32(0.5))
+        row = np.ascontiguousarray((np.clip(rows, 2, CHART_ROWS - 3) + np.float32(0.5)) / BLURRED - np.float32(0.5))
+        place, normal = (
+            cv2.remap(chart, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for chart in self.smooth
+        )
         normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
         return (place + normal * off[..., None]).astype(np.float64)
 
@@ -224,9 +223,9 @@ class _Wardrobe:
 
 
 def _blurred(chart: Float, blur: float) -> Float:
-    small = cv2.resize(chart, (CHART_COLS // 4, CHART_ROWS // 4), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), blur / 4)
-    return wrapped(cv2.resize(small, (CHART_COLS, CHART_ROWS), interpolation=cv2.INTER_LINEAR))
+    size = CHART_COLS // BLURRED, CHART_ROWS // BLURRED
+    small = cv2.resize(np.ascontiguousarray(chart), size, interpolation=cv2.INTER_AREA)
+    return wrapped(cv2.GaussianBlur(small, (0, 0), blur / BLURRED))
 
 
 def _turns(count: int, gap: float = 0.0) -> NDArray[np.float64]:
