@@ -13,7 +13,7 @@ from workflows.bench.shared.children import read_rgb
 from workflows.bench.shared.common import Row, compared, must_agree
 from workflows.bench.shared.lab import CROP, PICTURE_PX, Lab, jpeg
 
-SIZES, RENDERED = (64, 112, 192), 12  # two persons of six pictures
+SIZES, RENDERED = (64, 128, 192), 48  # eight persons of six pictures
 GRIDS = [(size, radius, step) for radius, step in ((15, 5), (8, 1)) for size in (224, 112)]
 WARPS = "one warpAffine an offset and face"
 
@@ -32,7 +32,7 @@ def rendered(lab: Lab, size: int) -> Row:
     for path, image in zip(stored, heads(0), strict=True):
         path.write_bytes(jpeg(image))
     must_agree({read_rgb(path).shape for path in stored} == {(size, size, 3)}, "sizes of the rendered pictures")
-    counted = f"{RENDERED} heads a repeat, two persons made anew; the rival reads {RENDERED} files of the same size"
+    counted = f"{RENDERED} heads a repeat, eight persons made anew; the rival reads {RENDERED} files of the same size"
 
     def ours(turn: int) -> int:
         return len(heads((turn + 1) * RENDERED))  # new persons each time: the renderer keeps the last ones
