@@ -5,6 +5,7 @@
     python -m tests.ruler boxes FOLDER_OF_AFLW2000 YUNET.onnx MODEL look         the MAE in wider and tighter boxes
     python -m tests.ruler table FOLDER_OF_AFLW2000 YUNET.onnx OUT FACES          a folder for conf/finetune.yaml
     python -m tests.ruler strange FOLDER_OF_AFLW2000 YUNET.onnx MODEL            does it know what is no face?
+    python -m tests.ruler people MODEL [COUNT]         for whom does it err more? rendered heads, each another person
 
 The faces within 99 degrees are drawn into three parts once, by name: to look at and learn from, to choose on, to judge.
 Boxes are YuNet's, fitted by the model's own contract, as `hpe predict` does; a face that YuNet does not find is left
@@ -13,6 +14,7 @@ out and counted. The table holds so many faces to look at (a sixth of them valid
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,16 +29,18 @@ from hpe_core.detection.fit import TO_LANDMARKS
 from hpe_core.errors import check, one_of
 from hpe_core.geometry.crop import Box, Image, overlap
 from hpe_core.geometry.landmarks import landmark_errors
-from hpe_core.geometry.rotation import angle_error
+from hpe_core.geometry.rotation import angle_error, euler_to_matrix, geodesic_deg
 from hpe_core.learning.calibration import LEVELS, calibrate, coverage
 from hpe_core.learning.metrics import PoseSums, aligned_summary
 from hpe_core.predictor import HeadPosePredictor, Poses
+from hpe_core.render.person.style import HeadStyle, draw_style
 from hpe_core.render.scene import render_head
 from hpe_core.spec.data import DatasetSpec, DataSpec, DetectorSpec
 
 PARTS = {"look": "train", "choose": "val", "judge": "test"}
 LIMIT = 99
 GROWN = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5)  # by which factors `boxes` grows a box about its centre
+PERSONS = 4096  # the data set of `people`; no network has seen it
 FOUND = 0.2  # overlap from which on a detected box is the face's
 
 
@@ -136,6 +140,41 @@ def strange(predictor: HeadPosePredictor, faces: Faces) -> dict[str, float]:
     return told | {"faces": len(photographs), "no faces": len(no_faces)}
 
 
+# Who is who, by the numbers of a person.
+PEOPLE: dict[str, Callable[[HeadStyle], bool]] = {
+    "all": lambda style: True,
+    "fair skin": lambda style: float(np.mean(style.skin)) > 0.62,
+    "skin between": lambda style: 0.42 < float(np.mean(style.skin)) <= 0.62,
+    "dark skin": lambda style: float(np.mean(style.skin)) <= 0.42,
+    "women": lambda style: style.female > 0.5 and style.age >= 18,
+    "men": lambda style: style.female <= 0.5 and style.age >= 18,
+    "younger than 18": lambda style: style.age < 18,
+    "60 and older": lambda style: style.age >= 60,
+    "long hair": lambda style: style.cut in ("long", "wavy", "bob"),
+    "a hat or a cloth": lambda style: style.hat != "none",
+    "glasses": lambda style: style.glasses == "clear",
+    "sunglasses": lambda style: style.glasses == "sun",
+    "a beard": lambda style: style.beard > 0,
+    "a mask": lambda style: style.mask,
+}
+
+
+def people(predictor: HeadPosePredictor, count: int) -> dict[str, tuple[int, float, float]]:
+    """Of each kind of PEOPLE among so many rendered persons, one picture each: how many, the mean geodesic error and
+    its standard error. Angles apart would weigh profiles by how near they come to the gimbal."""
+    errors, styles = [], []
+    for index in range(count):
+        head = render_head(PERSONS, index, size=128, heads_per_person=1)
+        found = predictor.predict(head.image, [head.box]).angles[0]
+        errors.append(geodesic_deg(euler_to_matrix(found), head.rotation))
+        styles.append(draw_style(PERSONS, index))
+    told = {}
+    for name, among in PEOPLE.items():
+        own = np.array([error for error, style in zip(errors, styles, strict=True) if among(style)])
+        told[name] = (len(own), float(own.mean()), float(own.std() / np.sqrt(len(own))))
+    return told
+
+
 def auroc(ordinary: ArrayLike, strange: ArrayLike) -> float:
     """The chance that a strange one has a larger value than an ordinary one, ties halved (Mann and Whitney 1947)."""
     low, high = np.sort(np.ravel(ordinary)), np.ravel(strange)
@@ -160,6 +199,11 @@ def write_table(root: Path, yunet: Path, out: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["people"] and len(sys.argv) in (3, 4):
+        count = int(sys.argv[3]) if len(sys.argv) == 4 else 2000
+        for name, (number, mean, error) in people(HeadPosePredictor.load(sys.argv[2]), count).items():
+            print(f"{name:<17}{number:>6}  {mean:.2f} ± {error:.2f}")
+        sys.exit()
     if len(sys.argv) < 5:
         sys.exit(__doc__)
     verb, folder, detector, *rest = sys.argv[1:]

@@ -140,6 +140,13 @@ def archive_root(root: str) -> Path:
     return Remote(root).folder if is_remote(root) else Path(os.path.expanduser(root)).absolute()
 
 
+def must_be_folder(root: Path) -> None:
+    """Raises DatasetError."""
+    if not root.is_dir():
+        packed = " but a file: unpack an archive, or name the folder" if root.is_file() else ""
+        raise DatasetError(f"its root {printable(str(root))} is not a folder{packed}")
+
+
 def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Paths relative to `root` of the files with these suffixes (in any case), at any depth.
 
@@ -147,8 +154,7 @@ def listing(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     root itself is no part of the dataset (a link to / would list the whole disk). Raises DatasetError where `root` is
     no folder, or one below cannot be listed: what lies there could not even be counted.
     """
-    if not root.is_dir():
-        raise DatasetError(f"its root {printable(str(root))} is not a folder")
+    must_be_folder(root)
     top, seen = Path(os.path.realpath(root)), set()
     for folder, inside, names in os.walk(root, followlinks=True, onerror=_unlisted):
         # In order: of two names of one folder it must not be the disk that decides which one faces are known by.

@@ -201,6 +201,9 @@ def test_any_name_becomes_one_line_of_text(tmp_path, name):
 def test_absent_root_is_a_sentence(tmp_path, reader):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         list(source(reader, tmp_path / "nowhere").refs())
+    (tmp_path / "AFLW.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match="AFLW.zip is not a folder but a file: unpack an archive"):
+        list(source(reader, tmp_path / "AFLW.zip").refs())
 
 
 def test_synthetic_names_are_those_of_the_renderer():

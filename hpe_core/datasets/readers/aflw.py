@@ -137,8 +137,8 @@ class Aflw(files.Archive):
 
     def _place(self) -> Path:
         """Of the SQLite file. Raises DatasetError where it is not there, or where a program is at work on it."""
-        if self.remote is None and not self.root.is_dir():
-            raise DatasetError(f"its root {self.place} is not a folder")
+        if self.remote is None:
+            files.must_be_folder(self.root)
         place = next((self.root / place for place in PLACES if (self.root / place).is_file()), None)
         if place is None:
             raise DatasetError(f"its root {self.place} holds no {PLACES[0]}")
