@@ -95,6 +95,10 @@ def test_names_agree_over_the_folders_that_both_name(tmp_path):
     file = write_boxes(tmp_path / "b.json", {"frame_00003_rgb.png": one(box)})
     said = refusal(lambda: list(source("biwi", tmp_path, boxes=file).refs()))
     assert "01/frame_00003_rgb.png" in said and "02/frame_00003_rgb.png" in said
+    whole = {f"hpdb/0{k}/frame_00003_rgb.png": one(np.add(box, k)) for k in (1, 2)}
+    file = write_boxes(tmp_path / "b.json", whole | {"01/frame_00003_rgb.png": one(box)})  # its own path comes first
+    opened = source("biwi", tmp_path, boxes=file)
+    assert {r.sample_id[:2]: opened.load(r)[0].box.x1 for r in opened.refs()} == {"01": 280.0, "02": 282.0}
     shutil.rmtree(tmp_path / "hpdb" / "02")  # now the bare name is unique
     opened = source("biwi", tmp_path, boxes=file)
     assert corners(opened.load(only(opened))[0].box) == box

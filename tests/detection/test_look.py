@@ -53,6 +53,9 @@ def test_tiles_cover_every_pixel_and_lie_in_the_picture(width, height, side):
 
 
 @given(st.integers(0, 870), st.integers(0, 170), st.integers(6, 30))
+@example(892, 90, 8)
+@example(400, 192, 8)
+@example(0, 0, 8)
 def test_a_small_face_of_a_panorama_is_found_once_wherever_it_is(x, y, side):
     image = with_spots(900, 200, [(x, y, side)])
     assert needs_tiles(image, SIDE) and (side * SIDE / 900 >= 2) == bool(spots(image))
