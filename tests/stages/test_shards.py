@@ -28,7 +28,7 @@ from tests.datasets.test_sandbox import Trouble
 from tests.stages.sharding import CROP, SPLITS, archive, build, check_law, content, pointing, quarantine, wild
 from tests.stages.sharding import without_ray as without_ray
 from workflows.full_pipeline import STAGES
-from workflows.sharding.accounts import QUARANTINE, Broken
+from workflows.sharding.accounts import FEW, QUARANTINE, Broken
 from workflows.sharding.quarantine import SHEET, TABLE, chosen
 from workflows.stages import shards
 from workflows.stages.shards import BuildShard
@@ -210,6 +210,19 @@ def test_a_split_that_comes_out_empty_is_a_sentence(tmp_path):
     text = sentence(data, tmp_path / "out")
     assert "empty val set" in text and "6 not_a_picture" in text and TABLE in text
     assert set(quarantine(tmp_path / "out").values()) == {"not_a_picture"}
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_handful_is_not_stopped_by_its_share_of_broken_faces(tmp_path):
+    """Five of 20 are more than a fifth; of 19 nobody counts a share."""
+    paths = [write_aflw2000(tmp_path / "archive", f"image{i:05d}", seed=i) for i in range(FEW)]
+    for path in paths[:5]:
+        path.write_bytes(b"")
+    strict = wild(tmp_path / "archive", max_bad_share=0.2)
+    assert "5 of 20 faces are quarantined" in sentence(strict, tmp_path / "out")
+    paths[-1].unlink()
+    paths[-1].with_suffix(".mat").unlink()
+    assert build(strict, tmp_path / "out").splits["wild.test"].kept == FEW - 6
 
 
 @pytest.mark.usefixtures("without_ray")
