@@ -19,7 +19,7 @@ from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import write_json
 from tests.searching.test_proposals import spec
 from workflows.engine.told import trial_file
-from workflows.searching.proposals import NUMBER
+from workflows.searching.proposals import NUMBER, Proposer
 from workflows.searching.rounds import AgainstEarlierRounds, Rounds, loses, rungs
 
 
@@ -94,6 +94,16 @@ def play(
         if decided == "STOP" or len(errors) == made.search.epochs:
             del running[name]
             searcher.on_trial_complete(name, result)
+
+
+def test_a_round_is_proposed_after_the_errors_of_every_trial_before(tmp_path: Path) -> None:
+    made = searched()
+    found = play(made, tmp_path, random.Random(3), at_once=2)
+    proposer, last = Proposer(made), list[int]()
+    for first in (1, 4, 7):
+        own = list(range(first, first + 3))
+        assert proposer.round([min(found[n][1]) for n in last]) == [found[n][0] for n in own]
+        last = own
 
 
 FAILS: tuple[tuple[int, ...], ...] = ((), (2,), (1, 5))
