@@ -72,6 +72,15 @@ def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     assert not np.array_equal(own.angles_B3.numpy(), first)
 
 
+def test_shards_come_in_a_new_order_in_each_epoch_and_no_two_tasks_shuffle_alike(files):
+    data = StreamedFaces(files, None, 3)
+    plans = [data.plan(8, seed=0, epoch=epoch, rank=0, world=1) for epoch in (0, 0, 1)]
+    first, again, second = ([piece.file for group in plan for piece in group] for plan in plans)
+    assert first == again != second
+    orders = [tuple(task["seeds"]) for task in tasks_of(plans[0], [0, 0, 1], landmarks=False)]
+    assert len(set(orders)) == len(orders) == 4
+
+
 def test_rows_cross_as_they_are():
     random = np.random.default_rng(0)
     for bins, kind in ((None, np.float16), (62, np.float16), (3, np.float32)):  # nothing, bins, rotations
