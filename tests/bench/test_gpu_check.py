@@ -56,10 +56,45 @@ def test_a_part_runs_alone_and_a_wrong_word_is_named():
 
 
 def test_what_does_not_hold_is_said_by_the_exit_code(monkeypatch, capsys):
-    lines = {"batch": lambda bench: [gpu_parts.Line("batch", "x", "faces/s", 1.0, 2.0, "y", holds=False)]}
+    lines = {"batch": lambda bench: iter([gpu_parts.Line("batch", "x", "faces/s", 1.0, 2.0, "y", holds=False)])}
     monkeypatch.setattr(gpu, "PARTS", lines)
     assert gpu.main(["--small", "--device", "cpu"]) == 1
     assert "| 0.50 | NO |" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_is_a_line_and_takes_nothing_with_it(monkeypatch, capsys):
+    def broken(bench):
+        yield gpu_parts.Line("train", "before", "faces/s", 1.0)
+        raise RuntimeError("CUDA error: an illegal instruction\nand how to find it")
+
+    def whole(bench):
+        yield gpu_parts.Line("labels", "after", "windows/s", 3.0)
+
+    monkeypatch.setattr(gpu, "PARTS", {"train": broken, "labels": whole})
+    assert gpu.main(["--small", "--device", "cpu", "--json"]) == 1
+    printed = capsys.readouterr()
+    told = [(line["what"], line["holds"]) for line in json.loads(printed.out)["lines"]]
+    assert told == [
+        ("before", None),
+        ("failed: RuntimeError: CUDA error: an illegal instruction", False),
+        ("after", None),
+    ]
+    assert "train  before  1 faces/s" in printed.err and "how to find it" in printed.err, "said before the end"
+
+
+def test_nothing_is_measured_after_the_time_is_over(monkeypatch, capsys):
+    clock = itertools.count(0, 100)
+
+    def slow(bench):
+        for number in range(4):
+            yield gpu_parts.Line("batch", f"number {number}", "faces/s", 1.0)
+
+    monkeypatch.setattr(gpu, "PARTS", {"batch": slow, "labels": slow})
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: float(next(clock)))
+    assert gpu.main(["--small", "--device", "cpu", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [line["what"] for line in report["lines"]] == ["number 0", "number 1"]
+    assert [said.split(",")[0] for said in report["left_out"]] == ["batch", "labels"]
 
 
 @pytest.mark.parametrize("chance", [False, True])
@@ -77,7 +112,7 @@ def test_a_training_that_chance_has_a_part_in_is_seen(monkeypatch, chance):
             on_epoch(gpu_parts.EpochEnd(epoch, {}, 0.0, save))
 
     monkeypatch.setattr(gpu_parts, "fit", fit)
-    lines = gpu_parts.bits(gpu_parts.Bench(gpu_parts.Place(), small=True))
+    lines = list(gpu_parts.bits(gpu_parts.Bench(gpu_parts.Place(), small=True)))
     assert [line.holds for line in lines] == [not chance] * 4 and resumed == [None, None, "1"] * 2
 
 
@@ -94,6 +129,6 @@ def test_a_device_that_computes_something_else_is_seen(monkeypatch, offset):
 
     monkeypatch.setattr(gpu_parts.PoseNet, "to", to)
     bench = gpu_parts.Bench(gpu_parts.Place(), small=True)
-    lines = gpu_parts.parity(bench)
+    lines = list(gpu_parts.parity(bench))
     fp32 = [line.holds for line in lines if "fp32" in line.what and line.holds is not None]
     assert all(fp32) == (offset == 0.0)
