@@ -16,6 +16,16 @@ from hpe_core.data.batch import FaceData, PoseBatch, TrainFaces
 from hpe_core.data.device_rows import DeviceRows, Order
 from hpe_core.training.place import Place
 
+PIXELS_AT_ONCE = 1024 * 112 * 112
+
+
+def at_once(faces: int, augment: Augment, place: Place) -> int:
+    """How many batches of so many faces are augmented in one go. A chain is up to 800 operations, which a GPU takes
+    longer to be told of than to do for one batch. albumentations draws by the batch, and must see each alone."""
+    if place.device.type == "cpu" or augment.on_host:
+        return 1
+    return max(1, PIXELS_AT_ONCE // (faces * augment.size**2))
+
 
 @dataclass(frozen=True)
 class Views:
@@ -40,7 +50,7 @@ class Views:
                 order, table = coming.result()
                 if epoch + 1 < last:
                     coming = pool.submit(self._drawn, faces, epoch + 1)
-                yield self._shown(rows.batches(order), table)
+                yield self._shown(rows, order, table)
 
     def _drawn(self, faces: FaceData, epoch: int) -> tuple[Order, Table]:
         """The rows of each batch of an epoch, and what becomes of each."""
@@ -50,11 +60,16 @@ class Views:
         rows = faces.rows(place.rank, place.world)
         return order, self.augment.table(rows.angles[index], rows.scales[index], self._random(epoch), place.device)
 
-    def _shown(self, batches: Iterator[PoseBatch], table: Table) -> Iterator[PoseBatch]:
-        start = 0
-        for batch in batches:
-            stop = start + len(batch)
-            yield self.augment.shown(batch, table.rows(start, stop))
+    def _shown(self, rows: DeviceRows, order: Order, table: Table) -> Iterator[PoseBatch]:
+        """The batches of an order, some of them augmented at once."""
+        start, some = 0, at_once(len(order[0]), self.augment, self.place)
+        runs = [order[first : first + some] for first in range(0, len(order), some)]
+        for run, block in zip(runs, rows.batches([np.concatenate(run) for run in runs]), strict=True):
+            stop = start + len(block)
+            shown, at = self.augment.shown(block, table.rows(start, stop)), 0
+            for index in run:
+                yield shown.take(slice(at, at + len(index)))
+                at += len(index)
             start = stop
 
     def _streamed(self, epoch: int) -> Iterator[PoseBatch]:

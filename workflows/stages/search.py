@@ -21,7 +21,7 @@ from hpe_core.spec.pipeline import PipelineSpec, student_with
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.spec.training import TrainSpec
 from hpe_core.system.files import write_json
-from workflows.engine.cluster.connection import capacity, worker_device
+from workflows.engine.cluster.connection import capacity, rows_bytes, worker_device
 from workflows.engine.cluster.placement import placed
 from workflows.engine.plan import leaves_of
 from workflows.engine.results import SearchResult, Trial
@@ -211,7 +211,7 @@ def trial(
     from hpe_core.training.place import Place
 
     pipeline = build(PipelineSpec, spec)
-    place = Place(worker_device(threads), rows_bytes=1e9 * pipeline.data.resident_gb)
+    place = Place(worker_device(threads), rows_bytes=rows_bytes(pipeline.data.resident_gb))
     number = int(config[NUMBER])
     changes = decode_changes({key: value for key, value in config.items() if key != NUMBER})
     student = trial_student(pipeline, changes)

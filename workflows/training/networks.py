@@ -21,7 +21,7 @@ from typing import Any
 from hpe_core.spec.network import MEANING, WEIGHTS
 from hpe_core.spec.serde import build, to_dict
 from hpe_core.system.files import file_sha256, known_json, read_json, write_json
-from workflows.engine.cluster.connection import QUIET, capacity, worker_device
+from workflows.engine.cluster.connection import QUIET, capacity, rows_bytes, worker_device
 from workflows.engine.cluster.placement import placed
 from workflows.engine.cluster.trainer import trainer_of
 from workflows.engine.results import NetworkResult
@@ -175,7 +175,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     job, reporter = config["job"], config["reporter"]
-    device, room = worker_device(config["threads"]), 1e9 * job.data.resident_gb
+    device, room = worker_device(config["threads"]), rows_bytes(job.data.resident_gb)
     place = Place(device, context.get_world_rank(), context.get_world_size(), room)
     spec = replace(job.spec, optim=job.spec.optim.over(place.world))
     checkpoint = ray.train.get_checkpoint()

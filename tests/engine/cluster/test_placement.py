@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hpe_core.errors import SpecError
 from hpe_core.spec.cluster import STAGES, ClusterSpec
 from hpe_core.spec.pipeline import PipelineSpec
 from hpe_core.spec.training import OptimSpec
-from workflows.engine.cluster.connection import worker_device
+from workflows.engine.cluster.connection import rows_bytes, worker_device
 from workflows.engine.cluster.placement import Placement, placed
 from workflows.engine.config import load
 
@@ -240,6 +241,18 @@ def test_a_worker_computes_on_what_ray_has_assigned_to_it(monkeypatch, assigned,
         monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", visible)
     device = worker_device(3)
     assert str(device) == expected and asked == [3, *([device] if device.type == "cuda" else [])]
+
+
+@pytest.mark.parametrize(
+    ("assigned", "share"), [({"GPU": 0.25, "CPU": 1.0}, 0.25), ({"GPU": 2.0}, 1), ({"CPU": 1.0}, 1)]
+)
+def test_trials_that_share_a_gpu_share_what_rows_may_take_of_it(monkeypatch, assigned, share):
+    import ray
+
+    assert rows_bytes(4) == 4e9
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_assigned_resources=lambda: assigned))
+    assert rows_bytes(4) == share * 4e9
 
 
 def test_outside_of_ray_nobody_has_assigned_a_gpu(monkeypatch):

@@ -76,6 +76,14 @@ def worker_device(threads: int = 1) -> Any:
     return device
 
 
+def rows_bytes(resident_gb: float) -> float:
+    """Bytes that the rows of this worker may take of its GPU: where several share one, each its part of them."""
+    import ray
+
+    assigned = ray.get_runtime_context().get_assigned_resources() if ray.is_initialized() else {}
+    return 1e9 * resident_gb * min(1.0, assigned.get("GPU", 1.0))
+
+
 def machinery() -> dict[str, float]:
     """{"cpus", "gpus"} of the connected cluster; of one machine its cores, since a local cluster claims more."""
     import ray
