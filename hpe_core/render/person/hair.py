@@ -14,57 +14,21 @@ from numpy.typing import NDArray
 from hpe_core.render.light import Light
 from hpe_core.render.person.anatomy import (
     AXIS_Z,
-    BROW_Y,
     CELL,
     CELL_COLS,
     CELL_ROWS,
     CHART_COLS,
     TURN_COLS,
-    chart_column,
-    chart_row,
     dot,
     smoothstep,
     unit,
 )
 from hpe_core.render.person.skin import beard_of, canvas, hair_depth, linear
 from hpe_core.render.person.style import HeadStyle
+from hpe_core.render.person.surface import Surface
 
 Float = NDArray[np.float32]
 DOWN = np.array([0.0, 1.0, 0.0], np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Surface:
-    """A person's chart by cells of CELL x CELL texels: points and outward normals (CELL_ROWS, CELL_COLS, 3), and how
-    far the skin is from the axis (or, above the brows, from the middle of the skull)."""
-
-    points: Float
-    normals: Float
-    radius: Float
-
-    def cell(self, points: Float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        x, y, z = points[..., 0], points[..., 1], points[..., 2] - AXIS_Z
-        col = chart_column(np.arctan2(x, -z)) / CELL
-        row = chart_row(y, np.hypot(x, z)) / CELL
-        return np.clip(row, 0, CELL_ROWS - 1).astype(np.intp), np.clip(col, 0, CELL_COLS - 1).astype(np.intp)
-
-    def outside(self, points: Float, margin: Float | float) -> Float:
-        """Points (..., 3), those too near to the head moved out to `margin` mm over it."""
-        from_middle, far, skin = self._from_middle(points)
-        return (points + from_middle * (np.maximum((skin + margin) / far, 1) - 1)[..., None]).astype(np.float32)
-
-    def over(self, points: Float) -> tuple[Float, Float]:
-        """Outward directions (N, 3) at points (N, 3), and their height over the skin, mm."""
-        from_middle, far, skin = self._from_middle(points)
-        return from_middle / far[..., None], far - skin
-
-    def _from_middle(self, points: Float) -> tuple[Float, Float, Float]:
-        """The way to points (..., 3) from the head's middle, how far that is, and how far the skin is there, mm."""
-        row, col = self.cell(points)
-        from_middle = points - np.array([0.0, BROW_Y, AXIS_Z], np.float32)
-        from_middle[..., 1] = np.minimum(from_middle[..., 1], 0)
-        far = np.sqrt(dot(from_middle, from_middle)) + np.float32(1e-6)
-        return from_middle, far, np.minimum(self.radius[row, col], 125.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +43,7 @@ class Strands:
 
     def shown(self, xy: Float, z: Float, depth: Float) -> Strands:
         """Those of which a point, projected (N * K, 2) with depths (N * K,), lies in the picture and before `depth`."""
-        side, (n, k) = len(depth), self.width.shape
-        column, row = (np.clip(xy[:, axis], 0, side - 1).astype(np.intp) for axis in (0, 1))
-        seen = z < depth.take(row * side + column) + 4
-        for axis in (0, 1):
-            seen &= np.abs(xy[:, axis] - side / 2) < side / 2 + 12
-        kept = np.flatnonzero(seen.reshape(n, k).any(1))
+        kept = np.flatnonzero(_in_sight(xy, z, depth).reshape(self.width.shape).any(1))
         return Strands(*(part.take(kept, axis=0) for part in (self.points, self.out, self.width, self.color)))
 
     def ribbons(
@@ -100,11 +59,7 @@ class Strands:
         reach = np.abs(whole[:, 1:, :2] - whole[:, :-1, :2]).mean()
         while reach > 9 and k < 40:
             whole, reach, k = _between(whole), reach / 2, 2 * k - 1
-        side, line, z = len(depth), whole[..., :2], whole[..., 2]
-        column, row = (np.clip(line[..., axis], 0, side - 1).astype(np.intp) for axis in (0, 1))
-        seen = z < depth.take(row * side + column) + 4
-        for axis in (0, 1):
-            seen &= np.abs(line[..., axis] - side / 2) < side / 2 + 12
+        seen = _in_sight(whole[..., :2], whole[..., 2], depth)
         shown = seen[:, :-2] | seen[:, 1:-1] | seen[:, 2:]
         kept = np.flatnonzero(shown.any(1))
         whole, shown, n = whole.take(kept, axis=0), shown.take(kept, axis=0), len(kept)
@@ -139,6 +94,16 @@ class Strands:
             plane = color[:, k] * (around * np.float32(0.9) + facing * key[k])
             np.add(plane, gleam * (0.5 * key[k] + 0.3 * around), out=lit[:, k])
         return lit
+
+
+def _in_sight(xy: Float, z: Float, depth: Float) -> NDArray[np.bool_]:
+    """(...) which points, pixels (..., 2) and depths (...), lie in the picture or near it, and not behind `depth`."""
+    side, (x, y) = len(depth), (xy[..., axis] for axis in (0, 1))
+    column, row = (np.clip(along, 0, side - 1).astype(np.intp) for along in (x, y))
+    seen = z < depth.take(row * side + column) + 4
+    for along in (x, y):
+        seen &= np.abs(along - side / 2) < side / 2 + 12
+    return seen
 
 
 def _steps(line: Float) -> Float:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_core.render.person.anatomy import CHART_COLS, CHART_ROWS, anatomy, chart_column, unit, wrapped
-from hpe_core.render.person.hair import Surface
 from hpe_core.render.person.skin import linear, neckline
 from hpe_core.render.person.style import RGB, HeadStyle
+from hpe_core.render.person.surface import Surface
 
 Float = NDArray[np.float32]
 Number = NDArray[np.floating] | float

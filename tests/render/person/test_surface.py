@@ -7,8 +7,9 @@ import pytest
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.draw import Scene, _aim, _express, _Posed, _shaded
 from hpe_core.render.person.anatomy import CELL, CHART_COLS, TURN_COLS, anatomy
-from hpe_core.render.person.figure import build_figure, surface_of
+from hpe_core.render.person.figure import build_figure
 from hpe_core.render.person.style import draw_style
+from hpe_core.render.person.surface import surface_of
 from hpe_core.render.raster import Frame, color_map, fronts
 
 SIDE = 256
