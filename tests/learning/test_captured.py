@@ -81,12 +81,21 @@ def test_no_step_waits_for_a_number(faces, photometric, optimizer):
     order, table = views._drawn(faces, 0)
     with Waits() as waits:
         rows = DeviceRows(faces.rows(), torch.device("cpu"), 0)
-        for batch in views._shown(rows.batches(order), table):
+        for batch in views._shown(rows, order, table):
             step(batch)
     assert waits.seen == []
     with Waits() as waits:
         float(weights(step).sum())
     assert waits.seen == ["_local_scalar_dense"], "and whoever reads a number is seen"
+
+
+@pytest.mark.parametrize("loss", ["ce", "offsets"])
+def test_no_step_decodes_what_nobody_reads(faces, monkeypatch, loss):
+    """These losses need no angle; those of EHPNet and DLDL compare means."""
+    step = step_of(TrainSpec(**vars(SPEC) | {"hard_loss": loss}))
+    batch = views_of(faces)[0]
+    monkeypatch.setattr(type(step.state.net.form), "decode", lambda *_: pytest.fail("decoded"))
+    step(batch)
 
 
 # What CUDA does in no fixed order, by the documentation of torch.use_deterministic_algorithms.
@@ -122,9 +131,9 @@ class Names(TorchDispatchMode):
 def test_every_operation_of_a_step_has_a_fixed_order_on_cuda(faces, net, loss):
     """So `optim.deterministic` has a kernel for each: the sums of the losses, decoders and heads in use."""
     spec = TrainSpec(**vars(SPEC) | {"net": net, "hard_loss": loss, "augment": AugmentSpec(photometric="offsets")})
-    step, batch = step_of(spec), views_of(faces, spec)[0]
+    step = step_of(spec)
     with Names() as names:
-        step(batch)
+        step(views_of(faces, spec)[0])
     assert "convolution_backward" in names.seen and not names.seen & UNORDERED
     assert ("upsample_nearest2d_backward" in names.seen) == net.landmarks, "the decoder learns, too"
 
