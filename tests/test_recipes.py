@@ -23,6 +23,13 @@ def test_the_small_ehpnet_trains_the_recipes_own_networks(monkeypatch, tmp_path)
     assert full.student.net == small.student.net and full.data.crop == small.data.crop
 
 
+def test_the_small_mnn_trains_the_recipes_own_networks(monkeypatch, tmp_path):
+    monkeypatch.setenv("HPE_DATA", str(tmp_path))
+    full, small = load(["conf/mnn.yaml"]), load(["conf/scale/mnn.yaml"])
+    assert full.teachers["mnn"].net == small.teachers["mnn"].net and full.teachers["mnn"].net.landmarks
+    assert full.student.net == small.student.net and full.data.crop == small.data.crop
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(3600)

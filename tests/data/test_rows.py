@@ -1,6 +1,7 @@
 """Shards come back as they were written, in the same bytes every time, and damage never passes for data."""
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +19,9 @@ from hpe_core.data.rows import (
     stored_image,
     write_shard,
     write_soft_labels,
+    write_table,
 )
-from hpe_core.datasets.base import FaceRow
+from hpe_core.datasets.base import SCHEMA_VERSION, FaceRow
 from hpe_core.geometry.crop import Box, FaceCrop
 from hpe_core.spec.data import CropSpec
 from hpe_core.system.files import file_sha256
@@ -55,6 +57,16 @@ def test_round_trip_raw(tmp_path, count):
     middle = np.array([CROP.size / 2, CROP.size / 2, 0], np.float32)
     for row, marks in zip(written, shard.landmarks, strict=True):
         assert np.isnan(marks).all() if row.landmarks is None else np.array_equal(marks, row.landmarks - middle)
+
+
+def test_a_shard_of_another_version_is_refused(tmp_path):
+    write_shard(tmp_path / "part.parquet", faces(2), CROP, "raw")
+    table = parquet.read_table(tmp_path / "part.parquet")
+    contract = json.loads(table.schema.metadata[b"hpe"]) | {"version": SCHEMA_VERSION - 1}
+    write_table(tmp_path / "old.parquet", table.replace_schema_metadata({"hpe": json.dumps(contract)}))
+    said = f"has schema version {SCHEMA_VERSION - 1}; this code reads {SCHEMA_VERSION}"
+    with pytest.raises(ShardError, match=f"old.parquet {said}"):
+        read_shard(tmp_path / "old.parquet")
 
 
 def test_round_trip_jpeg_is_near_and_smaller(tmp_path):

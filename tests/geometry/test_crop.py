@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -162,6 +162,28 @@ def test_landmarks_follow_the_pixels(box, shape, factor):
     crop, shown = canonical_crop(NOISE, box, made), network_box(box, made)
     corners = np.array([[shown.x1, shown.y1], [shown.x2, shown.y2]])
     assert crop.to_crop(corners) == pytest.approx(np.array([[0, 0], [SIZE, SIZE]]), abs=1e-3)
+
+
+@given(boxes(), SHAPES, floats(0.5, 2), floats(0.2, 0.8), floats(0.2, 0.8))
+def test_a_point_is_where_its_pixels_went(box, shape, factor, across, down):
+    """A white spot is painted at a point of the picture that the crop shows."""
+    made = CropSpec(size=SIZE, margin_px=MARGIN, shape=shape, box_scale=factor)
+    shown = network_box(box, made)
+    point = np.array([shown.x1 + across * shown.width, shown.y1 + down * shown.height])
+    radius = max(2.0, 0.1 * min(shown.width, shown.height))
+    height, width = NOISE.shape[:2]
+    assume(
+        min(shown.width, shown.height) > 16
+        and (radius < point).all()
+        and (point < [width - radius, height - radius]).all()
+    )
+    y, x = np.mgrid[:height, :width] + 0.5
+    spot = np.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / (radius / 2) ** 2)
+    crop = canonical_crop(np.repeat((255 * spot).round().astype(np.uint8)[..., None], 3, 2), box, made)
+    seen = crop.pixels[..., 0].astype(np.float64)
+    rows, columns = np.mgrid[: len(seen), : len(seen)] + 0.5 - MARGIN
+    found = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
+    assert found == pytest.approx(crop.to_crop(point[None])[0], abs=0.35)
 
 
 @given(st.integers(0, 20), st.integers(1, 8))

@@ -101,6 +101,8 @@ def test_draws_of_the_whole_circle_reach_behind() -> None:
     rng = np.random.default_rng(1)
     drawn = np.array([draw_pose(rng, WHOLE_CIRCLE) for _ in range(2000)])
     assert (np.abs(drawn[:, 1]) > 120).mean() > 0.2 and np.abs(drawn[:, 1]).max() > 170
+    assert (np.abs(drawn[:, 0]) > 60).mean() > 0.1, "from above and below"
+    assert (np.abs(drawn[:, 2]) > 90).mean() > 0.03, "upside down"
     narrow = np.array([draw_pose(rng, PoseRange(yaw=20.0, pitch=10.0, roll=5.0)) for _ in range(500)])
     assert (np.abs(narrow) <= [10.0, 20.0, 5.0]).all()
     wide = [render_head(0, k, size=32, plain=True, poses=WHOLE_CIRCLE).pose[1] for k in range(12)]
