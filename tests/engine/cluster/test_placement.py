@@ -250,9 +250,16 @@ def test_trials_that_share_a_gpu_share_what_rows_may_take_of_it(monkeypatch, ass
     import ray
 
     assert rows_bytes(4) == 4e9
+    actor: str | None = "an actor"
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_assigned_resources=lambda: assigned))
+    monkeypatch.setattr(
+        ray,
+        "get_runtime_context",
+        lambda: SimpleNamespace(get_assigned_resources=lambda: assigned, get_actor_id=lambda: actor),
+    )
     assert rows_bytes(4) == share * 4e9
+    actor = None
+    assert rows_bytes(4) == 4e9, "a driver has no share"
 
 
 def test_outside_of_ray_nobody_has_assigned_a_gpu(monkeypatch):
