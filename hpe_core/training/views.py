@@ -20,8 +20,8 @@ PIXELS_AT_ONCE = 1024 * 112 * 112
 
 
 def at_once(faces: int, augment: Augment, place: Place) -> int:
-    """How many batches of so many faces are augmented in one go. A chain is up to 800 operations, which a GPU takes
-    longer to be told of than to do for one batch. albumentations draws by the batch, and must see each alone."""
+    """How many batches of so many faces are augmented in one go: a GPU is told of each operation by itself, and a chain
+    has hundreds. albumentations draws by the batch, and must see each alone."""
     if place.device.type == "cpu" or augment.on_host:
         return 1
     return max(1, PIXELS_AT_ONCE // (faces * augment.size**2))

@@ -37,7 +37,7 @@ from hpe_core.training.place import Place
 from workflows.bench.gpu_parts import PARTS, Bench, Line
 from workflows.report.markdown import markdown_table
 
-SECONDS = 210  # no measurement begins later: the longest takes less than half a minute
+SECONDS = 210  # no measurement begins later: the last one has half a minute
 
 
 def main(argv: Sequence[str]) -> int:

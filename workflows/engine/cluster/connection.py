@@ -80,9 +80,9 @@ def rows_bytes(resident_gb: float) -> float:
     """Bytes that the rows of this worker may take of its GPU: where several share one, each its part of them."""
     import ray
 
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    is_worker = context is not None and context.get_actor_id() is not None  # of a driver Ray refuses to tell
-    assigned = context.get_assigned_resources() if context is not None and is_worker else {}
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return 1e9 * resident_gb  # no worker: of a driver Ray refuses to tell
+    assigned = ray.get_runtime_context().get_assigned_resources()
     return 1e9 * resident_gb * min(1.0, assigned.get("GPU", 1.0))
 
 
