@@ -46,7 +46,8 @@ def build_figure(style: HeadStyle) -> Figure:
     """The person, worked out: a few hundredths of a second."""
     shared = anatomy()
     points = shared.shaped(dict(style.shapes))
-    surface = surface_of(points)
+    normals = normals_of(points)
+    surface = surface_of(points, normals)
     rows = np.clip(shared.uv[:, 1], 0, CHART_ROWS - 1).astype(int)
     cols = np.clip(shared.uv[:, 0], 0, CHART_COLS - 1).astype(int)
     standing = {"bald": 0.0, "shaved": 0.6, "crop": 2.5, "afro": 0.75 * style.hair_length, "curly": 8.0}
@@ -57,7 +58,7 @@ def build_figure(style: HeadStyle) -> Figure:
     cloth = smoothstep(-1, 5, shared.uv[:, 1] - neckline(style, canvas().turn[rows, cols]))
     coat = np.maximum(coat, 5.0 * cloth) * (shared.part == SKIN)
     solid, atlas, strands = dress(style, points, surface), paint(style), grow(style, surface)
-    return Figure(points, coat.astype(np.float32), normals_of(points), atlas, strands, solid, lenses(style, points))
+    return Figure(points, coat.astype(np.float32), normals, atlas, strands, solid, lenses(style, points))
 
 
 @lru_cache(maxsize=1)

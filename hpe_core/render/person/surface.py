@@ -20,7 +20,6 @@ from hpe_core.render.person.anatomy import (
     chart_column,
     chart_row,
     dot,
-    normals_of,
     wrapped,
 )
 from hpe_core.render.person.skin import fill
@@ -63,9 +62,9 @@ class Surface:
         return from_middle, far, np.minimum(self.radius[row, col], 125.0)
 
 
-def surface_of(points: Float) -> Surface:
-    """The chart of these points (V, 3)."""
-    values = np.concatenate([points, normals_of(points)], 1)
+def surface_of(points: Float, normals: Float) -> Surface:
+    """The chart of these points and their normals, (V, 3) both."""
+    values = np.concatenate([points, normals], 1)
     chart = wrapped((_cells() @ values).reshape(CELL_ROWS, CELL_COLS, 6))
     x, y, z = chart[..., 0], np.minimum(chart[..., 1] - np.float32(BROW_Y), 0), chart[..., 2] - np.float32(AXIS_Z)
     return Surface(chart[..., :3], chart[..., 3:], np.sqrt(x * x + y * y + z * z))

@@ -6,7 +6,7 @@ import pytest
 
 from hpe_core.geometry.rotation import euler_to_matrix
 from hpe_core.render.draw import Scene, _aim, _express, _Posed, _shaded
-from hpe_core.render.person.anatomy import CELL, CHART_COLS, TURN_COLS, anatomy
+from hpe_core.render.person.anatomy import CELL, CHART_COLS, TURN_COLS, anatomy, normals_of
 from hpe_core.render.person.figure import build_figure
 from hpe_core.render.person.style import draw_style
 from hpe_core.render.person.surface import surface_of
@@ -18,7 +18,7 @@ SIDE = 256
 def test_a_point_of_the_chart_lies_in_its_own_cell() -> None:
     """Of the neutral head, after which the chart is drawn. Triangles over the crown mix columns; ears and the
     chin fold, and lie over what is below."""
-    surface = surface_of(anatomy().points)
+    surface = surface_of(anatomy().points, normals_of(anatomy().points))
     rows, cols = surface.cell(surface.points)
     at = np.indices(rows.shape)
     once = slice((CHART_COLS - TURN_COLS) // 2 // CELL, -((CHART_COLS - TURN_COLS) // 2 // CELL))
@@ -27,7 +27,7 @@ def test_a_point_of_the_chart_lies_in_its_own_cell() -> None:
 
 
 def test_a_face_of_the_chart_looks_away_from_the_axis() -> None:
-    surface = surface_of(anatomy().points)
+    surface = surface_of(anatomy().points, normals_of(anatomy().points))
     away, height = surface.over(surface.points[25:175].reshape(-1, 3))
     outward = (away * surface.normals[25:175].reshape(-1, 3)).sum(1)
     assert np.mean(outward > 0.3) > 0.9 and np.mean(np.abs(height) < 1) > 0.9
